@@ -1,0 +1,228 @@
+//! One line per request, handed to a writer that never makes a request wait.
+//!
+//! Not a `tracing` event: a line is formatted once into a buffer of the worker's own and goes to a bounded queue.
+//! A full queue drops the line and counts it (`signpost_log_lines_dropped_total`).
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, Method, StatusCode, Uri};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use serde::Serialize;
+use tracing_appender::non_blocking::NonBlocking;
+
+use crate::fleet::Roster;
+use crate::outcome::{Choice, Refusal};
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Words with spaces between.
+    Human,
+    /// One JSON object.
+    Json,
+}
+
+/// A worker's way to the access log.
+#[derive(Debug)]
+pub struct AccessLog {
+    writer: RefCell<(NonBlocking, Vec<u8>)>,
+    format: Format,
+    /// Requests whose 32 random bits are below are logged.
+    below: u64,
+}
+
+/// What there is to say of a request.
+#[derive(Debug)]
+pub struct Line<'a> {
+    /// When its answer was ready.
+    pub time: SystemTime,
+    /// What it asked.
+    pub method: &'a Method,
+    /// Its target, as sent.
+    pub uri: &'a Uri,
+    /// Its header fields.
+    pub headers: &'a HeaderMap,
+    /// Who asked.
+    pub client: IpAddr,
+    /// What it was answered.
+    pub status: StatusCode,
+    /// The pool, where one was found.
+    pub roster: Option<&'a Roster>,
+    /// Where it was sent.
+    pub choice: Option<Choice>,
+    /// Why it was not.
+    pub refusal: Option<Refusal>,
+    /// From the end of its head to the answer.
+    pub took: Duration,
+}
+
+/// The fields of a JSON line, in order.
+#[derive(Serialize)]
+struct Fields<'a> {
+    timestamp: String,
+    target: &'static str,
+    method: &'a str,
+    host: &'a str,
+    path: String,
+    status: u16,
+    pool: Option<&'a str>,
+    strategy: Option<&'a str>,
+    backend: Option<&'a str>,
+    decision: Option<&'a str>,
+    refusal: Option<&'a str>,
+    client: IpAddr,
+    duration_us: f64,
+}
+
+impl AccessLog {
+    /// Logs a share of all requests, 0 to 1.
+    pub fn new(writer: NonBlocking, format: Format, share: f64) -> Self {
+        let below = (share * (u64::from(u32::MAX) + 1) as f64) as u64;
+        Self { writer: RefCell::new((writer, Vec::with_capacity(512))), format, below }
+    }
+
+    /// Whether this request is to be logged.
+    pub fn wants(&self, rng: &mut SmallRng) -> bool {
+        self.below > u64::from(u32::MAX) || u64::from(rng.next_u32()) < self.below
+    }
+
+    /// Queues a line, or drops and counts it where the queue is full. Never waits.
+    pub fn log(&self, line: &Line<'_>) {
+        let (writer, buffer) = &mut *self.writer.borrow_mut();
+        buffer.clear();
+        let host = line.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+        let path = line.uri.path_and_query().map_or_else(|| line.uri.to_string(), ToString::to_string);
+        let backend =
+            line.roster.zip(line.choice).map(|(roster, choice)| &*roster.backends[choice.backend].id);
+        let fields = Fields {
+            timestamp: humantime::format_rfc3339_millis(line.time).to_string(),
+            target: "access",
+            method: line.method.as_str(),
+            host,
+            path,
+            status: line.status.as_u16(),
+            pool: line.roster.map(|roster| &*roster.name),
+            strategy: line.roster.map(|roster| roster.kind.name()),
+            backend,
+            decision: line.choice.map(|choice| choice.decision.name()),
+            refusal: line.refusal.map(Refusal::reason),
+            client: line.client,
+            duration_us: line.took.as_nanos() as f64 / 1000.0,
+        };
+        // Writing to a Vec can't fail, and neither can JSON of strings and numbers.
+        let _ = match self.format {
+            Format::Json => serde_json::to_writer(&mut *buffer, &fields).map_err(std::io::Error::from),
+            Format::Human => fields.human(buffer),
+        };
+        buffer.push(b'\n');
+        // The appender counts what it drops; it has no other error.
+        let _ = writer.write_all(buffer);
+    }
+}
+
+impl Fields<'_> {
+    fn human(&self, buffer: &mut Vec<u8>) -> std::io::Result<()> {
+        // `escape_debug` keeps what a client sent from driving the terminal.
+        write!(
+            buffer,
+            "{} {} {} {}{} {}",
+            self.timestamp,
+            self.client,
+            self.method,
+            self.host.escape_debug(),
+            self.path.escape_debug(),
+            self.status,
+        )?;
+        for (name, value) in [
+            ("pool", self.pool),
+            ("strategy", self.strategy),
+            ("backend", self.backend),
+            ("decision", self.decision),
+            ("refusal", self.refusal),
+        ] {
+            if let Some(value) = value {
+                write!(buffer, " {name}={value}")?;
+            }
+        }
+        write!(buffer, " {}µs", self.duration_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: Format) -> String {
+        let written = Shared::default();
+        let (writer, guard) = tracing_appender::non_blocking(written.clone());
+        let mut headers = HeaderMap::new();
+        headers.insert("host", "a.example".parse().unwrap());
+        AccessLog::new(writer, format, 1.0).log(&Line {
+            time: SystemTime::UNIX_EPOCH,
+            method: &Method::GET,
+            uri: &"/x\"y".parse().unwrap(),
+            headers: &headers,
+            client: "192.0.2.1".parse().unwrap(),
+            status: StatusCode::NOT_FOUND,
+            roster: None,
+            choice: None,
+            refusal: Some(Refusal::PathUnknown),
+            took: Duration::from_nanos(1500),
+        });
+        drop(guard);
+        let bytes = written.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_is_one_object() {
+        let line = logged(Format::Json);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["path"], "/x\"y");
+        assert_eq!(value["refusal"], "path_unknown");
+        assert_eq!(value["duration_us"], 1.5);
+        assert!(line.ends_with("}\n"));
+    }
+
+    #[test]
+    fn a_line_for_people_is_escaped() {
+        let line = logged(Format::Human);
+        assert_eq!(
+            line,
+            "1970-01-01T00:00:00.000Z 192.0.2.1 GET a.example/x\\\"y 404 refusal=path_unknown 1.5µs\n"
+        );
+    }
+
+    #[test]
+    fn a_share_of_requests_is_logged() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let (writer, _guard) = tracing_appender::non_blocking(std::io::sink());
+        let mut count = |share| {
+            let log = AccessLog::new(writer.clone(), Format::Json, share);
+            (0..10_000).filter(|_| log.wants(&mut rng)).count()
+        };
+        assert_eq!((count(0.0), count(1.0)), (0, 10_000));
+        assert!((800..1200).contains(&count(0.1)));
+    }
+}

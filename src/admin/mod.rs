@@ -1,0 +1,183 @@
+//! The operator's listener: metrics and health, on an address of its own.
+//!
+//! | path | what |
+//! | --- | --- |
+//! | `GET /metrics` | Prometheus text format |
+//! | `GET /healthz` | 200 while the process lives |
+//! | `GET /readyz` | 200 while it accepts visitors, 503 once it is leaving |
+//!
+//! # Trust
+//! It is meant for loopback or a private network and changes nothing yet. It has the connection's deadlines and
+//! a cap of its own, so that whoever reaches it can't use up the process.
+
+mod healthcheck;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::Request;
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
+
+pub use healthcheck::healthcheck;
+
+use crate::fleet::Slot;
+use crate::metrics::{Counter, Limit, Registry};
+use crate::server::{Bound, End, Rules, serve as serve_connection};
+
+/// How many connections it serves at once.
+const MAX_CONNECTIONS: usize = 64;
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const RULES: Rules = Rules {
+    header_timeout: Duration::from_secs(10),
+    idle_timeout: Duration::from_secs(60),
+    max_header_bytes: 16 << 10,
+    max_headers: 100,
+};
+
+/// Whether visitors should be sent here. Cheap to clone: clones share it.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Ready from now on.
+    pub fn ready() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Not ready any more.
+    pub fn leave(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Clone)]
+struct Shown {
+    registry: Arc<Registry>,
+    readiness: Readiness,
+}
+
+/// Every endpoint there is.
+fn router(registry: Registry, readiness: Readiness) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get("alive\n"))
+        .route("/readyz", get(readyz))
+        .fallback(unknown)
+        .with_state(Shown { registry: Arc::new(registry), readiness })
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT))
+        .layer(CatchPanicLayer::new())
+        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
+}
+
+async fn metrics(State(shown): State<Shown>) -> Response {
+    match shown.registry.text() {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics can't be shown");
+            (StatusCode::INTERNAL_SERVER_ERROR, "metrics can't be shown; see the log\n").into_response()
+        }
+    }
+}
+
+async fn readyz(State(shown): State<Shown>) -> Response {
+    if shown.readiness.is_ready() {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "leaving\n").into_response()
+    }
+}
+
+async fn unknown() -> Response {
+    (StatusCode::NOT_FOUND, "here are /metrics, /healthz and /readyz\n").into_response()
+}
+
+/// Serves the endpoints until `stop` is cancelled and the last answer is out.
+pub(crate) async fn serve(
+    bound: Bound,
+    slot: Slot,
+    counter: Counter,
+    registry: Registry,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let router = router(registry, readiness);
+    let counter = Rc::new(counter);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = TaskTracker::new();
+    for socket in bound.sockets {
+        let listener = tokio::net::TcpListener::from_std(socket)?;
+        loop {
+            if places.available_permits() == 0 {
+                counter.limited(Limit::AdminConnections);
+            }
+            // At the cap nobody is accepted; who comes waits in the kernel's queue.
+            let permit = tokio::select! {
+                () = stop.cancelled() => break,
+                permit = Arc::clone(&places).acquire_owned() => permit,
+            };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((socket, _)) = accepted else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let (router, counter, stop) = (router.clone(), Rc::clone(&counter), stop.clone());
+            connections.spawn_local(async move {
+                counter.opened(slot);
+                if let End::Limited(limit) = serve_connection(socket, Endpoints(router), &RULES, &stop).await
+                {
+                    counter.limited(limit);
+                }
+                counter.closed(slot);
+                drop(permit);
+            });
+        }
+    }
+    connections.close();
+    connections.wait().await;
+    Ok(())
+}
+
+/// The router as a service of one connection.
+struct Endpoints(Router);
+
+impl hyper::service::Service<Request<Incoming>> for Endpoints {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        Box::pin(self.0.clone().oneshot(request.map(Body::new)))
+    }
+}

@@ -1,0 +1,131 @@
+//! What is sent back: an [`outcome`](crate::outcome) turned into a response.
+
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL,
+    CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http_body_util::Full;
+
+use crate::fleet::{Cors, Pins, Roster};
+use crate::outcome::{Choice, Refusal};
+use crate::pin;
+use crate::visit::{Came, PathAndQuery, Visit};
+
+/// A response of ours: empty, or one line of text.
+pub type Answer = Response<Full<Bytes>>;
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// What a path may be asked with. Methods beyond these are redirected too, but can't all be listed.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("origin");
+const VARY_PREFLIGHT: HeaderValue =
+    HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers");
+
+/// An empty answer that no cache keeps.
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    answer
+}
+
+/// Sends the visitor to a backend. `now` is in seconds since 1970 and only read where a pin is set.
+pub fn redirect(
+    roster: &Roster,
+    choice: Choice,
+    visit: &Visit<'_>,
+    target: PathAndQuery<'_>,
+    now: u64,
+) -> Answer {
+    let plain = visit.method == Method::GET || visit.method == Method::HEAD;
+    let Some(location) = location(&roster.backends[choice.backend].base, target) else {
+        return refuse(Refusal::BadTarget, 0);
+    };
+    let mut answer = empty(if plain { roster.status } else { roster.status_other });
+    answer.headers_mut().insert(LOCATION, location);
+    if let Some(pins) = roster.pins.as_ref().filter(|_| choice.pin)
+        && let Some(cookie) = set_cookie(pins, choice.backend, visit.came, now)
+    {
+        answer.headers_mut().insert(SET_COOKIE, cookie);
+    }
+    if let Some(cors) = &roster.cors {
+        share(cors, visit.headers, answer.headers_mut());
+    }
+    answer
+}
+
+/// The base, then the path and query; one allocation. The parts were checked before, so it is `None` for
+/// nothing that `Visit` lets through; the header type is the second wall.
+fn location(base: &str, target: PathAndQuery<'_>) -> Option<HeaderValue> {
+    let mut text = Vec::with_capacity(base.len() + target.encoded_len());
+    text.extend_from_slice(base.as_bytes());
+    target.append_to(&mut text);
+    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+}
+
+fn set_cookie(pins: &Pins, backend: usize, came: Came, now: u64) -> Option<HeaderValue> {
+    let cookie = &pins.cookie;
+    let attributes = if came.by_tls { &cookie.attributes_tls } else { &cookie.attributes };
+    let mut text = Vec::with_capacity(cookie.name.len() + 1 + pin::TOKEN_CHARS + attributes.len());
+    text.extend_from_slice(cookie.name.as_bytes());
+    text.push(b'=');
+    pin::write(pins, backend, now, &mut text);
+    text.extend_from_slice(attributes.as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+}
+
+/// Lets an allowed origin read the answer. Fetch demands this of the redirect too, not only of where it leads.
+fn share(cors: &Cors, request: &HeaderMap, answer: &mut HeaderMap) {
+    if cors.varies() {
+        answer.insert(VARY, VARY_ORIGIN);
+    }
+    let Some(allowed) = request.get(ORIGIN).and_then(|origin| cors.allow(origin.as_bytes())) else { return };
+    answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed.clone());
+    if cors.credentials {
+        answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+    }
+}
+
+/// Answers `OPTIONS` here: browsers refuse a preflight that is redirected (Fetch, CORS-preflight fetch). For
+/// `OPTIONS *` there is no pool.
+pub fn options(roster: Option<&Roster>, request: &HeaderMap) -> Answer {
+    let mut answer = empty(StatusCode::NO_CONTENT);
+    let headers = answer.headers_mut();
+    headers.insert(ALLOW, METHODS);
+    let Some(cors) = roster.and_then(|roster| roster.cors.as_ref()) else { return answer };
+    share(cors, request, headers);
+    let allowed = headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN);
+    if allowed && request.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, cors.methods.clone());
+        if let Some(names) = &cors.headers {
+            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+        }
+        headers.insert(ACCESS_CONTROL_MAX_AGE, cors.max_age.clone());
+        headers.insert(VARY, VARY_PREFLIGHT);
+    }
+    answer
+}
+
+/// Says no. `spread` is any number: it spreads `Retry-After` over 2 to 8 seconds, so that visitors who were
+/// turned away together don't come back together.
+pub fn refuse(refusal: Refusal, spread: u32) -> Answer {
+    let mut answer = empty(refusal.status());
+    *answer.body_mut() = Full::new(Bytes::from_static(refusal.text().as_bytes()));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, PLAIN);
+    match refusal {
+        Refusal::MethodNotAllowed => {
+            headers.insert(ALLOW, METHODS);
+        }
+        Refusal::NoBackend => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(2 + spread % 7));
+        }
+        _ => {}
+    }
+    answer
+}

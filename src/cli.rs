@@ -1,0 +1,250 @@
+//! The command line: what may be said, and what each command does.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tokio::task::LocalSet;
+
+use crate::run::{Ended, run};
+use crate::server::Doors;
+use crate::settings::{Flags, Layers, Listen, Loaded, Problem, Settings};
+use crate::telemetry::Telemetry;
+use crate::{admin, demo};
+
+/// An HTTP redirect dispatcher: picks a backend for each visitor, answers 302, and is out of the way.
+#[derive(Debug, Parser)]
+#[command(name = "signpost", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "\
+Settings come in layers, later wins: built-in defaults, each --settings file, the environment\n\
+(SIGNPOST__SERVER__WORKERS=2 for server.workers; SIGNPOST_BACKENDS=https://a,3*https://b), flags.\n\n\
+Exit codes: 0 done, 1 could not run, 2 wrong usage or settings.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve visitors (the default command).
+    Serve(Serve),
+    /// Try it: a dispatcher and its backends on 127.0.0.1, nothing to configure.
+    Demo(Demo),
+    /// Validate the settings and print what is in effect, secrets masked.
+    Check(Serve),
+    /// Ask a running one whether it is ready; exit 0 or 1. For a container.
+    Healthcheck(Healthcheck),
+}
+
+#[derive(Debug, Default, Args)]
+struct Serve {
+    /// A settings file in TOML; may be repeated, later ones win.
+    #[arg(short, long, value_name = "FILE")]
+    settings: Vec<PathBuf>,
+    /// An address for visitors, such as [::]:8080; may be repeated.
+    #[arg(short, long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// The address for metrics and health, such as 127.0.0.1:9090.
+    #[arg(short, long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// A backend of the pool `default`, such as https://a.example.com or 3*https://b.example.com (weight 3); may
+    /// be repeated.
+    #[arg(short, long, value_name = "URL")]
+    backend: Vec<String>,
+    /// How the pool `default` picks: round_robin or random.
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
+    /// Keep visitors of the pool `default` on one backend by a cookie.
+    #[arg(long)]
+    pin: bool,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// How many backends to start.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(demo::MAX_BACKENDS)))]
+    backends: u16,
+    /// The address for visitors [default: 127.0.0.1:8080, or the next free port]
+    #[arg(short, long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// The address for metrics and health [default: 127.0.0.1:9090, or the next free port]
+    #[arg(short, long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// How to pick: round_robin or random.
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
+    /// Keep visitors on one backend by a cookie.
+    #[arg(long)]
+    pin: bool,
+}
+
+#[derive(Debug, Args)]
+struct Healthcheck {
+    /// A settings file that may say where the admin listener is.
+    #[arg(short, long, value_name = "FILE")]
+    settings: Vec<PathBuf>,
+    /// The admin listener's address.
+    #[arg(short, long, value_name = "ADDR")]
+    admin: Option<String>,
+}
+
+/// Could not run.
+const FAILED: u8 = 1;
+/// Wrong usage or settings; clap's own code too.
+const USAGE: u8 = 2;
+
+impl Cli {
+    /// Does what was asked.
+    pub fn run(self) -> ExitCode {
+        let done = match self.command {
+            None => serve(self.serve),
+            Some(Command::Serve(serve_flags)) => serve(serve_flags),
+            Some(Command::Check(flags)) => check(flags),
+            Some(Command::Demo(flags)) => run_demo(flags),
+            Some(Command::Healthcheck(flags)) => healthcheck(flags),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure { code, text }) => {
+                eprintln!("{}", text.trim_end());
+                ExitCode::from(code)
+            }
+        }
+    }
+}
+
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn run(text: impl std::fmt::Display) -> Self {
+        Self { code: FAILED, text: format!("signpost: {text}") }
+    }
+
+    fn settings(problems: &[Problem]) -> Self {
+        let count = match problems.len() {
+            1 => "1 problem".to_owned(),
+            n => format!("{n} problems"),
+        };
+        let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
+        Self { code: USAGE, text: format!("signpost: the settings have {count}:\n{lines}") }
+    }
+}
+
+impl Serve {
+    fn layers(self) -> Layers {
+        Layers {
+            files: self.settings,
+            environment: std::env::vars_os().collect(),
+            flags: Flags {
+                listen: self.listen,
+                admin: self.admin,
+                backends: self.backend,
+                strategy: self.strategy,
+                pin: self.pin,
+            },
+        }
+    }
+}
+
+fn load(layers: &Layers) -> Result<Loaded, Failure> {
+    Settings::load(layers).map_err(|problems| Failure::settings(&problems))
+}
+
+fn check(flags: Serve) -> Result<(), Failure> {
+    let loaded = load(&flags.layers())?;
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    print!("{}", toml::to_string(&loaded.settings).map_err(Failure::run)?);
+    Ok(())
+}
+
+fn serve(flags: Serve) -> Result<(), Failure> {
+    let loaded = load(&flags.layers())?;
+    let telemetry = Telemetry::start(&loaded.settings.log);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = runtime()?;
+    run_server(&runtime, &loaded.settings, &telemetry, |_| String::new())
+}
+
+/// Binds, says where, serves until told to leave. `invite` makes what is printed once it listens.
+fn run_server(
+    runtime: &Runtime,
+    settings: &Settings,
+    telemetry: &Telemetry,
+    invite: impl FnOnce(&Doors) -> String,
+) -> Result<(), Failure> {
+    let doors = Doors::open(settings).map_err(|taken| {
+        let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
+        Failure { code: FAILED, text: lines.join("\n") }
+    })?;
+    for bound in &doors.traffic {
+        eprintln!("listening on http://{}", bound.address);
+    }
+    eprintln!("admin on http://{}", doors.admin.address);
+    eprint!("{}", invite(&doors));
+    let ended = LocalSet::new().block_on(runtime, run(settings, doors, telemetry)).map_err(Failure::run)?;
+    match ended {
+        Ended::Drained => Ok(()),
+        Ended::CutShort => {
+            tracing::warn!("shutdown_grace is over; what was still under way was cut short");
+            Ok(())
+        }
+        Ended::AtOnce => Err(Failure::run("ended at once by a second signal")),
+    }
+}
+
+fn run_demo(flags: Demo) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let backends = runtime.block_on(demo::start_backends(flags.backends)).map_err(Failure::run)?;
+    let local = |first| match demo::free_port(first) {
+        Some(port) => Ok(format!("127.0.0.1:{port}")),
+        None => Err(Failure::run(format!("no port from {first} to {} is free", first + 99))),
+    };
+    let listen = flags.listen.map_or_else(|| local(8080), Ok)?;
+    let admin = flags.admin.map_or_else(|| local(9090), Ok)?;
+    let layers = Layers {
+        flags: Flags {
+            listen: vec![listen],
+            admin: Some(admin),
+            backends: backends.iter().map(|backend| format!("http://{}", backend.address)).collect(),
+            strategy: flags.strategy,
+            pin: flags.pin,
+        },
+        ..Layers::default()
+    };
+    let mut settings = load(&layers)?.settings;
+    let of_demo = settings.pools.iter_mut().flat_map(|pool| &mut pool.backends);
+    for (backend, started) in of_demo.zip(&backends) {
+        backend.id = demo_id(started)?;
+    }
+    let telemetry = Telemetry::start(&settings.log);
+    run_server(&runtime, &settings, &telemetry, |doors| {
+        let first = doors.traffic.first().unwrap_or(&doors.admin);
+        demo::invitation(first.address, doors.admin.address, &backends, flags.pin)
+    })
+}
+
+fn demo_id(backend: &demo::Backend) -> Result<crate::settings::BackendId, Failure> {
+    crate::settings::Leaf::parse(&backend.id).map_err(Failure::run)
+}
+
+fn healthcheck(flags: Healthcheck) -> Result<(), Failure> {
+    let layers = Serve { settings: flags.settings, admin: flags.admin, ..Serve::default() }.layers();
+    let Listen(address) =
+        Settings::load_admin(&layers).map_err(|problems| Failure::settings(&problems))?.listen;
+    runtime()?.block_on(admin::healthcheck(address)).map_err(Failure::run)
+}
+
+/// The runtime of everything that is not a request: signals, the admin listener, the demo's backends.
+fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::run)
+}

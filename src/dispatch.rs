@@ -1,0 +1,181 @@
+//! The hot path: one request, from head to answer. It takes no lock, awaits nothing, looks up no metric label
+//! and allocates only its answer.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use arc_swap::Cache;
+use http::{HeaderMap, Method, Request, StatusCode};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use crate::access_log::{AccessLog, Line};
+use crate::answer::{self, Answer};
+use crate::fleet::{Fleet, Pool, Roster, climbs};
+use crate::metrics::Counter;
+use crate::outcome::{Choice, Decision, Refusal};
+use crate::pin::{self, Pinned};
+use crate::strategy::Turn;
+use crate::visit::{Came, Target, Visit};
+
+/// What a worker thread owns for its requests. Nothing here is shared with another thread but the fleet.
+#[derive(Debug)]
+pub struct Worker {
+    fleet: RefCell<Cache<Arc<ArcSwap<Fleet>>, Arc<Fleet>>>,
+    rng: RefCell<SmallRng>,
+    picks: Cell<u32>,
+    max_target: usize,
+    access_log: Option<AccessLog>,
+    /// Where it counts.
+    pub counter: Counter,
+}
+
+impl Worker {
+    /// `max_target` is in bytes; without an access log no request is logged.
+    pub fn new(
+        fleet: Arc<ArcSwap<Fleet>>,
+        rng: SmallRng,
+        counter: Counter,
+        max_target: usize,
+        access_log: Option<AccessLog>,
+    ) -> Self {
+        Self {
+            fleet: RefCell::new(Cache::new(fleet)),
+            rng: RefCell::new(rng),
+            picks: Cell::new(0),
+            max_target,
+            access_log,
+            counter,
+        }
+    }
+}
+
+/// Answers one request.
+pub fn dispatch<B>(worker: &Worker, request: &Request<B>, came: Came) -> Answer {
+    let started = Instant::now();
+    let mut cache = worker.fleet.borrow_mut();
+    let fleet = cache.load();
+
+    let mut seen = Seen::default();
+    let answer = serve(worker, fleet, request, came, &mut seen).unwrap_or_else(|refusal| {
+        seen.refusal = Some(refusal);
+        worker.counter.refusal(refusal);
+        answer::refuse(refusal, worker.rng.borrow_mut().next_u32())
+    });
+
+    worker.counter.response(answer.status());
+    worker.log(request, came, &seen, answer.status(), started);
+    answer
+}
+
+/// What was found out on the way, for the access log.
+#[derive(Default)]
+struct Seen<'f> {
+    roster: Option<&'f Roster>,
+    choice: Option<Choice>,
+    refusal: Option<Refusal>,
+}
+
+fn serve<'f, B>(
+    worker: &Worker,
+    fleet: &'f Fleet,
+    request: &Request<B>,
+    came: Came,
+    seen: &mut Seen<'f>,
+) -> Result<Answer, Refusal> {
+    let visit = Visit::read(request, came, worker.max_target)?;
+    let host = visit.host.as_deref();
+    let Target::Path(target) = visit.target else {
+        return if fleet.routes.knows(host) {
+            Ok(answer::options(None, visit.headers))
+        } else {
+            Err(Refusal::HostUnknown)
+        };
+    };
+
+    let pool = fleet.route(host, target.path())?;
+    let roster = &*pool.roster;
+    seen.roster = Some(roster);
+    if *visit.method == Method::OPTIONS {
+        return Ok(answer::options(Some(roster), visit.headers));
+    }
+    if roster.has_base_path && climbs(target.path()) {
+        return Err(Refusal::TargetClimbs);
+    }
+
+    let now = if roster.pins.is_some() { unix_now() } else { 0 };
+    let choice = worker.choose(pool, worker.pinned(roster, visit.headers, now))?;
+    seen.choice = Some(choice);
+    worker.counter.redirect(&roster.backends[choice.backend], choice.decision);
+    Ok(answer::redirect(roster, choice, &visit, target, now))
+}
+
+impl Worker {
+    /// What the visitor's cookies say, where the pool pins at all.
+    fn pinned(&self, roster: &Roster, headers: &HeaderMap, now: u64) -> Pinned {
+        let Some(pins) = &roster.pins else { return Pinned::No };
+        pin::read(pins, headers, now, |rejection| self.counter.pin_rejected(roster, rejection))
+    }
+
+    /// Keeps the visitor where its pin says, else lets the strategy pick. A pinned visitor takes no turn.
+    fn choose(&self, pool: &Pool, pinned: Pinned) -> Result<Choice, Refusal> {
+        let roster = &pool.roster;
+        if let Pinned::To { backend, half_over } = pinned {
+            // A backend of weight 0 keeps its visitors and gets no new ones, so their pins run out.
+            let pin = half_over && !roster.backends[backend].weight.is_zero();
+            return Ok(Choice { backend, decision: Decision::Pinned, pin });
+        }
+        let backend = self.pick(pool).ok_or(Refusal::NoBackend)?;
+        let decision = if pinned == Pinned::Gone { Decision::Repinned } else { Decision::Picked };
+        Ok(Choice { backend, decision, pin: roster.pins.is_some() })
+    }
+
+    /// Runs the strategy. One pick in [`TIMED`] is timed: two looks at the clock cost more than a pick.
+    fn pick(&self, pool: &Pool) -> Option<usize> {
+        let turn = &mut Turn { rng: &mut self.rng.borrow_mut() };
+        let number = self.picks.get();
+        self.picks.set(number.wrapping_add(1));
+        if !number.is_multiple_of(TIMED) {
+            return pool.pick(turn);
+        }
+        let started = Instant::now();
+        let picked = pool.pick(turn);
+        self.counter.pick(&pool.roster, started.elapsed());
+        picked
+    }
+
+    fn log<B>(
+        &self,
+        request: &Request<B>,
+        came: Came,
+        seen: &Seen<'_>,
+        status: StatusCode,
+        started: Instant,
+    ) {
+        let Some(log) = &self.access_log else { return };
+        if log.wants(&mut self.rng.borrow_mut()) {
+            log.log(&Line {
+                time: SystemTime::now(),
+                method: request.method(),
+                uri: request.uri(),
+                headers: request.headers(),
+                client: came.client,
+                status,
+                roster: seen.roster,
+                choice: seen.choice,
+                refusal: seen.refusal,
+                took: started.elapsed(),
+            });
+        }
+    }
+}
+
+/// One pick in this many is timed.
+const TIMED: u32 = 64;
+
+/// Seconds since 1970, which pins are dated by: a monotonic clock means nothing to another replica.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,41 @@
+//! The fleet: all routes and pools as one immutable value that a request reads.
+//!
+//! This is the pure core. It knows nothing of sockets, runtimes, logs or settings; the keeper builds it, and
+//! whatever can be worked out before a request comes (header values, tables, orders) is worked out there.
+
+mod backend;
+mod cors;
+mod host;
+mod pins;
+mod pool;
+mod routes;
+
+use std::sync::Arc;
+
+pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
+pub use cors::Cors;
+pub use host::Host;
+pub use pins::{Cookie, MAC_BYTES, Pins, Tag};
+pub use pool::{Pool, Roster};
+pub use routes::{HostMatch, NoRoute, Route, Routes};
+
+/// The immutable snapshot of all routes and pools.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Which pool serves which hosts and paths.
+    pub routes: Routes,
+    /// Every pool, in order of their names; routes point into it.
+    pub pools: Box<[Arc<Pool>]>,
+}
+
+impl Fleet {
+    /// The pool that serves a host and path.
+    ///
+    /// `host` is lower-cased, without port and trailing dot; `None` where HTTP/1.0 sent none.
+    ///
+    /// # Errors
+    /// Whether it was the host or the path that nobody serves.
+    pub fn route(&self, host: Option<&str>, path: &str) -> Result<&Pool, NoRoute> {
+        self.routes.find(host, path).map(|index| &*self.pools[index])
+    }
+}

@@ -1,0 +1,162 @@
+//! Which pool serves which hosts and paths.
+
+use std::collections::HashMap;
+
+/// One claim: a pool serves this host and what is under this prefix.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// What the host must be.
+    pub host: HostMatch,
+    /// The prefix without a trailing slash; empty for the root.
+    pub prefix: Box<str>,
+    /// The pool's index in the fleet.
+    pub pool: usize,
+}
+
+/// The host part of a route.
+#[derive(Clone, Debug)]
+pub enum HostMatch {
+    /// Every host, and requests without one.
+    Any,
+    /// This host, lower-cased.
+    Exact(Box<str>),
+    /// Hosts that end in this, which begins with a dot.
+    Suffix(Box<str>),
+}
+
+/// Why no pool was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoute {
+    /// No pool serves the host.
+    Host,
+    /// The host is served, but not this path.
+    Path,
+}
+
+/// Prefixes with their pools, longest first.
+type Prefixes = Vec<(Box<str>, usize)>;
+
+/// All routes: exact hosts before the longest wildcard before none.
+#[derive(Debug, Default)]
+pub struct Routes {
+    exact: HashMap<Box<str>, Prefixes>,
+    suffix: HashMap<Box<str>, Prefixes>,
+    any: Prefixes,
+}
+
+impl Routes {
+    /// Sorts the claims. No two may be the same; the settings see to that.
+    pub fn new(routes: impl IntoIterator<Item = Route>) -> Self {
+        let mut this = Self::default();
+        for Route { host, prefix, pool } in routes {
+            let prefixes = match host {
+                HostMatch::Any => &mut this.any,
+                HostMatch::Exact(name) => this.exact.entry(name).or_default(),
+                HostMatch::Suffix(name) => this.suffix.entry(name).or_default(),
+            };
+            prefixes.push((prefix, pool));
+        }
+        let all = this.exact.values_mut().chain(this.suffix.values_mut()).chain([&mut this.any]);
+        for prefixes in all {
+            prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        }
+        this
+    }
+
+    /// Finds the pool's index. One hash look-up for the name, one per dot in it.
+    ///
+    /// # Errors
+    /// Whether it was the host or the path that nobody serves.
+    pub fn find(&self, host: Option<&str>, path: &str) -> Result<usize, NoRoute> {
+        let mut known = !self.any.is_empty();
+        for prefixes in self.levels(host) {
+            known = true;
+            if let Some(pool) = longest(prefixes, path) {
+                return Ok(pool);
+            }
+        }
+        Err(if known { NoRoute::Path } else { NoRoute::Host })
+    }
+
+    /// Whether some pool serves the host, whatever the path.
+    pub fn knows(&self, host: Option<&str>) -> bool {
+        self.levels(host).any(|prefixes| !prefixes.is_empty())
+    }
+
+    /// The prefixes of every claim that matches the host, most specific first.
+    fn levels<'a>(&'a self, host: Option<&'a str>) -> impl Iterator<Item = &'a Prefixes> {
+        let host = host.unwrap_or("");
+        let exact = self.exact.get(host);
+        // A wildcard needs a label in its place, so the dot it begins with is not the first character.
+        let dots =
+            (!self.suffix.is_empty()).then(|| host.char_indices().filter(|&(at, c)| c == '.' && at > 0));
+        let suffixes = dots.into_iter().flatten().filter_map(|(at, _)| self.suffix.get(&host[at..]));
+        exact.into_iter().chain(suffixes).chain((!self.any.is_empty()).then_some(&self.any))
+    }
+}
+
+/// The first prefix that matches at a segment's end, on raw bytes.
+fn longest(prefixes: &Prefixes, path: &str) -> Option<usize> {
+    let matches = |prefix: &str| {
+        path.strip_prefix(prefix)
+            .is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
+    };
+    prefixes.iter().find(|(prefix, _)| matches(prefix)).map(|&(_, pool)| pool)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes() -> Routes {
+        let exact = |name: &str| HostMatch::Exact(name.into());
+        let suffix = |name: &str| HostMatch::Suffix(name.into());
+        let table = [
+            (exact("www.example.com"), ""),
+            (exact("www.example.com"), "/video"),
+            (exact("only.example.com"), "/a"),
+            (suffix(".example.com"), ""),
+            (suffix(".b.example.com"), "/deep"),
+            (exact("solo.test"), "/a"),
+        ];
+        Routes::new(table.into_iter().enumerate().map(|(pool, (host, prefix))| Route {
+            host,
+            prefix: prefix.into(),
+            pool,
+        }))
+    }
+
+    #[test]
+    fn exact_goes_before_the_longest_wildcard() {
+        let routes = routes();
+        for (host, path, found) in [
+            ("www.example.com", "/", Ok(0)),
+            ("www.example.com", "/video", Ok(1)),
+            ("www.example.com", "/video/x", Ok(1)),
+            ("www.example.com", "/videos", Ok(0)),
+            ("www.example.com", "/Video", Ok(0)),
+            ("x.example.com", "/video", Ok(3)),
+            ("x.b.example.com", "/deep/er", Ok(4)),
+            ("x.b.example.com", "/", Ok(3)),
+            ("only.example.com", "/a", Ok(2)),
+            ("only.example.com", "/b", Ok(3)),
+            ("example.com", "/", Err(NoRoute::Host)),
+            (".example.com", "/", Err(NoRoute::Host)),
+            ("solo.test", "/b", Err(NoRoute::Path)),
+            ("other.test", "/", Err(NoRoute::Host)),
+        ] {
+            assert_eq!(routes.find(Some(host), path), found, "{host}{path}");
+        }
+        assert_eq!(routes.find(None, "/"), Err(NoRoute::Host));
+    }
+
+    #[test]
+    fn a_pool_without_hosts_takes_the_rest() {
+        let any = |prefix: &str, pool| Route { host: HostMatch::Any, prefix: prefix.into(), pool };
+        let routes = Routes::new([any("/a", 0), any("/a/b", 1)]);
+        assert_eq!(routes.find(None, "/a"), Ok(0));
+        assert_eq!(routes.find(Some("x"), "/a/b/c"), Ok(1));
+        assert_eq!(routes.find(Some("x"), "/c"), Err(NoRoute::Path));
+        assert!(routes.knows(None));
+    }
+}

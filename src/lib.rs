@@ -1,0 +1,41 @@
+//! Signpost, an HTTP redirect dispatcher: it picks a backend for each visitor, answers `302` with a `Location`,
+//! and is out of the way.
+//!
+//! # A request's path
+//! [`server`] accepts a connection and reads a head → [`dispatch`] reads the [`visit`], looks up the route in
+//! the [`fleet`], reads the [`pin`], and else lets the pool's [`strategy`] pick → [`answer`] renders the
+//! [`outcome`] → [`metrics`] and [`access_log`] note it.
+//!
+//! # What always holds
+//! - A request loads the fleet once, takes no lock, and allocates only its answer.
+//! - Only the [`keeper`] builds and publishes fleets; requests read them.
+//! - [`fleet`] and [`strategy`] do no I/O, have no clock, and know nothing of sockets, logs and settings.
+//! - No metric label takes its value from a request.
+//! - Imports point one way; `tests/it/architecture.rs` holds that.
+
+// A request, read downwards.
+pub mod server;
+
+pub mod dispatch;
+pub mod visit;
+pub mod pin;
+pub mod outcome;
+pub mod answer;
+pub mod access_log;
+
+// The pure core.
+pub mod fleet;
+pub mod strategy;
+
+// Keeping the fleet true.
+pub mod keeper;
+pub mod settings;
+
+// The operator's side.
+pub mod admin;
+pub mod metrics;
+pub mod telemetry;
+
+pub mod cli;
+pub mod demo;
+pub mod run;

@@ -1,0 +1,262 @@
+//! Sums the slabs into metric families when Prometheus asks.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+use tracing_appender::non_blocking::ErrorCounter;
+
+use super::{
+    CLOSED_AT, CODES, CODES_AT, LIMITS_AT, Limit, OPENED_AT, PICK_BOUNDS, PICK_SUM_AT, PICKS_AT, REFUSALS_AT,
+    Slab, labels_of, sum,
+};
+use crate::fleet::{Fleet, Slot};
+use crate::outcome::{Decision, Refusal};
+use crate::pin::Rejection;
+
+/// What was built, for `signpost_build_info`.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// The version in the manifest.
+    pub version: &'static str,
+}
+
+/// Everything `/metrics` shows. A registry of our own: nothing is global.
+pub struct Registry {
+    registry: prometheus::Registry,
+}
+
+impl Registry {
+    /// Shows what these slabs count of this fleet and these listeners.
+    ///
+    /// # Errors
+    /// Two collectors of one name, which would be a mistake in this module.
+    pub fn new(
+        fleet: Arc<ArcSwap<Fleet>>,
+        slabs: Vec<Arc<Slab>>,
+        listeners: Vec<(String, Slot)>,
+        dropped_lines: Vec<ErrorCounter>,
+        build: Build,
+    ) -> prometheus::Result<Self> {
+        let registry = prometheus::Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let desc = Desc::new("signpost".into(), "All of signpost_*.".into(), vec![], Default::default())?;
+        registry.register(Box::new(Signpost { desc, fleet, slabs, listeners, dropped_lines, build }))?;
+        Ok(Self { registry })
+    }
+
+    /// The text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// What the encoder says of a family that breaks the format.
+    pub fn text(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+struct Signpost {
+    desc: Desc,
+    fleet: Arc<ArcSwap<Fleet>>,
+    slabs: Vec<Arc<Slab>>,
+    listeners: Vec<(String, Slot)>,
+    dropped_lines: Vec<ErrorCounter>,
+    build: Build,
+}
+
+impl Collector for Signpost {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let fleet = self.fleet.load();
+        let mut families =
+            vec![self.build_info(), self.responses(), self.refusals(), self.limited(), self.dropped()];
+        families.extend(self.connections());
+        families.extend([self.redirects(&fleet), self.picks(&fleet), self.weights(&fleet)]);
+        families.extend(self.rejected_pins(&fleet));
+        families
+    }
+}
+
+impl Signpost {
+    fn sum(&self, slot: Slot, offset: usize) -> u64 {
+        sum(&self.slabs, slot, offset)
+    }
+
+    fn build_info(&self) -> MetricFamily {
+        let labels = [("version", self.build.version)];
+        family("signpost_build_info", "What was built; always 1.", MetricType::GAUGE, [gauge(&labels, 1.0)])
+    }
+
+    fn responses(&self) -> MetricFamily {
+        let metrics = CODES
+            .iter()
+            .enumerate()
+            .map(|(at, code)| counter(&[("code", code.as_str())], self.sum(Slot(0), CODES_AT + at)));
+        family("signpost_responses_total", "Answers on the traffic listeners.", MetricType::COUNTER, metrics)
+    }
+
+    fn refusals(&self) -> MetricFamily {
+        let metrics = Refusal::ALL.iter().map(|&refusal| {
+            counter(&[("reason", refusal.reason())], self.sum(Slot(0), REFUSALS_AT + refusal as usize))
+        });
+        family("signpost_refusals_total", "Requests that were not redirected.", MetricType::COUNTER, metrics)
+    }
+
+    fn limited(&self) -> MetricFamily {
+        let metrics = Limit::ALL
+            .iter()
+            .map(|&limit| counter(&[("limit", limit.name())], self.sum(Slot(0), LIMITS_AT + limit as usize)));
+        family("signpost_limited_total", "Times that a limit was hit.", MetricType::COUNTER, metrics)
+    }
+
+    fn dropped(&self) -> MetricFamily {
+        let lines: usize = self.dropped_lines.iter().map(ErrorCounter::dropped_lines).sum();
+        family(
+            "signpost_log_lines_dropped_total",
+            "Lines of log and access log that were dropped because nobody read them fast enough.",
+            MetricType::COUNTER,
+            [counter(&[], lines as u64)],
+        )
+    }
+
+    fn connections(&self) -> [MetricFamily; 2] {
+        let of = |slot| (self.sum(slot, OPENED_AT), self.sum(slot, CLOSED_AT));
+        let figures: Vec<_> =
+            self.listeners.iter().map(|(address, slot)| (address.as_str(), of(*slot))).collect();
+        let open = figures.iter().map(|&(address, (opened, closed))| {
+            gauge(&[("listener", address)], opened.saturating_sub(closed) as f64)
+        });
+        let total = figures.iter().map(|&(address, (opened, _))| counter(&[("listener", address)], opened));
+        [
+            family("signpost_connections", "Connections open now.", MetricType::GAUGE, open),
+            family("signpost_connections_total", "Connections accepted.", MetricType::COUNTER, total),
+        ]
+    }
+
+    fn redirects(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in &fleet.pools {
+            let (name, strategy) = labels_of(pool);
+            for backend in &pool.roster.backends {
+                metrics.extend(Decision::ALL.map(|decision| {
+                    let labels = [
+                        ("pool", name),
+                        ("strategy", strategy),
+                        ("backend", &*backend.id),
+                        ("decision", decision.name()),
+                    ];
+                    counter(&labels, self.sum(backend.slot, decision as usize))
+                }));
+            }
+        }
+        family(
+            "signpost_redirects_total",
+            "Visitors sent to a backend, and why there.",
+            MetricType::COUNTER,
+            metrics,
+        )
+    }
+
+    fn picks(&self, fleet: &Fleet) -> MetricFamily {
+        let metrics = fleet.pools.iter().map(|pool| {
+            let (name, strategy) = labels_of(pool);
+            let mut count = 0;
+            let mut buckets = Vec::with_capacity(PICK_BOUNDS.len());
+            for (at, &bound) in PICK_BOUNDS.iter().enumerate() {
+                count += self.sum(pool.roster.slot, PICKS_AT + at);
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(bound as f64 / 1e9);
+                bucket.set_cumulative_count(count);
+                buckets.push(bucket);
+            }
+            let mut histogram = Histogram::default();
+            histogram.set_bucket(buckets);
+            histogram.set_sample_count(count + self.sum(pool.roster.slot, PICKS_AT + PICK_BOUNDS.len()));
+            histogram.set_sample_sum(self.sum(pool.roster.slot, PICK_SUM_AT) as f64 / 1e9);
+            let mut metric = Metric::default();
+            metric.set_label(pairs(&[("pool", name), ("strategy", strategy)]));
+            metric.set_histogram(histogram);
+            metric
+        });
+        family(
+            "signpost_pick_duration_seconds",
+            "What a pick by the strategy takes, one in 64 timed; some 25 ns of it are the clock's own.",
+            MetricType::HISTOGRAM,
+            metrics,
+        )
+    }
+
+    fn weights(&self, fleet: &Fleet) -> MetricFamily {
+        let of_pool = |pool: &crate::fleet::Pool| {
+            let name = pool.roster.name.clone();
+            let weight = |backend: &crate::fleet::Backend| {
+                gauge(&[("pool", &name), ("backend", &backend.id)], f64::from(backend.weight.get()))
+            };
+            pool.roster.backends.iter().map(weight).collect::<Vec<_>>()
+        };
+        let metrics = fleet.pools.iter().flat_map(|pool| of_pool(pool));
+        family("signpost_backend_weight", "A backend's weight.", MetricType::GAUGE, metrics)
+    }
+
+    /// None where no pool pins: a family may not be empty.
+    fn rejected_pins(&self, fleet: &Fleet) -> Option<MetricFamily> {
+        let mut metrics = Vec::new();
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.pins.is_some()) {
+            metrics.extend(Rejection::ALL.map(|rejection| {
+                let labels = [("pool", &*pool.roster.name), ("reason", rejection.reason())];
+                counter(&labels, self.sum(pool.roster.slot, rejection as usize))
+            }));
+        }
+        (!metrics.is_empty()).then(|| {
+            family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)
+        })
+    }
+}
+
+fn family(
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    metrics: impl IntoIterator<Item = Metric>,
+) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics.into_iter().collect());
+    family
+}
+
+fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
+    let pair = |&(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.to_owned());
+        pair.set_value(value.to_owned());
+        pair
+    };
+    labels.iter().map(pair).collect()
+}
+
+fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value as f64);
+    let mut metric = Metric::default();
+    metric.set_label(pairs(labels));
+    metric.set_counter(counter);
+    metric
+}
+
+fn gauge(labels: &[(&str, &str)], value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_gauge(gauge);
+    metric.set_label(pairs(labels));
+    metric
+}

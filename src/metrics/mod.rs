@@ -1,0 +1,196 @@
+//! What is counted, where, and how it is shown.
+//!
+//! Workers count in slabs of their own ([`Slab`]); a scrape sums them. Which series exist is said by the
+//! published fleet and by the enums whose `ALL` gives the order in a slab, so no label ever takes a value from
+//! a request and every series stands there with 0 from the start.
+
+mod collector;
+mod slab;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+pub use collector::{Build, Registry};
+pub use slab::{Slab, Slots};
+
+use crate::fleet::{Backend, Pool, Roster, Slot};
+use crate::outcome::{Decision, Refusal};
+use crate::pin::Rejection;
+
+/// The statuses of `signpost_responses_total`, in the order of their counts in a slab.
+const CODES: [StatusCode; 11] = [
+    StatusCode::NO_CONTENT,
+    StatusCode::FOUND,
+    StatusCode::SEE_OTHER,
+    StatusCode::TEMPORARY_REDIRECT,
+    StatusCode::BAD_REQUEST,
+    StatusCode::NOT_FOUND,
+    StatusCode::METHOD_NOT_ALLOWED,
+    StatusCode::URI_TOO_LONG,
+    StatusCode::MISDIRECTED_REQUEST,
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    StatusCode::SERVICE_UNAVAILABLE,
+];
+
+/// What a connection ran into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `header_timeout`.
+    HeaderTimeout,
+    /// `idle_timeout`.
+    IdleTimeout,
+    /// The process had no file descriptor left.
+    Descriptors,
+    /// The admin listener's connections.
+    AdminConnections,
+}
+
+impl Limit {
+    const ALL: [Self; 4] =
+        [Self::HeaderTimeout, Self::IdleTimeout, Self::Descriptors, Self::AdminConnections];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::HeaderTimeout => "header_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Descriptors => "descriptors",
+            Self::AdminConnections => "admin_connections",
+        }
+    }
+}
+
+/// The upper bounds of `signpost_pick_duration_seconds`, in nanoseconds: a pick takes some ten nanoseconds,
+/// reading the clock as much again.
+const PICK_BOUNDS: [u64; 10] = [25, 50, 100, 200, 400, 800, 1_600, 6_400, 25_600, 102_400];
+
+// The places that are always there, at the front of every slab.
+const CODES_AT: usize = 0;
+const REFUSALS_AT: usize = CODES_AT + CODES.len();
+const LIMITS_AT: usize = REFUSALS_AT + Refusal::ALL.len();
+const RESERVED: usize = LIMITS_AT + Limit::ALL.len();
+
+// A pool's places: pins rejected, then the histogram's buckets (one more for what is over), then its sum.
+const PICKS_AT: usize = Rejection::ALL.len();
+const PICK_SUM_AT: usize = PICKS_AT + PICK_BOUNDS.len() + 1;
+const POOL_SIZE: usize = PICK_SUM_AT + 1;
+
+// A listener's places.
+const OPENED_AT: usize = 0;
+const CLOSED_AT: usize = 1;
+const LISTENER_SIZE: usize = 2;
+
+impl Slots {
+    /// For a keeper at program start.
+    pub fn new() -> Self {
+        Self::after(RESERVED)
+    }
+
+    /// The place of a pool's own counts, per strategy.
+    pub fn pool(&mut self, pool: &str, strategy: &str) -> Slot {
+        self.give(format!("pool/{pool}/{strategy}"), POOL_SIZE)
+    }
+
+    /// The place of a backend's counts, per strategy.
+    pub fn backend(&mut self, pool: &str, strategy: &str, id: &str) -> Slot {
+        self.give(format!("backend/{pool}/{strategy}/{id}"), Decision::ALL.len())
+    }
+
+    /// The place of a listener's counts.
+    pub fn listener(&mut self, address: &str) -> Slot {
+        self.give(format!("listener/{address}"), LISTENER_SIZE)
+    }
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A thread's way to count. Every method is a load and a store, or two.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<Slab>);
+
+impl Counter {
+    /// For one thread; the same slab goes to the [`Registry`].
+    pub fn new(slab: Arc<Slab>) -> Self {
+        Self(slab)
+    }
+
+    /// An answer was sent.
+    pub fn response(&self, status: StatusCode) {
+        if let Some(at) = CODES.iter().position(|&code| code == status) {
+            self.0.add(Slot(0), CODES_AT + at, 1);
+        }
+    }
+
+    /// A request was refused. The answer is counted apart.
+    pub fn refusal(&self, refusal: Refusal) {
+        self.0.add(Slot(0), REFUSALS_AT + refusal as usize, 1);
+    }
+
+    /// A visitor was sent to a backend.
+    pub fn redirect(&self, backend: &Backend, decision: Decision) {
+        self.0.add(backend.slot, decision as usize, 1);
+    }
+
+    /// A pin did not count.
+    pub fn pin_rejected(&self, roster: &Roster, rejection: Rejection) {
+        self.0.add(roster.slot, rejection as usize, 1);
+    }
+
+    /// A pick was timed.
+    pub fn pick(&self, roster: &Roster, took: Duration) {
+        let nanos = took.as_nanos() as u64;
+        let bucket = PICK_BOUNDS.iter().position(|&bound| nanos <= bound).unwrap_or(PICK_BOUNDS.len());
+        self.0.add(roster.slot, PICKS_AT + bucket, 1);
+        self.0.add(roster.slot, PICK_SUM_AT, nanos);
+    }
+
+    /// A connection ran into a limit.
+    pub fn limited(&self, limit: Limit) {
+        self.0.add(Slot(0), LIMITS_AT + limit as usize, 1);
+    }
+
+    /// A connection was accepted on a listener.
+    pub fn opened(&self, listener: Slot) {
+        self.0.add(listener, OPENED_AT, 1);
+    }
+
+    /// It ended.
+    pub fn closed(&self, listener: Slot) {
+        self.0.add(listener, CLOSED_AT, 1);
+    }
+}
+
+/// Sums one count over all slabs.
+fn sum(slabs: &[Arc<Slab>], slot: Slot, offset: usize) -> u64 {
+    slabs.iter().map(|slab| slab.get(slot, offset)).fold(0, u64::wrapping_add)
+}
+
+/// What of a pool is counted under its name.
+fn labels_of(pool: &Pool) -> (&str, &'static str) {
+    (&pool.roster.name, pool.roster.kind.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enums_stand_in_the_order_of_their_counts() {
+        assert!(Refusal::ALL.iter().enumerate().all(|(at, &refusal)| refusal as usize == at));
+        assert!(Rejection::ALL.iter().enumerate().all(|(at, &rejection)| rejection as usize == at));
+        assert!(Decision::ALL.iter().enumerate().all(|(at, &decision)| decision as usize == at));
+        assert!(Limit::ALL.iter().enumerate().all(|(at, &limit)| limit as usize == at));
+    }
+
+    #[test]
+    fn every_status_we_answer_with_is_counted() {
+        for refusal in Refusal::ALL {
+            assert!(CODES.contains(&refusal.status()), "{refusal:?}");
+        }
+    }
+}

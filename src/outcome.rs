@@ -1,0 +1,151 @@
+//! What a request comes to, as data. Turning it into a response is `answer`'s work, counting it `metrics`'.
+
+use http::StatusCode;
+
+use crate::fleet::NoRoute;
+
+/// A visitor is sent to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The backend's index in the pool's roster.
+    pub backend: usize,
+    /// Why this one.
+    pub decision: Decision,
+    /// Whether the visitor is given a new pin to it.
+    pub pin: bool,
+}
+
+/// Why a backend was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// By a valid pin.
+    Pinned,
+    /// By the strategy, in place of a valid pin's backend that can't be used.
+    Repinned,
+    /// By the strategy.
+    Picked,
+}
+
+impl Decision {
+    /// Every decision, in the order of their counts in a slab.
+    pub const ALL: [Self; 3] = [Self::Pinned, Self::Repinned, Self::Picked];
+
+    /// Its name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned",
+            Self::Repinned => "repinned",
+            Self::Picked => "picked",
+        }
+    }
+}
+
+/// Why a request is not redirected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No valid HTTP; hyper answered.
+    Malformed,
+    /// The head is over `max_header_bytes` or `max_headers`; hyper answered.
+    HeadTooLarge,
+    /// HTTP/1.1 without `Host`.
+    HostMissing,
+    /// More than one `Host`.
+    HostDoubled,
+    /// A `Host` that breaks the grammar.
+    HostMalformed,
+    /// A target that is neither a path nor an http(s) URL without userinfo.
+    BadTarget,
+    /// Dot segments that would leave a backend's base path.
+    TargetClimbs,
+    /// A target over `max_target_bytes`.
+    TargetTooLong,
+    /// `TRACE` or `CONNECT`.
+    MethodNotAllowed,
+    /// No pool serves the host.
+    HostUnknown,
+    /// The host is served, this path is not.
+    PathUnknown,
+    /// No backend of the pool is eligible.
+    NoBackend,
+}
+
+impl Refusal {
+    /// Every refusal, in the order of their counts in a slab.
+    pub const ALL: [Self; 12] = [
+        Self::Malformed,
+        Self::HeadTooLarge,
+        Self::HostMissing,
+        Self::HostDoubled,
+        Self::HostMalformed,
+        Self::BadTarget,
+        Self::TargetClimbs,
+        Self::TargetTooLong,
+        Self::MethodNotAllowed,
+        Self::HostUnknown,
+        Self::PathUnknown,
+        Self::NoBackend,
+    ];
+
+    /// The status it is answered with.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed
+            | Self::HostMissing
+            | Self::HostDoubled
+            | Self::HostMalformed
+            | Self::BadTarget
+            | Self::TargetClimbs => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::HostUnknown => StatusCode::MISDIRECTED_REQUEST,
+            Self::PathUnknown => StatusCode::NOT_FOUND,
+            Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Its name in metrics and logs.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::HeadTooLarge => "head_too_large",
+            Self::HostMissing => "host_missing",
+            Self::HostDoubled => "host_doubled",
+            Self::HostMalformed => "host_malformed",
+            Self::BadTarget => "bad_target",
+            Self::TargetClimbs => "target_climbs",
+            Self::TargetTooLong => "target_too_long",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::HostUnknown => "host_unknown",
+            Self::PathUnknown => "path_unknown",
+            Self::NoBackend => "no_backend",
+        }
+    }
+
+    /// The one line the visitor reads. It repeats nothing of the request.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Malformed => "This is not a valid HTTP request.\n",
+            Self::HeadTooLarge => "The request's header fields are too large.\n",
+            Self::HostMissing => "The request has no Host.\n",
+            Self::HostDoubled => "The request has more than one Host.\n",
+            Self::HostMalformed => "The request's Host is not valid.\n",
+            Self::BadTarget => "The request's target is neither a path nor an http URL.\n",
+            Self::TargetClimbs => "The request's path leads above its root.\n",
+            Self::TargetTooLong => "The request's target is too long.\n",
+            Self::MethodNotAllowed => "This method is not served here.\n",
+            Self::HostUnknown => "This host is not served here.\n",
+            Self::PathUnknown => "Nothing is served under this path.\n",
+            Self::NoBackend => "No server is available right now.\n",
+        }
+    }
+}
+
+impl From<NoRoute> for Refusal {
+    fn from(no_route: NoRoute) -> Self {
+        match no_route {
+            NoRoute::Host => Self::HostUnknown,
+            NoRoute::Path => Self::PathUnknown,
+        }
+    }
+}

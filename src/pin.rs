@@ -1,0 +1,280 @@
+//! The pin: a cookie that keeps a visitor on one backend. Reading, verifying, writing.
+//!
+//! A pin is 45 bytes in base64url: version, pool, generation, issue time, backend, and the first 16 bytes of an
+//! HMAC-SHA256 over all of that. Pool and backend are hashes of their names, so a pin tells nothing.
+//!
+//! # Trust
+//! The cookie is the client's to change. Nothing in it counts before its MAC was verified, so a visitor can't
+//! choose a backend; and no pin is an error: whatever is wrong with one, the visitor is picked a backend anew.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
+use http::header::COOKIE;
+
+use crate::fleet::{MAC_BYTES, Pins, Tag};
+
+const VERSION: u8 = 1;
+const CLAIMS_BYTES: usize = 1 + 8 + 4 + 8 + 8;
+const TOKEN_BYTES: usize = CLAIMS_BYTES + MAC_BYTES;
+/// The length of a pin as text.
+pub const TOKEN_CHARS: usize = TOKEN_BYTES / 3 * 4;
+/// How far a replica's clock may be ahead, in seconds.
+const CLOCK_SKEW: u64 = 300;
+/// How many cookies of the right name are looked at: verifying costs a hash each.
+const MAX_CANDIDATES: usize = 4;
+
+/// What a visitor's cookies say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinned {
+    /// No valid pin.
+    No,
+    /// To a backend of the roster.
+    To {
+        /// Its index in the roster.
+        backend: usize,
+        /// Whether half of the pin's time is over.
+        half_over: bool,
+    },
+    /// To a backend that is no longer there.
+    Gone,
+}
+
+/// Why a pin does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// No pin of ours at all.
+    Malformed,
+    /// Another pool's.
+    Foreign,
+    /// Signed with none of our secrets, or changed.
+    Forged,
+    /// Of another generation.
+    Generation,
+    /// Older than `max_age`.
+    Expired,
+    /// Issued more than five minutes from now.
+    NotYetValid,
+    /// Valid, but its backend is gone.
+    UnknownBackend,
+}
+
+impl Rejection {
+    /// Every reason, in the order of their counts in a slab.
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Foreign,
+        Self::Forged,
+        Self::Generation,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::UnknownBackend,
+    ];
+
+    /// Its name in metrics.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Foreign => "foreign",
+            Self::Forged => "forged",
+            Self::Generation => "generation",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::UnknownBackend => "unknown_backend",
+        }
+    }
+}
+
+/// Finds the visitor's pin. The first valid one counts; every other is told to `rejected`.
+///
+/// `now` is in seconds since 1970. No allocation; at most four cookies are verified.
+pub fn read(pins: &Pins, headers: &HeaderMap, now: u64, mut rejected: impl FnMut(Rejection)) -> Pinned {
+    let mut gone = false;
+    for token in candidates(headers, pins.cookie.name.as_bytes()).take(MAX_CANDIDATES) {
+        match open(pins, token, now) {
+            Ok((backend, half_over)) => return Pinned::To { backend, half_over },
+            Err(reason) => {
+                gone |= reason == Rejection::UnknownBackend;
+                rejected(reason);
+            }
+        }
+    }
+    if gone { Pinned::Gone } else { Pinned::No }
+}
+
+/// The values of every cookie of a name, over all `Cookie` fields.
+fn candidates<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&b| b == b';'));
+    pairs.filter_map(move |pair| {
+        let rest = pair.trim_ascii().strip_prefix(name)?;
+        let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start();
+        Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
+    })
+}
+
+/// Verifies a pin: the backend's index and whether half of its time is over.
+fn open(pins: &Pins, token: &[u8], now: u64) -> Result<(usize, bool), Rejection> {
+    let mut bytes = [0; TOKEN_BYTES];
+    if token.len() != TOKEN_CHARS || URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) != Ok(TOKEN_BYTES) {
+        return Err(Rejection::Malformed);
+    }
+    let mut rest = &bytes[..];
+    let [version] = take(&mut rest);
+    let pool = Tag::from_bytes(take(&mut rest));
+    let generation = u32::from_be_bytes(take(&mut rest));
+    let issued = u64::from_be_bytes(take(&mut rest));
+    let backend = Tag::from_bytes(take(&mut rest));
+    let mac: [u8; MAC_BYTES] = take(&mut rest);
+    if version != VERSION {
+        return Err(Rejection::Malformed);
+    }
+    // Before the MAC: pools may have different secrets, and the reason is only counted.
+    if pool != pins.pool {
+        return Err(Rejection::Foreign);
+    }
+    if !pins.verify(&bytes[..CLAIMS_BYTES], &mac) {
+        return Err(Rejection::Forged);
+    }
+    if generation != pins.generation {
+        return Err(Rejection::Generation);
+    }
+    if issued > now.saturating_add(CLOCK_SKEW) {
+        return Err(Rejection::NotYetValid);
+    }
+    let age = now.saturating_sub(issued);
+    if age >= pins.max_age {
+        return Err(Rejection::Expired);
+    }
+    let backend = pins.backend(backend).ok_or(Rejection::UnknownBackend)?;
+    Ok((backend, age.saturating_mul(2) >= pins.max_age))
+}
+
+/// Takes the next `N` bytes off a slice that holds a token.
+fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
+    let (head, tail) = rest.split_first_chunk::<N>().map_or(([0; N], *rest), |(head, tail)| (*head, tail));
+    *rest = tail;
+    head
+}
+
+/// Appends a new pin to a buffer, [`TOKEN_CHARS`] characters.
+pub fn write(pins: &Pins, backend: usize, now: u64, buffer: &mut Vec<u8>) {
+    let mut bytes = [0; TOKEN_BYTES];
+    let mut at = 0;
+    let mut put = |part: &[u8]| {
+        bytes[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    };
+    put(&[VERSION]);
+    put(&pins.pool.to_bytes());
+    put(&pins.generation.to_be_bytes());
+    put(&now.to_be_bytes());
+    put(&pins.tag(backend).to_bytes());
+    let mac = pins.sign(&bytes[..CLAIMS_BYTES]);
+    bytes[CLAIMS_BYTES..].copy_from_slice(&mac);
+    let mut text = [0; TOKEN_CHARS];
+    // 45 bytes are 60 characters; the buffer is exactly that.
+    if let Ok(length) = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text) {
+        buffer.extend_from_slice(&text[..length]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fleet::Cookie;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn cookie() -> Cookie {
+        Cookie { name: "pin".into(), attributes: "".into(), attributes_tls: "".into() }
+    }
+
+    fn pins(pool: &str, ids: &[&str], keys: &[&[u8]], generation: u32) -> Pins {
+        Pins::new(pool, ids.iter().copied(), keys[0], keys[1..].iter().copied(), generation, 100, cookie())
+    }
+
+    fn token(pins: &Pins, backend: usize) -> Vec<u8> {
+        let mut token = Vec::new();
+        write(pins, backend, NOW, &mut token);
+        token
+    }
+
+    const KEY: &[u8] = &[7; 32];
+    const OTHER: &[u8] = &[8; 32];
+
+    #[test]
+    fn a_pin_leads_back_to_its_backend() {
+        let pins = pins("p", &["a", "b"], &[KEY], 0);
+        assert_eq!(open(&pins, &token(&pins, 1), NOW), Ok((1, false)));
+        assert_eq!(open(&pins, &token(&pins, 0), NOW + 50), Ok((0, true)));
+        assert_eq!(token(&pins, 1).len(), TOKEN_CHARS);
+    }
+
+    #[test]
+    fn each_kind_of_wrong_pin_has_its_reason() {
+        let ours = pins("p", &["a", "b"], &[KEY], 1);
+        let of = |other: &Pins| open(&ours, &token(other, 1), NOW);
+        assert_eq!(of(&pins("q", &["a", "b"], &[KEY], 1)), Err(Rejection::Foreign));
+        assert_eq!(of(&pins("p", &["a", "b"], &[OTHER], 1)), Err(Rejection::Forged));
+        assert_eq!(of(&pins("p", &["a", "b"], &[KEY], 0)), Err(Rejection::Generation));
+        assert_eq!(of(&pins("p", &["a", "gone"], &[KEY], 1)), Err(Rejection::UnknownBackend));
+        assert_eq!(open(&ours, &token(&ours, 0), NOW + 100), Err(Rejection::Expired));
+        assert_eq!(open(&ours, &token(&ours, 0), NOW - 300), Ok((0, false)));
+        assert_eq!(open(&ours, &token(&ours, 0), NOW - 301), Err(Rejection::NotYetValid));
+        for bad in [&b""[..], b"x", &[b'A'; 60], &[b'!'; 60], &[b'A'; 4096]] {
+            assert_eq!(open(&ours, bad, NOW), Err(Rejection::Malformed));
+        }
+    }
+
+    #[test]
+    fn the_first_secret_signs_and_all_verify() {
+        let before = pins("p", &["a"], &[KEY], 0);
+        let after = pins("p", &["a"], &[OTHER, KEY], 0);
+        assert_eq!(open(&after, &token(&before, 0), NOW), Ok((0, false)));
+        assert_eq!(open(&before, &token(&after, 0), NOW), Err(Rejection::Forged));
+    }
+
+    #[test]
+    fn a_pin_follows_its_backend_s_id_not_its_place() {
+        let before = pins("p", &["a", "b"], &[KEY], 0);
+        let after = pins("p", &["new", "b", "a"], &[KEY], 0);
+        assert_eq!(open(&after, &token(&before, 0), NOW), Ok((2, false)));
+    }
+
+    #[test]
+    fn cookies_are_found_among_others() {
+        let pins = pins("p", &["a", "b"], &[KEY], 0);
+        let good = String::from_utf8(token(&pins, 1)).unwrap();
+        let to_b = Pinned::To { backend: 1, half_over: false };
+        let read_all = |fields: &[String]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(COOKIE, HeaderValue::from_str(field).unwrap());
+            }
+            let mut reasons = Vec::new();
+            (read(&pins, &headers, NOW, |reason| reasons.push(reason)), reasons)
+        };
+        assert_eq!(read_all(&[]), (Pinned::No, vec![]));
+        assert_eq!(read_all(&["a=b; pinned=x; xpin=y".into()]), (Pinned::No, vec![]));
+        assert_eq!(read_all(&[format!("a=b; pin={good}; c")]), (to_b, vec![]));
+        assert_eq!(read_all(&[format!("a=b;pin=\"{good}\"")]), (to_b, vec![]));
+        assert_eq!(read_all(&["x=y".into(), format!("pin={good}")]), (to_b, vec![]));
+        assert_eq!(read_all(&[format!("pin=bad; pin={good}")]), (to_b, vec![Rejection::Malformed]));
+        assert_eq!(read_all(&["pin=;".repeat(1000)]).1.len(), MAX_CANDIDATES);
+    }
+
+    proptest! {
+        #[test]
+        fn no_changed_byte_verifies(backend in 0usize..3, at in 0..TOKEN_CHARS, to in any::<u8>()) {
+            let pins = pins("p", &["a", "b", "c"], &[KEY], 0);
+            let mut changed = token(&pins, backend);
+            prop_assert_eq!(open(&pins, &changed, NOW), Ok((backend, false)));
+            prop_assume!(changed[at] != to);
+            changed[at] = to;
+            prop_assert!(open(&pins, &changed, NOW).is_err());
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The process's life: start everything, serve until a signal comes, leave in good order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Readiness};
+use crate::dispatch::Worker;
+use crate::keeper::Keeper;
+use crate::metrics::{Build, Counter, Registry, Slab};
+use crate::server::{Crew, Door, Doors, worker_count};
+use crate::settings::Settings;
+use crate::telemetry::Telemetry;
+
+/// How the process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every request was answered.
+    Drained,
+    /// `shutdown_grace` was over with requests still under way.
+    CutShort,
+    /// A second signal came.
+    AtOnce,
+}
+
+/// How long the admin listener's last answers may take.
+const LAST_FIGURES: Duration = Duration::from_millis(500);
+
+/// Serves until a signal comes, then leaves.
+///
+/// `doors` were opened with the same settings. Runs on the caller's runtime, inside a
+/// [`tokio::task::LocalSet`]; requests run on threads of their own.
+///
+/// # Errors
+/// What kept it from starting, or a worker that ended by itself.
+pub async fn run(settings: &Settings, doors: Doors, telemetry: &Telemetry) -> io::Result<Ended> {
+    let mut signals = Signals::listen()?;
+    let mut keeper = Keeper::start(settings);
+    let fleet = keeper.published();
+    // One slab for each thread that counts: the workers, and this one for the admin listener.
+    let mut slabs = vec![Arc::<Slab>::default()];
+
+    let mut listeners = Vec::new();
+    let mut listener_slot = |address: SocketAddr| {
+        let slot = keeper.slots().listener(&address.to_string());
+        listeners.push((address.to_string(), slot));
+        slot
+    };
+    let workers = worker_count(settings);
+    let mut doors_of: Vec<Vec<Door>> = std::iter::repeat_with(Vec::new).take(workers).collect();
+    for bound in doors.traffic {
+        let slot = listener_slot(bound.address);
+        for (doors, socket) in doors_of.iter_mut().zip(bound.sockets) {
+            doors.push(Door { socket, slot });
+        }
+    }
+    let admin_slot = listener_slot(doors.admin.address);
+
+    let mut crew = Crew::new(&settings.server.limits);
+    for doors in doors_of {
+        let slab = Arc::<Slab>::default();
+        slabs.push(Arc::clone(&slab));
+        let worker = Worker::new(
+            Arc::clone(&fleet),
+            rand::make_rng(),
+            Counter::new(slab),
+            settings.server.limits.max_target_bytes.0,
+            telemetry.access_log(),
+        );
+        crew.start(worker, doors)?;
+    }
+
+    let readiness = Readiness::ready();
+    let admin_stop = CancellationToken::new();
+    let admin_counter = Counter::new(Arc::clone(&slabs[0]));
+    let build = Build { version: env!("CARGO_PKG_VERSION") };
+    let registry =
+        Registry::new(fleet, slabs, listeners, telemetry.dropped_lines(), build).map_err(io::Error::other)?;
+    let admin = tokio::task::spawn_local(admin::serve(
+        doors.admin,
+        admin_slot,
+        admin_counter,
+        registry,
+        readiness.clone(),
+        admin_stop.clone(),
+    ));
+
+    let first = tokio::select! {
+        first = signals.next() => first,
+        () = crew.one_ended() => return Err(io::Error::other("a worker ended by itself")),
+    };
+    readiness.leave();
+    let ended = leave(settings, first, &mut signals, &mut crew).await;
+    admin_stop.cancel();
+    if ended == Ended::Drained {
+        let _ = tokio::time::timeout(LAST_FIGURES, admin).await;
+    }
+    Ok(ended)
+}
+
+/// Stops accepting and waits for what is under way.
+async fn leave(settings: &Settings, first: Asked, signals: &mut Signals, crew: &mut Crew) -> Ended {
+    let delay = if first == Asked::Terminate { settings.server.shutdown_delay.0 } else { Duration::ZERO };
+    let grace = settings.server.shutdown_grace.0;
+    tracing::info!(signal = first.name(), ?delay, ?grace, "leaving");
+    if !delay.is_zero() {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = signals.next() => return Ended::AtOnce,
+        }
+    }
+    crew.stop();
+    tokio::select! {
+        () = crew.all_ended() => Ended::Drained,
+        () = tokio::time::sleep(grace) => Ended::CutShort,
+        _ = signals.next() => Ended::AtOnce,
+    }
+}
+
+/// Which signal asked us to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Interrupt,
+    Terminate,
+}
+
+impl Asked {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.interrupt.recv() => Asked::Interrupt,
+            _ = self.terminate.recv() => Asked::Terminate,
+        }
+    }
+}

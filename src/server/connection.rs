@@ -1,0 +1,196 @@
+//! One connection, from accept to close: HTTP/1.1 by hyper, deadlines and the last read by us.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::stream::{Stream, Watch};
+use crate::metrics::Limit;
+use crate::outcome::Refusal;
+
+/// What one connection may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// From the first byte of a request (or from accept) to the end of its head.
+    pub header_timeout: Duration,
+    /// How long it may wait between requests.
+    pub idle_timeout: Duration,
+    /// The longest head.
+    pub max_header_bytes: usize,
+    /// The most header fields.
+    pub max_headers: usize,
+}
+
+/// How a connection ended, as far as somebody counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By one side in good order, or by a peer that vanished.
+    Closed,
+    /// hyper turned the last request down.
+    Refused(Refusal),
+    /// A deadline passed.
+    Limited(Limit),
+}
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// Serves one connection until it ends.
+///
+/// Once `drain` is cancelled, each answer says `Connection: close`, and a connection that waits for a request is
+/// closed a quarter of a second later.
+pub async fn serve<S, B>(socket: TcpStream, service: S, rules: &Rules, drain: &CancellationToken) -> End
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Unpin,
+    S::Future: Unpin,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let watch = Rc::new(Watch::new());
+    let stream = TokioIo::new(Stream { socket, watch: Rc::clone(&watch) });
+    let watched = Watched { service, watch: Rc::clone(&watch) };
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        // `max_header_size` is looked at when the head is complete, `max_buf_size` bounds it on the way.
+        .max_header_size(rules.max_header_bytes)
+        .max_buf_size(rules.max_header_bytes)
+        .max_headers(rules.max_headers)
+        // A peer that sends FIN after its request still gets its answer.
+        .half_close(true)
+        .serve_connection(stream, watched);
+
+    let mut draining = pin!(drain.cancelled());
+    let mut is_draining = false;
+    let mut timer = pin!(tokio::time::sleep_until(watch.deadline(rules).into()));
+    let served = poll_fn(|cx| {
+        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            watch.drain();
+        }
+        if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(Ok(result));
+        }
+        // The timer is only moved when it is late or early: a request that is answered at once costs no timer.
+        let mut deadline = watch.deadline(rules);
+        if deadline < timer.deadline().into_std() {
+            timer.as_mut().reset(deadline.into());
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            deadline = watch.deadline(rules);
+            if deadline <= Instant::now() {
+                return Poll::Ready(Err(watch.limit()));
+            }
+            timer.as_mut().reset(deadline.into());
+        }
+        Poll::Pending
+    })
+    .await;
+
+    let end = match served {
+        Err(limit) => return limit.map_or(End::Closed, End::Limited),
+        Ok(Ok(())) => End::Closed,
+        Ok(Err(error)) => refused(&error).map_or(End::Closed, End::Refused),
+    };
+    if watch.body_announced() || end != End::Closed {
+        let Stream { socket, .. } = connection.into_parts().io.into_inner();
+        // Boxed: few connections come here, and all would carry its state otherwise.
+        Box::pin(linger(socket)).await;
+    }
+    end
+}
+
+/// What hyper answered by itself: 400, or 431.
+fn refused(error: &hyper::Error) -> Option<Refusal> {
+    if error.is_parse_too_large() {
+        Some(Refusal::HeadTooLarge)
+    } else if error.is_parse() && !error.is_parse_version_h2() {
+        Some(Refusal::Malformed)
+    } else {
+        None
+    }
+}
+
+/// How long a peer may be silent while it is lingered for.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long lingering may take in all.
+const LINGER: Duration = Duration::from_secs(30);
+/// How many bytes are discarded.
+const DISCARD: u64 = 64 << 20;
+
+/// Says that we are done, then discards what the peer still sends.
+///
+/// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
+/// throw away an answer that was not read yet. Browsers send the whole body before they look.
+async fn linger(mut socket: TcpStream) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    let discard = async {
+        let mut buffer = vec![0; 16 << 10];
+        let mut left = DISCARD;
+        while left > 0 {
+            match tokio::time::timeout(SILENCE, socket.read(&mut buffer)).await {
+                Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
+                _ => break,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, discard).await;
+}
+
+/// A service that tells the [`Watch`] what it serves, and says on the last answer that it is the last.
+struct Watched<S> {
+    service: S,
+    watch: Rc<Watch>,
+}
+
+impl<S, B> Service<Request<Incoming>> for Watched<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<B>;
+    type Error = Infallible;
+    type Future = Answering<S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.watch.request(!request.body().is_end_stream());
+        Answering { future: self.service.call(request), watch: Rc::clone(&self.watch) }
+    }
+}
+
+struct Answering<F> {
+    future: F,
+    watch: Rc<Watch>,
+}
+
+impl<F, B> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>> + Unpin,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer = ready!(Pin::new(&mut self.future).poll(cx));
+        self.watch.answered();
+        if let Ok(answer) = &mut answer
+            && self.watch.is_last()
+        {
+            answer.headers_mut().insert(CONNECTION, CLOSE);
+        }
+        Poll::Ready(answer)
+    }
+}

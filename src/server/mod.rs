@@ -1,0 +1,145 @@
+//! The traffic listeners: sockets bound, workers that serve them, connections from accept to close.
+
+mod connection;
+mod listener;
+mod stream;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::thread;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use connection::{End, Rules, serve};
+pub use listener::{Bound, bind};
+pub use worker::Door;
+
+use crate::dispatch::Worker;
+use crate::settings::{Limits, Settings};
+
+/// Every socket of the process, bound before anything else is started.
+#[derive(Debug)]
+pub struct Doors {
+    /// The traffic listeners, each with a socket per worker.
+    pub traffic: Vec<Bound>,
+    /// The admin listener.
+    pub admin: Bound,
+}
+
+/// An address that could not be bound.
+#[derive(Debug)]
+pub struct Taken {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl std::fmt::Display for Taken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "can't listen on {}: {}", self.address, self.error)
+    }
+}
+
+impl Doors {
+    /// Binds every address the settings name.
+    ///
+    /// # Errors
+    /// Every address that could not be had.
+    pub fn open(settings: &Settings) -> Result<Self, Vec<Taken>> {
+        let mut taken = Vec::new();
+        let mut open = |address, count| match bind(address, count) {
+            Ok(bound) => Some(bound),
+            Err(error) => {
+                taken.push(Taken { address, error });
+                None
+            }
+        };
+        let workers = worker_count(settings);
+        let traffic: Vec<_> =
+            settings.server.listen.iter().filter_map(|listen| open(listen.0, workers)).collect();
+        match open(settings.admin.listen.0, 1) {
+            Some(admin) if taken.is_empty() => Ok(Self { traffic, admin }),
+            _ => Err(taken),
+        }
+    }
+}
+
+/// How many workers the settings ask for, at least 1.
+pub fn worker_count(settings: &Settings) -> usize {
+    match settings.server.workers.0 {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        count => count.into(),
+    }
+}
+
+/// Workers at work.
+#[derive(Debug)]
+pub struct Crew {
+    stop: CancellationToken,
+    ends: mpsc::UnboundedReceiver<()>,
+    last_word: mpsc::UnboundedSender<()>,
+    working: usize,
+    rules: Rules,
+}
+
+impl Crew {
+    /// Nobody yet.
+    pub fn new(limits: &Limits) -> Self {
+        let (last_word, ends) = mpsc::unbounded_channel();
+        let rules = Rules {
+            header_timeout: limits.header_timeout.0,
+            idle_timeout: limits.idle_timeout.0,
+            max_header_bytes: limits.max_header_bytes.0,
+            max_headers: limits.max_headers.0.into(),
+        };
+        Self { stop: CancellationToken::new(), ends, last_word, working: 0, rules }
+    }
+
+    /// Starts a worker on a thread of its own.
+    ///
+    /// # Errors
+    /// The thread could not be had.
+    pub fn start(&mut self, worker: Worker, doors: Vec<Door>) -> io::Result<()> {
+        let (rules, stop, last_word) = (self.rules, self.stop.clone(), LastWord(self.last_word.clone()));
+        thread::Builder::new().name(format!("worker-{}", self.working)).spawn(move || {
+            if let Err(error) = worker::run(worker, doors, rules, stop) {
+                tracing::error!(%error, "a worker could not run");
+            }
+            drop(last_word);
+        })?;
+        self.working += 1;
+        Ok(())
+    }
+
+    /// Tells all to accept no more and to finish what is under way.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits until one has ended.
+    pub async fn one_ended(&mut self) {
+        // `self` holds a sender, so the channel never closes.
+        let _ = self.ends.recv().await;
+        self.working = self.working.saturating_sub(1);
+    }
+
+    /// Waits until all have ended.
+    pub async fn all_ended(&mut self) {
+        while self.working > 0 {
+            self.one_ended().await;
+        }
+    }
+}
+
+/// Says that a worker has ended, however it did: it is dropped by a panic too.
+struct LastWord(mpsc::UnboundedSender<()>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        // Nobody listens any more when the process is ending anyway.
+        let _ = self.0.send(());
+    }
+}

@@ -1,0 +1,159 @@
+//! A connection's socket, and the clock that is kept on it.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::connection::Rules;
+use crate::metrics::Limit;
+
+/// Where a connection stands between the peer and us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Accepted; no byte has come.
+    Fresh,
+    /// Some bytes of a head have come.
+    Head,
+    /// A request is being answered.
+    Answering,
+    /// An answer is out; the next request may come.
+    Idle,
+}
+
+/// What stream, service and driver of one connection know together. hyper's own timer is one and the same for a
+/// slow head and an idle connection; this tells them apart.
+#[derive(Debug)]
+pub(super) struct Watch {
+    phase: Cell<Phase>,
+    since: Cell<Instant>,
+    /// The last request announced a body, which is never read.
+    body_announced: Cell<bool>,
+    draining_since: Cell<Option<Instant>>,
+}
+
+/// While draining, how long a connection that waits for a request goes on waiting: a request that was sent
+/// before our FIN could arrive is still answered.
+const LAST_WAIT: Duration = Duration::from_millis(250);
+/// An answer in the making has no deadline of the connection's; the driver looks again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        Self {
+            phase: Cell::new(Phase::Fresh),
+            since: Cell::new(Instant::now()),
+            body_announced: Cell::new(false),
+            draining_since: Cell::new(None),
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(Instant::now());
+    }
+
+    fn bytes_came(&self) {
+        if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// A head was read.
+    pub(super) fn request(&self, announces_body: bool) {
+        self.phase.set(Phase::Answering);
+        self.body_announced.set(announces_body);
+    }
+
+    /// Its answer is ready.
+    pub(super) fn answered(&self) {
+        self.enter(Phase::Idle);
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining_since.set(Some(Instant::now()));
+    }
+
+    /// Whether this answer is the connection's last: a body that is not read can't be told from a next request.
+    pub(super) fn is_last(&self) -> bool {
+        self.body_announced.get() || self.draining_since.get().is_some()
+    }
+
+    pub(super) fn body_announced(&self) -> bool {
+        self.body_announced.get()
+    }
+
+    /// When the connection is to be ended if nothing more happens.
+    pub(super) fn deadline(&self, rules: &Rules) -> Instant {
+        let since = self.since.get();
+        match (self.phase.get(), self.draining_since.get()) {
+            (Phase::Answering, _) => Instant::now() + LOOK_AGAIN,
+            (Phase::Head, _) => since + rules.header_timeout,
+            (Phase::Fresh | Phase::Idle, Some(draining)) => draining + LAST_WAIT,
+            (Phase::Fresh, None) => since + rules.header_timeout,
+            (Phase::Idle, None) => since + rules.idle_timeout,
+        }
+    }
+
+    /// The limit that a passed deadline stands for, where it is one: draining is none.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        match self.phase.get() {
+            Phase::Fresh | Phase::Idle if self.draining_since.get().is_some() => None,
+            Phase::Idle => Some(Limit::IdleTimeout),
+            Phase::Fresh | Phase::Head | Phase::Answering => Some(Limit::HeaderTimeout),
+        }
+    }
+}
+
+/// A socket that tells its [`Watch`] when bytes come.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) socket: TcpStream,
+    pub(super) watch: Rc<Watch>,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.watch.bytes_came();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,159 @@
+//! A worker: a thread with a runtime of its own and a socket on every address.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use tokio::net::TcpStream;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, End, Rules};
+use crate::answer::Answer;
+use crate::dispatch::{Worker, dispatch};
+use crate::fleet::Slot;
+use crate::metrics::Limit;
+use crate::visit::Came;
+
+/// One address of a worker.
+#[derive(Debug)]
+pub struct Door {
+    /// Its socket there.
+    pub socket: TcpListener,
+    /// Where its connections are counted.
+    pub slot: Slot,
+}
+
+/// Serves on every door until `stop` is cancelled, then empties the accept queues, lets what is under way end,
+/// and returns. The caller bounds how long it waits for that.
+pub(super) fn run(worker: Worker, doors: Vec<Door>, rules: Rules, stop: CancellationToken) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let worker = Rc::new(worker);
+    let rules = Rc::new(rules);
+    LocalSet::new().block_on(&runtime, async {
+        let connections = TaskTracker::new();
+        let doors = doors.into_iter().map(|door| {
+            let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
+            let slot = door.slot;
+            let spawner = connections.clone();
+            accept(door, Rc::clone(&worker), stop.clone(), move |socket, peer| {
+                let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
+                spawner.spawn_local(visit(socket, peer, worker, slot, rules, stop));
+            })
+        });
+        let doors: Vec<_> = doors.map(tokio::task::spawn_local).collect();
+        for door in doors {
+            if let Ok(Err(error)) | Err(error) = door.await.map_err(io::Error::other) {
+                tracing::error!(%error, "a listener ended");
+            }
+        }
+        connections.close();
+        connections.wait().await;
+    });
+    Ok(())
+}
+
+/// Accepts until told to stop. Then whoever is in the queue already is accepted still, for a socket that is
+/// closed with connections in its queue resets them.
+async fn accept(
+    door: Door,
+    worker: Rc<Worker>,
+    stop: CancellationToken,
+    mut spawn: impl FnMut(TcpStream, SocketAddr),
+) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(door.socket)?;
+    let mut pause = Pause::default();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                pause = Pause::default();
+                spawn(socket, peer);
+            }
+            Err(error) => {
+                if out_of_descriptors(&error) {
+                    worker.counter.limited(Limit::Descriptors);
+                    tokio::time::sleep(pause.next(&error)).await;
+                }
+                // Everything else is about one connection that is already gone (accept(2), "Error handling").
+            }
+        }
+    }
+    // Not tokio's accept: it gives way now and then, and that looks like an empty queue.
+    let listener = listener.into_std()?;
+    while let Ok((socket, peer)) = listener.accept() {
+        socket.set_nonblocking(true)?;
+        spawn(TcpStream::from_std(socket)?, peer);
+    }
+    Ok(())
+}
+
+/// ENFILE, EMFILE, ENOMEM, ENOBUFS: the connection stays in the queue, and asking again at once is a busy loop.
+fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24 | 12 | 105))
+}
+
+/// How long to wait before accepting again: 5 ms at first, 50 ms at the most, so that service is back as soon
+/// as descriptors are.
+#[derive(Default)]
+struct Pause(Duration);
+
+impl Pause {
+    fn next(&mut self, error: &io::Error) -> Duration {
+        if self.0.is_zero() {
+            tracing::warn!(%error, "can't accept; trying again until it works");
+        }
+        self.0 = (self.0 * 2).clamp(Duration::from_millis(5), Duration::from_millis(50));
+        self.0
+    }
+}
+
+/// Serves one visitor's connection and counts how it went.
+async fn visit(
+    socket: TcpStream,
+    peer: SocketAddr,
+    worker: Rc<Worker>,
+    slot: Slot,
+    rules: Rc<Rules>,
+    stop: CancellationToken,
+) {
+    worker.counter.opened(slot);
+    let came = Came { client: peer.ip().to_canonical(), by_tls: false };
+    let service = Dispatch { worker: Rc::clone(&worker), came };
+    match connection::serve(socket, service, &rules, &stop).await {
+        End::Closed => {}
+        End::Refused(refusal) => {
+            worker.counter.refusal(refusal);
+            worker.counter.response(refusal.status());
+        }
+        End::Limited(limit) => worker.counter.limited(limit),
+    }
+    worker.counter.closed(slot);
+}
+
+/// [`dispatch`] as a service. Its answer is there at once: there is nothing to await.
+struct Dispatch {
+    worker: Rc<Worker>,
+    came: Came,
+}
+
+impl Service<Request<Incoming>> for Dispatch {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Ready<Result<Answer, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        ready(Ok(dispatch(&self.worker, &request, self.came)))
+    }
+}

@@ -1,0 +1,176 @@
+//! Where settings come from: files, then the environment, then flags; later wins.
+//!
+//! Tables merge by key and lists are replaced, which is what `config` does. Each value keeps the name of the
+//! file, variable or flag that gave it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use config::{Config, ConfigError, File, FileFormat, Map, Source, Value};
+
+use super::reader::Problem;
+
+/// What a start was told, before any of it is read.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// Settings files, in order.
+    pub files: Vec<PathBuf>,
+    /// The environment, as pairs.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Flags of the command line.
+    pub flags: Flags,
+}
+
+/// The flags that are settings.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--listen`, all of them.
+    pub listen: Vec<String>,
+    /// `--admin`.
+    pub admin: Option<String>,
+    /// `--backend`, all of them.
+    pub backends: Vec<String>,
+    /// `--strategy`.
+    pub strategy: Option<String>,
+    /// `--pin`.
+    pub pin: bool,
+}
+
+/// The prefix of every variable that is a path into the settings.
+const PREFIX: &str = "SIGNPOST__";
+/// The one short variable.
+const BACKENDS: &str = "SIGNPOST_BACKENDS";
+/// The pool that `--backend`, `--strategy`, `--pin` and [`BACKENDS`] are about.
+pub(super) const DEFAULT_POOL: &str = "default";
+
+impl Layers {
+    /// Merges the layers.
+    ///
+    /// # Errors
+    /// Every file that is missing or no TOML, and every variable that is not Unicode.
+    pub(super) fn merge(&self) -> Result<Value, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut builder = Config::builder();
+        for path in &self.files {
+            // Each file is parsed alone first, so that every broken one is named and not only the first.
+            let file = File::from(path.as_path()).format(FileFormat::Toml);
+            match file.collect() {
+                Ok(_) => builder = builder.add_source(file),
+                Err(error) => problems.push(unreadable(path, &error)),
+            }
+        }
+        match environment(&self.environment) {
+            Ok(layer) => builder = builder.add_source(layer),
+            Err(mut bad) => problems.append(&mut bad),
+        }
+        builder = builder.add_source(self.flags.layer());
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let merged = builder.build().and_then(|config| config.try_deserialize::<Value>());
+        merged.map_err(|error| vec![Problem { key: String::new(), text: error.to_string(), origin: None }])
+    }
+}
+
+fn unreadable(path: &Path, error: &ConfigError) -> Problem {
+    let text = match error {
+        ConfigError::FileParse { cause, .. } => format!("not valid TOML: {}", cause.to_string().trim_end()),
+        _ => match std::fs::read_to_string(path) {
+            Err(cause) => format!("can't be read: {cause}"),
+            Ok(_) => error.to_string(),
+        },
+    };
+    Problem { key: String::new(), text, origin: Some(path.display().to_string()) }
+}
+
+/// Nested tables whose leaves know their origin.
+#[derive(Clone, Debug, Default)]
+struct Layer(Map<String, Value>);
+
+impl Layer {
+    fn set(&mut self, path: &[&str], value: Value) {
+        let Some((last, tables)) = path.split_last() else { return };
+        let mut table = &mut self.0;
+        for key in tables {
+            let next =
+                table.entry((*key).to_owned()).or_insert_with(|| Value::from(Map::<String, Value>::new()));
+            if !matches!(next.kind, config::ValueKind::Table(_)) {
+                *next = Value::from(Map::<String, Value>::new());
+            }
+            match &mut next.kind {
+                config::ValueKind::Table(inner) => table = inner,
+                _ => return,
+            }
+        }
+        table.insert((*last).to_owned(), value);
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Reads `SIGNPOST_BACKENDS` and `SIGNPOST__A__B`; no other variable, so that what Kubernetes injects for a
+/// service of this name (`SIGNPOST_PORT`, `SIGNPOST_SERVICE_HOST`) does no harm.
+fn environment(variables: &[(OsString, OsString)]) -> Result<Layer, Vec<Problem>> {
+    let mut layer = Layer::default();
+    let mut problems = Vec::new();
+    let sorted: BTreeMap<_, _> =
+        variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value))).collect();
+    for (name, value) in sorted {
+        let path = match name.strip_prefix(PREFIX) {
+            Some(rest) => rest.to_ascii_lowercase(),
+            None if name == BACKENDS => format!("pools__{DEFAULT_POOL}__backends"),
+            None => continue,
+        };
+        let origin = format!("environment variable {name}");
+        match value.to_str() {
+            Some(text) => {
+                let path: Vec<_> = path.split("__").collect();
+                layer.set(&path, Value::new(Some(&origin), text));
+            }
+            None => problems.push(Problem {
+                key: path.replace("__", "."),
+                text: "is not valid Unicode".to_owned(),
+                origin: Some(origin),
+            }),
+        }
+    }
+    if problems.is_empty() { Ok(layer) } else { Err(problems) }
+}
+
+impl Flags {
+    fn layer(&self) -> Layer {
+        let mut layer = Layer::default();
+        let list = |flag: &str, items: &[String]| {
+            let origin = flag.to_owned();
+            let items: Vec<_> = items.iter().map(|item| Value::new(Some(&origin), item.as_str())).collect();
+            Value::new(Some(&origin), items)
+        };
+        let pool = ["pools", DEFAULT_POOL];
+        if !self.listen.is_empty() {
+            layer.set(&["server", "listen"], list("--listen", &self.listen));
+        }
+        if let Some(admin) = &self.admin {
+            layer.set(&["admin", "listen"], Value::new(Some(&"--admin".to_owned()), admin.as_str()));
+        }
+        if !self.backends.is_empty() {
+            layer.set(&[pool[0], pool[1], "backends"], list("--backend", &self.backends));
+        }
+        if let Some(strategy) = &self.strategy {
+            let value = Value::new(Some(&"--strategy".to_owned()), strategy.as_str());
+            layer.set(&[pool[0], pool[1], "strategy"], value);
+        }
+        if self.pin {
+            layer.set(&[pool[0], pool[1], "pin"], Value::from(Map::<String, Value>::new()));
+        }
+        layer
+    }
+}

@@ -1,0 +1,254 @@
+//! The settings: typed sections, the layers they come from, and every rule about them.
+//!
+//! [`Settings::load`] is the one way in. What it returns is valid: the code behind it checks nothing again.
+
+mod layers;
+mod pool;
+mod reader;
+mod rules;
+mod values;
+
+use serde::Serialize;
+
+pub use layers::{Flags, Layers};
+pub use pool::{Backend, Cors, Pin, Pool};
+pub use reader::Problem;
+pub use values::{
+    BackendId, BackendUrl, CookieDomain, CookieName, HeaderCount, HostPattern, Leaf, Listen, LogFormat,
+    LogLevel, Origin, PathPrefix, PoolName, RedirectStatus, SameSite, Secret, SecureAttribute, Share, Size,
+    Span, Token, WeightedUrl, Workers,
+};
+
+use reader::{Notes, Section};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Settings {
+    /// The traffic listeners and who serves them.
+    pub server: Server,
+    /// The listener for the operator.
+    pub admin: Admin,
+    /// Log and access log.
+    pub log: Log,
+    /// The pools, in order of their names.
+    #[serde(serialize_with = "pool::as_table")]
+    pub pools: Vec<Pool>,
+}
+
+/// `[server]`: the traffic listeners and who serves them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Server {
+    /// Addresses to listen on; `[::]` takes IPv4 too.
+    pub listen: Vec<Listen>,
+    /// Threads that serve requests; 0: one per core.
+    pub workers: Workers,
+    /// How long after SIGTERM requests are still accepted while `/readyz` says no; SIGINT skips it.
+    pub shutdown_delay: Span,
+    /// How long requests in flight may take to finish once nothing is accepted any more.
+    pub shutdown_grace: Span,
+    /// What one connection may cost.
+    pub limits: Limits,
+}
+
+/// `[server.limits]`: what one connection may cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limits {
+    /// From the first byte of a request (or from accept) to the end of its head.
+    pub header_timeout: Span,
+    /// How long a connection may wait between requests.
+    pub idle_timeout: Span,
+    /// The longest request head; over it hyper answers 431. From 8 to 64 KiB, hyper's own bounds.
+    pub max_header_bytes: Size,
+    /// The most header fields; over it 431.
+    pub max_headers: HeaderCount,
+    /// The longest request target; over it 414.
+    pub max_target_bytes: Size,
+}
+
+/// `[admin]`: the listener for the operator.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Admin {
+    /// Its address.
+    pub listen: Listen,
+}
+
+/// `[log]`: log and access log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Log {
+    /// The least severe line that is logged.
+    pub level: LogLevel,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Whether each request is a line on standard output.
+    pub access: bool,
+    /// The share of requests that are.
+    pub access_sample: Share,
+}
+
+/// Settings and what to tell the operator about them.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// What is allowed but looks like a mistake, a line each.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Merges the layers, reads them and applies every rule.
+    ///
+    /// # Errors
+    /// Every problem there is, in order of the keys.
+    pub fn load(layers: &Layers) -> Result<Loaded, Vec<Problem>> {
+        let merged = layers.merge()?;
+        let notes = Notes::default();
+        let settings = read(Section::root(merged, &notes));
+        let warnings = rules::check(&settings, &notes);
+        match notes.into_problems() {
+            problems if problems.is_empty() => Ok(Loaded { settings, warnings }),
+            problems => Err(problems),
+        }
+    }
+
+    /// Only where the admin listener is: `healthcheck` must work whatever else is wrong.
+    ///
+    /// # Errors
+    /// What is wrong with the layers or with that one key.
+    pub fn load_admin(layers: &Layers) -> Result<Admin, Vec<Problem>> {
+        let merged = layers.merge()?;
+        let notes = Notes::default();
+        let mut root = Section::root(merged, &notes);
+        let admin = Admin::read(root.section_or_empty("admin"));
+        match notes.into_problems() {
+            problems if problems.is_empty() => Ok(admin),
+            problems => Err(problems),
+        }
+    }
+}
+
+fn read(mut root: Section<'_>) -> Settings {
+    let server = Server::read(root.section_or_empty("server"));
+    let admin = Admin::read(root.section_or_empty("admin"));
+    let log = Log::read(root.section_or_empty("log"));
+    let pools = pool::read_all(root.section_or_empty("pools"));
+    root.finish();
+    Settings { server, admin, log, pools }
+}
+
+// === impl Server ===
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: vec![Listen((std::net::Ipv6Addr::UNSPECIFIED, 8080).into())],
+            workers: Workers(0),
+            shutdown_delay: Span::seconds(0),
+            shutdown_grace: Span::seconds(30),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Server {
+    fn read(mut section: Section<'_>) -> Self {
+        let default = Self::default();
+        let listen = section.list("listen").unwrap_or(default.listen);
+        let server = Self {
+            listen,
+            workers: section.or("workers", default.workers),
+            shutdown_delay: section.or("shutdown_delay", default.shutdown_delay),
+            shutdown_grace: section.or("shutdown_grace", default.shutdown_grace),
+            limits: Limits::read(section.section_or_empty("limits")),
+        };
+        section.finish();
+        server
+    }
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Span::seconds(10),
+            idle_timeout: Span::seconds(60),
+            max_header_bytes: Size::kib(16),
+            max_headers: HeaderCount(100),
+            max_target_bytes: Size::kib(8),
+        }
+    }
+}
+
+impl Limits {
+    fn read(mut section: Section<'_>) -> Self {
+        let default = Self::default();
+        let positive = |span: &Span| !span.0.is_zero();
+        let limits = Self {
+            header_timeout: section.within("header_timeout", default.header_timeout, "more than 0", positive),
+            idle_timeout: section.within("idle_timeout", default.idle_timeout, "more than 0", positive),
+            max_header_bytes: section.within(
+                "max_header_bytes",
+                default.max_header_bytes,
+                "a size from 8KiB to 64KiB",
+                |size| (8 << 10..=64 << 10).contains(&size.0),
+            ),
+            max_headers: section.or("max_headers", default.max_headers),
+            max_target_bytes: section.within(
+                "max_target_bytes",
+                default.max_target_bytes,
+                "a size from 64B to 60KiB",
+                |size| (64..=60 << 10).contains(&size.0),
+            ),
+        };
+        section.finish();
+        limits
+    }
+}
+
+// === impl Admin ===
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: Listen((std::net::Ipv4Addr::LOCALHOST, 9090).into()) }
+    }
+}
+
+impl Admin {
+    fn read(mut section: Section<'_>) -> Self {
+        let admin = Self { listen: section.or("listen", Self::default().listen) };
+        section.finish();
+        admin
+    }
+}
+
+// === impl Log ===
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Auto, access: true, access_sample: Share(1.0) }
+    }
+}
+
+impl Log {
+    fn read(mut section: Section<'_>) -> Self {
+        let default = Self::default();
+        let log = Self {
+            level: section.or("level", default.level),
+            format: section.or("format", default.format),
+            access: section.or("access", default.access),
+            access_sample: section.or("access_sample", default.access_sample),
+        };
+        section.finish();
+        log
+    }
+}
+
+/// The known name that `got` was most likely meant to be.
+fn nearest<'a>(got: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let got = got.to_ascii_lowercase();
+    known
+        .map(|name| (strsim::jaro_winkler(&got, name), name))
+        .filter(|(score, _)| *score >= 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}

@@ -1,0 +1,269 @@
+//! `[pools.NAME]`: what a pool serves, where it sends visitors, and how it keeps them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+use super::reader::{self, Notes, Section};
+use super::values::{
+    BackendId, BackendUrl, CookieDomain, CookieName, HostPattern, Leaf, Origin, PathPrefix, PoolName,
+    RedirectStatus, SameSite, Secret, SecureAttribute, Span, Token, WeightedUrl,
+};
+use crate::fleet::Weight;
+use crate::strategy;
+
+/// A named set of backends with one strategy and one pin policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pool {
+    /// Its name, the key of its table.
+    #[serde(skip)]
+    pub name: PoolName,
+    /// The hosts it serves; none: every host.
+    pub hosts: Vec<HostPattern>,
+    /// The paths it serves.
+    pub path_prefix: PathPrefix,
+    /// How it picks.
+    pub strategy: strategy::Kind,
+    /// The status of a redirected GET or HEAD.
+    pub status: RedirectStatus,
+    /// The status for every other method.
+    pub status_other: RedirectStatus,
+    /// Where it sends visitors.
+    pub backends: Vec<Backend>,
+    /// The pin cookie; none: no cookie is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
+    /// The answer to browsers on other origins; none: no CORS header is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
+}
+
+/// One server that visitors are sent to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Backend {
+    /// What it is called in metrics, logs and pins; its authority where none is set.
+    pub id: BackendId,
+    /// The URL that a visitor's path is appended to.
+    pub url: BackendUrl,
+    /// Its share of new visitors, 0 to 256; 0: none.
+    pub weight: Weight,
+}
+
+/// `[pools.NAME.pin]`: the cookie that keeps a visitor on one backend.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pin {
+    /// Its name.
+    pub cookie: CookieName,
+    /// How long it is valid after it was issued.
+    pub max_age: Span,
+    /// Pins of another generation are void.
+    pub generation: u32,
+    /// The first signs, all verify; none: a random one is made at start.
+    pub secrets: Vec<Secret>,
+    /// A file with one secret a line, instead of `secrets`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets_file: Option<PathBuf>,
+    /// When the cookie is `Secure`.
+    pub secure: SecureAttribute,
+    /// The cookie's `SameSite`.
+    pub same_site: SameSite,
+    /// The domain it is also sent to; none: the entry host alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<CookieDomain>,
+    /// How long a pin to a down backend is still honoured.
+    pub hold: Span,
+}
+
+/// `[pools.NAME.cors]`: what browsers on other origins are told.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cors {
+    /// The origins that may read the answer.
+    pub origins: Vec<Origin>,
+    /// The methods a preflight allows.
+    pub methods: Vec<Token>,
+    /// The request headers a preflight allows.
+    pub headers: Vec<Token>,
+    /// Whether cookies and credentials may be sent.
+    pub credentials: bool,
+    /// How long a browser may keep the answer to a preflight.
+    pub max_age: Span,
+}
+
+/// Prints pools as tables under their names.
+pub(super) fn as_table<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pools.iter().map(|pool| (pool.name.as_str(), pool)))
+}
+
+/// Reads every pool; those whose name is none are noted and left out.
+pub(super) fn read_all(pools: Section<'_>) -> Vec<Pool> {
+    let mut read = Vec::new();
+    for (name, section) in pools.named_sections() {
+        match PoolName::parse(&name) {
+            Ok(name) => read.push(Pool::read(name, section)),
+            Err(takes) => section.problem(format!("got {name:?}, takes {takes}")),
+        }
+    }
+    read
+}
+
+impl Pool {
+    fn read(name: PoolName, mut section: Section<'_>) -> Self {
+        let pool = Self {
+            hosts: section.list("hosts").unwrap_or_default(),
+            path_prefix: section.or("path_prefix", PathPrefix::default()),
+            strategy: section.or("strategy", strategy::Kind::default()),
+            status: section.or("status", RedirectStatus::FOUND),
+            status_other: section.or("status_other", RedirectStatus::TEMPORARY),
+            backends: read_backends(&mut section),
+            pin: section.section("pin").map(|pin| Pin::read(&name, pin)),
+            cors: section.section("cors").map(Cors::read),
+            name,
+        };
+        section.finish();
+        pool
+    }
+}
+
+/// Reads `backends`: tables, or the short form `"3*https://b.example.com"`.
+fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
+    let notes = section.notes();
+    let items = section.items("backends").unwrap_or_default();
+    items
+        .into_iter()
+        .filter_map(|(path, item)| match item.kind {
+            config::ValueKind::Table(_) => Backend::read(Section::of_item(path, item, notes), notes),
+            _ => {
+                let WeightedUrl { weight, url } = reader::parse(&path, &item, notes)?;
+                Backend::with_default_id(None, url, weight, &path, notes)
+            }
+        })
+        .collect()
+}
+
+impl Backend {
+    fn read(mut section: Section<'_>, notes: &Notes) -> Option<Self> {
+        let path = section.key("url");
+        let id = section.optional("id");
+        let had_url = section.has("url");
+        let url = section.optional("url");
+        let weight = section.or("weight", Weight::ONE);
+        section.finish();
+        if !had_url {
+            notes.problem(&path, "is missing, takes a URL such as \"https://a.example.com\"");
+        }
+        Self::with_default_id(id, url?, weight, &path, notes)
+    }
+
+    fn with_default_id(
+        id: Option<BackendId>,
+        url: BackendUrl,
+        weight: Weight,
+        path: &str,
+        notes: &Notes,
+    ) -> Option<Self> {
+        let id = match id {
+            Some(id) => id,
+            None => match BackendId::parse(url.authority()) {
+                Ok(id) => id,
+                Err(takes) => {
+                    notes.problem(path, format!("its authority is no id; set `id`, which takes {takes}"));
+                    return None;
+                }
+            },
+        };
+        Some(Self { id, url, weight })
+    }
+}
+
+impl Pin {
+    /// The policy of `pin = {}`.
+    pub fn of_pool(name: &PoolName) -> Self {
+        Self {
+            cookie: CookieName::of_pool(name),
+            max_age: Span::seconds(3600),
+            generation: 0,
+            secrets: Vec::new(),
+            secrets_file: None,
+            secure: SecureAttribute::Auto,
+            same_site: SameSite::Lax,
+            domain: None,
+            hold: Span::seconds(0),
+        }
+    }
+
+    fn read(pool: &PoolName, mut section: Section<'_>) -> Self {
+        let default = Self::of_pool(pool);
+        let mut secrets: Vec<Secret> = section.list("secrets").unwrap_or_default();
+        let secrets_file: Option<PathBuf> = section.optional::<String>("secrets_file").map(PathBuf::from);
+        if let Some(file) = &secrets_file {
+            let key = section.key("secrets_file");
+            if secrets.is_empty() {
+                secrets = read_secrets(file, &key, section.notes());
+            } else {
+                section.notes().problem(&key, "stands beside `secrets`; set one of them");
+            }
+        }
+        let pin = Self {
+            cookie: section.or("cookie", default.cookie),
+            max_age: section.within(
+                "max_age",
+                default.max_age,
+                "a duration from 1s to 400 days, in whole seconds",
+                |span| span.0.as_secs() >= 1 && span.0.subsec_nanos() == 0,
+            ),
+            generation: section.or("generation", default.generation),
+            secrets,
+            secrets_file,
+            secure: section.or("secure", default.secure),
+            same_site: section.or("same_site", default.same_site),
+            domain: section.optional("domain"),
+            hold: section.or("hold", default.hold),
+        };
+        section.finish();
+        pin
+    }
+}
+
+/// Reads one secret a line; empty lines are passed over.
+fn read_secrets(file: &Path, key: &str, notes: &Notes) -> Vec<Secret> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            notes.problem(key, format!("{} can't be read: {error}", file.display()));
+            return Vec::new();
+        }
+    };
+    let mut secrets = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        match Secret::parse(line.trim()) {
+            Ok(secret) => secrets.push(secret),
+            Err(takes) => {
+                notes.problem(key, format!("line {} of {}: takes {takes}", number + 1, file.display()));
+            }
+        }
+    }
+    if secrets.is_empty() {
+        notes.problem(key, format!("{} holds no secret; it takes one a line", file.display()));
+    }
+    secrets
+}
+
+impl Cors {
+    fn read(mut section: Section<'_>) -> Self {
+        let tokens = |names: &[&str]| names.iter().map(|name| Token((*name).to_owned())).collect::<Vec<_>>();
+        let credentials = section.or("credentials", false);
+        let cors = Self {
+            origins: section.list("origins").unwrap_or_default(),
+            methods: section
+                .list("methods")
+                .unwrap_or_else(|| tokens(&["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])),
+            headers: section
+                .list("headers")
+                .unwrap_or_else(|| tokens(if credentials { &[] } else { &["*"] })),
+            credentials,
+            max_age: section.or("max_age", Span::seconds(600)),
+        };
+        section.finish();
+        cors
+    }
+}

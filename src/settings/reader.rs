@@ -1,0 +1,300 @@
+//! Reads typed settings out of merged layers and keeps every problem, not only the first.
+//!
+//! serde stops at the first error and forgets where a value came from; an operator wants the whole list, each
+//! line with its key, what it got, what it takes, and the file or variable to edit.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use config::{Value, ValueKind};
+
+use super::nearest;
+use super::values::Leaf;
+
+/// One thing that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The key, such as `pools.site.backends[0].weight`; empty for a file that could not be read.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub text: String,
+    /// The file, variable or flag that said so, where it is known.
+    pub origin: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.text)?;
+        match &self.origin {
+            Some(origin) => write!(f, " (from {origin})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What reading collects beside the values.
+#[derive(Default)]
+pub(super) struct Notes {
+    problems: RefCell<Vec<Problem>>,
+    origins: RefCell<HashMap<String, String>>,
+}
+
+impl Notes {
+    /// Notes that `key` is wrong. Where it came from is found by the key.
+    pub(super) fn problem(&self, key: &str, text: impl Into<String>) {
+        let origin = self.origin(key);
+        self.problems.borrow_mut().push(Problem { key: key.to_owned(), text: text.into(), origin });
+    }
+
+    /// The origin of a key, or of the nearest key above it that has one.
+    fn origin(&self, key: &str) -> Option<String> {
+        let origins = self.origins.borrow();
+        let mut key = key;
+        loop {
+            if let Some(origin) = origins.get(key) {
+                return Some(origin.clone());
+            }
+            key = &key[..key.rfind(['.', '['])?];
+        }
+    }
+
+    fn remember(&self, key: &str, value: &Value) {
+        if let Some(origin) = origin_of(value) {
+            self.origins.borrow_mut().insert(key.to_owned(), origin);
+        }
+    }
+
+    /// Everything that was noted, in order of the keys.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}
+
+/// The origin of a value, or of the first value inside it: merged tables have none of their own.
+fn origin_of(value: &Value) -> Option<String> {
+    if let Some(origin) = value.origin() {
+        return Some(origin.to_owned());
+    }
+    match &value.kind {
+        ValueKind::Array(items) => items.iter().find_map(origin_of),
+        ValueKind::Table(table) => table.values().find_map(origin_of),
+        _ => None,
+    }
+}
+
+/// A table of settings while it is being read: what is left in it at the end is unknown.
+pub(super) struct Section<'a> {
+    path: String,
+    left: BTreeMap<String, Value>,
+    asked: Vec<&'static str>,
+    notes: &'a Notes,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn root(value: Value, notes: &'a Notes) -> Self {
+        Self::new(String::new(), value, notes)
+    }
+
+    fn new(path: String, value: Value, notes: &'a Notes) -> Self {
+        notes.remember(&path, &value);
+        let left = match value.kind {
+            ValueKind::Table(table) => table.into_iter().collect(),
+            ValueKind::Nil => BTreeMap::new(),
+            _ => {
+                notes.problem(&path, format!("got {}, takes a table", shown(&value)));
+                BTreeMap::new()
+            }
+        };
+        Self { path, left, asked: Vec::new(), notes }
+    }
+
+    pub(super) fn notes(&self) -> &'a Notes {
+        self.notes
+    }
+
+    /// Notes that the table itself is wrong.
+    pub(super) fn problem(&self, text: impl Into<String>) {
+        self.notes.problem(&self.path, text);
+    }
+
+    /// Whether a key is there and was not yet taken.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.left.contains_key(key)
+    }
+
+    /// The full path of a key in this table.
+    pub(super) fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<(String, Value)> {
+        self.asked.push(key);
+        let path = self.key(key);
+        let value = self.left.remove(key)?;
+        self.notes.remember(&path, &value);
+        Some((path, value))
+    }
+
+    /// A scalar, if it is there and right.
+    pub(super) fn optional<T: Leaf>(&mut self, key: &'static str) -> Option<T> {
+        let (path, value) = self.take(key)?;
+        parse(&path, &value, self.notes)
+    }
+
+    /// A scalar, or its default.
+    pub(super) fn or<T: Leaf>(&mut self, key: &'static str, default: T) -> T {
+        self.optional(key).unwrap_or(default)
+    }
+
+    /// A scalar that must be inside a range; `takes` is what the error says.
+    pub(super) fn within<T: Leaf>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        takes: &str,
+        fits: impl Fn(&T) -> bool,
+    ) -> T {
+        let Some((path, value)) = self.take(key) else { return default };
+        match parse(&path, &value, self.notes) {
+            Some(parsed) if fits(&parsed) => parsed,
+            Some(_) => {
+                self.notes.problem(&path, format!("got {}, takes {takes}", shown(&value)));
+                default
+            }
+            None => default,
+        }
+    }
+
+    /// A list of scalars; `None` where the key is missing. A string is split at its commas.
+    pub(super) fn list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<T>> {
+        let items = self.items(key)?;
+        let notes = self.notes;
+        Some(items.iter().filter_map(|(path, value)| parse(path, value, notes)).collect())
+    }
+
+    /// The items of a list with their paths; `None` where the key is missing.
+    pub(super) fn items(&mut self, key: &'static str) -> Option<Vec<(String, Value)>> {
+        let (path, value) = self.take(key)?;
+        let origin = value.origin().map(str::to_owned);
+        let items = match value.kind {
+            ValueKind::Array(items) => items,
+            ValueKind::String(text) => text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(|item| Value::new(origin.as_ref(), item))
+                .collect(),
+            _ => {
+                self.notes.problem(&path, format!("got {}, takes a list", shown(&value)));
+                return None;
+            }
+        };
+        let with_path = |(index, item): (usize, Value)| {
+            let path = format!("{path}[{index}]");
+            self.notes.remember(&path, &item);
+            (path, item)
+        };
+        Some(items.into_iter().enumerate().map(with_path).collect())
+    }
+
+    /// A table, if it is there.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
+        let (path, value) = self.take(key)?;
+        Some(Section::new(path, value, self.notes))
+    }
+
+    /// A table, empty where it is missing.
+    pub(super) fn section_or_empty(&mut self, key: &'static str) -> Section<'a> {
+        let path = self.key(key);
+        self.section(key).unwrap_or_else(|| Section::new(path, Value::new(None, ValueKind::Nil), self.notes))
+    }
+
+    /// A table from a list of tables.
+    pub(super) fn of_item(path: String, value: Value, notes: &'a Notes) -> Self {
+        Self::new(path, value, notes)
+    }
+
+    /// Every key of this table with the table behind it: for tables whose keys are names.
+    pub(super) fn named_sections(mut self) -> Vec<(String, Section<'a>)> {
+        let left = std::mem::take(&mut self.left);
+        left.into_iter()
+            .map(|(name, value)| {
+                let section = Section::new(self.key(&name), value, self.notes);
+                (name, section)
+            })
+            .collect()
+    }
+
+    /// Notes every key that nobody asked for.
+    pub(super) fn finish(self) {
+        for (key, value) in &self.left {
+            let path = self.key(key);
+            self.notes.remember(&path, value);
+            let known = self.asked.join(", ");
+            let text = match nearest(key, self.asked.iter().copied()) {
+                Some(near) => format!("no such key; did you mean \"{near}\"? (known here: {known})"),
+                None => format!("no such key (known here: {known})"),
+            };
+            self.notes.problem(&path, text);
+        }
+    }
+}
+
+/// Parses a scalar and notes what is wrong with it.
+pub(super) fn parse<T: Leaf>(path: &str, value: &Value, notes: &Notes) -> Option<T> {
+    match scalar(value) {
+        Some(text) => match T::parse(&text) {
+            Ok(parsed) => Some(parsed),
+            Err(takes) => {
+                // A key that holds a secret is named by its takes, never by its value.
+                let got = if is_secret(path) { "a value not shown".to_owned() } else { shown(value) };
+                notes.problem(path, format!("got {got}, takes {takes}"));
+                None
+            }
+        },
+        None => {
+            let takes = T::parse("").err().unwrap_or_else(|| "a single value".to_owned());
+            notes.problem(path, format!("got {}, takes {takes}", shown(value)));
+            None
+        }
+    }
+}
+
+fn is_secret(path: &str) -> bool {
+    path.rsplit('.').next().is_some_and(|key| key.starts_with("secrets["))
+}
+
+/// A scalar in its written form. Variables and flags are strings, so a string stands for any scalar.
+fn scalar(value: &Value) -> Option<String> {
+    match &value.kind {
+        ValueKind::Boolean(b) => Some(b.to_string()),
+        ValueKind::I64(n) => Some(n.to_string()),
+        ValueKind::I128(n) => Some(n.to_string()),
+        ValueKind::U64(n) => Some(n.to_string()),
+        ValueKind::U128(n) => Some(n.to_string()),
+        ValueKind::Float(n) => Some(n.to_string()),
+        ValueKind::String(text) => Some(text.clone()),
+        ValueKind::Nil | ValueKind::Table(_) | ValueKind::Array(_) => None,
+    }
+}
+
+/// A value as an error shows it, cut where it is long.
+pub(super) fn shown(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::String(text) if text.chars().count() > 80 => {
+            format!("{:?}…", text.chars().take(80).collect::<String>())
+        }
+        ValueKind::String(text) => format!("{text:?}"),
+        ValueKind::Table(_) => "a table".to_owned(),
+        ValueKind::Array(_) => "a list".to_owned(),
+        ValueKind::Nil => "nothing".to_owned(),
+        _ => scalar(value).unwrap_or_default(),
+    }
+}

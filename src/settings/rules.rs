@@ -1,0 +1,254 @@
+//! What must hold between settings: routes that don't clash, backends that don't lead back here.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use super::reader::Notes;
+use super::values::{BackendUrl, HostPattern, Origin, SameSite, SecureAttribute};
+use super::{Cors, Pin, Pool, Settings};
+
+/// Notes every broken rule, and returns what is allowed but looks like a mistake.
+pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if settings.server.listen.is_empty() {
+        notes.problem("server.listen", "got an empty list, takes one address or more");
+    }
+    listeners_differ(settings, notes);
+    if settings.pools.is_empty() {
+        notes.problem(
+            "pools",
+            "there is none: give a backend (--backend https://a.example.com or SIGNPOST_BACKENDS) or a settings \
+             file with a pool (--settings FILE)",
+        );
+    }
+    for pool in &settings.pools {
+        backends(pool, notes);
+        loops(pool, settings, notes, &mut warnings);
+        if let Some(pin) = &pool.pin {
+            pins(pool, pin, notes, &mut warnings);
+        }
+        if let Some(cors) = &pool.cors {
+            cross_origin(pool, cors, notes);
+        }
+    }
+    routes(&settings.pools, notes);
+    cookie_names(&settings.pools, notes);
+    warnings
+}
+
+fn key(pool: &Pool, rest: &str) -> String {
+    format!("pools.{}.{rest}", pool.name.as_str())
+}
+
+/// No address may be asked for twice, by traffic or admin.
+fn listeners_differ(settings: &Settings, notes: &Notes) {
+    let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
+    let listeners = settings.server.listen.iter().map(|listen| ("server.listen", listen));
+    for (key, listen) in listeners.chain([("admin.listen", &settings.admin.listen)]) {
+        let taken = listen.0.port() != 0 && seen.insert(listen.0, key).is_some();
+        if taken {
+            notes.problem(key, format!("{listen} is asked for twice, takes addresses that differ"));
+        }
+    }
+}
+
+fn backends(pool: &Pool, notes: &Notes) {
+    if pool.backends.is_empty() {
+        notes.problem(&key(pool, "backends"), "there is none, takes one or more");
+    } else if pool.backends.iter().all(|backend| backend.weight.is_zero()) {
+        notes.problem(
+            &key(pool, "backends"),
+            "every weight is 0, so no visitor could be sent anywhere; takes a weight of 1 to 256 on one or more",
+        );
+    }
+    if pool.backends.len() > MAX_BACKENDS {
+        notes.problem(
+            &key(pool, "backends"),
+            format!("got {}, takes at most {MAX_BACKENDS}", pool.backends.len()),
+        );
+    }
+    let mut seen = HashMap::new();
+    for (index, backend) in pool.backends.iter().enumerate() {
+        if let Some(first) = seen.insert(backend.id.as_str(), index) {
+            notes.problem(
+                &key(pool, &format!("backends[{index}].id")),
+                format!(
+                    "got {:?}, which backends[{first}] has too; takes an id of its own (without `id` a backend \
+                     has its authority as id)",
+                    backend.id.as_str()
+                ),
+            );
+        }
+    }
+}
+
+/// The most backends of one pool: with weights up to 256 every table still counts in 32 bits.
+const MAX_BACKENDS: usize = 65_536;
+
+/// Refuses backends that lead back to a listener of ours: browsers would go round until they give up.
+fn loops(pool: &Pool, settings: &Settings, notes: &Notes, warnings: &mut Vec<String>) {
+    let own_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let own_name = own_name.trim().to_ascii_lowercase();
+    for (index, backend) in pool.backends.iter().enumerate() {
+        let key = key(pool, &format!("backends[{index}].url"));
+        let url = &backend.url;
+        let listeners = settings.server.listen.iter().map(|listen| ("server.listen", listen));
+        for (setting, listen) in listeners.chain([("admin.listen", &settings.admin.listen)]) {
+            if listen.0.port() == url.port() && leads_to(url, listen.0.ip(), &own_name) {
+                notes.problem(
+                    &key,
+                    format!(
+                        "got {:?}, which is {setting} {listen} itself: a loop; takes another server",
+                        url.as_str()
+                    ),
+                );
+            }
+        }
+        if url.port() != 80 && url.port() != 443 {
+            continue;
+        }
+        let host = HostPattern::Exact(url.host());
+        let hosts = settings.pools.iter().flat_map(|pool| &pool.hosts);
+        for pattern in hosts.filter(|pattern| pattern.overlaps(&host)) {
+            match pattern {
+                HostPattern::Exact(_) => notes.problem(
+                    &key,
+                    format!("got {:?}, whose host is among `hosts`: a loop; takes another host", url.as_str()),
+                ),
+                HostPattern::Suffix(_) => warnings.push(format!(
+                    "{key}: {} matches the wildcard {pattern} among `hosts`; if its name leads here, visitors go \
+                     round in a loop",
+                    url.as_str()
+                )),
+            }
+        }
+    }
+}
+
+/// Whether a visitor of `url` on this machine would come to a listener on `listen`. No name is looked up.
+fn leads_to(url: &BackendUrl, listen: IpAddr, own_name: &str) -> bool {
+    let host = url.host();
+    if host == "localhost" || host.ends_with(".localhost") {
+        return listen.is_unspecified() || listen.is_loopback();
+    }
+    match url.ip() {
+        Some(ip) if ip.is_unspecified() => true,
+        Some(ip) if ip.is_loopback() => listen.is_unspecified() || listen.is_loopback(),
+        // An address can be bound if and only if it is this machine's.
+        Some(ip) => ip == listen || (listen.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()),
+        None => !own_name.is_empty() && host == own_name,
+    }
+}
+
+fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
+    if pin.same_site == SameSite::None && pin.secure == SecureAttribute::Never {
+        notes.problem(
+            &key(pool, "pin.secure"),
+            "got \"never\" beside same_site = \"none\"; browsers drop such a cookie, takes \"auto\" or \"always\"",
+        );
+    }
+    if pin.cookie.as_str().starts_with("__Host-")
+        && (pin.domain.is_some() || pin.secure != SecureAttribute::Always)
+        || pin.cookie.as_str().starts_with("__Secure-") && pin.secure != SecureAttribute::Always
+    {
+        notes.problem(
+            &key(pool, "pin.cookie"),
+            format!(
+                "got {:?}; browsers take that prefix only with secure = \"always\" (and __Host- without domain)",
+                pin.cookie.as_str()
+            ),
+        );
+    }
+    if pin.secrets.is_empty() {
+        warnings.push(format!(
+            "pools.{}.pin has no secrets: a random one is made at start, so replicas and restarts will not share pins",
+            pool.name.as_str()
+        ));
+    }
+    if !pin.hold.0.is_zero() {
+        warnings.push(format!(
+            "pools.{}.pin.hold = \"{}\" has nothing to hold: backends are not probed yet, so none is ever down",
+            pool.name.as_str(),
+            pin.hold
+        ));
+    }
+}
+
+fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
+    if cors.origins.is_empty() {
+        notes.problem(
+            &key(pool, "cors.origins"),
+            "there is none, takes origins such as \"https://app.example.com\"",
+        );
+    }
+    if !cors.credentials {
+        return;
+    }
+    if cors.origins.contains(&Origin::Any) {
+        notes.problem(
+            &key(pool, "cors.origins"),
+            "got \"*\" beside credentials = true, which would let every site act for the visitor; takes origins by name",
+        );
+    }
+    for (list, name) in [(&cors.methods, "methods"), (&cors.headers, "headers")] {
+        if list.iter().any(|token| token.0 == "*") {
+            notes.problem(
+                &key(pool, &format!("cors.{name}")),
+                "got \"*\", which means nothing to a browser beside credentials = true; takes names",
+            );
+        }
+    }
+}
+
+/// No two pools may claim the same host and prefix.
+fn routes(pools: &[Pool], notes: &Notes) {
+    let mut claimed: HashMap<(Option<&HostPattern>, &str), &Pool> = HashMap::new();
+    for pool in pools {
+        let hosts: Vec<_> =
+            if pool.hosts.is_empty() { vec![None] } else { pool.hosts.iter().map(Some).collect() };
+        for host in hosts {
+            let Some(other) = claimed.insert((host, pool.path_prefix.as_str()), pool) else { continue };
+            let route = match host {
+                Some(host) => format!("{host}{}", pool.path_prefix),
+                None => format!("every host's {}", pool.path_prefix),
+            };
+            let (name, text) = match (other.name == pool.name, host) {
+                (true, _) => ("hosts", format!("{route} is listed twice, takes each host once")),
+                (false, Some(_)) => {
+                    ("hosts", format!("{route} belongs to pool {} already", other.name.as_str()))
+                }
+                (false, None) => (
+                    "path_prefix",
+                    format!(
+                        "{route} belongs to pool {} already; takes `hosts` or another prefix",
+                        other.name.as_str()
+                    ),
+                ),
+            };
+            notes.problem(&key(pool, name), text);
+        }
+    }
+}
+
+/// Two pools that one host can reach must not share a cookie name: each would throw the other's pin away.
+fn cookie_names(pools: &[Pool], notes: &Notes) {
+    for (index, pool) in pools.iter().enumerate() {
+        let Some(pin) = &pool.pin else { continue };
+        for other in &pools[..index] {
+            let same = other.pin.as_ref().is_some_and(|other| other.cookie == pin.cookie);
+            let meet = pool.hosts.is_empty()
+                || other.hosts.is_empty()
+                || pool.hosts.iter().any(|a| other.hosts.iter().any(|b| a.overlaps(b)));
+            if same && meet {
+                notes.problem(
+                    &key(pool, "pin.cookie"),
+                    format!(
+                        "got {:?}, the cookie of pool {}, and one host can reach both; takes a name of its own",
+                        pin.cookie.as_str(),
+                        other.name.as_str()
+                    ),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What the client sent, read once and checked.
+//!
+//! # Trust
+//! Everything here is chosen by the client. hyper has checked that it is HTTP, but not the `Host`, and
+//! `http::Uri` accepts targets that a dispatcher must refuse (RELIABILITY: `evil.com`, `*`, `javascript:x`,
+//! `http://u@h/`); so each form is matched by name and what is left is refused.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::header::HOST;
+use http::uri::Scheme;
+use http::{HeaderMap, Method, Request, Version};
+
+use crate::fleet::Host;
+use crate::outcome::Refusal;
+
+/// How a request came to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Came {
+    /// The client's address, IPv4 in its own form also on a dual-stack listener.
+    pub client: IpAddr,
+    /// Whether by TLS.
+    pub by_tls: bool,
+}
+
+/// A request that may be served.
+#[derive(Debug)]
+pub struct Visit<'a> {
+    /// The method: anything but `CONNECT` and `TRACE`.
+    pub method: &'a Method,
+    /// The host, lower-cased, without port and trailing dot; `None` where HTTP/1.0 sent none.
+    pub host: Option<Cow<'a, str>>,
+    /// What is asked for.
+    pub target: Target<'a>,
+    /// The header fields.
+    pub headers: &'a HeaderMap,
+    /// How it came.
+    pub came: Came,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// `*`: the server itself, with `OPTIONS` alone.
+    Server,
+    /// A path, which begins with `/`, and maybe a query.
+    Path(PathAndQuery<'a>),
+}
+
+/// The raw path and query, never decoded, up to a `#`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathAndQuery<'a> {
+    /// A slash that an absolute-form target without a path lacks.
+    missing_slash: bool,
+    raw: &'a str,
+}
+
+impl<'a> Visit<'a> {
+    /// Reads a request. Allocates only where the host has capitals.
+    ///
+    /// # Errors
+    /// Why it can't be served.
+    pub fn read<B>(request: &'a Request<B>, came: Came, max_target: usize) -> Result<Self, Refusal> {
+        let method = request.method();
+        if method == Method::CONNECT || method == Method::TRACE {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        let field = host_field(request)?;
+        let uri = request.uri();
+        let raw = uri.path_and_query().map(http::uri::PathAndQuery::as_str);
+        let (host, raw) = match (uri.scheme(), uri.authority(), raw) {
+            // Origin form, `/path`: the usual one. `*` comes the same way.
+            (None, None, Some(raw)) => (field, raw),
+            // Absolute form: its own authority counts, not the field (RFC 9112 §3.2.2).
+            (Some(scheme), Some(authority), Some(raw))
+                if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS =>
+            {
+                // `Host::parse` refuses userinfo: `@` is in no host.
+                (Some(Host::parse(authority.as_str()).ok_or(Refusal::BadTarget)?), raw)
+            }
+            // Authority form (`evil.example`, `:80@evil`, `javascript:x`) and other schemes.
+            _ => return Err(Refusal::BadTarget),
+        };
+        let target = Target::read(raw, method, uri.scheme().is_some())?;
+        if raw.len() > max_target {
+            return Err(Refusal::TargetTooLong);
+        }
+        let host = host.map(|host| lower(host.name)).transpose()?;
+        Ok(Self { method, host, target, headers: request.headers(), came })
+    }
+}
+
+/// The `Host` field, checked: hyper does not look at it (RFC 9112 §3.2 demands the 400s).
+fn host_field<B>(request: &Request<B>) -> Result<Option<Host<'_>>, Refusal> {
+    let mut fields = request.headers().get_all(HOST).iter();
+    let Some(first) = fields.next() else {
+        let may_lack = request.version() < Version::HTTP_11;
+        return if may_lack { Ok(None) } else { Err(Refusal::HostMissing) };
+    };
+    if fields.next().is_some() {
+        return Err(Refusal::HostDoubled);
+    }
+    let text = first.to_str().map_err(|_| Refusal::HostMalformed)?;
+    Host::parse(text).map(Some).ok_or(Refusal::HostMalformed)
+}
+
+/// Lower-cased and without the dot that ends a fully qualified name.
+fn lower(name: &str) -> Result<Cow<'_, str>, Refusal> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() || name.ends_with('.') {
+        return Err(Refusal::HostMalformed);
+    }
+    Ok(if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    })
+}
+
+impl<'a> Target<'a> {
+    fn read(raw: &'a str, method: &Method, absolute: bool) -> Result<Self, Refusal> {
+        // No browser sends these raw, and a `Location` may not hold them.
+        if raw.bytes().any(|b| b <= b' ' || b == 0x7f) {
+            return Err(Refusal::BadTarget);
+        }
+        match raw.as_bytes() {
+            [b'/', ..] => Ok(Self::Path(PathAndQuery { missing_slash: false, raw })),
+            // `http://host` and `http://host?query`.
+            [] | [b'?', ..] if absolute => Ok(Self::Path(PathAndQuery { missing_slash: true, raw })),
+            b"*" if method == Method::OPTIONS && !absolute => Ok(Self::Server),
+            _ => Err(Refusal::BadTarget),
+        }
+    }
+}
+
+impl<'a> PathAndQuery<'a> {
+    /// The path; it begins with `/`.
+    pub fn path(self) -> &'a str {
+        let path = self.raw.split('?').next().unwrap_or_default();
+        if self.missing_slash { "/" } else { path }
+    }
+
+    /// Appends both to a buffer: byte for byte, but bytes from 0x80 up are percent-encoded, since a `Location`
+    /// is a URI reference and browsers differ on raw ones.
+    pub fn append_to(self, buffer: &mut Vec<u8>) {
+        const HEX: &[u8; 16] = b"0123456789ABCDEF";
+        if self.missing_slash {
+            buffer.push(b'/');
+        }
+        if self.raw.is_ascii() {
+            buffer.extend_from_slice(self.raw.as_bytes());
+            return;
+        }
+        for byte in self.raw.bytes() {
+            if byte < 0x80 {
+                buffer.push(byte);
+            } else {
+                buffer.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            }
+        }
+    }
+
+    /// How many bytes [`Self::append_to`] appends.
+    pub fn encoded_len(self) -> usize {
+        let high = if self.raw.is_ascii() { 0 } else { self.raw.bytes().filter(|&b| b >= 0x80).count() };
+        usize::from(self.missing_slash) + self.raw.len() + 2 * high
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
+
+    fn request(method: &str, target: &str, hosts: &[&str], version: Version) -> Request<()> {
+        let mut builder = Request::builder().method(method).uri(target).version(version);
+        for host in hosts {
+            builder = builder.header(HOST, *host);
+        }
+        builder.body(()).unwrap()
+    }
+
+    fn read(method: &str, target: &str) -> Result<(Option<String>, String), Refusal> {
+        let request = request(method, target, &["Site.Example:80"], Version::HTTP_11);
+        let visit = Visit::read(&request, CAME, 8192)?;
+        let mut text = Vec::new();
+        match visit.target {
+            Target::Server => text.push(b'*'),
+            Target::Path(path) => {
+                path.append_to(&mut text);
+                assert_eq!(text.len(), path.encoded_len());
+                assert!(path.path().starts_with('/'));
+            }
+        }
+        Ok((visit.host.map(Cow::into_owned), String::from_utf8(text).unwrap()))
+    }
+
+    #[test]
+    fn targets_keep_their_bytes() {
+        let at_site = |target| read("GET", target).map(|(host, target)| (host.unwrap(), target));
+        for (target, host, kept) in [
+            ("/", "site.example", "/"),
+            ("//evil.example", "site.example", "//evil.example"),
+            ("/\\evil", "site.example", "/\\evil"),
+            ("/%0d%0aSet-Cookie:x", "site.example", "/%0d%0aSet-Cookie:x"),
+            ("/..;/", "site.example", "/..;/"),
+            ("/a/../b?c=d&e", "site.example", "/a/../b?c=d&e"),
+            ("/x#frag", "site.example", "/x"),
+            ("/é?ü", "site.example", "/%C3%A9?%C3%BC"),
+            ("http://Other.Example:81/p?q", "other.example", "/p?q"),
+            ("http://other.example", "other.example", "/"),
+            ("http://other.example?x=1", "other.example", "/?x=1"),
+            ("https://other.example./p", "other.example", "/p"),
+        ] {
+            assert_eq!(at_site(target), Ok((host.to_owned(), kept.to_owned())), "{target}");
+        }
+        assert_eq!(read("OPTIONS", "*"), Ok((Some("site.example".into()), "*".into())));
+    }
+
+    #[test]
+    fn targets_that_lead_elsewhere_are_refused() {
+        for target in [
+            "*",
+            "evil.example",
+            ":80@evil",
+            "@evil",
+            ".evil",
+            "ftp://h/",
+            "http://u@h/",
+            "http://u:p@h/",
+            "javascript:1",
+        ] {
+            if target.parse::<http::Uri>().is_ok() {
+                assert_eq!(read("GET", target), Err(Refusal::BadTarget), "{target}");
+            }
+        }
+        for method in ["CONNECT", "TRACE"] {
+            assert_eq!(read(method, "/"), Err(Refusal::MethodNotAllowed));
+        }
+        assert_eq!(read("GET", &format!("/{}", "a".repeat(8192))), Err(Refusal::TargetTooLong));
+    }
+
+    #[test]
+    fn a_host_is_there_once_and_well_formed() {
+        let read = |hosts: &[&str], version| {
+            let request = request("GET", "/", hosts, version);
+            Visit::read(&request, CAME, 8192).map(|visit| visit.host.map(Cow::into_owned))
+        };
+        assert_eq!(read(&[], Version::HTTP_11), Err(Refusal::HostMissing));
+        assert_eq!(read(&[], Version::HTTP_10), Ok(None));
+        assert_eq!(read(&["a", "a"], Version::HTTP_11), Err(Refusal::HostDoubled));
+        assert_eq!(read(&["A.b.", "c"], Version::HTTP_10), Err(Refusal::HostDoubled));
+        assert_eq!(read(&["A.b.:8080"], Version::HTTP_11), Ok(Some("a.b".into())));
+        for bad in ["", "a b", "a/evil", "[::1", "a:99999", "u@h", ".", "a..", "é"] {
+            assert_eq!(read(&[bad], Version::HTTP_11), Err(Refusal::HostMalformed), "{bad:?}");
+        }
+    }
+}
