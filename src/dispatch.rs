@@ -179,3 +179,53 @@ const TIMED: u32 = 64;
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::fleet::{Backend, HostMatch, Route, Routes, Slot, Weight};
+    use crate::strategy::{Kind, Memory};
+
+    const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
+
+    /// A pool that the settings would refuse, but that probes will make of any pool one day.
+    fn with_nobody_eligible() -> Worker {
+        let backend = Backend {
+            id: "a".into(),
+            base: "http://a".into(),
+            weight: Weight::new(0).unwrap(),
+            slot: Slot(100),
+        };
+        let roster = Roster {
+            name: "p".into(),
+            kind: Kind::RoundRobin,
+            backends: [backend].into(),
+            status: StatusCode::FOUND,
+            status_other: StatusCode::TEMPORARY_REDIRECT,
+            pins: None,
+            cors: None,
+            has_base_path: false,
+            slot: Slot(200),
+        };
+        let pool = Pool::new(Arc::new(roster), &Memory::default());
+        let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: 0 }]);
+        let fleet = Fleet { routes, pools: [Arc::new(pool)].into() };
+        Worker::new(Arc::new(ArcSwap::from_pointee(fleet)), rand::make_rng(), Counter::default(), 8192, None)
+    }
+
+    #[test]
+    fn nobody_eligible_is_503_with_a_spread_retry_after() {
+        let worker = with_nobody_eligible();
+        let request = Request::get("/").header("host", "a").body(()).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..500 {
+            let answer = dispatch(&worker, &request, CAME);
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(answer.headers()["cache-control"], "no-store");
+            seen.insert(answer.headers()["retry-after"].to_str().unwrap().to_owned());
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["2", "3", "4", "5", "6", "7", "8"]);
+    }
+}

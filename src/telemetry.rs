@@ -22,12 +22,12 @@ pub struct Telemetry {
 impl Telemetry {
     /// Starts logging as the settings say. Once per process: a second call changes only the access log.
     pub fn start(log: &Log) -> Self {
-        let (stderr, stderr_guard) = NonBlockingBuilder::default().finish(std::io::stderr());
+        let (stderr, stderr_guard) = writer(std::io::stderr());
         let mut counters = vec![stderr.error_counter()];
         let mut guards = vec![stderr_guard];
         subscribe(log, stderr);
         let access = (log.access && log.access_sample.0 > 0.0).then(|| {
-            let (stdout, guard) = NonBlockingBuilder::default().finish(std::io::stdout());
+            let (stdout, guard) = writer(std::io::stdout());
             counters.push(stdout.error_counter());
             guards.push(guard);
             (stdout, format(log.format, &std::io::stdout()), log.access_sample.0)
@@ -44,6 +44,13 @@ impl Telemetry {
     pub fn dropped_lines(&self) -> Vec<ErrorCounter> {
         self.counters.clone()
     }
+}
+
+/// How many lines may wait to be written: some megabytes at the most.
+const QUEUE: usize = 16_384;
+
+fn writer(to: impl std::io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(to)
 }
 
 fn format(format: LogFormat, stream: &impl IsTerminal) -> Format {

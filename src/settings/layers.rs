@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use config::{Config, ConfigError, File, FileFormat, Map, Source, Value};
+use config::{Config, ConfigError, FileFormat, Format, Map, Source, Value};
 
 use super::reader::Problem;
 
@@ -53,11 +53,9 @@ impl Layers {
         let mut problems = Vec::new();
         let mut builder = Config::builder();
         for path in &self.files {
-            // Each file is parsed alone first, so that every broken one is named and not only the first.
-            let file = File::from(path.as_path()).format(FileFormat::Toml);
-            match file.collect() {
-                Ok(_) => builder = builder.add_source(file),
-                Err(error) => problems.push(unreadable(path, &error)),
+            match read_file(path) {
+                Ok(layer) => builder = builder.add_source(layer),
+                Err(problem) => problems.push(problem),
             }
         }
         match environment(&self.environment) {
@@ -68,20 +66,23 @@ impl Layers {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let merged = builder.build().and_then(|config| config.try_deserialize::<Value>());
-        merged.map_err(|error| vec![Problem { key: String::new(), text: error.to_string(), origin: None }])
+        // Not `try_deserialize`: that would lose where each value came from.
+        match builder.build() {
+            Ok(config) => Ok(config.cache),
+            Err(error) => Err(vec![Problem { key: String::new(), text: error.to_string(), origin: None }]),
+        }
     }
 }
 
-fn unreadable(path: &Path, error: &ConfigError) -> Problem {
-    let text = match error {
-        ConfigError::FileParse { cause, .. } => format!("not valid TOML: {}", cause.to_string().trim_end()),
-        _ => match std::fs::read_to_string(path) {
-            Err(cause) => format!("can't be read: {cause}"),
-            Ok(_) => error.to_string(),
-        },
-    };
-    Problem { key: String::new(), text, origin: Some(path.display().to_string()) }
+/// Reads one file. By hand up to the parser: `config` would call it by a path relative to somewhere.
+fn read_file(path: &Path) -> Result<Layer, Problem> {
+    let origin = path.display().to_string();
+    let problem = |text| Problem { key: String::new(), text, origin: Some(origin.clone()) };
+    let text = std::fs::read_to_string(path).map_err(|error| problem(format!("can't be read: {error}")))?;
+    match FileFormat::Toml.parse(Some(&origin), &text) {
+        Ok(table) => Ok(Layer(table)),
+        Err(error) => Err(problem(format!("not valid TOML: {}", error.to_string().trim_end()))),
+    }
 }
 
 /// Nested tables whose leaves know their origin.

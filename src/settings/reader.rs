@@ -25,13 +25,12 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
-        }
-        f.write_str(&self.text)?;
-        match &self.origin {
-            Some(origin) => write!(f, " (from {origin})"),
-            None => Ok(()),
+        let Self { key, text, origin } = self;
+        match origin {
+            Some(origin) if key.is_empty() => write!(f, "{origin}: {text}"),
+            Some(origin) => write!(f, "{key}: {text} (from {origin})"),
+            None if key.is_empty() => f.write_str(text),
+            None => write!(f, "{key}: {text}"),
         }
     }
 }

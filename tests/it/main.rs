@@ -1,1 +1,25 @@
-//! x
+//! End-to-end tests: the real binary, real sockets, loopback only. One topic per file.
+
+#![expect(unreachable_pub, reason = "the harness is public to its siblings")]
+
+mod harness;
+
+// What a visitor sees.
+mod redirect;
+mod routes;
+mod cors;
+mod pins;
+mod bad_input;
+mod limits;
+mod location;
+
+// What the operator sees.
+mod balance;
+mod metrics;
+mod access_log;
+mod settings;
+mod life;
+mod demo;
+
+// What a developer relies on.
+mod architecture;

@@ -1,0 +1,83 @@
+//! One line per request on standard output.
+
+use serde_json::Value;
+
+use crate::harness::Signpost;
+
+const BACKEND: &str = "[pools.p]\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }]\n";
+
+#[test]
+fn a_line_says_what_became_of_a_request() {
+    let signpost = Signpost::with_settings(BACKEND);
+    signpost.request("HEAD", "/x?y=\u{e9}", &[("Host", "www.example.com")]);
+    let line: Value = serde_json::from_str(&signpost.next_line()).unwrap();
+    for (field, value) in [
+        ("method", "HEAD"),
+        ("host", "www.example.com"),
+        ("path", "/x?y=é"),
+        ("pool", "p"),
+        ("strategy", "round_robin"),
+        ("backend", "a"),
+        ("decision", "picked"),
+        ("client", "127.0.0.1"),
+    ] {
+        assert_eq!(line[field], value, "{field}");
+    }
+    assert_eq!(line["status"], 302);
+    assert!(line["duration_us"].as_f64().unwrap() > 0.0);
+    assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
+
+    signpost.request("TRACE", "/", &[]);
+    let line: Value = serde_json::from_str(&signpost.next_line()).unwrap();
+    assert_eq!((&line["status"], &line["refusal"]), (&405.into(), &"method_not_allowed".into()));
+}
+
+#[test]
+fn it_can_be_for_people_or_off() {
+    let signpost = Signpost::with_settings(&format!("{BACKEND}[log]\nformat = 'human'"));
+    signpost.get("/x");
+    let line = signpost.next_line();
+    assert!(
+        line.contains(
+            "127.0.0.1 GET site.example/x 302 pool=p strategy=round_robin backend=a decision=picked"
+        ),
+        "{line}"
+    );
+
+    let mut signpost = Signpost::with_settings(&format!("{BACKEND}[log]\naccess = false"));
+    assert_eq!(signpost.get("/x").status, 302);
+    signpost.signal("TERM");
+    assert!(signpost.wait().success());
+    assert!(signpost.all_lines().is_empty());
+}
+
+#[test]
+fn it_can_be_sampled() {
+    let mut signpost = Signpost::with_settings(&format!("{BACKEND}[log]\naccess_sample = 0.1"));
+    let mut connection = signpost.connect();
+    for _ in 0..2000 {
+        connection.request("GET", "/", &[]);
+    }
+    signpost.signal("TERM");
+    assert!(signpost.wait().success());
+    let lines = signpost.all_lines().len();
+    // 200 expected; six standard deviations are 80.
+    assert!((120..=280).contains(&lines), "{lines}");
+}
+
+#[test]
+fn a_reader_that_stalls_costs_lines_and_not_requests() {
+    // Standard output is a pipe that nobody reads.
+    let mut command = crate::harness::command(["--backend", "http://127.0.0.1:9001"]);
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let signpost = Signpost::start_unread(&mut command);
+    let mut connection = signpost.connect();
+    let dropped = |signpost: &Signpost| signpost.metric("signpost_log_lines_dropped_total", &[]);
+    crate::harness::wait_until("lines are dropped", || {
+        connection.send(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100));
+        for _ in 0..100 {
+            assert_eq!(connection.read_answer().unwrap().status, 302);
+        }
+        dropped(&signpost) > 0.0
+    });
+}

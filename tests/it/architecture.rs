@@ -1,0 +1,143 @@
+//! Holds what ARCHITECTURE.md says of imports, by reading the sources.
+
+use std::path::{Path, PathBuf};
+
+/// Modules from the top down, each with those it may import from.
+const MAY_IMPORT: [(&str, &[&str]); 18] = [
+    ("main", &["cli"]),
+    ("cli", &["run", "server", "settings", "telemetry", "admin", "demo"]),
+    ("run", &["server", "admin", "keeper", "dispatch", "metrics", "settings", "telemetry"]),
+    ("admin", &["server", "metrics", "fleet"]),
+    ("server", &["dispatch", "answer", "outcome", "visit", "metrics", "fleet", "settings"]),
+    ("dispatch", &["visit", "pin", "answer", "outcome", "metrics", "access_log", "fleet", "strategy"]),
+    ("answer", &["outcome", "visit", "pin", "fleet"]),
+    ("telemetry", &["access_log", "settings"]),
+    ("keeper", &["settings", "metrics", "fleet", "strategy"]),
+    ("metrics", &["outcome", "pin", "fleet"]),
+    ("access_log", &["outcome", "fleet"]),
+    ("visit", &["outcome", "fleet"]),
+    ("outcome", &["fleet"]),
+    ("pin", &["fleet"]),
+    ("settings", &["fleet", "strategy"]),
+    ("fleet", &["strategy"]),
+    ("strategy", &[]),
+    ("demo", &[]),
+];
+
+/// What the pure core may not know.
+const NOT_PURE: [&str; 8] =
+    ["tokio", "axum", "hyper", "tower", "tracing", "prometheus", "std::net::Tcp", "std::time::Instant"];
+
+fn sources() -> Vec<(String, PathBuf, String)> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&src, &mut found);
+    let module = |path: &Path| {
+        let first = path.strip_prefix(&src).unwrap().iter().next().unwrap().to_str().unwrap();
+        first.trim_end_matches(".rs").to_owned()
+    };
+    found
+        .into_iter()
+        .map(|path| (module(&path), path.clone(), std::fs::read_to_string(&path).unwrap()))
+        .collect()
+}
+
+/// The code without comments and unit tests.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+}
+
+/// The top-level modules that code names after `crate::` or `signpost::`.
+fn imports(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for marker in ["crate::", "signpost::"] {
+        for rest in code.split(marker).skip(1) {
+            let names = rest.strip_prefix('{').map_or(rest, |list| list.split("};").next().unwrap());
+            let names: Vec<_> =
+                if names.len() < rest.len() { names.split(',').collect() } else { vec![names] };
+            for name in names {
+                let end =
+                    name.trim().find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.trim().len());
+                found.push(name.trim()[..end].to_owned());
+            }
+        }
+    }
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+#[test]
+fn imports_point_one_way() {
+    for (module, path, text) in sources() {
+        if module == "lib" {
+            continue;
+        }
+        let allowed = MAY_IMPORT.iter().find(|(name, _)| *name == module);
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("{module} has no place in the table of imports"));
+        for import in imports(&code(&text)) {
+            assert!(
+                import == module || allowed.contains(&import.as_str()),
+                "{} imports {import}",
+                path.display()
+            );
+        }
+    }
+    // The table itself goes downwards only: a module stands above all that it may import.
+    for (at, (module, allowed)) in MAY_IMPORT.iter().enumerate() {
+        let above: Vec<_> = MAY_IMPORT[..at].iter().map(|(name, _)| *name).collect();
+        let upwards: Vec<_> = allowed.iter().filter(|name| above.contains(name)).collect();
+        assert!(upwards.is_empty(), "{module} imports {upwards:?} from above");
+    }
+}
+
+#[test]
+fn the_pure_core_is_pure() {
+    for (_, path, text) in sources().iter().filter(|(module, ..)| module == "fleet" || module == "strategy") {
+        let code = code(text);
+        for name in NOT_PURE {
+            assert!(!code.contains(name), "{} knows {name}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_hot_path_takes_no_lock_and_awaits_nothing() {
+    for (module, path, text) in sources() {
+        if ["dispatch", "visit", "pin", "answer", "outcome", "fleet", "strategy"].contains(&module.as_str()) {
+            let code = code(&text);
+            for word in ["Mutex", "RwLock", ".await", "async fn", "with_label_values"] {
+                assert!(!code.contains(word), "{} has {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn architecture_names_every_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    for (_, path, _) in sources() {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(
+            text.contains(name),
+            "{} is not in ARCHITECTURE.md",
+            path.strip_prefix(root).unwrap().display()
+        );
+    }
+}
+
+#[test]
+fn the_project_speaks_of_no_machine() {
+    for (_, path, text) in sources() {
+        for word in ["/root/", "/home/", concat!("/wo", "rk/")] {
+            assert!(!text.contains(word), "{} has {word}", path.display());
+        }
+    }
+}

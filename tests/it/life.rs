@@ -1,0 +1,136 @@
+//! Starting, leaving, and what exit codes say.
+
+use std::net::TcpListener;
+
+use crate::harness::{Connection, Signpost, command, run, stderr, wait_until};
+
+const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
+
+#[test]
+fn a_signal_ends_it_in_good_order() {
+    for signal in ["TERM", "INT"] {
+        let mut signpost = Signpost::start(&BACKEND);
+        let mut idle = signpost.connect();
+        assert_eq!(idle.request("GET", "/", &[]).status, 302);
+        let mut fresh = signpost.connect();
+        signpost.signal(signal);
+        assert!(signpost.wait().success(), "{signal}");
+        assert!(idle.closes() && fresh.closes(), "with FIN, not with a reset");
+        assert!(std::net::TcpStream::connect(signpost.traffic).is_err());
+    }
+}
+
+#[test]
+fn a_request_in_flight_is_answered_while_leaving() {
+    let mut signpost = Signpost::start(&BACKEND);
+    let mut slow = signpost.connect();
+    slow.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n");
+    // Its head has come this far for certain once another request, sent later on each worker, is answered.
+    for _ in 0..20 {
+        signpost.get("/");
+    }
+    signpost.signal("TERM");
+    wait_until("it accepts no more", || std::net::TcpStream::connect(signpost.traffic).is_err());
+    slow.send(b"\r\n");
+    let answer = slow.read_answer().expect("an answer while leaving");
+    assert_eq!((answer.status, answer.header("connection")), (302, Some("close")));
+    assert!(slow.closes());
+    assert!(signpost.wait().success());
+}
+
+#[test]
+fn shutdown_grace_bounds_the_wait() {
+    let mut signpost = Signpost::with_settings(
+        "[server]\nshutdown_grace = '100ms'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']\n[server.limits]\nheader_timeout = '1h'",
+    );
+    let mut stuck = signpost.connect();
+    stuck.send(b"GET / HT");
+    for _ in 0..20 {
+        signpost.get("/");
+    }
+    signpost.signal("TERM");
+    assert!(signpost.wait().success());
+    assert!(signpost.log().contains("shutdown_grace is over"));
+}
+
+#[test]
+fn shutdown_delay_tells_balancers_first_and_serves_meanwhile() {
+    let mut signpost = Signpost::with_settings(
+        "[server]\nshutdown_delay = '1h'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']",
+    );
+    signpost.signal("TERM");
+    wait_until("it is not ready", || signpost.admin_get("/readyz").status == 503);
+    assert_eq!(signpost.get("/").status, 302);
+    let admin = signpost.admin.to_string();
+    let check = run(["healthcheck", "--admin", &admin]);
+    assert_eq!(check.status.code(), Some(1));
+    assert!(stderr(&check).contains("503"), "{}", stderr(&check));
+    // A second signal ends it at once.
+    signpost.signal("TERM");
+    assert_eq!(signpost.wait().code(), Some(1));
+}
+
+#[test]
+fn an_interrupt_skips_shutdown_delay() {
+    let mut signpost = Signpost::with_settings(
+        "[server]\nshutdown_delay = '1h'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']",
+    );
+    signpost.signal("INT");
+    assert!(signpost.wait().success());
+}
+
+#[test]
+fn a_taken_address_is_said_and_exits_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run([&BACKEND[..], &["--listen", &address, "--admin", "127.0.0.1:0"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains(&format!("can't listen on {address}: Address already in use")), "{said}");
+
+    // SO_REUSEPORT or not: a second instance does not share the first one's visitors.
+    let first = Signpost::start(&BACKEND);
+    let output =
+        run([&BACKEND[..], &["--listen", &first.traffic.to_string(), "--admin", "127.0.0.1:0"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let output =
+        run([&BACKEND[..], &["--listen", "127.0.0.1:0", "--admin", &first.admin.to_string()]].concat());
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn healthcheck_says_whether_it_is_ready() {
+    let signpost = Signpost::start(&BACKEND);
+    let ready = run(["healthcheck", "--admin", &signpost.admin.to_string()]);
+    assert_eq!(ready.status.code(), Some(0), "{}", stderr(&ready));
+    // As a container sets it: a wildcard in the environment, asked on loopback.
+    let wildcard = format!("0.0.0.0:{}", signpost.admin.port());
+    let ready = command(["healthcheck"]).env("SIGNPOST__ADMIN__LISTEN", wildcard).output().unwrap();
+    assert_eq!(ready.status.code(), Some(0), "{}", stderr(&ready));
+
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let not = run(["healthcheck", "--admin", &nobody]);
+    assert_eq!(not.status.code(), Some(1));
+    assert!(stderr(&not).contains("refused"), "{}", stderr(&not));
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    for args in
+        [&["--no-such-flag"][..], &["demo", "--backends", "0"], &["serve", "--listen"], &["--strategy", "x"]]
+    {
+        assert_eq!(run(args).status.code(), Some(2), "{args:?}");
+    }
+    assert_eq!(run(["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn both_families_are_served_on_a_dual_stack_address() {
+    let mut command = command([&BACKEND[..], &["--listen", "[::]:0", "--admin", "127.0.0.1:0"]].concat());
+    let signpost = Signpost::start_command(&mut command);
+    let port = signpost.traffic.port();
+    let mut v4 = Connection::to(([127, 0, 0, 1], port).into());
+    assert_eq!(v4.request("GET", "/", &[]).status, 302);
+    let line = signpost.next_line();
+    assert!(line.contains("\"client\":\"127.0.0.1\""), "{line}");
+}

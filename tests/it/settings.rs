@@ -1,0 +1,268 @@
+//! Settings as an operator meets them: errors that name key, value and origin, layers, `check`.
+
+use std::path::{Path, PathBuf};
+
+use signpost::settings::{Layers, Settings};
+
+use crate::harness::{Signpost, command, run, settings_file, stderr};
+
+/// `check` on one file's text: exit code, standard output, standard error.
+fn check(toml: &str) -> (i32, String, String) {
+    let file = settings_file(toml);
+    let output = run(["check", "--settings", file.path().to_str().unwrap()]);
+    let said = stderr(&output).replace(&file.path().display().to_string(), "FILE");
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap(), said)
+}
+
+const A: &str = "[pools.a]\nbackends = ['http://127.0.0.1:9001']\n";
+
+#[test]
+fn each_mistake_is_named_with_its_key_value_and_file() {
+    let pool = |backends: &str| format!("[pools.a]\nbackends = [{backends}]\n");
+    let url = |url: &str| pool(&format!("'{url}'"));
+    for (toml, key, says) in [
+        ("".to_owned(), "pools", "--backend"),
+        (pool(""), "pools.a.backends", "takes one or more"),
+        ("[pools.a]".to_owned(), "pools.a.backends", "takes one or more"),
+        ("[pools.A]\nbackends = ['http://b']".to_owned(), "pools.A", "a-z 0-9 _ -"),
+        (url("b.example"), "pools.a.backends[0]", "no scheme"),
+        (url("ftp://b.example"), "pools.a.backends[0]", "neither http nor https"),
+        (url("https://u:p@b.example"), "pools.a.backends[0]", "userinfo"),
+        (url("https://b.example/?q"), "pools.a.backends[0]", "query"),
+        (url("https://b.example/#f"), "pools.a.backends[0]", "fragment"),
+        (url("300*https://b.example"), "pools.a.backends[0]", "0 (no new visitors) to 256"),
+        (url("0*https://b.example"), "pools.a.backends", "every weight is 0"),
+        (pool("'https://b.example', 'https://b.example/x'"), "pools.a.backends[1].id", "an id of its own"),
+        (pool("{ id = 'x' }"), "pools.a.backends[0].url", "is missing"),
+        (pool("{ url = 'https://b', weigth = 1 }"), "pools.a.backends[0].weigth", "did you mean \"weight\"?"),
+        (pool("{ url = 'https://b', weight = -1 }"), "pools.a.backends[0].weight", "got -1"),
+        (pool("5"), "pools.a.backends[0]", "got 5"),
+        (format!("{A}strategy = 'roundrobin'"), "pools.a.strategy", "did you mean \"round_robin\"?"),
+        (format!("{A}strategy = 'leastconn'"), "pools.a.strategy", "one of \"random\", \"round_robin\""),
+        (format!("{A}status = 301"), "pools.a.status", "302, 303 or 307"),
+        (format!("{A}path_prefix = 'x'"), "pools.a.path_prefix", "got \"x\""),
+        (format!("{A}hosts = ['a:80']"), "pools.a.hosts[0]", "without port"),
+        (format!("{A}hosts = ['a', 'A.']"), "pools.a.hosts", "listed twice"),
+        (
+            format!("{A}[pools.b]\nbackends = ['http://127.0.0.1:9002']"),
+            "pools.b.path_prefix",
+            "belongs to pool a",
+        ),
+        (
+            format!(
+                "{A}hosts = ['x.test']\n[pools.b]\nhosts = ['X.test']\nbackends = ['http://127.0.0.1:9002']"
+            ),
+            "pools.b.hosts",
+            "belongs to pool a",
+        ),
+        (format!("{A}[pools.a.pin]\nsecrets = ['short']"), "pools.a.pin.secrets[0]", "32 bytes or more"),
+        (format!("{A}[pools.a.pin]\nsecrets_file = '/nowhere'"), "pools.a.pin.secrets_file", "can't be read"),
+        (format!("{A}[pools.a.pin]\nmax_age = 3600"), "pools.a.pin.max_age", "duration with its unit"),
+        (format!("{A}[pools.a.pin]\ncookie = 'a b'"), "pools.a.pin.cookie", "cookie name"),
+        (
+            format!("{A}[pools.a.pin]\nsame_site = 'none'\nsecure = 'never'"),
+            "pools.a.pin.secure",
+            "browsers drop",
+        ),
+        (
+            format!("{A}cors = {{ origins = ['*'], credentials = true }}"),
+            "pools.a.cors.origins",
+            "every site act",
+        ),
+        (format!("{A}cors = {{ origins = ['x'] }}"), "pools.a.cors.origins[0]", "an origin such as"),
+        (format!("{A}[server]\nlisten = ['8080']"), "server.listen[0]", "IP address and a port"),
+        (format!("{A}[server]\nlisten = []"), "server.listen", "one address or more"),
+        (format!("{A}[server]\nworkers = 'many'"), "server.workers", "got \"many\""),
+        (format!("{A}[server]\nlimits = 5"), "server.limits", "takes a table"),
+        (format!("{A}[server.limits]\nheader_timeout = '0s'"), "server.limits.header_timeout", "more than 0"),
+        (
+            format!("{A}[server.limits]\nmax_header_bytes = '1MiB'"),
+            "server.limits.max_header_bytes",
+            "8KiB to 64KiB",
+        ),
+        (format!("{A}[server]\nlisten = ['127.0.0.1:9090']"), "admin.listen", "asked for twice"),
+        (format!("{A}[log]\nlevel = 'loud'"), "log.level", "one of \"error\""),
+        (format!("{A}[sever]\nx = 1"), "sever", "did you mean \"server\"?"),
+        // Loops.
+        (url("http://127.0.0.1:8080"), "pools.a.backends[0].url", "a loop"),
+        (url("http://localhost:8080/x"), "pools.a.backends[0].url", "a loop"),
+        (url("http://[::1]:8080"), "pools.a.backends[0].url", "a loop"),
+        (url("http://0.0.0.0:8080"), "pools.a.backends[0].url", "a loop"),
+        (url("http://127.0.0.1:9090"), "pools.a.backends[0].url", "admin.listen"),
+        (
+            "[pools.a]\nhosts = ['w.test']\nbackends = ['https://W.test']".to_owned(),
+            "pools.a.backends[0].url",
+            "a loop",
+        ),
+        (
+            "[pools.a]\nhosts = ['w.test']\nbackends = ['http://w.test.:80/x']".to_owned(),
+            "pools.a.backends[0].url",
+            "a loop",
+        ),
+    ] {
+        let (code, out, said) = check(&toml);
+        assert_eq!((code, out.as_str()), (2, ""), "{toml}\n{said}");
+        let line = said.lines().find(|line| line.trim_start().starts_with(&format!("{key}: ")));
+        let line = line.unwrap_or_else(|| panic!("no line about {key} for\n{toml}\n{said}"));
+        assert!(line.contains(says), "{toml}\n{line}");
+        assert!(line.ends_with("(from FILE)") || key == "pools" || toml.contains("[pools.a]"), "{line}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_listed_in_one_go() {
+    let first = settings_file(&format!("{A}strategy = 'x'\n[server]\nworkers = -1"));
+    let second = settings_file("[log]\nformat = 'xml'");
+    let files = [first.path().to_str().unwrap(), second.path().to_str().unwrap()];
+    let output = command(["check", "-s", files[0], "-s", files[1], "--admin", "nowhere"])
+        .env("SIGNPOST__SERVER__LIMITS__MAX_HEADERS", "lots")
+        .env("SIGNPOST__SERVER__NOSUCH", "1")
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("6 problems"), "{said}");
+    for (key, origin) in [
+        ("pools.a.strategy: got \"x\"", files[0]),
+        ("server.workers: got -1", files[0]),
+        ("log.format: got \"xml\"", files[1]),
+        ("admin.listen: got \"nowhere\"", "--admin"),
+        (
+            "server.limits.max_headers: got \"lots\"",
+            "environment variable SIGNPOST__SERVER__LIMITS__MAX_HEADERS",
+        ),
+        ("server.nosuch: no such key", "environment variable SIGNPOST__SERVER__NOSUCH"),
+    ] {
+        let line = said.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("{key} in\n{said}"));
+        assert!(line.ends_with(&format!("(from {origin})")), "{line}");
+    }
+}
+
+#[test]
+fn files_that_are_no_settings_are_named() {
+    let broken = settings_file("[pools\n");
+    let output = run(["check", "-s", "/nowhere.toml", "-s", broken.path().to_str().unwrap(), "-s", "/"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2));
+    for part in ["/nowhere.toml: can't be read", "not valid TOML", "line 1", "/: can't be read"] {
+        assert!(said.contains(part), "{part} in\n{said}");
+    }
+}
+
+#[test]
+fn later_layers_win_and_tables_merge() {
+    let first = settings_file(
+        "[server]\nworkers = 1\nshutdown_grace = '1s'\n[pools.default]\nstrategy = 'random'\nbackends = ['http://127.0.0.1:1']\n[pools.default.pin]\ngeneration = 4\n[pools.other]\nhosts = ['o.test']\nbackends = ['http://127.0.0.1:2']",
+    );
+    let second = settings_file("[server]\nworkers = 2");
+    let output =
+        command(["check", "-s", first.path().to_str().unwrap(), "-s", second.path().to_str().unwrap()])
+            .args(["--backend", "http://127.0.0.1:3", "--backend", "2*http://127.0.0.1:4", "--pin"])
+            .env("SIGNPOST__SERVER__SHUTDOWN_GRACE", "3s")
+            .env("SIGNPOST_BACKENDS", "http://127.0.0.1:5")
+            .env("SIGNPOST_PORT", "tcp://10.0.0.1:80")
+            .output()
+            .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let printed: toml::Table = String::from_utf8(output.stdout).unwrap().parse().unwrap();
+    assert_eq!(printed["server"]["workers"].as_integer(), Some(2));
+    assert_eq!(printed["server"]["shutdown_grace"].as_str(), Some("3s"));
+    let pool = &printed["pools"]["default"];
+    assert_eq!(pool["strategy"].as_str(), Some("random"));
+    assert_eq!(pool["pin"]["generation"].as_integer(), Some(4));
+    let urls: Vec<_> =
+        pool["backends"].as_array().unwrap().iter().map(|b| b["url"].as_str().unwrap()).collect();
+    assert_eq!(urls, ["http://127.0.0.1:3", "http://127.0.0.1:4"]);
+    assert!(printed["pools"].get("other").is_some());
+}
+
+#[test]
+fn the_environment_alone_is_enough() {
+    let mut command = command(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let signpost = Signpost::start_command(
+        command
+            .env("SIGNPOST_BACKENDS", "http://127.0.0.1:5,3*http://127.0.0.1:6")
+            .env("SIGNPOST__POOLS__DEFAULT__STATUS", "303"),
+    );
+    assert_eq!(signpost.get("/").status, 303);
+    assert_eq!(signpost.metric("signpost_backend_weight", &[("backend", "127.0.0.1:6")]), 3.0);
+}
+
+#[test]
+fn check_masks_secrets_and_prints_what_it_would_read() {
+    let secret = "do not show this to anyone at all!";
+    let (code, printed, said) = check(&format!("{A}[pools.a.pin]\nsecrets = ['{secret}']\nhold = '5s'"));
+    assert_eq!(code, 0, "{said}");
+    assert!(!printed.contains(secret) && !said.contains(secret));
+    assert!(printed.contains("secrets = [\"(masked)\"]"), "{printed}");
+    assert!(said.contains("warning: pools.a.pin.hold"), "{said}");
+    let (_, again, _) = check(&printed.replace("(masked)", secret));
+    assert_eq!(again, printed);
+
+    let (code, _, said) =
+        check(&format!("{A}[pools.a.pin]\nsecrets = ['only-thirty-one-bytes-long-secret'[..]]"));
+    assert_eq!(code, 2);
+    assert!(said.contains("not valid TOML"));
+    let (_, _, said) = check(&format!("{A}[pools.a.pin]\nsecrets = ['topsecret']"));
+    assert!(!said.contains("topsecret"), "{said}");
+}
+
+#[test]
+fn secrets_come_from_a_file_too() {
+    let secrets = settings_file("a first secret of thirty-two bytes\n\na second secret of thirty-two byte\n");
+    let (code, printed, said) =
+        check(&format!("{A}[pools.a.pin]\nsecrets_file = '{}'", secrets.path().display()));
+    assert_eq!(code, 0, "{said}");
+    assert!(printed.contains("secrets = [\"(masked)\", \"(masked)\"]"), "{printed}");
+}
+
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("settings")
+}
+
+fn load(file: &Path) -> Settings {
+    let layers = Layers { files: vec![file.to_owned()], ..Layers::default() };
+    Settings::load(&layers).unwrap_or_else(|problems| panic!("{}: {problems:?}", file.display())).settings
+}
+
+#[test]
+fn the_examples_load() {
+    let mut examples = 0;
+    for entry in std::fs::read_dir(shipped()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap() != "default.toml" {
+            assert!(!load(&path).pools.is_empty());
+            examples += 1;
+        }
+    }
+    assert!(examples >= 3);
+}
+
+/// `default.toml` names every key and gives each its true default.
+#[test]
+fn the_defaults_are_those_that_are_documented() {
+    let text = std::fs::read_to_string(shipped().join("default.toml")).unwrap();
+    let uncommented: String =
+        text.lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect();
+    let documented = settings_file(&uncommented);
+    let documented = load(documented.path());
+
+    let minimal = settings_file(
+        "[pools.site]\nbackends = ['https://a.example.com']\npin = {}\ncors = { origins = ['https://app.example.com'] }",
+    );
+    let mut defaults = load(minimal.path());
+    let [of_documented] = &documented.pools[..] else { panic!("one pool in default.toml") };
+    let of_defaults = &mut defaults.pools[0];
+    // These have no default: what stands there is an example.
+    of_defaults.hosts.clone_from(&of_documented.hosts);
+    of_defaults.backends.clone_from(&of_documented.backends);
+    of_defaults.cors.as_mut().unwrap().origins.clone_from(&of_documented.cors.as_ref().unwrap().origins);
+    assert_eq!(documented, defaults);
+
+    // What `check` prints is every key there is, but for those without a value.
+    let printed = toml::to_string(&documented).unwrap();
+    let keys = printed.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.to_owned());
+    for key in keys.chain(["secrets_file", "domain", "id", "weight"].map(str::to_owned)) {
+        assert!(text.contains(&format!("{key} = ")), "{key} is not in default.toml");
+    }
+}
