@@ -8,6 +8,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use http::header::HOST;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -40,12 +41,8 @@ pub struct AccessLog {
 pub struct Line<'a> {
     /// When its answer was ready.
     pub time: SystemTime,
-    /// What it asked.
-    pub method: &'a Method,
-    /// Its target, as sent.
-    pub uri: &'a Uri,
-    /// Its header fields.
-    pub headers: &'a HeaderMap,
+    /// What it asked; `None` where hyper could not read that.
+    pub asked: Option<Asked<'a>>,
     /// Who asked.
     pub client: IpAddr,
     /// What it was answered.
@@ -60,14 +57,35 @@ pub struct Line<'a> {
     pub took: Duration,
 }
 
+/// What a request asked, as far as a line shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its target, as sent.
+    pub uri: &'a Uri,
+    /// Its header fields.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> Asked<'a> {
+    fn host(self) -> &'a str {
+        self.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("")
+    }
+
+    fn path(self) -> String {
+        self.uri.path_and_query().map_or_else(|| self.uri.to_string(), ToString::to_string)
+    }
+}
+
 /// The fields of a JSON line, in order.
 #[derive(Serialize)]
 struct Fields<'a> {
     timestamp: String,
     target: &'static str,
-    method: &'a str,
-    host: &'a str,
-    path: String,
+    method: Option<&'a str>,
+    host: Option<&'a str>,
+    path: Option<String>,
     status: u16,
     pool: Option<&'a str>,
     strategy: Option<&'a str>,
@@ -94,16 +112,14 @@ impl AccessLog {
     pub fn log(&self, line: &Line<'_>) {
         let (writer, buffer) = &mut *self.writer.borrow_mut();
         buffer.clear();
-        let host = line.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-        let path = line.uri.path_and_query().map_or_else(|| line.uri.to_string(), ToString::to_string);
         let backend =
             line.roster.zip(line.choice).map(|(roster, choice)| &*roster.backends[choice.backend].id);
         let fields = Fields {
             timestamp: humantime::format_rfc3339_millis(line.time).to_string(),
             target: "access",
-            method: line.method.as_str(),
-            host,
-            path,
+            method: line.asked.map(|asked| asked.method.as_str()),
+            host: line.asked.map(Asked::host),
+            path: line.asked.map(Asked::path),
             status: line.status.as_u16(),
             pool: line.roster.map(|roster| &*roster.name),
             strategy: line.roster.map(|roster| roster.kind.name()),
@@ -132,9 +148,9 @@ impl Fields<'_> {
             "{} {} {} {}{} {}",
             self.timestamp,
             self.client,
-            self.method,
-            self.host.escape_debug(),
-            self.path.escape_debug(),
+            self.method.unwrap_or("-"),
+            self.host.unwrap_or_default().escape_debug(),
+            self.path.as_deref().unwrap_or("-").escape_debug(),
             self.status,
         )?;
         for (name, value) in [
@@ -180,9 +196,7 @@ mod tests {
         headers.insert("host", "a.example".parse().unwrap());
         AccessLog::new(writer, format, 1.0).log(&Line {
             time: SystemTime::UNIX_EPOCH,
-            method: &Method::GET,
-            uri: &"/x\"y".parse().unwrap(),
-            headers: &headers,
+            asked: Some(Asked { method: &Method::GET, uri: &"/x\"y".parse().unwrap(), headers: &headers }),
             client: "192.0.2.1".parse().unwrap(),
             status: StatusCode::NOT_FOUND,
             roster: None,

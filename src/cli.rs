@@ -1,5 +1,6 @@
 //! The command line: what may be said, and what each command does.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,13 +45,13 @@ struct Serve {
     /// A settings file in TOML; may be repeated, later ones win.
     #[arg(short, long, value_name = "FILE")]
     settings: Vec<PathBuf>,
-    /// An address for visitors, such as [::]:8080; may be repeated.
+    /// An address for visitors, such as `[::]:8080`; may be repeated.
     #[arg(short, long, value_name = "ADDR")]
     listen: Vec<String>,
-    /// The address for metrics and health, such as 127.0.0.1:9090.
+    /// The address for metrics and health, such as `127.0.0.1:9090`.
     #[arg(short, long, value_name = "ADDR")]
     admin: Option<String>,
-    /// A backend of the pool `default`, such as https://a.example.com or 3*https://b.example.com (weight 3); may
+    /// A backend of the pool `default`, such as `https://a.example.com` or `3*https://b.example.com` (weight 3); may
     /// be repeated.
     #[arg(short, long, value_name = "URL")]
     backend: Vec<String>,
@@ -172,26 +173,28 @@ fn serve(flags: Serve) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let runtime = runtime()?;
-    run_server(&runtime, &loaded.settings, &telemetry, |_| String::new())
+    run_server(&runtime, &loaded.settings, &telemetry, |_, _| String::new())
 }
 
-/// Binds, says where, serves until told to leave. `invite` makes what is printed once it listens.
+/// Binds, says where, serves until told to leave. `invite` makes what is printed below the addresses.
 fn run_server(
     runtime: &Runtime,
     settings: &Settings,
     telemetry: &Telemetry,
-    invite: impl FnOnce(&Doors) -> String,
+    invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
 ) -> Result<(), Failure> {
     let doors = Doors::open(settings).map_err(|taken| {
         let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
         Failure { code: FAILED, text: lines.join("\n") }
     })?;
-    for bound in &doors.traffic {
-        eprintln!("listening on http://{}", bound.address);
-    }
-    eprintln!("admin on http://{}", doors.admin.address);
-    eprint!("{}", invite(&doors));
-    let ended = LocalSet::new().block_on(runtime, run(settings, doors, telemetry)).map_err(Failure::run)?;
+    let ready = |traffic: &[SocketAddr], admin: SocketAddr| {
+        let lines: String =
+            traffic.iter().map(|address| format!("listening on http://{address}\n")).collect();
+        let first = traffic.first().copied().unwrap_or(admin);
+        eprint!("{lines}admin on http://{admin}\n{}", invite(first, admin));
+    };
+    let serving = run(settings, doors, telemetry, ready);
+    let ended = LocalSet::new().block_on(runtime, serving).map_err(Failure::run)?;
     match ended {
         Ended::Drained => Ok(()),
         Ended::CutShort => {
@@ -227,9 +230,8 @@ fn run_demo(flags: Demo) -> Result<(), Failure> {
         backend.id = demo_id(started)?;
     }
     let telemetry = Telemetry::start(&settings.log);
-    run_server(&runtime, &settings, &telemetry, |doors| {
-        let first = doors.traffic.first().unwrap_or(&doors.admin);
-        demo::invitation(first.address, doors.admin.address, &backends, flags.pin)
+    run_server(&runtime, &settings, &telemetry, |dispatcher, admin| {
+        demo::invitation(dispatcher, admin, &backends, flags.pin)
     })
 }
 

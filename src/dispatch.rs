@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use arc_swap::Cache;
@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use crate::access_log::{AccessLog, Line};
+use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
 use crate::fleet::{Fleet, Pool, Roster, climbs};
 use crate::metrics::Counter;
@@ -154,21 +154,39 @@ impl Worker {
         status: StatusCode,
         started: Instant,
     ) {
-        let Some(log) = &self.access_log else { return };
-        if log.wants(&mut self.rng.borrow_mut()) {
-            log.log(&Line {
-                time: SystemTime::now(),
-                method: request.method(),
-                uri: request.uri(),
-                headers: request.headers(),
-                client: came.client,
-                status,
-                roster: seen.roster,
-                choice: seen.choice,
-                refusal: seen.refusal,
-                took: started.elapsed(),
-            });
-        }
+        let Some(log) = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut())) else {
+            return;
+        };
+        log.log(&Line {
+            time: SystemTime::now(),
+            asked: Some(Asked { method: request.method(), uri: request.uri(), headers: request.headers() }),
+            client: came.client,
+            status,
+            roster: seen.roster,
+            choice: seen.choice,
+            refusal: seen.refusal,
+            took: started.elapsed(),
+        });
+    }
+
+    /// Notes an answer that hyper gave by itself: the request never came here.
+    pub fn refused_by_hyper(&self, refusal: Refusal, came: Came) {
+        let status = refusal.status();
+        self.counter.refusal(refusal);
+        self.counter.response(status);
+        let Some(log) = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut())) else {
+            return;
+        };
+        log.log(&Line {
+            time: SystemTime::now(),
+            asked: None,
+            client: came.client,
+            status,
+            roster: None,
+            choice: None,
+            refusal: Some(refusal),
+            took: Duration::ZERO,
+        });
     }
 }
 

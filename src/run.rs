@@ -32,13 +32,21 @@ const LAST_FIGURES: Duration = Duration::from_millis(500);
 
 /// Serves until a signal comes, then leaves.
 ///
-/// `doors` were opened with the same settings. Runs on the caller's runtime, inside a
-/// [`tokio::task::LocalSet`]; requests run on threads of their own.
+/// `doors` were opened with the same settings; `ready` is called with them once visitors are served and signals
+/// are heeded. Runs on the caller's runtime, inside a [`tokio::task::LocalSet`]; requests run on threads of
+/// their own.
 ///
 /// # Errors
 /// What kept it from starting, or a worker that ended by itself.
-pub async fn run(settings: &Settings, doors: Doors, telemetry: &Telemetry) -> io::Result<Ended> {
+pub async fn run(
+    settings: &Settings,
+    doors: Doors,
+    telemetry: &Telemetry,
+    ready: impl FnOnce(&[SocketAddr], SocketAddr),
+) -> io::Result<Ended> {
     let mut signals = Signals::listen()?;
+    let (traffic, admin) =
+        (doors.traffic.iter().map(|bound| bound.address).collect::<Vec<_>>(), doors.admin.address);
     let mut keeper = Keeper::start(settings);
     let fleet = keeper.published();
     // One slab for each thread that counts: the workers, and this one for the admin listener.
@@ -58,7 +66,7 @@ pub async fn run(settings: &Settings, doors: Doors, telemetry: &Telemetry) -> io
             doors.push(Door { socket, slot });
         }
     }
-    let admin_slot = listener_slot(doors.admin.address);
+    let admin_slot = listener_slot(admin);
 
     let mut crew = Crew::new(&settings.server.limits);
     for doors in doors_of {
@@ -80,7 +88,7 @@ pub async fn run(settings: &Settings, doors: Doors, telemetry: &Telemetry) -> io
     let build = Build { version: env!("CARGO_PKG_VERSION") };
     let registry =
         Registry::new(fleet, slabs, listeners, telemetry.dropped_lines(), build).map_err(io::Error::other)?;
-    let admin = tokio::task::spawn_local(admin::serve(
+    let admin_ended = tokio::task::spawn_local(admin::serve(
         doors.admin,
         admin_slot,
         admin_counter,
@@ -88,6 +96,7 @@ pub async fn run(settings: &Settings, doors: Doors, telemetry: &Telemetry) -> io
         readiness.clone(),
         admin_stop.clone(),
     ));
+    ready(&traffic, admin);
 
     let first = tokio::select! {
         first = signals.next() => first,
@@ -97,7 +106,7 @@ pub async fn run(settings: &Settings, doors: Doors, telemetry: &Telemetry) -> io
     let ended = leave(settings, first, &mut signals, &mut crew).await;
     admin_stop.cancel();
     if ended == Ended::Drained {
-        let _ = tokio::time::timeout(LAST_FIGURES, admin).await;
+        let _ = tokio::time::timeout(LAST_FIGURES, admin_ended).await;
     }
     Ok(ended)
 }

@@ -154,12 +154,11 @@ pub(crate) async fn serve(
             };
             let (router, counter, stop) = (router.clone(), Rc::clone(&counter), stop.clone());
             connections.spawn_local(async move {
-                counter.opened(slot);
+                let _open = counter.open(slot);
                 if let End::Limited(limit) = serve_connection(socket, Endpoints(router), &RULES, &stop).await
                 {
                     counter.limited(limit);
                 }
-                counter.closed(slot);
                 drop(permit);
             });
         }

@@ -154,14 +154,23 @@ impl Counter {
         self.0.add(Slot(0), LIMITS_AT + limit as usize, 1);
     }
 
-    /// A connection was accepted on a listener.
-    pub fn opened(&self, listener: Slot) {
+    /// A connection was accepted on a listener; it counts as open until what is returned is dropped, however
+    /// its task ends.
+    pub fn open(&self, listener: Slot) -> impl Drop + use<> {
         self.0.add(listener, OPENED_AT, 1);
+        Open { slab: Arc::clone(&self.0), listener }
     }
+}
 
-    /// It ended.
-    pub fn closed(&self, listener: Slot) {
-        self.0.add(listener, CLOSED_AT, 1);
+/// A connection that is open.
+struct Open {
+    slab: Arc<Slab>,
+    listener: Slot,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.slab.add(self.listener, CLOSED_AT, 1);
     }
 }
 

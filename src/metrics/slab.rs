@@ -8,7 +8,7 @@ use crate::fleet::Slot;
 
 /// Counts of one thread. That thread alone writes; a scrape reads.
 ///
-/// It grows without moving: block k holds 2^k × [`FIRST`] counts and is made when one of them is first written.
+/// It grows without moving: block k holds 2^k × 4096 counts and is made when one of them is first written.
 #[derive(Debug, Default)]
 pub struct Slab {
     blocks: [OnceLock<Box<[AtomicU64]>>; 20],

@@ -128,18 +128,14 @@ async fn visit(
     rules: Rc<Rules>,
     stop: CancellationToken,
 ) {
-    worker.counter.opened(slot);
+    let _open = worker.counter.open(slot);
     let came = Came { client: peer.ip().to_canonical(), by_tls: false };
     let service = Dispatch { worker: Rc::clone(&worker), came };
     match connection::serve(socket, service, &rules, &stop).await {
         End::Closed => {}
-        End::Refused(refusal) => {
-            worker.counter.refusal(refusal);
-            worker.counter.response(refusal.status());
-        }
+        End::Refused(refusal) => worker.refused_by_hyper(refusal, came),
         End::Limited(limit) => worker.counter.limited(limit),
     }
-    worker.counter.closed(slot);
 }
 
 /// [`dispatch`] as a service. Its answer is there at once: there is nothing to await.

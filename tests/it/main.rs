@@ -1,6 +1,7 @@
 //! End-to-end tests: the real binary, real sockets, loopback only. One topic per file.
 
 #![expect(unreachable_pub, reason = "the harness is public to its siblings")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod harness;
 
