@@ -45,6 +45,8 @@ impl Decision {
 pub enum Refusal {
     /// No valid HTTP; hyper answered.
     Malformed,
+    /// HTTP/2 without TLS, which is not spoken here.
+    Http2InTheClear,
     /// The head is over `max_header_bytes` or `max_headers`; hyper answered.
     HeadTooLarge,
     /// HTTP/1.1 without `Host`.
@@ -71,8 +73,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, in the order of their counts in a slab.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
+        Self::Http2InTheClear,
         Self::HeadTooLarge,
         Self::HostMissing,
         Self::HostDoubled,
@@ -95,6 +98,7 @@ impl Refusal {
             | Self::HostMalformed
             | Self::BadTarget
             | Self::TargetClimbs => StatusCode::BAD_REQUEST,
+            Self::Http2InTheClear => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -108,6 +112,7 @@ impl Refusal {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::Http2InTheClear => "http2_in_the_clear",
             Self::HeadTooLarge => "head_too_large",
             Self::HostMissing => "host_missing",
             Self::HostDoubled => "host_doubled",
@@ -126,6 +131,7 @@ impl Refusal {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Malformed => "This is not a valid HTTP request.\n",
+            Self::Http2InTheClear => "HTTP/2 is not spoken here without TLS.\n",
             Self::HeadTooLarge => "The request's header fields are too large.\n",
             Self::HostMissing => "The request has no Host.\n",
             Self::HostDoubled => "The request has more than one Host.\n",

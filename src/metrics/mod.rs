@@ -20,7 +20,7 @@ use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
 /// The statuses of `signpost_responses_total`, in the order of their counts in a slab.
-const CODES: [StatusCode; 11] = [
+const CODES: [StatusCode; 12] = [
     StatusCode::NO_CONTENT,
     StatusCode::FOUND,
     StatusCode::SEE_OTHER,
@@ -32,6 +32,7 @@ const CODES: [StatusCode; 11] = [
     StatusCode::MISDIRECTED_REQUEST,
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::HTTP_VERSION_NOT_SUPPORTED,
 ];
 
 /// What a connection ran into.

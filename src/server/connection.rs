@@ -48,6 +48,9 @@ pub enum End {
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
+const NO_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
+    cache-control: no-store\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
 /// Serves one connection until it ends.
 ///
 /// Once `drain` is cancelled, each answer says `Connection: close`, and a connection that waits for a request is
@@ -105,18 +108,24 @@ where
         Ok(Err(error)) => refused(&error).map_or(End::Closed, End::Refused),
     };
     if watch.body_announced() || end != End::Closed {
-        let Stream { socket, .. } = connection.into_parts().io.into_inner();
+        let Stream { mut socket, .. } = connection.into_parts().io.into_inner();
+        if end == End::Refused(Refusal::Http2InTheClear) {
+            // A client that tries HTTP/2 by prior knowledge reads HTTP/1.1 well enough to tell a person.
+            let _ = socket.write_all(NO_HTTP2).await;
+        }
         // Boxed: few connections come here, and all would carry its state otherwise.
         Box::pin(linger(socket)).await;
     }
     end
 }
 
-/// What hyper answered by itself: 400, or 431.
+/// What hyper answered by itself: 400, 431, and nothing at all to HTTP/2.
 fn refused(error: &hyper::Error) -> Option<Refusal> {
-    if error.is_parse_too_large() {
+    if error.is_parse_version_h2() {
+        Some(Refusal::Http2InTheClear)
+    } else if error.is_parse_too_large() {
         Some(Refusal::HeadTooLarge)
-    } else if error.is_parse() && !error.is_parse_version_h2() {
+    } else if error.is_parse() {
         Some(Refusal::Malformed)
     } else {
         None

@@ -103,6 +103,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Expect)> {
         ("NUL in a header", with_headers("Host: a\r\nX: \0\r\n"), Status(400)),
         ("HTTP/3.7", b"GET / HTTP/3.7\r\nHost: a\r\n\r\n".to_vec(), Status(400)),
         ("not HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(), Status(400)),
+        ("HTTP/2 in the clear", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), Status(505)),
         // Pins.
         ("two bad pins", with_headers(&format!("{site}Cookie: signpost_default=a; signpost_default=b\r\n")), To("/")),
         ("a pin of 4 KB", with_headers(&format!("{site}Cookie: signpost_default={}\r\n", "A".repeat(4096))), To("/")),
