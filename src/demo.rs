@@ -52,11 +52,12 @@ pub fn invitation(dispatcher: SocketAddr, admin: SocketAddr, backends: &[Backend
         text += &format!("  backend {id}   http://{address}\n");
     }
     text += "\nTry:\n";
-    text += &format!("  curl -I http://{dispatcher}/some/path?q=1    # where would I be sent?\n");
-    text += &format!("  curl -L http://{dispatcher}/                 # go there\n");
-    text += &format!("  curl http://{admin}/metrics                  # who was sent where, and why\n");
+    let mut line = |command: String, what| text += &format!("  {command:52} # {what}\n");
+    line(format!("curl -I 'http://{dispatcher}/some/path?q=1'"), "where would I be sent?");
+    line(format!("curl -L http://{dispatcher}/"), "go there");
+    line(format!("curl http://{admin}/metrics"), "who was sent where, and why");
     if pinned {
-        text += &format!("  curl -sIL -b jar -c jar http://{dispatcher}/  # again and again: one backend\n");
+        line(format!("curl -sIL -b jar -c jar http://{dispatcher}/"), "again and again: one backend");
     }
     text += "\nCtrl-C ends it.\n";
     text
