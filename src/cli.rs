@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::run::{Ended, run};
-use crate::server::Doors;
+use crate::server::Listeners;
 use crate::settings::{Flags, Layers, Listen, Loaded, Problem, Settings};
 use crate::telemetry::Telemetry;
 use crate::{admin, demo};
@@ -183,7 +183,7 @@ fn run_server(
     telemetry: &Telemetry,
     invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
 ) -> Result<(), Failure> {
-    let doors = Doors::open(settings).map_err(|taken| {
+    let listeners = Listeners::open(settings).map_err(|taken| {
         let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
         Failure { code: FAILED, text: lines.join("\n") }
     })?;
@@ -193,7 +193,7 @@ fn run_server(
         let first = traffic.first().copied().unwrap_or(admin);
         eprint!("{lines}admin on http://{admin}\n{}", invite(first, admin));
     };
-    let serving = run(settings, doors, telemetry, ready);
+    let serving = run(settings, listeners, telemetry, ready);
     let ended = LocalSet::new().block_on(runtime, serving).map_err(Failure::run)?;
     match ended {
         Ended::Drained => Ok(()),

@@ -12,7 +12,7 @@ use crate::admin::{self, Readiness};
 use crate::dispatch::Worker;
 use crate::keeper::Keeper;
 use crate::metrics::{Build, Counter, Registry, Slab};
-use crate::server::{Crew, Door, Doors, worker_count};
+use crate::server::{Crew, Listener, Listeners, worker_count};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 
@@ -32,7 +32,7 @@ const LAST_FIGURES: Duration = Duration::from_millis(500);
 
 /// Serves until a signal comes, then leaves.
 ///
-/// `doors` were opened with the same settings; `ready` is called with them once visitors are served and signals
+/// `listeners` were opened with the same settings; `ready` is called with them once visitors are served and signals
 /// are heeded. Runs on the caller's runtime, inside a [`tokio::task::LocalSet`]; requests run on threads of
 /// their own.
 ///
@@ -40,36 +40,36 @@ const LAST_FIGURES: Duration = Duration::from_millis(500);
 /// What kept it from starting, or a worker that ended by itself.
 pub async fn run(
     settings: &Settings,
-    doors: Doors,
+    listeners: Listeners,
     telemetry: &Telemetry,
     ready: impl FnOnce(&[SocketAddr], SocketAddr),
 ) -> io::Result<Ended> {
     let mut signals = Signals::listen()?;
     let (traffic, admin) =
-        (doors.traffic.iter().map(|bound| bound.address).collect::<Vec<_>>(), doors.admin.address);
+        (listeners.traffic.iter().map(|bound| bound.address).collect::<Vec<_>>(), listeners.admin.address);
     let mut keeper = Keeper::start(settings);
     let fleet = keeper.published();
     // One slab for each thread that counts: the workers, and this one for the admin listener.
     let mut slabs = vec![Arc::<Slab>::default()];
 
-    let mut listeners = Vec::new();
+    let mut counted = Vec::new();
     let mut listener_slot = |address: SocketAddr| {
         let slot = keeper.slots().listener(&address.to_string());
-        listeners.push((address.to_string(), slot));
+        counted.push((address.to_string(), slot));
         slot
     };
     let workers = worker_count(settings);
-    let mut doors_of: Vec<Vec<Door>> = std::iter::repeat_with(Vec::new).take(workers).collect();
-    for bound in doors.traffic {
+    let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
+    for bound in listeners.traffic {
         let slot = listener_slot(bound.address);
-        for (doors, socket) in doors_of.iter_mut().zip(bound.sockets) {
-            doors.push(Door { socket, slot });
+        for (own, socket) in of_worker.iter_mut().zip(bound.sockets) {
+            own.push(Listener { socket, slot });
         }
     }
     let admin_slot = listener_slot(admin);
 
     let mut crew = Crew::new(&settings.server.limits);
-    for doors in doors_of {
+    for own in of_worker {
         let slab = Arc::<Slab>::default();
         slabs.push(Arc::clone(&slab));
         let worker = Worker::new(
@@ -79,7 +79,7 @@ pub async fn run(
             settings.server.limits.max_target_bytes.0,
             telemetry.access_log(),
         );
-        crew.start(worker, doors)?;
+        crew.start(worker, own)?;
     }
 
     let readiness = Readiness::ready();
@@ -87,9 +87,9 @@ pub async fn run(
     let admin_counter = Counter::new(Arc::clone(&slabs[0]));
     let build = Build { version: env!("CARGO_PKG_VERSION") };
     let registry =
-        Registry::new(fleet, slabs, listeners, telemetry.dropped_lines(), build).map_err(io::Error::other)?;
+        Registry::new(fleet, slabs, counted, telemetry.dropped_lines(), build).map_err(io::Error::other)?;
     let admin_ended = tokio::task::spawn_local(admin::serve(
-        doors.admin,
+        listeners.admin,
         admin_slot,
         admin_counter,
         registry,

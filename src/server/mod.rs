@@ -14,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use connection::{End, Rules, serve};
 pub use listener::{Bound, bind};
-pub use worker::Door;
+pub use worker::Listener;
 
 use crate::dispatch::Worker;
 use crate::settings::{Limits, Settings};
 
 /// Every socket of the process, bound before anything else is started.
 #[derive(Debug)]
-pub struct Doors {
+pub struct Listeners {
     /// The traffic listeners, each with a socket per worker.
     pub traffic: Vec<Bound>,
     /// The admin listener.
@@ -43,7 +43,7 @@ impl std::fmt::Display for Taken {
     }
 }
 
-impl Doors {
+impl Listeners {
     /// Binds every address the settings name.
     ///
     /// # Errors
@@ -102,10 +102,10 @@ impl Crew {
     ///
     /// # Errors
     /// The thread could not be had.
-    pub fn start(&mut self, worker: Worker, doors: Vec<Door>) -> io::Result<()> {
+    pub fn start(&mut self, worker: Worker, listeners: Vec<Listener>) -> io::Result<()> {
         let (rules, stop, last_word) = (self.rules, self.stop.clone(), LastWord(self.last_word.clone()));
         thread::Builder::new().name(format!("worker-{}", self.working)).spawn(move || {
-            if let Err(error) = worker::run(worker, doors, rules, stop) {
+            if let Err(error) = worker::run(worker, listeners, rules, stop) {
                 tracing::error!(%error, "a worker could not run");
             }
             drop(last_word);

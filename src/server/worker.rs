@@ -22,35 +22,40 @@ use crate::fleet::Slot;
 use crate::metrics::Limit;
 use crate::visit::Came;
 
-/// One address of a worker.
+/// A worker's share of one listener.
 #[derive(Debug)]
-pub struct Door {
-    /// Its socket there.
+pub struct Listener {
+    /// Its own socket on the address.
     pub socket: TcpListener,
     /// Where its connections are counted.
     pub slot: Slot,
 }
 
-/// Serves on every door until `stop` is cancelled, then empties the accept queues, lets what is under way end,
+/// Serves on every listener until `stop` is cancelled, then empties the accept queues, lets what is under way end,
 /// and returns. The caller bounds how long it waits for that.
-pub(super) fn run(worker: Worker, doors: Vec<Door>, rules: Rules, stop: CancellationToken) -> io::Result<()> {
+pub(super) fn run(
+    worker: Worker,
+    listeners: Vec<Listener>,
+    rules: Rules,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let worker = Rc::new(worker);
     let rules = Rc::new(rules);
     LocalSet::new().block_on(&runtime, async {
         let connections = TaskTracker::new();
-        let doors = doors.into_iter().map(|door| {
+        let accepting = listeners.into_iter().map(|listener| {
             let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
-            let slot = door.slot;
+            let slot = listener.slot;
             let spawner = connections.clone();
-            accept(door, Rc::clone(&worker), stop.clone(), move |socket, peer| {
+            accept(listener, Rc::clone(&worker), stop.clone(), move |socket, peer| {
                 let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
                 spawner.spawn_local(visit(socket, peer, worker, slot, rules, stop));
             })
         });
-        let doors: Vec<_> = doors.map(tokio::task::spawn_local).collect();
-        for door in doors {
-            if let Ok(Err(error)) | Err(error) = door.await.map_err(io::Error::other) {
+        let accepting: Vec<_> = accepting.map(tokio::task::spawn_local).collect();
+        for accepting in accepting {
+            if let Ok(Err(error)) | Err(error) = accepting.await.map_err(io::Error::other) {
                 tracing::error!(%error, "a listener ended");
             }
         }
@@ -63,12 +68,12 @@ pub(super) fn run(worker: Worker, doors: Vec<Door>, rules: Rules, stop: Cancella
 /// Accepts until told to stop. Then whoever is in the queue already is accepted still, for a socket that is
 /// closed with connections in its queue resets them.
 async fn accept(
-    door: Door,
+    listener: Listener,
     worker: Rc<Worker>,
     stop: CancellationToken,
     mut spawn: impl FnMut(TcpStream, SocketAddr),
 ) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(door.socket)?;
+    let listener = tokio::net::TcpListener::from_std(listener.socket)?;
     let mut pause = Pause::default();
     loop {
         let accepted = tokio::select! {

@@ -3,20 +3,23 @@
 //! [`Settings::load`] is the one way in. What it returns is valid: the code behind it checks nothing again.
 
 mod layers;
+mod names;
 mod pool;
 mod reader;
 mod rules;
+mod url;
 mod values;
 
 use serde::Serialize;
 
 pub use layers::{Flags, Layers};
+pub use names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 pub use pool::{Backend, Cors, Pin, Pool};
 pub use reader::Problem;
+pub use url::{BackendUrl, WeightedUrl};
 pub use values::{
-    BackendId, BackendUrl, CookieDomain, CookieName, HeaderCount, HostPattern, Leaf, Listen, LogFormat,
-    LogLevel, Origin, PathPrefix, PoolName, RedirectStatus, SameSite, Secret, SecureAttribute, Share, Size,
-    Span, Token, WeightedUrl, Workers,
+    HeaderCount, Leaf, Listen, LogFormat, LogLevel, RedirectStatus, SameSite, Secret, SecureAttribute, Share,
+    Size, Span, Workers,
 };
 
 use reader::{Notes, Section};

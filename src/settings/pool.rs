@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+use super::names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 use super::reader::{self, Notes, Section};
-use super::values::{
-    BackendId, BackendUrl, CookieDomain, CookieName, HostPattern, Leaf, Origin, PathPrefix, PoolName,
-    RedirectStatus, SameSite, Secret, SecureAttribute, Span, Token, WeightedUrl,
-};
+use super::url::{BackendUrl, WeightedUrl};
+use super::values::{Leaf, RedirectStatus, SameSite, Secret, SecureAttribute, Span};
 use crate::fleet::Weight;
 use crate::strategy;
 
@@ -131,7 +130,7 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
     items
         .into_iter()
         .filter_map(|(path, item)| match item.kind {
-            config::ValueKind::Table(_) => Backend::read(Section::of_item(path, item, notes), notes),
+            config::ValueKind::Table(_) => Backend::read(Section::new(path, item, notes), notes),
             _ => {
                 let WeightedUrl { weight, url } = reader::parse(&path, &item, notes)?;
                 Backend::with_default_id(None, url, weight, &path, notes)

@@ -101,7 +101,8 @@ impl<'a> Section<'a> {
         Self::new(String::new(), value, notes)
     }
 
-    fn new(path: String, value: Value, notes: &'a Notes) -> Self {
+    /// A table at `path`; anything else is noted and read as an empty one.
+    pub(super) fn new(path: String, value: Value, notes: &'a Notes) -> Self {
         notes.remember(&path, &value);
         let left = match value.kind {
             ValueKind::Table(table) => table.into_iter().collect(),
@@ -215,11 +216,6 @@ impl<'a> Section<'a> {
         self.section(key).unwrap_or_else(|| Section::new(path, Value::new(None, ValueKind::Nil), self.notes))
     }
 
-    /// A table from a list of tables.
-    pub(super) fn of_item(path: String, value: Value, notes: &'a Notes) -> Self {
-        Self::new(path, value, notes)
-    }
-
     /// Every key of this table with the table behind it: for tables whose keys are names.
     pub(super) fn named_sections(mut self) -> Vec<(String, Section<'a>)> {
         let left = std::mem::take(&mut self.left);
@@ -259,6 +255,7 @@ pub(super) fn parse<T: Leaf>(path: &str, value: &Value, notes: &Notes) -> Option
             }
         },
         None => {
+            // No leaf but plain text takes an empty text, so what that is told is what the key takes.
             let takes = T::parse("").err().unwrap_or_else(|| "a single value".to_owned());
             notes.problem(path, format!("got {}, takes {takes}", shown(value)));
             None

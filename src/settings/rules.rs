@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use super::names::{HostPattern, Origin};
 use super::reader::Notes;
-use super::values::{BackendUrl, HostPattern, Origin, SameSite, SecureAttribute};
+use super::url::BackendUrl;
+use super::values::{SameSite, SecureAttribute};
 use super::{Cors, Pin, Pool, Settings};
 
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.

@@ -1,0 +1,196 @@
+//! A backend's URL: what a `Location` begins with.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
+
+use super::values::Leaf;
+use crate::fleet::{Dots, Host, Weight, dots};
+
+/// Where a backend is: `http` or `https`, an authority, and at most a path.
+///
+/// # Trust
+/// A `Location` is this, byte for byte, and then the visitor's path. It always ends at a full authority or
+/// inside a path, so nothing that follows can change the host (CVE-2019-10098 is what happens otherwise).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendUrl {
+    text: String,
+    scheme_len: usize,
+    authority_end: usize,
+    port: u16,
+}
+
+impl BackendUrl {
+    /// The URL without a trailing slash.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Host and, where one is written, port.
+    pub fn authority(&self) -> &str {
+        &self.text[self.scheme_len + 3..self.authority_end]
+    }
+
+    /// The host, lower-cased, an IPv6 address in its brackets, no trailing dot.
+    pub fn host(&self) -> String {
+        let authority = self.authority();
+        let end = match authority.rfind(']') {
+            Some(bracket) => bracket + 1,
+            None => authority.find(':').unwrap_or(authority.len()),
+        };
+        authority[..end].trim_end_matches('.').to_ascii_lowercase()
+    }
+
+    /// The host as an address, where it is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        let host = self.host();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        bare.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+    }
+
+    /// The port that is written, else the scheme's.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether anything stands behind the authority.
+    pub fn has_path(&self) -> bool {
+        self.authority_end < self.text.len()
+    }
+}
+
+impl Leaf for BackendUrl {
+    fn parse(text: &str) -> Result<Self, String> {
+        const TAKES: &str = "a URL such as \"https://a.example.com\" or \"http://10.0.0.1:8080/base\"";
+        let err = |why: &str| Err(format!("{TAKES}: {why}"));
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return err("it has no scheme");
+        };
+        let scheme = scheme.to_ascii_lowercase();
+        let default_port = match scheme.as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return err("its scheme is neither http nor https"),
+        };
+        if rest.contains('#') {
+            return err("it has a fragment");
+        }
+        if rest.contains('?') {
+            return err("it has a query");
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return err("it has userinfo; credentials would be shown to every visitor");
+        }
+        let Some(host) = Host::parse(authority) else {
+            return err("its host or port is not valid (a name outside ASCII is written in its xn-- form)");
+        };
+        if host.port == Some(0) {
+            return err("port 0 is no port to visit");
+        }
+        if !path
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'\\' | b'"' | b'<' | b'>' | b'^' | b'`'))
+        {
+            return err("its path has a character that must be percent-encoded");
+        }
+        if path.split('/').any(|segment| dots(segment) != Dots::None) {
+            return err("its path has a dot segment");
+        }
+        let path = path.trim_end_matches('/');
+        let text = format!("{scheme}://{authority}{path}");
+        let authority_end = text.len() - path.len();
+        Ok(Self { scheme_len: scheme.len(), authority_end, port: host.port.unwrap_or(default_port), text })
+    }
+}
+
+impl fmt::Display for BackendUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// `[weight*]url`, the short form of a backend: `3*https://b.example.com`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightedUrl {
+    /// 1 where none is written.
+    pub weight: Weight,
+    /// The URL behind the weight.
+    pub url: BackendUrl,
+}
+
+impl Leaf for WeightedUrl {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (weight, url) = match text.split_once('*') {
+            Some((weight, url)) if !weight.contains(':') => (Weight::parse(weight.trim())?, url.trim()),
+            _ => (Weight::ONE, text),
+        };
+        Ok(Self { weight, url: BackendUrl::parse(url)? })
+    }
+}
+
+impl Serialize for BackendUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_backend_url_ends_at_an_authority_or_in_a_path() {
+        for (written, kept) in [
+            ("https://a.example.com", "https://a.example.com"),
+            ("HTTPS://a.example.com/", "https://a.example.com"),
+            ("http://[::1]:8080/base/", "http://[::1]:8080/base"),
+            ("http://10.0.0.1/a/b", "http://10.0.0.1/a/b"),
+        ] {
+            assert_eq!(BackendUrl::parse(written).unwrap().as_str(), kept);
+        }
+    }
+
+    #[test]
+    fn a_backend_url_that_could_lead_elsewhere_is_refused() {
+        for (written, why) in [
+            ("a.example.com", "no scheme"),
+            ("ftp://a.example.com", "neither http nor https"),
+            ("https://", "host or port"),
+            ("https:///x", "host or port"),
+            ("https://user:pass@a.example.com", "userinfo"),
+            ("https://a.example.com/?q", "query"),
+            ("https://a.example.com?q", "query"),
+            ("https://a.example.com/#f", "fragment"),
+            ("https://a.example.com:99999", "host or port"),
+            ("https://a.example.com:x", "host or port"),
+            ("https://a.example.com:0", "port 0"),
+            ("https://a b", "host or port"),
+            ("https://bücher.example", "xn--"),
+            ("https://a.example.com/x/../y", "dot segment"),
+            ("https://a.example.com/%2e%2e/y", "dot segment"),
+            ("https://a.example.com/a b", "percent-encoded"),
+        ] {
+            let error = BackendUrl::parse(written).unwrap_err();
+            assert!(error.contains(why), "{written}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_backend_url_knows_its_host_and_port() {
+        let of = |text| {
+            let url = BackendUrl::parse(text).unwrap();
+            (url.host(), url.port(), url.has_path())
+        };
+        assert_eq!(of("https://A.example.com"), ("a.example.com".into(), 443, false));
+        assert_eq!(of("http://a.example.com./x"), ("a.example.com".into(), 80, true));
+        assert_eq!(of("http://[::1]:81"), ("[::1]".into(), 81, false));
+        assert_eq!(
+            BackendUrl::parse("http://[::ffff:127.0.0.1]").unwrap().ip(),
+            Some(Ipv4Addr::LOCALHOST.into())
+        );
+    }
+}
