@@ -55,7 +55,7 @@ struct Serve {
     /// be repeated.
     #[arg(short, long, value_name = "URL")]
     backend: Vec<String>,
-    /// How the pool `default` picks: round_robin or random.
+    /// How the pool `default` picks, such as `random` [default: round_robin]
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
     /// Keep visitors of the pool `default` on one backend by a cookie.
@@ -74,7 +74,7 @@ struct Demo {
     /// The address for metrics and health [default: 127.0.0.1:9090, or the next free port]
     #[arg(short, long, value_name = "ADDR")]
     admin: Option<String>,
-    /// How to pick: round_robin or random.
+    /// How to pick, such as `random` [default: round_robin]
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
     /// Keep visitors on one backend by a cookie.
