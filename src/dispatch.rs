@@ -14,6 +14,7 @@ use rand::rngs::SmallRng;
 use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
 use crate::fleet::{Fleet, Pool, Roster, climbs};
+use crate::forwarded::Trust;
 use crate::metrics::Counter;
 use crate::outcome::{Choice, Decision, Refusal};
 use crate::pin::{self, Pinned};
@@ -26,35 +27,45 @@ pub struct Worker {
     fleet: RefCell<Cache<Arc<ArcSwap<Fleet>>, Arc<Fleet>>>,
     rng: RefCell<SmallRng>,
     picks: Cell<u32>,
-    max_target: usize,
+    policy: Policy,
     access_log: Option<AccessLog>,
     /// Where it counts.
     pub counter: Counter,
 }
 
+/// What the settings say of every request, whatever its pool.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The longest target, in bytes.
+    pub max_target: usize,
+    /// Who may tell where a visitor came from.
+    pub trust: Trust,
+}
+
 impl Worker {
-    /// `max_target` is in bytes; without an access log no request is logged.
+    /// Without an access log no request is logged.
     pub fn new(
         fleet: Arc<ArcSwap<Fleet>>,
         rng: SmallRng,
         counter: Counter,
-        max_target: usize,
+        policy: Policy,
         access_log: Option<AccessLog>,
     ) -> Self {
         Self {
             fleet: RefCell::new(Cache::new(fleet)),
             rng: RefCell::new(rng),
             picks: Cell::new(0),
-            max_target,
+            policy,
             access_log,
             counter,
         }
     }
 }
 
-/// Answers one request.
-pub fn dispatch<B>(worker: &Worker, request: &Request<B>, came: Came) -> Answer {
+/// Answers one request; `peer` is who sent it, a visitor or a proxy.
+pub fn dispatch<B>(worker: &Worker, request: &Request<B>, peer: Came) -> Answer {
     let started = Instant::now();
+    let came = worker.policy.trust.resolve(peer, request.headers());
     let mut cache = worker.fleet.borrow_mut();
     let fleet = cache.load();
 
@@ -85,7 +96,7 @@ fn serve<'f, B>(
     came: Came,
     seen: &mut Seen<'f>,
 ) -> Result<Answer, Refusal> {
-    let visit = Visit::read(request, came, worker.max_target)?;
+    let visit = Visit::read(request, came, worker.policy.max_target)?;
     let host = visit.host.as_deref();
     let Target::Path(target) = visit.target else {
         return if fleet.routes.knows(host) {
@@ -204,6 +215,7 @@ mod tests {
 
     use super::*;
     use crate::fleet::{Backend, HostMatch, Route, Routes, Slot, Weight};
+    use crate::forwarded::Field;
     use crate::strategy::{Kind, Memory};
 
     const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
@@ -230,7 +242,14 @@ mod tests {
         let pool = Pool::new(Arc::new(roster), &Memory::default());
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: 0 }]);
         let fleet = Fleet { routes, pools: [Arc::new(pool)].into() };
-        Worker::new(Arc::new(ArcSwap::from_pointee(fleet)), rand::make_rng(), Counter::default(), 8192, None)
+        let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
+        Worker::new(
+            Arc::new(ArcSwap::from_pointee(fleet)),
+            rand::make_rng(),
+            Counter::default(),
+            policy,
+            None,
+        )
     }
 
     #[test]

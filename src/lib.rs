@@ -18,6 +18,7 @@ pub mod server;
 
 pub mod dispatch;
 pub mod visit;
+pub mod forwarded;
 pub mod pin;
 pub mod outcome;
 pub mod answer;

@@ -9,11 +9,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
-use crate::dispatch::Worker;
+use crate::dispatch::{Policy, Worker};
+use crate::forwarded::{Field, Trust};
 use crate::keeper::Keeper;
 use crate::metrics::{Build, Counter, Registry, Slab};
 use crate::server::{Crew, Listener, Listeners, worker_count};
-use crate::settings::Settings;
+use crate::settings::{ForwardedBy, Settings};
 use crate::telemetry::Telemetry;
 
 /// How the process ended.
@@ -76,7 +77,7 @@ pub async fn run(
             Arc::clone(&fleet),
             rand::make_rng(),
             Counter::new(slab),
-            settings.server.limits.max_target_bytes.0,
+            request_policy(settings),
             telemetry.access_log(),
         );
         crew.start(worker, own)?;
@@ -109,6 +110,16 @@ pub async fn run(
         let _ = tokio::time::timeout(LAST_FIGURES, admin_ended).await;
     }
     Ok(ended)
+}
+
+/// What the settings say of every request.
+fn request_policy(settings: &Settings) -> Policy {
+    let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
+    let field = match settings.server.forwarded_by {
+        ForwardedBy::XForwardedFor => Field::XForwardedFor,
+        ForwardedBy::Forwarded => Field::Forwarded,
+    };
+    Policy { max_target: settings.server.limits.max_target_bytes.0, trust: Trust::new(proxies, field) }
 }
 
 /// Stops accepting and waits for what is under way.

@@ -18,8 +18,8 @@ pub use pool::{Backend, Cors, Pin, Pool};
 pub use reader::Problem;
 pub use url::{BackendUrl, WeightedUrl};
 pub use values::{
-    HeaderCount, Leaf, Listen, LogFormat, LogLevel, RedirectStatus, SameSite, Secret, SecureAttribute, Share,
-    Size, Span, Workers,
+    ForwardedBy, HeaderCount, Leaf, Listen, LogFormat, LogLevel, Network, RedirectStatus, SameSite, Secret,
+    SecureAttribute, Share, Size, Span, Workers,
 };
 
 use reader::{Notes, Section};
@@ -49,6 +49,10 @@ pub struct Server {
     pub shutdown_delay: Span,
     /// How long requests in flight may take to finish once nothing is accepted any more.
     pub shutdown_grace: Span,
+    /// The proxies that are believed when they tell where a visitor came from; none: nobody is.
+    pub trusted_proxies: Vec<Network>,
+    /// The field they write.
+    pub forwarded_by: ForwardedBy,
     /// What one connection may cost.
     pub limits: Limits,
 }
@@ -147,6 +151,8 @@ impl Default for Server {
             workers: Workers(0),
             shutdown_delay: Span::seconds(0),
             shutdown_grace: Span::seconds(30),
+            trusted_proxies: Vec::new(),
+            forwarded_by: ForwardedBy::XForwardedFor,
             limits: Limits::default(),
         }
     }
@@ -161,6 +167,8 @@ impl Server {
             workers: section.or("workers", default.workers),
             shutdown_delay: section.or("shutdown_delay", default.shutdown_delay),
             shutdown_grace: section.or("shutdown_grace", default.shutdown_grace),
+            trusted_proxies: section.list("trusted_proxies").unwrap_or_default(),
+            forwarded_by: section.or("forwarded_by", default.forwarded_by),
             limits: Limits::read(section.section_or_empty("limits")),
         };
         section.finish();

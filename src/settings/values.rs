@@ -4,9 +4,10 @@
 //! key, the value and that phrase.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use super::nearest;
@@ -34,7 +35,7 @@ macro_rules! serialize_as_string {
 }
 pub(super) use serialize_as_string;
 
-serialize_as_string!(Span, Size, Listen);
+serialize_as_string!(Span, Size, Listen, Network);
 
 impl Leaf for bool {
     fn parse(text: &str) -> Result<Self, String> {
@@ -205,6 +206,25 @@ impl fmt::Display for Listen {
     }
 }
 
+/// A network, or an address that stands for itself alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub IpNet);
+
+impl Leaf for Network {
+    fn parse(text: &str) -> Result<Self, String> {
+        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(alone).map(Self).ok_or_else(|| {
+            "a network or an address, such as \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.1\"".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The status of a redirect: one that no cache keeps of itself.
 ///
 /// 301 and 308 are not among them: browsers keep those for good (RFC 9110 §15.4.2, §15.4.9).
@@ -317,6 +337,16 @@ words! {
         Strict = "strict",
         /// Always sent; browsers then demand `Secure`.
         None = "none",
+    }
+}
+
+words! {
+    /// The field in which trusted proxies tell where a visitor came from.
+    ForwardedBy {
+        /// `X-Forwarded-For` and `X-Forwarded-Proto`.
+        XForwardedFor = "x-forwarded-for",
+        /// `Forwarded`, RFC 7239.
+        Forwarded = "forwarded",
     }
 }
 

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::{Request, Uri};
 use proptest::prelude::*;
-use signpost::dispatch::{Worker, dispatch};
+use signpost::dispatch::{Policy, Worker, dispatch};
+use signpost::forwarded::{Field, Trust};
 use signpost::keeper::Keeper;
 use signpost::metrics::Counter;
 use signpost::settings::{Flags, Layers, Settings};
@@ -18,7 +19,8 @@ fn worker(backend: &str) -> Worker {
         ..Layers::default()
     };
     let settings = Settings::load(&layers).unwrap().settings;
-    Worker::new(Keeper::start(&settings).published(), rand::make_rng(), Counter::default(), 8192, None)
+    let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
+    Worker::new(Keeper::start(&settings).published(), rand::make_rng(), Counter::default(), policy, None)
 }
 
 /// Raw bytes up to a `#`, those from 0x80 up percent-encoded: what DESIGN promises of path and query.

@@ -12,6 +12,7 @@ mod cors;
 mod pins;
 mod bad_input;
 mod limits;
+mod proxies;
 mod location;
 
 // What the operator sees.

@@ -71,6 +71,11 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         ),
         (format!("{A}cors = {{ origins = ['x'] }}"), "pools.a.cors.origins[0]", "an origin such as"),
         (format!("{A}[server]\nlisten = ['8080']"), "server.listen[0]", "IP address and a port"),
+        (
+            format!("{A}[server]\ntrusted_proxies = ['10/8']"),
+            "server.trusted_proxies[0]",
+            "a network or an address",
+        ),
         (format!("{A}[server]\nlisten = []"), "server.listen", "one address or more"),
         (format!("{A}[server]\nworkers = 'many'"), "server.workers", "got \"many\""),
         (format!("{A}[server]\nlimits = 5"), "server.limits", "takes a table"),
