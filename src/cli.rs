@@ -167,19 +167,21 @@ fn check(flags: Serve) -> Result<(), Failure> {
 }
 
 fn serve(flags: Serve) -> Result<(), Failure> {
-    let loaded = load(&flags.layers())?;
+    let layers = flags.layers();
+    let loaded = load(&layers)?;
     let telemetry = Telemetry::start(&loaded.settings.log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let runtime = runtime()?;
-    run_server(&runtime, &loaded.settings, &telemetry, |_, _| String::new())
+    run_server(&runtime, &loaded.settings, Some(layers), &telemetry, |_, _| String::new())
 }
 
 /// Binds, says where, serves until told to leave. `invite` makes what is printed below the addresses.
 fn run_server(
     runtime: &Runtime,
     settings: &Settings,
+    layers: Option<Layers>,
     telemetry: &Telemetry,
     invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
 ) -> Result<(), Failure> {
@@ -193,7 +195,7 @@ fn run_server(
         let first = traffic.first().copied().unwrap_or(admin);
         eprint!("{lines}admin on http://{admin}\n{}", invite(first, admin));
     };
-    let serving = run(settings, listeners, telemetry, ready);
+    let serving = run(settings, layers, listeners, telemetry, ready);
     let ended = LocalSet::new().block_on(runtime, serving).map_err(Failure::run)?;
     match ended {
         Ended::Drained => Ok(()),
@@ -230,7 +232,7 @@ fn run_demo(flags: Demo) -> Result<(), Failure> {
         backend.id = demo_id(started)?;
     }
     let telemetry = Telemetry::start(&settings.log);
-    run_server(&runtime, &settings, &telemetry, |dispatcher, admin| {
+    run_server(&runtime, &settings, None, &telemetry, |dispatcher, admin| {
         demo::invitation(dispatcher, admin, &backends, flags.pin)
     })
 }

@@ -30,6 +30,7 @@ pub mod strategy;
 
 // Keeping the fleet true.
 pub mod keeper;
+pub mod reload;
 pub mod settings;
 
 // The operator's side.

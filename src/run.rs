@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::dispatch::{Policy, Worker};
 use crate::forwarded::{Field, Trust};
 use crate::keeper::Keeper;
-use crate::metrics::{Build, Counter, Registry, Slab};
+use crate::metrics::{Counter, Registry, Reloads, Slab, Sources};
+use crate::reload::Reloader;
 use crate::server::{Crew, Listener, Listeners, worker_count};
-use crate::settings::{ForwardedBy, Settings};
+use crate::settings::{ForwardedBy, Layers, Settings};
 use crate::telemetry::Telemetry;
 
 /// How the process ended.
@@ -28,11 +30,14 @@ pub enum Ended {
     AtOnce,
 }
 
+/// How many changes may wait for the keeper.
+const QUEUE: usize = 1024;
 /// How long the admin listener's last answers may take.
 const LAST_FIGURES: Duration = Duration::from_millis(500);
 
 /// Serves until a signal comes, then leaves.
 ///
+/// `layers` are what the settings came from, to be read again on reload; `None` where they are fixed.
 /// `listeners` were opened with the same settings; `ready` is called with them once visitors are served and signals
 /// are heeded. Runs on the caller's runtime, inside a [`tokio::task::LocalSet`]; requests run on threads of
 /// their own.
@@ -41,6 +46,7 @@ const LAST_FIGURES: Duration = Duration::from_millis(500);
 /// What kept it from starting, or a worker that ended by itself.
 pub async fn run(
     settings: &Settings,
+    layers: Option<Layers>,
     listeners: Listeners,
     telemetry: &Telemetry,
     ready: impl FnOnce(&[SocketAddr], SocketAddr),
@@ -86,9 +92,16 @@ pub async fn run(
     let readiness = Readiness::ready();
     let admin_stop = CancellationToken::new();
     let admin_counter = Counter::new(Arc::clone(&slabs[0]));
-    let build = Build { version: env!("CARGO_PKG_VERSION") };
-    let registry =
-        Registry::new(fleet, slabs, counted, telemetry.dropped_lines(), build).map_err(io::Error::other)?;
+    let reloads = Arc::<Reloads>::default();
+    let registry = Registry::new(Sources {
+        fleet,
+        slabs,
+        listeners: counted,
+        dropped_lines: telemetry.dropped_lines(),
+        reloads: Arc::clone(&reloads),
+        version: env!("CARGO_PKG_VERSION"),
+    })
+    .map_err(io::Error::other)?;
     let admin_ended = tokio::task::spawn_local(admin::serve(
         listeners.admin,
         admin_slot,
@@ -97,6 +110,13 @@ pub async fn run(
         readiness.clone(),
         admin_stop.clone(),
     ));
+    let (events, changes) = mpsc::channel(QUEUE);
+    let keeping = tokio::task::spawn_local(keeper.run(changes));
+    let hangup = signal(SignalKind::hangup())?;
+    // Fixed settings have nothing to reload, and SIGHUP is then heeded by nobody.
+    let reloading = layers.map(|layers| {
+        tokio::task::spawn_local(Reloader::new(layers, settings.clone(), events, reloads).run(hangup))
+    });
     ready(&traffic, admin);
 
     let first = tokio::select! {
@@ -104,6 +124,10 @@ pub async fn run(
         () = crew.one_ended() => return Err(io::Error::other("a worker ended by itself")),
     };
     readiness.leave();
+    if let Some(reloading) = reloading {
+        reloading.abort();
+    }
+    keeping.abort();
     let ended = leave(settings, first, &mut signals, &mut crew).await;
     admin_stop.cancel();
     if ended == Ended::Drained {

@@ -1,6 +1,7 @@
 //! Sums the slabs into metric families when Prometheus asks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use prometheus::core::{Collector, Desc};
@@ -11,16 +12,25 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
     CLOSED_AT, CODES, CODES_AT, LIMITS_AT, Limit, OPENED_AT, PICK_BOUNDS, PICK_SUM_AT, PICKS_AT, REFUSALS_AT,
-    Slab, labels_of, sum,
+    Reloads, Slab, labels_of, sum,
 };
 use crate::fleet::{Fleet, Slot};
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
-/// What was built, for `signpost_build_info`.
-#[derive(Clone, Copy, Debug)]
-pub struct Build {
-    /// The version in the manifest.
+/// What the figures are read from.
+pub struct Sources {
+    /// Says which pools and backends there are.
+    pub fleet: Arc<ArcSwap<Fleet>>,
+    /// Of every thread that counts.
+    pub slabs: Vec<Arc<Slab>>,
+    /// Each listener's address and the place of its counts.
+    pub listeners: Vec<(String, Slot)>,
+    /// Of every log writer.
+    pub dropped_lines: Vec<ErrorCounter>,
+    /// How reloads went.
+    pub reloads: Arc<Reloads>,
+    /// The version of this program.
     pub version: &'static str,
 }
 
@@ -30,21 +40,15 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Shows what these slabs count of this fleet and these listeners.
+    /// Shows what these say at the time of each scrape.
     ///
     /// # Errors
     /// Two collectors of one name, which would be a mistake in this module.
-    pub fn new(
-        fleet: Arc<ArcSwap<Fleet>>,
-        slabs: Vec<Arc<Slab>>,
-        listeners: Vec<(String, Slot)>,
-        dropped_lines: Vec<ErrorCounter>,
-        build: Build,
-    ) -> prometheus::Result<Self> {
+    pub fn new(sources: Sources) -> prometheus::Result<Self> {
         let registry = prometheus::Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let desc = Desc::new("signpost".into(), "All of signpost_*.".into(), vec![], Default::default())?;
-        registry.register(Box::new(Signpost { desc, fleet, slabs, listeners, dropped_lines, build }))?;
+        registry.register(Box::new(Signpost { desc, sources }))?;
         Ok(Self { registry })
     }
 
@@ -61,11 +65,7 @@ impl Registry {
 
 struct Signpost {
     desc: Desc,
-    fleet: Arc<ArcSwap<Fleet>>,
-    slabs: Vec<Arc<Slab>>,
-    listeners: Vec<(String, Slot)>,
-    dropped_lines: Vec<ErrorCounter>,
-    build: Build,
+    sources: Sources,
 }
 
 impl Collector for Signpost {
@@ -74,10 +74,11 @@ impl Collector for Signpost {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let fleet = self.fleet.load();
+        let fleet = self.sources.fleet.load();
         let mut families =
             vec![self.build_info(), self.responses(), self.refusals(), self.limited(), self.dropped()];
         families.extend(self.connections());
+        families.extend(self.reloads());
         families.extend([self.redirects(&fleet), self.picks(&fleet), self.weights(&fleet)]);
         families.extend(self.rejected_pins(&fleet));
         families
@@ -86,11 +87,11 @@ impl Collector for Signpost {
 
 impl Signpost {
     fn sum(&self, slot: Slot, offset: usize) -> u64 {
-        sum(&self.slabs, slot, offset)
+        sum(&self.sources.slabs, slot, offset)
     }
 
     fn build_info(&self) -> MetricFamily {
-        let labels = [("version", self.build.version)];
+        let labels = [("version", self.sources.version)];
         family("signpost_build_info", "What was built; always 1.", MetricType::GAUGE, [gauge(&labels, 1.0)])
     }
 
@@ -117,7 +118,7 @@ impl Signpost {
     }
 
     fn dropped(&self) -> MetricFamily {
-        let lines: usize = self.dropped_lines.iter().map(ErrorCounter::dropped_lines).sum();
+        let lines: usize = self.sources.dropped_lines.iter().map(ErrorCounter::dropped_lines).sum();
         family(
             "signpost_log_lines_dropped_total",
             "Lines of log and access log that were dropped because nobody read them fast enough.",
@@ -129,7 +130,7 @@ impl Signpost {
     fn connections(&self) -> [MetricFamily; 2] {
         let of = |slot| (self.sum(slot, OPENED_AT), self.sum(slot, CLOSED_AT));
         let figures: Vec<_> =
-            self.listeners.iter().map(|(address, slot)| (address.as_str(), of(*slot))).collect();
+            self.sources.listeners.iter().map(|(address, slot)| (address.as_str(), of(*slot))).collect();
         let open = figures.iter().map(|&(address, (opened, closed))| {
             gauge(&[("listener", address)], opened.saturating_sub(closed) as f64)
         });
@@ -137,6 +138,27 @@ impl Signpost {
         [
             family("signpost_connections", "Connections open now.", MetricType::GAUGE, open),
             family("signpost_connections_total", "Connections accepted.", MetricType::COUNTER, total),
+        ]
+    }
+
+    fn reloads(&self) -> [MetricFamily; 2] {
+        let Reloads { successes, errors, last_successful } = &*self.sources.reloads;
+        let results = [("success", successes), ("error", errors)]
+            .map(|(result, count)| counter(&[("result", result)], count.load(Ordering::Relaxed)));
+        let last = f64::from(u8::from(last_successful.load(Ordering::Relaxed)));
+        [
+            family(
+                "signpost_settings_reloads_total",
+                "Times that settings were read again.",
+                MetricType::COUNTER,
+                results,
+            ),
+            family(
+                "signpost_settings_last_reload_successful",
+                "Whether the last reload was published.",
+                MetricType::GAUGE,
+                [gauge(&[], last)],
+            ),
         ]
     }
 

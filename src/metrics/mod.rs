@@ -8,11 +8,12 @@ mod collector;
 mod slab;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
 
-pub use collector::{Build, Registry};
+pub use collector::{Registry, Sources};
 pub use slab::{Slab, Slots};
 
 use crate::fleet::{Backend, Pool, Roster, Slot};
@@ -172,6 +173,34 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.slab.add(self.listener, CLOSED_AT, 1);
+    }
+}
+
+/// How reloads went. Counted by one task, read at a scrape.
+#[derive(Debug)]
+pub struct Reloads {
+    successes: AtomicU64,
+    errors: AtomicU64,
+    last_successful: AtomicBool,
+}
+
+impl Default for Reloads {
+    /// None yet; the start itself was a success.
+    fn default() -> Self {
+        Self {
+            successes: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            last_successful: AtomicBool::new(true),
+        }
+    }
+}
+
+impl Reloads {
+    /// One more.
+    pub fn note(&self, successful: bool) {
+        self.last_successful.store(successful, Ordering::Relaxed);
+        let count = if successful { &self.successes } else { &self.errors };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 }
 

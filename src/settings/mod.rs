@@ -49,6 +49,8 @@ pub struct Server {
     pub shutdown_delay: Span,
     /// How long requests in flight may take to finish once nothing is accepted any more.
     pub shutdown_grace: Span,
+    /// How often the settings files are looked at for changes; 0: never.
+    pub watch: Span,
     /// The proxies that are believed when they tell where a visitor came from; none: nobody is.
     pub trusted_proxies: Vec<Network>,
     /// The field they write.
@@ -151,6 +153,7 @@ impl Default for Server {
             workers: Workers(0),
             shutdown_delay: Span::seconds(0),
             shutdown_grace: Span::seconds(30),
+            watch: Span::seconds(2),
             trusted_proxies: Vec::new(),
             forwarded_by: ForwardedBy::XForwardedFor,
             limits: Limits::default(),
@@ -167,6 +170,9 @@ impl Server {
             workers: section.or("workers", default.workers),
             shutdown_delay: section.or("shutdown_delay", default.shutdown_delay),
             shutdown_grace: section.or("shutdown_grace", default.shutdown_grace),
+            watch: section.within("watch", default.watch, "0s or 100ms and more", |span| {
+                span.0.is_zero() || span.0.as_millis() >= 100
+            }),
             trusted_proxies: section.list("trusted_proxies").unwrap_or_default(),
             forwarded_by: section.or("forwarded_by", default.forwarded_by),
             limits: Limits::read(section.section_or_empty("limits")),

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 19] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("main", &["cli"]),
     ("cli", &["run", "server", "settings", "telemetry", "admin", "demo"]),
-    ("run", &["server", "admin", "keeper", "dispatch", "forwarded", "metrics", "settings", "telemetry"]),
+    (
+        "run",
+        &["server", "admin", "reload", "keeper", "dispatch", "forwarded", "metrics", "settings", "telemetry"],
+    ),
     ("admin", &["server", "metrics", "fleet"]),
     ("server", &["dispatch", "answer", "outcome", "visit", "metrics", "fleet", "settings"]),
     (
@@ -15,6 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ),
     ("answer", &["outcome", "visit", "pin", "fleet"]),
     ("telemetry", &["access_log", "settings"]),
+    ("reload", &["keeper", "metrics", "settings"]),
     ("keeper", &["settings", "metrics", "fleet", "strategy"]),
     ("metrics", &["outcome", "pin", "fleet"]),
     ("access_log", &["outcome", "fleet"]),

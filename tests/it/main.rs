@@ -21,6 +21,7 @@ mod metrics;
 mod access_log;
 mod settings;
 mod life;
+mod reload;
 mod demo;
 
 // What a developer relies on.

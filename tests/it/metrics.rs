@@ -17,7 +17,7 @@ const TWO_POOLS: &str = r#"
 "#;
 
 /// Every name that DESIGN gives and there is something to count for yet.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 14] = [
     "signpost_redirects_total",
     "signpost_responses_total",
     "signpost_refusals_total",
@@ -28,6 +28,8 @@ const NAMES: [&str; 12] = [
     "signpost_connections_total",
     "signpost_limited_total",
     "signpost_log_lines_dropped_total",
+    "signpost_settings_reloads_total",
+    "signpost_settings_last_reload_successful",
     "signpost_build_info",
     "process_open_fds",
 ];

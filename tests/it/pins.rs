@@ -88,7 +88,7 @@ fn a_pin_that_does_not_count_is_replaced_and_its_reason_counted() {
         .replace("pools.p", "pools.q"),
     ));
     let mut turned = good.clone().into_bytes();
-    turned[50] ^= 1;
+    turned[50] = if turned[50] == b'A' { b'B' } else { b'A' };
     for (reason, pin) in [
         ("malformed", "x".to_owned()),
         ("malformed", String::new()),

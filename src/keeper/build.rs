@@ -1,60 +1,44 @@
-//! The keeper: the one who builds fleets and publishes them.
-//!
-//! It translates settings into what a request reads, and owns what outlives a fleet: the strategies' memory and
-//! the places of counts. Today there is one event, the start; probes, reloads and the operator will be others.
+//! Settings into what a request reads: everything that can be worked out beforehand is worked out here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 use crate::fleet::{Backend, Cookie, Cors, Fleet, HostMatch, Pins, Pool, Roster, Route, Routes};
 use crate::metrics::Slots;
-use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Settings, Token};
+use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Token};
 use crate::strategy::Memory;
-
-/// The single writer of fleets.
-#[derive(Debug)]
-pub struct Keeper {
-    published: Arc<ArcSwap<Fleet>>,
-    lasting: Lasting,
-}
 
 /// What outlives a fleet.
 #[derive(Debug)]
-struct Lasting {
+pub(super) struct Lasting {
     /// A strategy's memory, by pool and strategy.
     memories: HashMap<(String, &'static str), Memory>,
-    slots: Slots,
+    pub(super) slots: Slots,
     /// The key for pools without secrets.
     random_key: [u8; 32],
 }
 
-impl Keeper {
-    /// Builds the first fleet and publishes it.
-    pub fn start(settings: &Settings) -> Self {
-        let mut lasting =
-            Lasting { memories: HashMap::new(), slots: Slots::new(), random_key: rand::random() };
-        let fleet = build(&settings.pools, &mut lasting);
-        Self { published: Arc::new(ArcSwap::from_pointee(fleet)), lasting }
-    }
-
-    /// Where the current fleet is read.
-    pub fn published(&self) -> Arc<ArcSwap<Fleet>> {
-        Arc::clone(&self.published)
-    }
-
-    /// Gives out places for counts.
-    pub fn slots(&mut self) -> &mut Slots {
-        &mut self.lasting.slots
+impl Lasting {
+    pub(super) fn new() -> Self {
+        Self { memories: HashMap::new(), slots: Slots::new(), random_key: rand::random() }
     }
 }
 
-fn build(pools: &[settings::Pool], lasting: &mut Lasting) -> Fleet {
+/// Builds a fleet of these pools, taking from the last one what has not changed.
+pub(super) fn build(
+    pools: &[settings::Pool],
+    last: &[(settings::Pool, Arc<Pool>)],
+    lasting: &mut Lasting,
+) -> Fleet {
     let routes = Routes::new(pools.iter().enumerate().flat_map(|(index, pool)| routes_of(pool, index)));
-    let pools = pools.iter().map(|pool| Arc::new(build_pool(pool, lasting))).collect();
-    Fleet { routes, pools }
+    let unchanged = |pool: &settings::Pool| last.iter().find(|(settings, _)| settings == pool);
+    let pools = pools.iter().map(|pool| match unchanged(pool) {
+        Some((_, built)) => Arc::clone(built),
+        None => Arc::new(build_pool(pool, lasting)),
+    });
+    Fleet { routes, pools: pools.collect() }
 }
 
 fn routes_of(pool: &settings::Pool, index: usize) -> Vec<Route> {

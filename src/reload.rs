@@ -1,0 +1,133 @@
+//! Reading the settings again while visitors are served: on SIGHUP, and when a file has changed.
+//!
+//! New settings are validated whole. Wrong ones change nothing, and every problem is logged. Pools take effect at
+//! once; what `server`, `admin` and `log` say takes effect at the next start, and a line says so.
+
+use std::collections::hash_map::DefaultHasher;
+use std::future::pending;
+use std::hash::{Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::keeper::Event;
+use crate::metrics::Reloads;
+use crate::settings::{Layers, Loaded, Settings};
+
+/// Reads settings again and hands them to the keeper.
+#[derive(Debug)]
+pub struct Reloader {
+    layers: Layers,
+    /// The settings in effect; of `server`, `admin` and `log` those of the start.
+    current: Settings,
+    events: mpsc::Sender<Event>,
+    reloads: Arc<Reloads>,
+}
+
+impl Reloader {
+    /// For a process that was started with `current`, as `layers` say.
+    pub fn new(
+        layers: Layers,
+        current: Settings,
+        events: mpsc::Sender<Event>,
+        reloads: Arc<Reloads>,
+    ) -> Self {
+        Self { layers, current, events, reloads }
+    }
+
+    /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP.
+    pub async fn run(mut self, mut hangup: Signal) {
+        let every = self.current.server.watch.0;
+        let mut looks = interval(if every.is_zero() { Duration::MAX } else { every });
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut loaded = self.fingerprint().await;
+        let mut last = loaded;
+        loop {
+            let why = tokio::select! {
+                asked = hangup.recv() => match asked {
+                    Some(()) => "SIGHUP",
+                    None => pending().await,
+                },
+                _ = looks.tick(), if !every.is_zero() => {
+                    let now = self.fingerprint().await;
+                    // Twice the same: an editor that is still writing is given the time to finish.
+                    let settled = now == last;
+                    last = now;
+                    if now == loaded || !settled {
+                        continue;
+                    }
+                    "a file has changed"
+                }
+            };
+            loaded = self.fingerprint().await;
+            last = loaded;
+            self.reload(why).await;
+        }
+    }
+
+    async fn reload(&mut self, why: &'static str) {
+        let layers = self.layers.clone();
+        let read = tokio::task::spawn_blocking(move || Settings::load(&layers)).await;
+        let published = match read {
+            Ok(Ok(loaded)) => self.publish(loaded).await,
+            Ok(Err(problems)) => {
+                for problem in problems {
+                    tracing::error!(why, "wrong settings: {problem}");
+                }
+                false
+            }
+            Err(error) => {
+                tracing::error!(why, %error, "the settings could not be read");
+                false
+            }
+        };
+        self.reloads.note(published);
+        if published {
+            tracing::info!(why, pools = self.current.pools.len(), "settings reloaded");
+        } else {
+            tracing::error!(why, "nothing was reloaded; the old settings stay");
+        }
+    }
+
+    /// Has the pools published; returns whether they were.
+    async fn publish(&mut self, loaded: Loaded) -> bool {
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let Settings { server, admin, log, pools } = loaded.settings;
+        let at_next_start = [
+            ("server", server != self.current.server),
+            ("admin", admin != self.current.admin),
+            ("log", log != self.current.log),
+        ];
+        for (section, _) in at_next_start.iter().filter(|(_, changed)| *changed) {
+            tracing::warn!("[{section}] has changed, which takes effect at the next start");
+        }
+        let (published, done) = oneshot::channel();
+        let event = Event::Pools { pools: pools.clone(), published };
+        let accepted = self.events.send(event).await.is_ok() && done.await.is_ok();
+        if accepted {
+            self.current.pools = pools;
+        }
+        accepted
+    }
+
+    /// A hash of what every file holds. By content and not by time or inode: an editor's rename, a swapped
+    /// `..data` link of a mounted ConfigMap and a network file system then all look the same.
+    async fn fingerprint(&self) -> u64 {
+        let secrets = self.current.pools.iter().filter_map(|pool| pool.pin.as_ref()?.secrets_file.clone());
+        let files: Vec<PathBuf> = self.layers.files.iter().cloned().chain(secrets).collect();
+        let hash = move || {
+            let mut hasher = DefaultHasher::new();
+            for file in files {
+                std::fs::read(file).map_err(|error| error.kind()).hash(&mut hasher);
+            }
+            hasher.finish()
+        };
+        tokio::task::spawn_blocking(hash).await.unwrap_or_default()
+    }
+}

@@ -1,0 +1,144 @@
+//! Settings that change while visitors are served.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::harness::{Connection, Signpost, settings_file};
+
+/// A pool of backends by id, each with its id as path.
+fn pool(ids: &[&str], more: &str) -> String {
+    let backends: Vec<_> =
+        ids.iter().map(|id| format!("{{ id = '{id}', url = 'http://127.0.0.1:9001/{id}' }}")).collect();
+    format!("[pools.p]\nbackends = [{}]\n{more}\n", backends.join(","))
+}
+
+fn start(file: &Path) -> Signpost {
+    Signpost::start(&["--settings", file.to_str().unwrap()])
+}
+
+fn reloads(signpost: &Signpost, result: &str) -> f64 {
+    signpost.metric("signpost_settings_reloads_total", &[("result", result)])
+}
+
+/// Asks for a reload and waits until it is counted.
+fn hang_up(signpost: &Signpost, result: &str) {
+    let before = reloads(signpost, result);
+    signpost.signal("HUP");
+    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", result)], before + 1.0);
+}
+
+fn id(signpost: &Signpost) -> String {
+    signpost.get("/").location().split('/').nth(3).unwrap().to_owned()
+}
+
+#[test]
+fn what_stays_goes_on_and_what_is_new_is_served() {
+    let file = settings_file(&pool(&["a", "b", "c"], "pin = {}"));
+    let signpost = start(file.path());
+    let to_a = signpost.get("/").cookie().unwrap().to_owned();
+    assert_eq!(id(&signpost), "b");
+
+    // Another backend at the end: the turn is c's, the count of a stays, and so does the random secret.
+    std::fs::write(file.path(), pool(&["a", "b", "c", "d"], "pin = {}")).unwrap();
+    hang_up(&signpost, "success");
+    assert_eq!([id(&signpost), id(&signpost), id(&signpost)], ["c", "d", "a"]);
+    let pinned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
+    assert_eq!((pinned.location(), pinned.cookie()), ("http://127.0.0.1:9001/a/", None));
+    assert_eq!(signpost.metric("signpost_redirects_total", &[("backend", "a"), ("decision", "picked")]), 2.0);
+
+    // A backend less: nobody is sent there any more, pinned or not.
+    std::fs::write(file.path(), pool(&["b", "c"], "pin = {}")).unwrap();
+    hang_up(&signpost, "success");
+    let repinned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
+    assert!(repinned.cookie().is_some() && !repinned.location().contains("/a/"));
+    assert!((0..10).all(|_| ["b", "c"].contains(&id(&signpost).as_str())));
+}
+
+#[test]
+fn wrong_settings_change_nothing_and_are_told_in_full() {
+    let file = settings_file(&pool(&["a"], ""));
+    let signpost = start(file.path());
+    std::fs::write(file.path(), pool(&["b"], "strategy = 'x'\nstatus = 301")).unwrap();
+    hang_up(&signpost, "error");
+    assert_eq!(id(&signpost), "a");
+    assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 0.0);
+    let mut log = String::new();
+    crate::harness::wait_until("both problems are in the log", || {
+        log += &signpost.log();
+        log.contains("pools.p.status: got 301") && log.contains("pools.p.strategy: got \\\"x\\\"")
+    });
+
+    std::fs::write(file.path(), pool(&["b"], "[server]\nworkers = 1")).unwrap();
+    hang_up(&signpost, "success");
+    assert_eq!(id(&signpost), "b");
+    assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 1.0);
+    crate::harness::wait_until("it says what needs a restart", || {
+        log += &signpost.log();
+        log.contains("[server] has changed, which takes effect at the next start")
+    });
+}
+
+#[test]
+fn a_changed_file_is_seen_however_it_was_changed() {
+    let watched = |ids: &[&str]| pool(ids, "[server]\nwatch = '100ms'");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("settings.toml");
+
+    // As an editor does: written beside, then renamed over.
+    std::fs::write(&file, watched(&["a"])).unwrap();
+    let signpost = start(&file);
+    assert_eq!(id(&signpost), "a");
+    let beside = dir.path().join("settings.toml~");
+    std::fs::write(&beside, watched(&["b"])).unwrap();
+    std::fs::rename(&beside, &file).unwrap();
+    crate::harness::wait_until("the renamed file is read", || id(&signpost) == "b");
+
+    // As Kubernetes does: the file is a link through ..data, a link that is swapped.
+    let mounted = dir.path().join("mounted");
+    for (version, ids) in [("..1", ["a"]), ("..2", ["b"])] {
+        std::fs::create_dir_all(mounted.join(version)).unwrap();
+        std::fs::write(mounted.join(version).join("s.toml"), watched(&ids)).unwrap();
+    }
+    let link = |to: &str, from: &str| std::os::unix::fs::symlink(to, mounted.join(from)).unwrap();
+    link("..1", "..data");
+    link("..data/s.toml", "s.toml");
+    let signpost = start(&mounted.join("s.toml"));
+    assert_eq!(id(&signpost), "a");
+    link("..2", "..data_tmp");
+    std::fs::rename(mounted.join("..data_tmp"), mounted.join("..data")).unwrap();
+    crate::harness::wait_until("the swapped link is followed", || id(&signpost) == "b");
+
+    // A file that is gone changes nothing, and is said once, not at every look.
+    std::fs::remove_file(mounted.join("..2/s.toml")).unwrap();
+    signpost.wait_for_metric("signpost_settings_last_reload_successful", &[], 0.0);
+    assert_eq!(id(&signpost), "b");
+}
+
+#[test]
+fn no_request_fails_while_settings_come_and_go() {
+    let file = settings_file(&pool(&["a", "b"], ""));
+    let signpost = start(file.path());
+    let address = signpost.traffic;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut connection = Connection::to(address);
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(connection.request("GET", "/", &[]).status, 302);
+                }
+            });
+        }
+        for round in 0..40 {
+            let ids: &[&str] = if round % 2 == 0 { &["a", "c", "d"] } else { &["a", "b"] };
+            std::fs::write(file.path(), pool(ids, "")).unwrap();
+            hang_up(&signpost, "success");
+            // Counted is published: nobody who asks from now on is sent to a backend that is gone.
+            assert!((0..6).all(|_| ids.contains(&id(&signpost).as_str())), "{ids:?}");
+            std::fs::write(file.path(), "nonsense").unwrap();
+            hang_up(&signpost, "error");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!((reloads(&signpost, "success"), reloads(&signpost, "error")), (40.0, 40.0));
+}
