@@ -12,11 +12,15 @@ use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::keeper::Event;
 use crate::metrics::Reloads;
-use crate::settings::{Layers, Loaded, Settings};
+use crate::settings::{Layers, Loaded, Problem, Settings};
+
+/// Why a reload was not asked for.
+const CHANGED: &str = "a file has changed";
 
 /// Reads settings again and hands them to the keeper.
 #[derive(Debug)]
@@ -46,6 +50,10 @@ impl Reloader {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut loaded = self.fingerprint().await;
         let mut last = loaded;
+        // What changed between the start's own reading and this first look would never be seen.
+        if !every.is_zero() && self.differs().await {
+            self.reload(CHANGED).await;
+        }
         loop {
             let why = tokio::select! {
                 asked = hangup.recv() => match asked {
@@ -60,7 +68,7 @@ impl Reloader {
                     if now == loaded || !settled {
                         continue;
                     }
-                    "a file has changed"
+                    CHANGED
                 }
             };
             loaded = self.fingerprint().await;
@@ -69,10 +77,20 @@ impl Reloader {
         }
     }
 
-    async fn reload(&mut self, why: &'static str) {
+    /// Whether the settings that would be read now are others than those in effect.
+    async fn differs(&self) -> bool {
+        let read = self.read().await;
+        !matches!(read, Ok(Ok(loaded)) if loaded.settings == self.current)
+    }
+
+    /// Reads all layers, on a thread that may block.
+    async fn read(&self) -> Result<Result<Loaded, Vec<Problem>>, JoinError> {
         let layers = self.layers.clone();
-        let read = tokio::task::spawn_blocking(move || Settings::load(&layers)).await;
-        let published = match read {
+        tokio::task::spawn_blocking(move || Settings::load(&layers)).await
+    }
+
+    async fn reload(&mut self, why: &'static str) {
+        let published = match self.read().await {
             Ok(Ok(loaded)) => self.publish(loaded).await,
             Ok(Err(problems)) => {
                 for problem in problems {

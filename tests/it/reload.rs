@@ -12,6 +12,11 @@ fn pool(ids: &[&str], more: &str) -> String {
     format!("[pools.p]\nbackends = [{}]\n{more}\n", backends.join(","))
 }
 
+/// The same, reloaded on SIGHUP alone.
+fn unwatched(ids: &[&str], more: &str) -> String {
+    format!("[server]\nwatch = '0s'\n{}", pool(ids, more))
+}
+
 fn start(file: &Path) -> Signpost {
     Signpost::start(&["--settings", file.to_str().unwrap()])
 }
@@ -33,13 +38,13 @@ fn id(signpost: &Signpost) -> String {
 
 #[test]
 fn what_stays_goes_on_and_what_is_new_is_served() {
-    let file = settings_file(&pool(&["a", "b", "c"], "pin = {}"));
+    let file = settings_file(&unwatched(&["a", "b", "c"], "pin = {}"));
     let signpost = start(file.path());
     let to_a = signpost.get("/").cookie().unwrap().to_owned();
     assert_eq!(id(&signpost), "b");
 
     // Another backend at the end: the turn is c's, the count of a stays, and so does the random secret.
-    std::fs::write(file.path(), pool(&["a", "b", "c", "d"], "pin = {}")).unwrap();
+    std::fs::write(file.path(), unwatched(&["a", "b", "c", "d"], "pin = {}")).unwrap();
     hang_up(&signpost, "success");
     assert_eq!([id(&signpost), id(&signpost), id(&signpost)], ["c", "d", "a"]);
     let pinned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
@@ -47,7 +52,7 @@ fn what_stays_goes_on_and_what_is_new_is_served() {
     assert_eq!(signpost.metric("signpost_redirects_total", &[("backend", "a"), ("decision", "picked")]), 2.0);
 
     // A backend less: nobody is sent there any more, pinned or not.
-    std::fs::write(file.path(), pool(&["b", "c"], "pin = {}")).unwrap();
+    std::fs::write(file.path(), unwatched(&["b", "c"], "pin = {}")).unwrap();
     hang_up(&signpost, "success");
     let repinned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
     assert!(repinned.cookie().is_some() && !repinned.location().contains("/a/"));
@@ -56,9 +61,9 @@ fn what_stays_goes_on_and_what_is_new_is_served() {
 
 #[test]
 fn wrong_settings_change_nothing_and_are_told_in_full() {
-    let file = settings_file(&pool(&["a"], ""));
+    let file = settings_file(&unwatched(&["a"], ""));
     let signpost = start(file.path());
-    std::fs::write(file.path(), pool(&["b"], "strategy = 'x'\nstatus = 301")).unwrap();
+    std::fs::write(file.path(), unwatched(&["b"], "strategy = 'x'\nstatus = 301")).unwrap();
     hang_up(&signpost, "error");
     assert_eq!(id(&signpost), "a");
     assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 0.0);
@@ -68,13 +73,13 @@ fn wrong_settings_change_nothing_and_are_told_in_full() {
         log.contains("pools.p.status: got 301") && log.contains("pools.p.strategy: got \\\"x\\\"")
     });
 
-    std::fs::write(file.path(), pool(&["b"], "[server]\nworkers = 1")).unwrap();
+    std::fs::write(file.path(), unwatched(&["b"], "[log]\nlevel = 'debug'")).unwrap();
     hang_up(&signpost, "success");
     assert_eq!(id(&signpost), "b");
     assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 1.0);
     crate::harness::wait_until("it says what needs a restart", || {
         log += &signpost.log();
-        log.contains("[server] has changed, which takes effect at the next start")
+        log.contains("[log] has changed, which takes effect at the next start")
     });
 }
 
@@ -116,7 +121,7 @@ fn a_changed_file_is_seen_however_it_was_changed() {
 
 #[test]
 fn no_request_fails_while_settings_come_and_go() {
-    let file = settings_file(&pool(&["a", "b"], ""));
+    let file = settings_file(&unwatched(&["a", "b"], ""));
     let signpost = start(file.path());
     let address = signpost.traffic;
     let done = AtomicBool::new(false);
@@ -131,7 +136,7 @@ fn no_request_fails_while_settings_come_and_go() {
         }
         for round in 0..40 {
             let ids: &[&str] = if round % 2 == 0 { &["a", "c", "d"] } else { &["a", "b"] };
-            std::fs::write(file.path(), pool(ids, "")).unwrap();
+            std::fs::write(file.path(), unwatched(ids, "")).unwrap();
             hang_up(&signpost, "success");
             // Counted is published: nobody who asks from now on is sent to a backend that is gone.
             assert!((0..6).all(|_| ids.contains(&id(&signpost).as_str())), "{ids:?}");
