@@ -76,18 +76,15 @@ pub async fn run(
     let admin_slot = listener_slot(admin);
 
     let mut crew = Crew::new(&settings.server.limits);
-    for own in of_worker {
+    let staffed = of_worker.into_iter().map(|own| {
         let slab = Arc::<Slab>::default();
         slabs.push(Arc::clone(&slab));
-        let worker = Worker::new(
-            Arc::clone(&fleet),
-            rand::make_rng(),
-            Counter::new(slab),
-            request_policy(settings),
-            telemetry.access_log(),
-        );
-        crew.start(worker, own)?;
-    }
+        let (counter, policy) = (Counter::new(slab), request_policy(settings));
+        let worker =
+            Worker::new(Arc::clone(&fleet), rand::make_rng(), counter, policy, telemetry.access_log());
+        (worker, own)
+    });
+    crew.start(staffed.collect())?;
 
     let readiness = Readiness::ready();
     let admin_stop = CancellationToken::new();

@@ -98,19 +98,20 @@ impl Crew {
         Self { stop: CancellationToken::new(), ends, last_word, working: 0, rules }
     }
 
-    /// Starts a worker on a thread of its own.
+    /// Starts workers, each on a thread of its own and with its own listeners.
     ///
     /// # Errors
-    /// The thread could not be had.
-    pub fn start(&mut self, worker: Worker, listeners: Vec<Listener>) -> io::Result<()> {
-        let (rules, stop, last_word) = (self.rules, self.stop.clone(), LastWord(self.last_word.clone()));
-        thread::Builder::new().name(format!("worker-{}", self.working)).spawn(move || {
-            if let Err(error) = worker::run(worker, listeners, rules, stop) {
-                tracing::error!(%error, "a worker could not run");
-            }
-            drop(last_word);
-        })?;
-        self.working += 1;
+    /// A thread or a runtime could not be had.
+    pub fn start(&mut self, workers: Vec<(Worker, Vec<Listener>)>) -> io::Result<()> {
+        let runtimes: Vec<_> = workers.iter().map(|_| worker::runtime()).collect::<io::Result<_>>()?;
+        for ((worker, listeners), runtime) in workers.into_iter().zip(runtimes) {
+            let (rules, stop, last_word) = (self.rules, self.stop.clone(), LastWord(self.last_word.clone()));
+            thread::Builder::new().name(format!("worker-{}", self.working)).spawn(move || {
+                worker::run(&runtime, worker, listeners, rules, stop);
+                drop(last_word);
+            })?;
+            self.working += 1;
+        }
         Ok(())
     }
 

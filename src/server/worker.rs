@@ -11,6 +11,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,15 +35,15 @@ pub struct Listener {
 /// Serves on every listener until `stop` is cancelled, then empties the accept queues, lets what is under way end,
 /// and returns. The caller bounds how long it waits for that.
 pub(super) fn run(
+    runtime: &Runtime,
     worker: Worker,
     listeners: Vec<Listener>,
     rules: Rules,
     stop: CancellationToken,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+) {
     let worker = Rc::new(worker);
     let rules = Rc::new(rules);
-    LocalSet::new().block_on(&runtime, async {
+    LocalSet::new().block_on(runtime, async {
         let connections = TaskTracker::new();
         let accepting = listeners.into_iter().map(|listener| {
             let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
@@ -62,7 +63,11 @@ pub(super) fn run(
         connections.close();
         connections.wait().await;
     });
-    Ok(())
+}
+
+/// A worker's runtime. Made before any worker serves: it needs descriptors, and visitors may take the last.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()
 }
 
 /// Accepts until told to stop. Then whoever is in the queue already is accepted still, for a socket that is
