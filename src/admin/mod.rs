@@ -155,10 +155,11 @@ pub(crate) async fn serve(
             let (router, counter, stop) = (router.clone(), Rc::clone(&counter), stop.clone());
             connections.spawn_local(async move {
                 let _open = counter.open(slot);
-                if let End::Limited(limit) = serve_connection(socket, Endpoints(router), &RULES, &stop).await
-                {
+                let served = serve_connection(socket, Endpoints(router), &RULES, &stop).await;
+                if let End::Limited(limit) = served.end {
                     counter.limited(limit);
                 }
+                served.linger().await;
                 drop(permit);
             });
         }

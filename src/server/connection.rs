@@ -51,11 +51,21 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const NO_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
     cache-control: no-store\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Serves one connection until it ends.
+/// A connection that was served.
+#[derive(Debug)]
+#[must_use = "its end is to be counted, and then it is to be lingered for"]
+pub struct Served {
+    /// How it ended.
+    pub end: End,
+    /// The socket, where the peer may still be sending.
+    rest: Option<TcpStream>,
+}
+
+/// Serves one connection until its last answer is out.
 ///
 /// Once `drain` is cancelled, each answer says `Connection: close`, and a connection that waits for a request is
 /// closed a quarter of a second later.
-pub async fn serve<S, B>(socket: TcpStream, service: S, rules: &Rules, drain: &CancellationToken) -> End
+pub async fn serve<S, B>(socket: TcpStream, service: S, rules: &Rules, drain: &CancellationToken) -> Served
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Unpin,
     S::Future: Unpin,
@@ -103,20 +113,12 @@ where
     .await;
 
     let end = match served {
-        Err(limit) => return limit.map_or(End::Closed, End::Limited),
+        Err(limit) => return Served { end: limit.map_or(End::Closed, End::Limited), rest: None },
         Ok(Ok(())) => End::Closed,
         Ok(Err(error)) => refused(&error).map_or(End::Closed, End::Refused),
     };
-    if watch.body_announced() || end != End::Closed {
-        let Stream { mut socket, .. } = connection.into_parts().io.into_inner();
-        if end == End::Refused(Refusal::Http2InTheClear) {
-            // A client that tries HTTP/2 by prior knowledge reads HTTP/1.1 well enough to tell a person.
-            let _ = socket.write_all(NO_HTTP2).await;
-        }
-        // Boxed: few connections come here, and all would carry its state otherwise.
-        Box::pin(linger(socket)).await;
-    }
-    end
+    let unread = watch.body_announced() || end != End::Closed;
+    Served { end, rest: unread.then(|| connection.into_parts().io.into_inner().socket) }
 }
 
 /// What hyper answered by itself: 400, 431, and nothing at all to HTTP/2.
@@ -139,25 +141,32 @@ const LINGER: Duration = Duration::from_secs(30);
 /// How many bytes are discarded.
 const DISCARD: u64 = 64 << 20;
 
-/// Says that we are done, then discards what the peer still sends.
-///
-/// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
-/// throw away an answer that was not read yet. Browsers send the whole body before they look.
-async fn linger(mut socket: TcpStream) {
-    if socket.shutdown().await.is_err() {
-        return;
-    }
-    let discard = async {
-        let mut buffer = vec![0; 16 << 10];
-        let mut left = DISCARD;
-        while left > 0 {
-            match tokio::time::timeout(SILENCE, socket.read(&mut buffer)).await {
-                Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
-                _ => break,
-            }
+impl Served {
+    /// Says that we are done, then discards what the peer still sends, where it may be sending.
+    ///
+    /// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
+    /// throw away an answer that was not read yet. Browsers send the whole body before they look.
+    pub async fn linger(self) {
+        let Some(mut socket) = self.rest else { return };
+        if self.end == End::Refused(Refusal::Http2InTheClear) {
+            // A client that tries HTTP/2 by prior knowledge reads HTTP/1.1 well enough to tell a person.
+            let _ = socket.write_all(NO_HTTP2).await;
         }
-    };
-    let _ = tokio::time::timeout(LINGER, discard).await;
+        if socket.shutdown().await.is_err() {
+            return;
+        }
+        let discard = async {
+            let mut buffer = vec![0; 16 << 10];
+            let mut left = DISCARD;
+            while left > 0 {
+                match tokio::time::timeout(SILENCE, socket.read(&mut buffer)).await {
+                    Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
+                    _ => break,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, discard).await;
+    }
 }
 
 /// A service that tells the [`Watch`] what it serves, and says on the last answer that it is the last.

@@ -12,7 +12,7 @@ use std::thread;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use connection::{End, Rules, serve};
+pub use connection::{End, Rules, Served, serve};
 pub use listener::{Bound, bind};
 pub use worker::Listener;
 

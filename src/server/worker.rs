@@ -141,11 +141,14 @@ async fn visit(
     let _open = worker.counter.open(slot);
     let came = Came { client: peer.ip().to_canonical(), by_tls: false };
     let service = Dispatch { worker: Rc::clone(&worker), came };
-    match connection::serve(socket, service, &rules, &stop).await {
+    let served = connection::serve(socket, service, &rules, &stop).await;
+    match served.end {
         End::Closed => {}
         End::Refused(refusal) => worker.refused_by_hyper(refusal, came),
         End::Limited(limit) => worker.counter.limited(limit),
     }
+    // Boxed: few connections have something left, and all would carry the state otherwise.
+    Box::pin(served.linger()).await;
 }
 
 /// [`dispatch`] as a service. Its answer is there at once: there is nothing to await.

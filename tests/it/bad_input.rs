@@ -201,6 +201,17 @@ fn a_head_that_never_ends_is_cut_off() {
 }
 
 #[test]
+fn a_refusal_is_counted_when_it_is_answered() {
+    let signpost = Signpost::with_backends(&[BASE]);
+    let mut connection = signpost.connect();
+    connection.send(b"GE T\r\n\r\n");
+    assert_eq!(connection.read_answer().map(|answer| answer.status), Some(400));
+    // The client is still there, and so is its connection.
+    signpost.wait_for_metric("signpost_refusals_total", &[("reason", "malformed")], 1.0);
+    assert_eq!(signpost.metric("signpost_connections", &[("listener", &signpost.traffic.to_string())]), 1.0);
+}
+
+#[test]
 fn a_client_that_pipelines_and_never_reads_is_not_read_either() {
     let signpost = Signpost::with_backends(&[BASE]);
     let resident = || signpost.metric("process_resident_memory_bytes", &[]);
