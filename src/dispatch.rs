@@ -133,13 +133,16 @@ impl Worker {
     /// Keeps the visitor where its pin says, else lets the strategy pick. A pinned visitor takes no turn.
     fn choose(&self, pool: &Pool, pinned: Pinned) -> Result<Choice, Refusal> {
         let roster = &pool.roster;
-        if let Pinned::To { backend, half_over } = pinned {
-            // A backend of weight 0 keeps its visitors and gets no new ones, so their pins run out.
-            let pin = half_over && !roster.backends[backend].weight.is_zero();
-            return Ok(Choice { backend, decision: Decision::Pinned, pin });
-        }
+        let decision = match pinned {
+            Pinned::To { backend, half_over } if pool.standings[backend].honours_pins() => {
+                // A backend that gets no new visitors keeps those it has until their pins run out.
+                let pin = half_over && pool.standings[backend].renews_pins();
+                return Ok(Choice { backend, decision: Decision::Pinned, pin });
+            }
+            Pinned::To { .. } | Pinned::Gone => Decision::Repinned,
+            Pinned::No => Decision::Picked,
+        };
         let backend = self.pick(pool).ok_or(Refusal::NoBackend)?;
-        let decision = if pinned == Pinned::Gone { Decision::Repinned } else { Decision::Picked };
         Ok(Choice { backend, decision, pin: roster.pins.is_some() })
     }
 
@@ -214,7 +217,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::fleet::{Backend, HostMatch, Route, Routes, Slot, Weight};
+    use crate::fleet::{Backend, HostMatch, Route, Routes, Slot, Standing, Weight};
     use crate::forwarded::Field;
     use crate::strategy::{Kind, Memory};
 
@@ -222,12 +225,7 @@ mod tests {
 
     /// A pool that the settings would refuse, but that probes will make of any pool one day.
     fn with_nobody_eligible() -> Worker {
-        let backend = Backend {
-            id: "a".into(),
-            base: "http://a".into(),
-            weight: Weight::new(0).unwrap(),
-            slot: Slot(100),
-        };
+        let backend = Backend { id: "a".into(), base: "http://a".into(), slot: Slot(100) };
         let roster = Roster {
             name: "p".into(),
             kind: Kind::RoundRobin,
@@ -239,7 +237,8 @@ mod tests {
             has_base_path: false,
             slot: Slot(200),
         };
-        let pool = Pool::new(Arc::new(roster), &Memory::default());
+        let standing = Standing::of_settings(Weight::new(0).unwrap());
+        let pool = Pool::new(Arc::new(roster), [standing].into(), &Memory::default());
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: 0 }]);
         let fleet = Fleet { routes, pools: [Arc::new(pool)].into() };
         let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };

@@ -19,6 +19,9 @@ use crate::keeper::Event;
 use crate::metrics::Reloads;
 use crate::settings::{Layers, Loaded, Problem, Settings};
 
+/// Where the outcome of a reload that was asked for goes: an error has one line per problem.
+pub type Answer = oneshot::Sender<Result<(), Vec<String>>>;
+
 /// Why a reload was not asked for.
 const CHANGED: &str = "a file has changed";
 
@@ -43,8 +46,8 @@ impl Reloader {
         Self { layers, current, events, reloads }
     }
 
-    /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP.
-    pub async fn run(mut self, mut hangup: Signal) {
+    /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP, `asked` comes from the API.
+    pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Answer>) {
         let every = self.current.server.watch.0;
         let mut looks = interval(if every.is_zero() { Duration::MAX } else { every });
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,14 +55,19 @@ impl Reloader {
         let mut last = loaded;
         // What changed between the start's own reading and this first look would never be seen.
         if !every.is_zero() && self.differs().await {
-            self.reload(CHANGED).await;
+            let _ = self.reload(CHANGED).await;
         }
         loop {
+            let mut answer = None;
             let why = tokio::select! {
-                asked = hangup.recv() => match asked {
+                signal = hangup.recv() => match signal {
                     Some(()) => "SIGHUP",
                     None => pending().await,
                 },
+                Some(asked) = asked.recv() => {
+                    answer = Some(asked);
+                    "the API"
+                }
                 _ = looks.tick(), if !every.is_zero() => {
                     let now = self.fingerprint().await;
                     // Twice the same: an editor that is still writing is given the time to finish.
@@ -73,7 +81,11 @@ impl Reloader {
             };
             loaded = self.fingerprint().await;
             last = loaded;
-            self.reload(why).await;
+            let outcome = self.reload(why).await;
+            if let Some(answer) = answer {
+                // Whoever asked may have gone.
+                let _ = answer.send(outcome);
+            }
         }
     }
 
@@ -89,26 +101,30 @@ impl Reloader {
         tokio::task::spawn_blocking(move || Settings::load(&layers)).await
     }
 
-    async fn reload(&mut self, why: &'static str) {
-        let published = match self.read().await {
-            Ok(Ok(loaded)) => self.publish(loaded).await,
-            Ok(Err(problems)) => {
+    /// Reloads once.
+    ///
+    /// # Errors
+    /// A line for each problem; the old settings are then in effect.
+    async fn reload(&mut self, why: &'static str) -> Result<(), Vec<String>> {
+        let outcome = match self.read().await {
+            Ok(Ok(loaded)) => match self.publish(loaded).await {
+                true => Ok(()),
+                false => Err(vec!["they could not be published".to_owned()]),
+            },
+            Ok(Err(problems)) => Err(problems.iter().map(ToString::to_string).collect()),
+            Err(error) => Err(vec![format!("they could not be read: {error}")]),
+        };
+        self.reloads.note(outcome.is_ok());
+        match &outcome {
+            Ok(()) => tracing::info!(why, pools = self.current.pools.len(), "settings reloaded"),
+            Err(problems) => {
                 for problem in problems {
                     tracing::error!(why, "wrong settings: {problem}");
                 }
-                false
+                tracing::error!(why, "nothing was reloaded; the old settings stay");
             }
-            Err(error) => {
-                tracing::error!(why, %error, "the settings could not be read");
-                false
-            }
-        };
-        self.reloads.note(published);
-        if published {
-            tracing::info!(why, pools = self.current.pools.len(), "settings reloaded");
-        } else {
-            tracing::error!(why, "nothing was reloaded; the old settings stay");
         }
+        outcome
     }
 
     /// Has the pools published; returns whether they were.

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Readiness, Shown};
 use crate::dispatch::{Policy, Worker};
 use crate::forwarded::{Field, Trust};
 use crate::keeper::Keeper;
@@ -91,7 +91,7 @@ pub async fn run(
     let admin_counter = Counter::new(Arc::clone(&slabs[0]));
     let reloads = Arc::<Reloads>::default();
     let registry = Registry::new(Sources {
-        fleet,
+        fleet: Arc::clone(&fleet),
         slabs,
         listeners: counted,
         dropped_lines: telemetry.dropped_lines(),
@@ -99,20 +99,27 @@ pub async fn run(
         version: env!("CARGO_PKG_VERSION"),
     })
     .map_err(io::Error::other)?;
-    let admin_ended = tokio::task::spawn_local(admin::serve(
-        listeners.admin,
-        admin_slot,
-        admin_counter,
-        registry,
-        readiness.clone(),
-        admin_stop.clone(),
-    ));
     let (events, changes) = mpsc::channel(QUEUE);
     let keeping = tokio::task::spawn_local(keeper.run(changes));
     let hangup = signal(SignalKind::hangup())?;
+    let (ask_reload, asked) = mpsc::channel(1);
     // Fixed settings have nothing to reload, and SIGHUP is then heeded by nobody.
     let reloading = layers.map(|layers| {
-        tokio::task::spawn_local(Reloader::new(layers, settings.clone(), events, reloads).run(hangup))
+        let reloader = Reloader::new(layers, settings.clone(), events.clone(), reloads);
+        tokio::task::spawn_local(reloader.run(hangup, asked))
+    });
+
+    let shown = Shown {
+        registry: Arc::new(registry),
+        readiness: readiness.clone(),
+        fleet,
+        events,
+        reloads: reloading.as_ref().map(|_| ask_reload),
+    };
+    let admin_settings = settings.admin.clone();
+    let admin_stopped = admin_stop.clone();
+    let admin_ended = tokio::task::spawn_local(async move {
+        admin::serve(listeners.admin, admin_slot, admin_counter, &admin_settings, shown, admin_stopped).await
     });
     ready(&traffic, admin);
 

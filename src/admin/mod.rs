@@ -5,12 +5,18 @@
 //! | `GET /metrics` | Prometheus text format |
 //! | `GET /healthz` | 200 while the process lives |
 //! | `GET /readyz` | 200 while it accepts visitors, 503 once it is leaving |
+//! | `GET /api/v1/pools` | every pool and backend, where it stands, JSON |
+//! | `PATCH /api/v1/pools/{pool}/backends/{id}` | drain a backend, change its weight, … |
+//! | `POST /api/v1/reload` | read the settings again |
 //!
 //! # Trust
-//! It is meant for loopback or a private network and changes nothing yet. It has the connection's deadlines and
-//! a cap of its own, so that whoever reaches it can't use up the process.
+//! It is meant for loopback or a private network; the guard says who may change something. It has the
+//! connection's deadlines and a cap of its own, so that whoever reaches it can't use up the process.
 
+mod api;
+mod guard;
 mod healthcheck;
+mod problem;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,16 +27,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, patch, post};
 use http::Request;
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -40,8 +48,13 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use healthcheck::healthcheck;
 
-use crate::fleet::Slot;
+use crate::fleet::{Fleet, Slot};
+use crate::keeper::Event;
 use crate::metrics::{Counter, Limit, Registry};
+use crate::reload::Answer as ReloadAnswer;
+use crate::settings;
+use guard::Guard;
+
 use crate::server::{Bound, End, Rules, serve as serve_connection};
 
 /// How many connections it serves at once.
@@ -75,20 +88,39 @@ impl Readiness {
     }
 }
 
+/// What the endpoints show, and whom they tell of changes.
 #[derive(Clone)]
-struct Shown {
-    registry: Arc<Registry>,
-    readiness: Readiness,
+pub struct Shown {
+    /// Everything `/metrics` shows.
+    pub registry: Arc<Registry>,
+    /// What `/readyz` says.
+    pub readiness: Readiness,
+    /// Where the current fleet is read.
+    pub fleet: Arc<ArcSwap<Fleet>>,
+    /// The way to the keeper.
+    pub events: mpsc::Sender<Event>,
+    /// The way to who reloads; `None` where the settings are fixed.
+    pub reloads: Option<mpsc::Sender<ReloadAnswer>>,
 }
 
+/// The largest body of a change.
+const MAX_BODY: usize = 64 << 10;
+
 /// Every endpoint there is.
-fn router(registry: Registry, readiness: Readiness) -> Router {
+fn router(shown: Shown, guard: Guard) -> Router {
+    let api = Router::new()
+        .route("/pools", get(api::pools))
+        .route("/pools/{pool}/backends/{id}", patch(api::change_backend))
+        .route("/reload", post(api::reload))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(guard, guard::guard));
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get("alive\n"))
         .route("/readyz", get(readyz))
+        .nest("/api/v1", api)
         .fallback(unknown)
-        .with_state(Shown { registry: Arc::new(registry), readiness })
+        .with_state(shown)
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT))
         .layer(CatchPanicLayer::new())
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
@@ -117,7 +149,7 @@ async fn readyz(State(shown): State<Shown>) -> Response {
 }
 
 async fn unknown() -> Response {
-    (StatusCode::NOT_FOUND, "here are /metrics, /healthz and /readyz\n").into_response()
+    (StatusCode::NOT_FOUND, "here are /metrics, /healthz, /readyz and /api/v1/pools\n").into_response()
 }
 
 /// Serves the endpoints until `stop` is cancelled and the last answer is out.
@@ -125,11 +157,11 @@ pub(crate) async fn serve(
     bound: Bound,
     slot: Slot,
     counter: Counter,
-    registry: Registry,
-    readiness: Readiness,
+    settings: &settings::Admin,
+    shown: Shown,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let router = router(registry, readiness);
+    let router = router(shown, Guard::new(settings, bound.address));
     let counter = Rc::new(counter);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();

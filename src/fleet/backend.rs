@@ -7,8 +7,6 @@ pub struct Backend {
     pub id: Box<str>,
     /// Its base URL without a trailing slash: what a `Location` begins with.
     pub base: Box<str>,
-    /// Its share of new visitors.
-    pub weight: Weight,
     /// Where its counts begin in a worker's slab.
     pub slot: Slot,
 }

@@ -9,6 +9,7 @@ mod host;
 mod pins;
 mod pool;
 mod routes;
+mod standing;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ pub use host::Host;
 pub use pins::{Cookie, MAC_BYTES, Pins, Tag};
 pub use pool::{Pool, Roster};
 pub use routes::{HostMatch, NoRoute, Route, Routes};
+pub use standing::{Admin, Standing, State};
 
 /// The immutable snapshot of all routes and pools.
 #[derive(Debug)]

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Backend, Cors, Pins, Slot};
+use super::{Backend, Cors, Pins, Slot, Standing};
 use crate::strategy::{Kind, Memory, Strategy, Turn, Weights};
 
-/// A pool as a request sees it: a roster, which changes with the settings, and choices, which change with the
-/// weights.
+/// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
+/// with where each backend stands.
 #[derive(Debug)]
 pub struct Pool {
     /// All backends and what answers are made of.
     pub roster: Arc<Roster>,
+    /// Where each backend of the roster stands.
+    pub standings: Box<[Standing]>,
     choices: Option<Choices>,
 }
 
@@ -48,19 +50,18 @@ struct Choices {
 }
 
 impl Pool {
-    /// Works out who may be picked (every backend of weight over 0) and builds the strategy's tables.
-    pub fn new(roster: Arc<Roster>, memory: &Memory) -> Self {
-        let (eligible, weights): (Vec<u32>, Vec<NonZeroU16>) = roster
-            .backends
+    /// Works out who may be picked and builds the strategy's tables. `standings` has one for each of the roster.
+    pub fn new(roster: Arc<Roster>, standings: Box<[Standing]>, memory: &Memory) -> Self {
+        let (eligible, weights): (Vec<u32>, Vec<NonZeroU16>) = standings
             .iter()
             .enumerate()
-            .filter_map(|(index, backend)| Some((index as u32, NonZeroU16::new(backend.weight.get())?)))
+            .filter_map(|(index, standing)| Some((index as u32, standing.takes_new()?)))
             .unzip();
         let choices = Weights::new(&weights).map(|weights| Choices {
             eligible: eligible.into(),
             strategy: Strategy::build(roster.kind, weights, memory),
         });
-        Self { roster, choices }
+        Self { roster, standings, choices }
     }
 
     /// Picks a backend: an index into the roster, or `None` where nobody is eligible.

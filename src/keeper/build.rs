@@ -1,11 +1,14 @@
 //! Settings into what a request reads: everything that can be worked out beforehand is worked out here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use http::HeaderValue;
 
-use crate::fleet::{Backend, Cookie, Cors, Fleet, HostMatch, Pins, Pool, Roster, Route, Routes};
+use super::Change;
+use crate::fleet::{
+    Admin, Backend, Cookie, Cors, Fleet, HostMatch, Pins, Pool, Roster, Route, Routes, Standing, Weight,
+};
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Token};
 use crate::strategy::Memory;
@@ -16,13 +19,69 @@ pub(super) struct Lasting {
     /// A strategy's memory, by pool and strategy.
     memories: HashMap<(String, &'static str), Memory>,
     pub(super) slots: Slots,
+    /// What the operator set at run time, by pool and backend.
+    overrides: HashMap<(String, String), Override>,
     /// The key for pools without secrets.
     random_key: [u8; 32],
 }
 
+/// What the operator set of one backend.
+#[derive(Clone, Copy, Debug, Default)]
+struct Override {
+    admin: Option<Admin>,
+    weight: Option<Weight>,
+    /// Since when `admin` is what it is, in seconds since 1970.
+    since: u64,
+}
+
+/// How long after its `max_age` a pin may still be taken for valid: a replica's clock may be ahead by as much.
+const CLOCK_SKEW: u64 = 300;
+
 impl Lasting {
     pub(super) fn new() -> Self {
-        Self { memories: HashMap::new(), slots: Slots::new(), random_key: rand::random() }
+        Self {
+            memories: HashMap::new(),
+            slots: Slots::new(),
+            overrides: HashMap::new(),
+            random_key: rand::random(),
+        }
+    }
+
+    /// Sets or ends what the operator says of a backend. `now` is in seconds since 1970.
+    pub(super) fn operate(&mut self, pool: &str, backend: &str, change: Change, now: u64) {
+        let set = self.overrides.entry((pool.to_owned(), backend.to_owned())).or_default();
+        if let Some(admin) = change.admin {
+            if admin != set.admin {
+                set.since = now;
+            }
+            set.admin = admin;
+        }
+        if let Some(weight) = change.weight {
+            set.weight = weight;
+        }
+    }
+
+    /// Forgets what was set of backends that are no more.
+    pub(super) fn forget_others(&mut self, pools: &[settings::Pool]) {
+        let known: HashSet<(&str, &str)> = pools
+            .iter()
+            .flat_map(|pool| pool.backends.iter().map(|backend| (pool.name.as_str(), backend.id.as_str())))
+            .collect();
+        self.overrides.retain(|(pool, backend), _| known.contains(&(pool, backend)));
+    }
+
+    fn standing(&self, pool: &settings::Pool, backend: &settings::Backend) -> Standing {
+        let key = (pool.name.as_str().to_owned(), backend.id.as_str().to_owned());
+        let set = self.overrides.get(&key).copied().unwrap_or_default();
+        let admin = set.admin.unwrap_or_default();
+        let pins_end = pool.pin.as_ref().map_or(0, |pin| pin.max_age.0.as_secs() + CLOCK_SKEW);
+        Standing {
+            admin,
+            weight: set.weight.unwrap_or(backend.weight),
+            admin_is_set: set.admin.is_some(),
+            weight_is_set: set.weight.is_some(),
+            drained_at: (admin == Admin::Draining).then_some(set.since + pins_end),
+        }
     }
 }
 
@@ -59,7 +118,6 @@ fn build_pool(pool: &settings::Pool, lasting: &mut Lasting) -> Pool {
     let backend = |backend: &settings::Backend| Backend {
         id: backend.id.as_str().into(),
         base: backend.url.as_str().into(),
-        weight: backend.weight,
         slot: lasting.slots.backend(name, strategy, backend.id.as_str()),
     };
     let roster = Roster {
@@ -73,8 +131,9 @@ fn build_pool(pool: &settings::Pool, lasting: &mut Lasting) -> Pool {
         has_base_path: pool.backends.iter().any(|backend| backend.url.has_path()),
         slot: lasting.slots.pool(name, strategy),
     };
+    let standings = pool.backends.iter().map(|backend| lasting.standing(pool, backend)).collect();
     let memory = lasting.memories.entry((name.to_owned(), strategy)).or_default();
-    Pool::new(Arc::new(roster), memory)
+    Pool::new(Arc::new(roster), standings, memory)
 }
 
 fn build_pins(pool: &settings::Pool, pin: &settings::Pin, random_key: &[u8]) -> Pins {

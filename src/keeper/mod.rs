@@ -8,11 +8,12 @@ mod build;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::fleet::{Fleet, Pool};
+use crate::fleet::{Admin, Fleet, Pool, Weight};
 use crate::metrics::Slots;
 use crate::settings::{self, Settings};
 use build::{Lasting, build};
@@ -27,6 +28,26 @@ pub enum Event {
         /// Is told once every request that begins reads them; dropped where they could not be published.
         published: oneshot::Sender<()>,
     },
+    /// The operator changes where a backend stands, until that is ended or the process is.
+    Operate {
+        /// The pool's name.
+        pool: String,
+        /// The backend's id.
+        backend: String,
+        /// What to change.
+        change: Change,
+        /// Is told once every request that begins reads it; dropped where there is no such backend.
+        published: oneshot::Sender<()>,
+    },
+}
+
+/// A change by the operator: what is `None` stays, `Some(None)` goes back to the settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Whether visitors are sent there.
+    pub admin: Option<Option<Admin>>,
+    /// Its share of new visitors.
+    pub weight: Option<Option<Weight>>,
 }
 
 /// The single writer of fleets.
@@ -61,7 +82,7 @@ impl Keeper {
     /// goes on serving: a keeper that died would freeze it without a word.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         while let Some(event) = events.recv().await {
-            // Nothing of `self` is changed before the next fleet is complete, so it is whole after a panic.
+            // What was published stays beside what it was built from until the next fleet is complete.
             if catch_unwind(AssertUnwindSafe(|| self.apply(event))).is_err() {
                 tracing::error!("a change panicked and was dropped; the fleet stays as it was");
             }
@@ -71,12 +92,35 @@ impl Keeper {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Pools { pools, published } => {
-                let fleet = build(&pools, &self.pools, &mut self.lasting);
-                self.pools = pools.into_iter().zip(fleet.pools.iter().map(Arc::clone)).collect();
-                self.published.store(Arc::new(fleet));
+                self.lasting.forget_others(&pools);
+                let last = self.pools.clone();
+                self.publish(pools, &last);
                 // Whoever asked may have gone; then nobody needs to know.
                 let _ = published.send(());
             }
+            Event::Operate { pool, backend, change, published } => {
+                let of_pool = self.pools.iter().find(|(settings, _)| settings.name.as_str() == pool);
+                let known = of_pool.is_some_and(|(settings, _)| {
+                    settings.backends.iter().any(|known| known.id.as_str() == backend)
+                });
+                if !known {
+                    return;
+                }
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                self.lasting.operate(&pool, &backend, change, now);
+                let mut last = self.pools.clone();
+                let pools = last.iter().map(|(settings, _)| settings.clone()).collect();
+                last.retain(|(settings, _)| settings.name.as_str() != pool);
+                self.publish(pools, &last);
+                let _ = published.send(());
+            }
         }
+    }
+
+    /// Builds and publishes a fleet, taking from `last` what has not changed.
+    fn publish(&mut self, pools: Vec<settings::Pool>, last: &[(settings::Pool, Arc<Pool>)]) {
+        let fleet = build(&pools, last, &mut self.lasting);
+        self.pools = pools.into_iter().zip(fleet.pools.iter().map(Arc::clone)).collect();
+        self.published.store(Arc::new(fleet));
     }
 }

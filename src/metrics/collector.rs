@@ -14,7 +14,7 @@ use super::{
     CLOSED_AT, CODES, CODES_AT, LIMITS_AT, Limit, OPENED_AT, PICK_BOUNDS, PICK_SUM_AT, PICKS_AT, REFUSALS_AT,
     Reloads, Slab, labels_of, sum,
 };
-use crate::fleet::{Fleet, Slot};
+use crate::fleet::{Backend, Fleet, Slot, State};
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
@@ -37,6 +37,7 @@ pub struct Sources {
 /// Everything `/metrics` shows. A registry of our own: nothing is global.
 pub struct Registry {
     registry: prometheus::Registry,
+    slabs: Vec<Arc<Slab>>,
 }
 
 impl Registry {
@@ -48,8 +49,14 @@ impl Registry {
         let registry = prometheus::Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let desc = Desc::new("signpost".into(), "All of signpost_*.".into(), vec![], Default::default())?;
+        let slabs = sources.slabs.clone();
         registry.register(Box::new(Signpost { desc, sources }))?;
-        Ok(Self { registry })
+        Ok(Self { registry, slabs })
+    }
+
+    /// Visitors sent to a backend so far, in the order of [`Decision::ALL`].
+    pub fn redirects(&self, backend: &Backend) -> [u64; 3] {
+        Decision::ALL.map(|decision| sum(&self.slabs, backend.slot, decision as usize))
     }
 
     /// The text format, version 0.0.4.
@@ -79,8 +86,11 @@ impl Collector for Signpost {
             vec![self.build_info(), self.responses(), self.refusals(), self.limited(), self.dropped()];
         families.extend(self.connections());
         families.extend(self.reloads());
-        families.extend([self.redirects(&fleet), self.picks(&fleet), self.weights(&fleet)]);
-        families.extend(self.rejected_pins(&fleet));
+        families.extend([self.redirects(&fleet), self.picks(&fleet)]);
+        families.extend(self.standings(&fleet));
+        families.push(self.rejected_pins(&fleet));
+        // A family may not be empty.
+        families.retain(|family| !family.get_metric().is_empty());
         families
     }
 }
@@ -215,20 +225,40 @@ impl Signpost {
         )
     }
 
-    fn weights(&self, fleet: &Fleet) -> MetricFamily {
-        let of_pool = |pool: &crate::fleet::Pool| {
-            let name = pool.roster.name.clone();
-            let weight = |backend: &crate::fleet::Backend| {
-                gauge(&[("pool", &name), ("backend", &backend.id)], f64::from(backend.weight.get()))
-            };
-            pool.roster.backends.iter().map(weight).collect::<Vec<_>>()
-        };
-        let metrics = fleet.pools.iter().flat_map(|pool| of_pool(pool));
-        family("signpost_backend_weight", "A backend's weight.", MetricType::GAUGE, metrics)
+    /// Where each backend stands.
+    fn standings(&self, fleet: &Fleet) -> [MetricFamily; 3] {
+        let mut states = Vec::new();
+        let mut weights = Vec::new();
+        let mut drained = Vec::new();
+        for pool in &fleet.pools {
+            for (backend, standing) in pool.roster.backends.iter().zip(&pool.standings) {
+                let [of_pool, of_backend] = [("pool", &*pool.roster.name), ("backend", &*backend.id)];
+                states.extend(State::ALL.map(|state| {
+                    let is = f64::from(u8::from(standing.state() == state));
+                    gauge(&[of_pool, of_backend, ("state", state.name())], is)
+                }));
+                weights.push(gauge(&[of_pool, of_backend], f64::from(standing.weight.get())));
+                drained.extend(standing.drained_at.map(|at| gauge(&[of_pool, of_backend], at as f64)));
+            }
+        }
+        [
+            family(
+                "signpost_backend_state",
+                "1 for the state that a backend is in.",
+                MetricType::GAUGE,
+                states,
+            ),
+            family("signpost_backend_weight", "A backend's weight in effect.", MetricType::GAUGE, weights),
+            family(
+                "signpost_backend_drained_timestamp_seconds",
+                "When no pin to a draining backend can be valid any more.",
+                MetricType::GAUGE,
+                drained,
+            ),
+        ]
     }
 
-    /// None where no pool pins: a family may not be empty.
-    fn rejected_pins(&self, fleet: &Fleet) -> Option<MetricFamily> {
+    fn rejected_pins(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
         for pool in fleet.pools.iter().filter(|pool| pool.roster.pins.is_some()) {
             metrics.extend(Rejection::ALL.map(|rejection| {
@@ -236,9 +266,7 @@ impl Signpost {
                 counter(&labels, self.sum(pool.roster.slot, rejection as usize))
             }));
         }
-        (!metrics.is_empty()).then(|| {
-            family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)
-        })
+        family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)
     }
 }
 

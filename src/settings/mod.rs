@@ -10,6 +10,8 @@ mod rules;
 mod url;
 mod values;
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 pub use layers::{Flags, Layers};
@@ -79,6 +81,14 @@ pub struct Limits {
 pub struct Admin {
     /// Its address.
     pub listen: Listen,
+    /// What a change must show as a bearer token; none: changes on loopback alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// A file that holds it, instead of `token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// Names by which the API may be asked, besides addresses and `localhost`.
+    pub hosts: Vec<HostPattern>,
 }
 
 /// `[log]`: log and access log.
@@ -226,13 +236,25 @@ impl Limits {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Listen((std::net::Ipv4Addr::LOCALHOST, 9090).into()) }
+        Self {
+            listen: Listen((std::net::Ipv4Addr::LOCALHOST, 9090).into()),
+            token: None,
+            token_file: None,
+            hosts: Vec::new(),
+        }
     }
 }
 
 impl Admin {
     fn read(mut section: Section<'_>) -> Self {
-        let admin = Self { listen: section.or("listen", Self::default().listen) };
+        let token = section.optional("token").into_iter().collect();
+        let (tokens, token_file) = pool::or_from_file(&mut section, "token", token, "token_file");
+        let admin = Self {
+            listen: section.or("listen", Self::default().listen),
+            token: tokens.into_iter().next(),
+            token_file,
+            hosts: section.list("hosts").unwrap_or_default(),
+        };
         section.finish();
         admin
     }

@@ -192,16 +192,8 @@ impl Pin {
 
     fn read(pool: &PoolName, mut section: Section<'_>) -> Self {
         let default = Self::of_pool(pool);
-        let mut secrets: Vec<Secret> = section.list("secrets").unwrap_or_default();
-        let secrets_file: Option<PathBuf> = section.optional::<String>("secrets_file").map(PathBuf::from);
-        if let Some(file) = &secrets_file {
-            let key = section.key("secrets_file");
-            if secrets.is_empty() {
-                secrets = read_secrets(file, &key, section.notes());
-            } else {
-                section.notes().problem(&key, "stands beside `secrets`; set one of them");
-            }
-        }
+        let secrets = section.list("secrets").unwrap_or_default();
+        let (secrets, secrets_file) = or_from_file(&mut section, "secrets", secrets, "secrets_file");
         let pin = Self {
             cookie: section.or("cookie", default.cookie),
             max_age: section.within(
@@ -220,6 +212,23 @@ impl Pin {
         };
         section.finish();
         pin
+    }
+}
+
+/// The secrets of `key` or, instead, of the file that `file_key` names.
+pub(super) fn or_from_file(
+    section: &mut Section<'_>,
+    key: &str,
+    secrets: Vec<Secret>,
+    file_key: &'static str,
+) -> (Vec<Secret>, Option<PathBuf>) {
+    let Some(file) = section.optional::<String>(file_key).map(PathBuf::from) else { return (secrets, None) };
+    let path = section.key(file_key);
+    if secrets.is_empty() {
+        (read_secrets(&file, &path, section.notes()), Some(file))
+    } else {
+        section.notes().problem(&path, format!("stands beside `{key}`; set one of them"));
+        (secrets, Some(file))
     }
 }
 

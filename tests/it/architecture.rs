@@ -10,7 +10,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
         "run",
         &["server", "admin", "reload", "keeper", "dispatch", "forwarded", "metrics", "settings", "telemetry"],
     ),
-    ("admin", &["server", "metrics", "fleet"]),
+    ("admin", &["server", "reload", "keeper", "metrics", "fleet", "settings"]),
     ("server", &["dispatch", "answer", "outcome", "visit", "metrics", "fleet", "settings"]),
     (
         "dispatch",

@@ -27,6 +27,7 @@ pub struct Signpost {
     pub admin: SocketAddr,
     stdout: mpsc::Receiver<String>,
     stderr: mpsc::Receiver<String>,
+    _settings: Option<tempfile::NamedTempFile>,
 }
 
 /// The binary with an environment of its own.
@@ -68,7 +69,9 @@ impl Signpost {
     /// Starts it with a settings file of this text.
     pub fn with_settings(toml: &str) -> Self {
         let file = settings_file(toml);
-        Self::start(&["--settings", file.path().to_str().unwrap()])
+        let mut signpost = Self::start(&["--settings", file.path().to_str().unwrap()]);
+        signpost._settings = Some(file);
+        signpost
     }
 
     /// Starts a command that will print where it listens.
@@ -95,7 +98,7 @@ impl Signpost {
         };
         let traffic = address_after("listening on http://");
         let admin = address_after("admin on http://");
-        Self { child, traffic, admin, stdout, stderr }
+        Self { child, traffic, admin, stdout, stderr, _settings: None }
     }
 
     /// A new connection to the first traffic address.

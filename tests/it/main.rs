@@ -19,6 +19,7 @@ mod location;
 mod balance;
 mod metrics;
 mod access_log;
+mod api;
 mod settings;
 mod life;
 mod reload;

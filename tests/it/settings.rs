@@ -208,8 +208,15 @@ fn check_masks_secrets_and_prints_what_it_would_read() {
         check(&format!("{A}[pools.a.pin]\nsecrets = ['only-thirty-one-bytes-long-secret'[..]]"));
     assert_eq!(code, 2);
     assert!(said.contains("not valid TOML"));
-    let (_, _, said) = check(&format!("{A}[pools.a.pin]\nsecrets = ['topsecret']"));
-    assert!(!said.contains("topsecret"), "{said}");
+    for wrong in [
+        "[pools.a.pin]\nsecrets = ['topsecret']",
+        "[pools.a.pin]\nsecrets = 'topsecret'",
+        "[admin]\ntoken = 'topsecret'",
+    ] {
+        let (code, _, said) = check(&format!("{A}{wrong}"));
+        assert_eq!(code, 2);
+        assert!(said.contains("32 bytes or more") && !said.contains("topsecret"), "{said}");
+    }
 }
 
 #[test]
@@ -267,7 +274,9 @@ fn the_defaults_are_those_that_are_documented() {
     // What `check` prints is every key there is, but for those without a value.
     let printed = toml::to_string(&documented).unwrap();
     let keys = printed.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.to_owned());
-    for key in keys.chain(["secrets_file", "domain", "id", "weight"].map(str::to_owned)) {
+    for key in
+        keys.chain(["secrets_file", "domain", "id", "weight", "token", "token_file"].map(str::to_owned))
+    {
         assert!(text.contains(&format!("{key} = ")), "{key} is not in default.toml");
     }
 }

@@ -1,0 +1,143 @@
+//! Who may read the API, and who may change something by it.
+//!
+//! # Trust
+//! A listener on loopback is reached by every web page that the operator has open: a page can send requests to
+//! `127.0.0.1`, and with a name that resolves there it can even read the answers (Caddy's CVE-2026-27589 was
+//! the first of these, DNS rebinding is the second). So `Host` must be an address, `localhost` or a name from
+//! the settings, and a change must not come from another site's page. A token is compared in constant time; off
+//! loopback there is no change without one.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::problem::Problem;
+use crate::fleet::Host;
+use crate::settings::{Admin, HostPattern};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What the settings say of who may do what.
+#[derive(Clone, Debug)]
+pub(super) struct Guard(Arc<Rules>);
+
+#[derive(Debug)]
+struct Rules {
+    /// Names besides addresses and `localhost`.
+    hosts: Vec<HostPattern>,
+    /// A hash of the token: of one length whatever the token's.
+    token: Option<[u8; 32]>,
+    on_loopback: bool,
+}
+
+impl Guard {
+    pub(super) fn new(settings: &Admin, address: SocketAddr) -> Self {
+        Self(Arc::new(Rules {
+            hosts: settings.hosts.clone(),
+            token: settings.token.as_ref().map(|token| Sha256::digest(token.expose()).into()),
+            on_loopback: address.ip().is_loopback(),
+        }))
+    }
+}
+
+/// Lets a request of the API through, or says why not.
+pub(super) async fn guard(State(Guard(rules)): State<Guard>, request: Request, next: Next) -> Response {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let verdict = rules.host(request.headers()).and_then(|()| match changes {
+        true => rules.change(request.headers()),
+        false => Ok(()),
+    });
+    match verdict {
+        Ok(()) => next.run(request).await,
+        Err(problem) => {
+            let mut answer = problem.into_response();
+            if answer.status() == StatusCode::UNAUTHORIZED {
+                answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            answer
+        }
+    }
+}
+
+impl Rules {
+    fn host(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let mut fields = headers.get_all(HOST).iter();
+        let host = match (fields.next(), fields.next()) {
+            (Some(host), None) => host.to_str().ok().and_then(Host::parse),
+            _ => None,
+        };
+        let name = host.map(|host| host.name.trim_end_matches('.').to_ascii_lowercase());
+        let name =
+            name.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "the request's Host is not valid"))?;
+        let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let asked = HostPattern::Exact(name);
+        let known = asked == HostPattern::Exact("localhost".to_owned())
+            || self.hosts.iter().any(|pattern| pattern.overlaps(&asked));
+        if is_address || known {
+            Ok(())
+        } else {
+            Err(Problem::new(StatusCode::FORBIDDEN, "this Host is not among admin.hosts"))
+        }
+    }
+
+    fn change(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let forbidden = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+        if !matches!(site, None | Some(b"same-origin" | b"none")) {
+            return forbidden("a web page of another site may not change anything here");
+        }
+        if let Some(origin) = headers.get(ORIGIN)
+            && !same_origin(origin, headers)
+        {
+            return forbidden("a web page of another origin may not change anything here");
+        }
+        let has_body = headers.contains_key("transfer-encoding")
+            || headers.get("content-length").is_some_and(|length| length != "0");
+        let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+        let kind = kind.split(';').next().unwrap_or("").trim();
+        if has_body && !kind.eq_ignore_ascii_case("application/json") {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "the body must be application/json",
+            ));
+        }
+        match &self.token {
+            None if self.on_loopback => Ok(()),
+            None => forbidden("changes need admin.token where the listener is not on loopback"),
+            Some(token) => {
+                let given = bearer(headers).map(Sha256::digest);
+                if given.is_some_and(|given| bool::from(given.as_slice().ct_eq(token))) {
+                    Ok(())
+                } else {
+                    Err(Problem::new(
+                        StatusCode::UNAUTHORIZED,
+                        "changes need the admin token as a bearer token",
+                    ))
+                }
+            }
+        }
+    }
+}
+
+/// Whether an `Origin` is the one this request was sent to.
+fn same_origin(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let authority =
+        origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}

@@ -1,0 +1,48 @@
+//! What went wrong, for a program: `application/problem+json`, RFC 9457.
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// An answer of the API that is an error.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    detail: String,
+    /// One line each, where there are several.
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    problems: &'a [String],
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), problems: Vec::new() }
+    }
+
+    pub(super) fn with_problems(self, problems: Vec<String>) -> Self {
+        Self { problems, ..self }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let document = Document {
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            problems: &self.problems,
+        };
+        // Strings and numbers always serialise.
+        let body = serde_json::to_string(&document).unwrap_or_default();
+        (self.status, [(CONTENT_TYPE, "application/problem+json")], body).into_response()
+    }
+}
