@@ -83,7 +83,7 @@ fn promtool_finds_nothing_to_say() {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut promtool) = promtool else {
-        eprintln!("SKIPPED: promtool is missing; `apt-get install prometheus` has it");
+        crate::harness::skipped("promtool is missing; `apt-get install prometheus` has it");
         return;
     };
     promtool.stdin.take().unwrap().write_all(signpost.metrics().as_bytes()).unwrap();
