@@ -14,6 +14,7 @@ mod bad_input;
 mod limits;
 mod proxies;
 mod location;
+mod fuzz_seeds;
 
 // What the operator sees.
 mod balance;

@@ -1,0 +1,115 @@
+//! What each fuzz target holds. The seeds run through the same functions as ordinary tests.
+
+use std::cell::OnceCell;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::header::{COOKIE, FORWARDED, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use signpost::dispatch::{Policy, Worker, dispatch};
+use signpost::forwarded::{Field, Trust};
+use signpost::keeper::Keeper;
+use signpost::metrics::Counter;
+use signpost::settings::{Flags, Layers, Settings};
+use signpost::visit::Came;
+
+const BASE: &str = "https://b.example:8443/base";
+const PEER: Came = Came { client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), by_tls: false };
+
+fn worker() -> Worker {
+    let flags = Flags { backends: vec![BASE.to_owned()], pin: true, ..Flags::default() };
+    let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
+    let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
+    Worker::new(Keeper::start(&settings).published(), rand::make_rng(), Counter::default(), policy, None)
+}
+
+/// Runs a request through one worker, made once.
+fn answer(method: Method, uri: Uri, headers: HeaderMap) -> signpost::answer::Answer {
+    thread_local!(static WORKER: OnceCell<Worker> = const { OnceCell::new() });
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    WORKER.with(|cell| dispatch(cell.get_or_init(worker), &request, PEER))
+}
+
+/// The first line is a method, the second a host, the rest a target: whatever they are, no answer leads anywhere
+/// but under the backend's base, and no header has a line break in it.
+pub fn location(data: &[u8]) {
+    let mut parts = data.splitn(3, |&byte| byte == b'\n');
+    let (Some(method), Some(host), Some(target)) = (parts.next(), parts.next(), parts.next()) else { return };
+    let (Ok(method), Ok(uri)) = (Method::from_bytes(method), Uri::try_from(target)) else { return };
+    let mut headers = HeaderMap::new();
+    if let Ok(host) = HeaderValue::from_bytes(host) {
+        headers.insert(HOST, host);
+    }
+    let answer = answer(method, uri, headers);
+    assert_eq!(answer.headers()["cache-control"], "no-store");
+    let redirected = answer.status().is_redirection();
+    assert_eq!(redirected, answer.headers().contains_key("location"));
+    if redirected {
+        let location = answer.headers()["location"].to_str().expect("a location is ASCII");
+        let url = url::Url::parse(location).expect("a location is a URL");
+        assert_eq!((url.host_str(), url.port()), (Some("b.example"), Some(8443)));
+        assert!(url.username().is_empty() && url.password().is_none());
+        assert!(url.path().starts_with("/base"), "{url}");
+    }
+}
+
+/// Whatever the cookies are, the visitor is redirected, and no made-up pin counts.
+pub fn pin(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, HeaderValue::from_static("site.example"));
+    for line in data.split(|&byte| byte == b'\n') {
+        if let Ok(cookie) = HeaderValue::from_bytes(line) {
+            headers.append(COOKIE, cookie);
+        }
+    }
+    let answer = answer(Method::GET, Uri::from_static("/"), headers);
+    assert_eq!(answer.status(), 302);
+    assert!(answer.headers().contains_key("set-cookie"), "the pin was taken for one of ours");
+}
+
+/// Each line is a field: a stranger changes nothing, and nobody is taken for a trusted proxy's client who is not in
+/// the field.
+pub fn forwarded(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    let names =
+        [FORWARDED, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-forwarded-proto")];
+    for (at, line) in data.split(|&byte| byte == b'\n').enumerate() {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(&names[at % names.len()], value);
+        }
+    }
+    for field in [Field::Forwarded, Field::XForwardedFor] {
+        let nobody = Trust::new(["192.0.2.0/24".parse().expect("a network")], field);
+        assert_eq!(nobody.resolve(PEER, &headers), PEER);
+        let proxies = Trust::new(["10.0.0.0/8".parse().expect("a network")], field);
+        let came = proxies.resolve(PEER, &headers);
+        let said = headers.values().any(|value| value.to_str().is_ok_and(|text| text.contains(['.', ':'])));
+        assert!(came.client == PEER.client || said);
+    }
+}
+
+/// Each line is `key=value`, a variable: settings load, or say which key is wrong. What loads builds a fleet.
+pub fn settings(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let environment = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| {
+            (OsString::from(format!("SIGNPOST__{}", key.to_uppercase())), OsString::from(value))
+        })
+        // Files are not this target's; it would read the machine's.
+        .filter(|(key, _)| !key.to_string_lossy().ends_with("_FILE"))
+        .collect();
+    let flags = Flags { backends: vec![BASE.to_owned()], ..Flags::default() };
+    match Settings::load(&Layers { environment, flags, ..Layers::default() }) {
+        Ok(loaded) => {
+            Keeper::start(&loaded.settings);
+        }
+        Err(problems) => {
+            assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.text.is_empty()))
+        }
+    }
+}
