@@ -49,6 +49,14 @@ impl Notes {
         self.problems.borrow_mut().push(Problem { key: key.to_owned(), text: text.into(), origin });
     }
 
+    /// Whether a key, or one inside it, is wrong already: what was read of it is then not all of it.
+    pub(super) fn is_wrong(&self, key: &str) -> bool {
+        let inside = |found: &str| {
+            found.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.problems.borrow().iter().any(|problem| inside(&problem.key))
+    }
+
     /// The origin of a key, or of the nearest key above it that has one.
     fn origin(&self, key: &str) -> Option<String> {
         let origins = self.origins.borrow();

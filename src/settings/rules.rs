@@ -12,11 +12,11 @@ use super::{Cors, Pin, Pool, Settings};
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
 pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     let mut warnings = Vec::new();
-    if settings.server.listen.is_empty() {
+    if settings.server.listen.is_empty() && !notes.is_wrong("server.listen") {
         notes.problem("server.listen", "got an empty list, takes one address or more");
     }
     listeners_differ(settings, notes);
-    if settings.pools.is_empty() {
+    if settings.pools.is_empty() && !notes.is_wrong("pools") {
         notes.problem(
             "pools",
             "there is none: give a backend (--backend https://a.example.com or SIGNPOST_BACKENDS) or a settings \
@@ -24,8 +24,11 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         );
     }
     for pool in &settings.pools {
-        backends(pool, notes);
-        loops(pool, settings, notes, &mut warnings);
+        // Where some backends could not be read, the others' places in the list are not those of the file.
+        if !notes.is_wrong(&key(pool, "backends")) {
+            backends(pool, notes);
+            loops(pool, settings, notes, &mut warnings);
+        }
         if let Some(pin) = &pool.pin {
             pins(pool, pin, notes, &mut warnings);
         }

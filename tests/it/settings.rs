@@ -144,6 +144,19 @@ fn all_mistakes_are_listed_in_one_go() {
 }
 
 #[test]
+fn one_mistake_is_one_line() {
+    for toml in [
+        "[pools.a]\nbackends = ['nonsense']",
+        "[pools.A]\nbackends = ['http://127.0.0.1:1']",
+        "[pools.a]\nbackends = ['nonsense', 'http://127.0.0.1:1', 'http://127.0.0.1:1']",
+        "[server]\nlisten = ['x']\n[pools.a]\nbackends = ['http://127.0.0.1:1']",
+    ] {
+        let (_, _, said) = check(toml);
+        assert!(said.starts_with("signpost: the settings have 1 problem:"), "{toml}\n{said}");
+    }
+}
+
+#[test]
 fn files_that_are_no_settings_are_named() {
     let broken = settings_file("[pools\n");
     let output = run(["check", "-s", "/nowhere.toml", "-s", broken.path().to_str().unwrap(), "-s", "/"]);
