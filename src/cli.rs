@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::run::{Ended, run};
-use crate::server::Listeners;
+use crate::server::{Listeners, raise_limit};
 use crate::settings::{Flags, Layers, Listen, Loaded, Problem, Settings};
 use crate::telemetry::Telemetry;
 use crate::{admin, demo};
@@ -185,6 +185,7 @@ fn run_server(
     telemetry: &Telemetry,
     invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
 ) -> Result<(), Failure> {
+    raise_limit();
     let listeners = Listeners::open(settings).map_err(|taken| {
         let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
         Failure { code: FAILED, text: lines.join("\n") }

@@ -1,6 +1,7 @@
 //! The traffic listeners: sockets bound, workers that serve them, connections from accept to close.
 
 mod connection;
+mod descriptors;
 mod listener;
 mod stream;
 mod worker;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use connection::{End, Rules, Served, serve};
+pub use descriptors::raise_limit;
 pub use listener::{Bound, bind};
 pub use worker::Listener;
 

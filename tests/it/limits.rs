@@ -45,16 +45,27 @@ fn sizes_are_settings() {
     assert_eq!(signpost.raw(over.as_bytes()).unwrap().status, 431);
 }
 
-#[test]
-fn descriptors_that_run_out_come_back() {
+/// Starts it under a shell's `ulimit`.
+fn start_limited(limit: &str) -> Signpost {
     let script = format!(
-        "ulimit -n 48; exec {} --backend http://127.0.0.1:9001 --listen 127.0.0.1:0 --admin 127.0.0.1:0",
+        "ulimit {limit} && exec {} --backend http://127.0.0.1:9001 --listen 127.0.0.1:0 --admin 127.0.0.1:0",
         env!("CARGO_BIN_EXE_signpost")
     );
     let mut command = std::process::Command::new("sh");
-    let signpost = Signpost::start_command(command.env_clear().args(["-c", &script]));
+    Signpost::start_command(command.env_clear().args(["-c", &script]))
+}
+
+#[test]
+fn descriptors_that_run_out_come_back() {
+    let signpost = start_limited("-n 48");
     let flood: Vec<_> = (0..100).map(|_| signpost.connect()).collect();
     drop(flood);
     crate::harness::wait_until("it serves again", || signpost.get("/").status == 302);
     assert!(signpost.metric("signpost_limited_total", &[("limit", "descriptors")]) > 0.0);
+}
+
+#[test]
+fn the_soft_limit_of_descriptors_is_raised() {
+    let signpost = start_limited("-Sn 100 && ulimit -Hn 500");
+    assert_eq!(signpost.metric("process_max_fds", &[]), 500.0);
 }
