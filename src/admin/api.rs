@@ -104,7 +104,7 @@ pub(super) async fn change_backend(
     if done.await.is_err() {
         return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such backend in a pool of that name"));
     }
-    tracing::info!(pool, backend, ?change, "changed by the operator");
+    tracing::info!(pool, backend, change = %String::from_utf8_lossy(&body), "changed by the operator");
     let fleet = shown.fleet.load_full();
     let changed = fleet.pools.iter().find(|known| *known.roster.name == *pool).map(|pool| view(&shown, pool));
     let changed = changed.and_then(|pool| pool.backends.into_iter().find(|known| *known.id == *backend));
