@@ -48,7 +48,7 @@ struct Serve {
     /// An address for visitors, such as `[::]:8080`; may be repeated.
     #[arg(short, long, value_name = "ADDR")]
     listen: Vec<String>,
-    /// The address for metrics and health, such as `127.0.0.1:9090`.
+    /// The address for metrics, health and API, such as `127.0.0.1:9090`.
     #[arg(short, long, value_name = "ADDR")]
     admin: Option<String>,
     /// A backend of the pool `default`, such as `https://a.example.com` or `3*https://b.example.com` (weight 3); may
@@ -71,7 +71,7 @@ struct Demo {
     /// The address for visitors [default: 127.0.0.1:8080, or the next free port]
     #[arg(short, long, value_name = "ADDR")]
     listen: Option<String>,
-    /// The address for metrics and health [default: 127.0.0.1:9090, or the next free port]
+    /// The address for metrics, health and API [default: 127.0.0.1:9090, or the next free port]
     #[arg(short, long, value_name = "ADDR")]
     admin: Option<String>,
     /// How to pick, such as `random` [default: round_robin]

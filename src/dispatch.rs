@@ -1,5 +1,5 @@
 //! The hot path: one request, from head to answer. It takes no lock, awaits nothing, looks up no metric label
-//! and allocates only its answer.
+//! and allocates little but its answer (ARCHITECTURE.md lists it).
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use crate::keeper::Keeper;
 use crate::metrics::{Counter, Registry, Reloads, Slab, Sources};
 use crate::reload::Reloader;
 use crate::server::{Crew, Listener, Listeners, worker_count};
-use crate::settings::{ForwardedBy, Layers, Settings};
+use crate::settings::{ForwardedBy, Layers, Settings, Span};
 use crate::telemetry::Telemetry;
 
 /// How the process ended.
@@ -152,9 +152,10 @@ fn request_policy(settings: &Settings) -> Policy {
 
 /// Stops accepting and waits for what is under way.
 async fn leave(settings: &Settings, first: Asked, signals: &mut Signals, crew: &mut Crew) -> Ended {
-    let delay = if first == Asked::Terminate { settings.server.shutdown_delay.0 } else { Duration::ZERO };
-    let grace = settings.server.shutdown_grace.0;
-    tracing::info!(signal = first.name(), ?delay, ?grace, "leaving");
+    let delay = if first == Asked::Terminate { settings.server.shutdown_delay } else { Span::seconds(0) };
+    let grace = settings.server.shutdown_grace;
+    tracing::info!(signal = first.name(), %delay, %grace, "leaving");
+    let (delay, grace) = (delay.0, grace.0);
     if !delay.is_zero() {
         tokio::select! {
             () = tokio::time::sleep(delay) => {}

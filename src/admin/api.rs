@@ -104,7 +104,9 @@ pub(super) async fn change_backend(
     if done.await.is_err() {
         return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such backend in a pool of that name"));
     }
-    tracing::info!(pool, backend, change = %String::from_utf8_lossy(&body), "changed by the operator");
+    // Written anew, so that a line stays a line.
+    let change = serde_json::from_slice::<Value>(&body).map(|change| change.to_string()).unwrap_or_default();
+    tracing::info!(pool, backend, change, "changed by the operator");
     let fleet = shown.fleet.load_full();
     let changed = fleet.pools.iter().find(|known| *known.roster.name == *pool).map(|pool| view(&shown, pool));
     let changed = changed.and_then(|pool| pool.backends.into_iter().find(|known| *known.id == *backend));
@@ -138,6 +140,16 @@ fn parse_change(body: &[u8]) -> Result<Change, String> {
         return Err("the body changes nothing, takes admin, weight or both".to_owned());
     }
     Ok(change)
+}
+
+/// A path of the API that is none.
+pub(super) async fn unknown() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "here are pools, pools/{pool}/backends/{id} and reload")
+}
+
+/// A method that a path of the API does not take.
+pub(super) async fn wrong_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method; see Allow")
 }
 
 /// `POST /api/v1/reload`. Answers when every request that begins reads the new settings.

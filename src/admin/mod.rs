@@ -112,6 +112,8 @@ fn router(shown: Shown, guard: Guard) -> Router {
         .route("/pools", get(api::pools))
         .route("/pools/{pool}/backends/{id}", patch(api::change_backend))
         .route("/reload", post(api::reload))
+        .fallback(api::unknown)
+        .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(guard, guard::guard));
     Router::new()

@@ -39,7 +39,8 @@ impl fmt::Display for Problem {
 #[derive(Default)]
 pub(super) struct Notes {
     problems: RefCell<Vec<Problem>>,
-    origins: RefCell<HashMap<String, String>>,
+    /// By key; `None` where a table's values came from several places, or it has none.
+    origins: RefCell<HashMap<String, Option<String>>>,
 }
 
 impl Notes {
@@ -63,16 +64,14 @@ impl Notes {
         let mut key = key;
         loop {
             if let Some(origin) = origins.get(key) {
-                return Some(origin.clone());
+                return origin.clone();
             }
             key = &key[..key.rfind(['.', '['])?];
         }
     }
 
     fn remember(&self, key: &str, value: &Value) {
-        if let Some(origin) = origin_of(value) {
-            self.origins.borrow_mut().insert(key.to_owned(), origin);
-        }
+        self.origins.borrow_mut().insert(key.to_owned(), origin_of(value));
     }
 
     /// Everything that was noted, in order of the keys.
@@ -84,14 +83,19 @@ impl Notes {
     }
 }
 
-/// The origin of a value, or of the first value inside it: merged tables have none of their own.
+/// The origin of a value, or the one that all values inside it share: merged tables have none of their own.
 fn origin_of(value: &Value) -> Option<String> {
     if let Some(origin) = value.origin() {
         return Some(origin.to_owned());
     }
-    match &value.kind {
-        ValueKind::Array(items) => items.iter().find_map(origin_of),
-        ValueKind::Table(table) => table.values().find_map(origin_of),
+    let mut origins: Vec<_> = match &value.kind {
+        ValueKind::Array(items) => items.iter().map(origin_of).collect(),
+        ValueKind::Table(table) => table.values().map(origin_of).collect(),
+        _ => return None,
+    };
+    origins.dedup();
+    match &mut origins[..] {
+        [one] => one.take(),
         _ => None,
     }
 }

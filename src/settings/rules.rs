@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use super::layers::DEFAULT_POOL;
 use super::names::{HostPattern, Origin};
 use super::reader::Notes;
 use super::url::BackendUrl;
@@ -59,7 +60,11 @@ fn listeners_differ(settings: &Settings, notes: &Notes) {
 
 fn backends(pool: &Pool, notes: &Notes) {
     if pool.backends.is_empty() {
-        notes.problem(&key(pool, "backends"), "there is none, takes one or more");
+        let hint = match pool.name.as_str() {
+            DEFAULT_POOL => " (--backend, --strategy, --pin and SIGNPOST_BACKENDS are about this pool)",
+            _ => "",
+        };
+        notes.problem(&key(pool, "backends"), format!("there is none, takes one or more{hint}"));
     } else if pool.backends.iter().all(|backend| backend.weight.is_zero()) {
         notes.problem(
             &key(pool, "backends"),
@@ -163,6 +168,22 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
                 pin.cookie.as_str()
             ),
         );
+    }
+    if let Some(domain) = &pin.domain {
+        let covers = |name: &str| name == domain.as_str() || name.ends_with(&format!(".{}", domain.as_str()));
+        let outside = pool.hosts.iter().find(|host| match host {
+            HostPattern::Exact(name) => !covers(name),
+            HostPattern::Suffix(suffix) => !covers(suffix.trim_start_matches('.')),
+        });
+        if let Some(host) = outside {
+            notes.problem(
+                &key(pool, "pin.domain"),
+                format!(
+                    "got {:?}, and browsers drop that cookie from {host}; takes a parent of every host",
+                    domain.as_str()
+                ),
+            );
+        }
     }
     if pin.secrets.is_empty() {
         warnings.push(format!(

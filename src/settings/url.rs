@@ -86,6 +86,13 @@ impl Leaf for BackendUrl {
         let Some(host) = Host::parse(authority) else {
             return err("its host or port is not valid (a name outside ASCII is written in its xn-- form)");
         };
+        // Stricter than the grammar, which allows commas: two URLs in one string are a mistake.
+        let of_names = |b: u8| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b);
+        if authority.ends_with(':') || !authority.bytes().all(of_names) {
+            return err(
+                "its host or port is not valid (one URL each; a name outside ASCII in its xn-- form)",
+            );
+        }
         if host.port == Some(0) {
             return err("port 0 is no port to visit");
         }
@@ -168,6 +175,9 @@ mod tests {
             ("https://a.example.com:99999", "host or port"),
             ("https://a.example.com:x", "host or port"),
             ("https://a.example.com:0", "port 0"),
+            ("https://a.example.com:", "host or port"),
+            ("https://a.example.com,https://b.example.com", "one URL each"),
+            ("https://a.example.com,b.example.com", "one URL each"),
             ("https://a b", "host or port"),
             ("https://bücher.example", "xn--"),
             ("https://a.example.com/x/../y", "dot segment"),

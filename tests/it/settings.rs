@@ -31,6 +31,12 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (url("https://b.example/?q"), "pools.a.backends[0]", "query"),
         (url("https://b.example/#f"), "pools.a.backends[0]", "fragment"),
         (url("300*https://b.example"), "pools.a.backends[0]", "0 (no new visitors) to 256"),
+        (url("https://b.example,https://c.example"), "pools.a.backends[0]", "one URL each"),
+        (
+            format!("{A}hosts = ['www.example.com']\n[pools.a.pin]\ndomain = 'example.org'"),
+            "pools.a.pin.domain",
+            "a parent of every host",
+        ),
         (url("0*https://b.example"), "pools.a.backends", "every weight is 0"),
         (pool("'https://b.example', 'https://b.example/x'"), "pools.a.backends[1].id", "an id of its own"),
         (pool("{ id = 'x' }"), "pools.a.backends[0].url", "is missing"),
@@ -141,6 +147,15 @@ fn all_mistakes_are_listed_in_one_go() {
         let line = said.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("{key} in\n{said}"));
         assert!(line.ends_with(&format!("(from {origin})")), "{line}");
     }
+}
+
+#[test]
+fn nobody_else_is_blamed_for_a_flag() {
+    let file = settings_file(&A.replace("[pools.a]", "[pools.a]\nhosts = ['a.test']"));
+    let output = run(["check", "-s", file.path().to_str().unwrap(), "--pin"]);
+    let said = stderr(&output);
+    assert!(said.contains("pools.default.backends: there is none") && said.contains("--pin"), "{said}");
+    assert!(!said.contains(file.path().to_str().unwrap()), "{said}");
 }
 
 #[test]
