@@ -52,15 +52,20 @@ impl Layers {
     pub(super) fn merge(&self) -> Result<Value, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut builder = Config::builder();
+        let mut layers = Vec::new();
         for path in &self.files {
             match read_file(path) {
-                Ok(layer) => builder = builder.add_source(layer),
+                Ok(layer) => layers.push(layer),
                 Err(problem) => problems.push(problem),
             }
         }
         match environment(&self.environment) {
-            Ok(layer) => builder = builder.add_source(layer),
+            Ok(layer) => layers.push(layer),
             Err(mut bad) => problems.append(&mut bad),
+        }
+        for layer in layers {
+            problems.extend(layer.strange_keys());
+            builder = builder.add_source(layer);
         }
         builder = builder.add_source(self.flags.layer());
         if !problems.is_empty() {
@@ -105,6 +110,20 @@ impl Layer {
             }
         }
         table.insert((*last).to_owned(), value);
+    }
+}
+
+impl Layer {
+    /// Top-level keys that `config` would take for a path: it makes room for as many values as `key[91111111]`
+    /// says, and reads `"server.listen"` as two keys. None of ours looks like that.
+    fn strange_keys(&self) -> impl Iterator<Item = Problem> {
+        let plain = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let strange = self.0.iter().filter(move |(key, _)| !plain(key) || key.is_empty());
+        strange.map(|(key, value)| Problem {
+            key: format!("{key:?}"),
+            text: "no such key".to_owned(),
+            origin: value.origin().map(str::to_owned),
+        })
     }
 }
 

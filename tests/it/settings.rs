@@ -159,6 +159,19 @@ fn nobody_else_is_blamed_for_a_flag() {
 }
 
 #[test]
+fn a_key_is_no_path() {
+    let (code, _, said) = check(&format!("\"a[99999999]\" = 1\n\"server.workers\" = 1\n\"\" = 1\n{A}"));
+    assert_eq!(code, 2);
+    assert!(
+        said.contains("3 problems") && said.contains("\"a[99999999]\": no such key (from FILE)"),
+        "{said}"
+    );
+    let output = command(["check"]).env("SIGNPOST__X[91111111]", "1").output().unwrap();
+    let said = stderr(&output);
+    assert!(said.contains("no such key (from environment variable SIGNPOST__X[91111111])"), "{said}");
+}
+
+#[test]
 fn one_mistake_is_one_line() {
     for toml in [
         "[pools.a]\nbackends = ['nonsense']",
