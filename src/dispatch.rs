@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 
 use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
-use crate::fleet::{Fleet, Pool, Roster, climbs};
+use crate::fleet::{Fleet, Keeps, Pool, Roster, climbs};
 use crate::forwarded::Trust;
 use crate::metrics::Counter;
 use crate::outcome::{Choice, Decision, Refusal};
@@ -134,9 +134,8 @@ impl Worker {
     fn choose(&self, pool: &Pool, pinned: Pinned) -> Result<Choice, Refusal> {
         let roster = &pool.roster;
         let decision = match pinned {
-            Pinned::To { backend, half_over } if pool.standings[backend].honours_pins() => {
-                // A backend that gets no new visitors keeps those it has until their pins run out.
-                let pin = half_over && pool.standings[backend].renews_pins();
+            Pinned::To { backend, half_over } if pool.keeps[backend] != Keeps::No => {
+                let pin = half_over && pool.keeps[backend] == Keeps::AndRenews;
                 return Ok(Choice { backend, decision: Decision::Pinned, pin });
             }
             Pinned::To { .. } | Pinned::Gone => Decision::Repinned,
@@ -223,24 +222,27 @@ mod tests {
 
     const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
 
-    /// A pool that the settings would refuse, but that probes will make of any pool one day.
+    /// A pool that the settings would refuse.
     fn with_nobody_eligible() -> Worker {
-        let backend = Backend { id: "a".into(), base: "http://a".into(), slot: Slot(100) };
+        let backend = Backend { id: "a".into(), base: "http://a".into(), slot: Slot(100), probes: Slot(103) };
         let roster = Roster {
             name: "p".into(),
             kind: Kind::RoundRobin,
             backends: [backend].into(),
+            panic_threshold: 1.0,
             status: StatusCode::FOUND,
             status_other: StatusCode::TEMPORARY_REDIRECT,
             pins: None,
             cors: None,
             has_base_path: false,
+            is_probed: false,
             slot: Slot(200),
+            probe_times: Slot(300),
         };
         let standing = Standing::of_settings(Weight::new(0).unwrap());
         let pool = Pool::new(Arc::new(roster), [standing].into(), &Memory::default());
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: 0 }]);
-        let fleet = Fleet { routes, pools: [Arc::new(pool)].into() };
+        let fleet = Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into() };
         let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
         Worker::new(
             Arc::new(ArcSwap::from_pointee(fleet)),

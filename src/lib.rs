@@ -30,6 +30,7 @@ pub mod strategy;
 
 // Keeping the fleet true.
 pub mod keeper;
+pub mod health;
 pub mod reload;
 pub mod settings;
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness, Shown};
 use crate::dispatch::{Policy, Worker};
 use crate::forwarded::{Field, Trust};
+use crate::health::Prober;
 use crate::keeper::Keeper;
 use crate::metrics::{Counter, Registry, Reloads, Slab, Sources};
 use crate::reload::Reloader;
@@ -54,10 +55,11 @@ pub async fn run(
     let mut signals = Signals::listen()?;
     let (traffic, admin) =
         (listeners.traffic.iter().map(|bound| bound.address).collect::<Vec<_>>(), listeners.admin.address);
-    let mut keeper = Keeper::start(settings);
-    let fleet = keeper.published();
-    // One slab for each thread that counts: the workers, and this one for the admin listener.
+    // One slab for each thread that counts: the workers, and this one for the admin listener, keeper and probes.
     let mut slabs = vec![Arc::<Slab>::default()];
+    let own_counter = Counter::new(Arc::clone(&slabs[0]));
+    let mut keeper = Keeper::start(settings, own_counter.clone());
+    let fleet = keeper.published();
 
     let mut counted = Vec::new();
     let mut listener_slot = |address: SocketAddr| {
@@ -84,11 +86,10 @@ pub async fn run(
             Worker::new(Arc::clone(&fleet), rand::make_rng(), counter, policy, telemetry.access_log());
         (worker, own)
     });
-    crew.start(staffed.collect())?;
+    let staffed: Vec<_> = staffed.collect();
 
-    let readiness = Readiness::ready();
+    let readiness = Readiness::default();
     let admin_stop = CancellationToken::new();
-    let admin_counter = Counter::new(Arc::clone(&slabs[0]));
     let reloads = Arc::<Reloads>::default();
     let registry = Registry::new(Sources {
         fleet: Arc::clone(&fleet),
@@ -100,7 +101,11 @@ pub async fn run(
     })
     .map_err(io::Error::other)?;
     let (events, changes) = mpsc::channel(QUEUE);
-    let keeping = tokio::task::spawn_local(keeper.run(changes));
+    let at_once = settings.server.limits.max_probes.0.into();
+    let prober = Prober::new(at_once, events.clone(), own_counter.clone())?;
+    tokio::task::spawn_local(prober.run(keeper.targets()));
+    let settled = keeper.settled();
+    tokio::task::spawn_local(keeper.run(changes));
     let hangup = signal(SignalKind::hangup())?;
     let (ask_reload, asked) = mpsc::channel(1);
     // Fixed settings have nothing to reload, and SIGHUP is then heeded by nobody.
@@ -119,8 +124,16 @@ pub async fn run(
     let admin_settings = settings.admin.clone();
     let admin_stopped = admin_stop.clone();
     let admin_ended = tokio::task::spawn_local(async move {
-        admin::serve(listeners.admin, admin_slot, admin_counter, &admin_settings, shown, admin_stopped).await
+        admin::serve(listeners.admin, admin_slot, own_counter, &admin_settings, shown, admin_stopped).await
     });
+
+    // Until the first round of probes is over, who comes waits in the kernel's queue.
+    tokio::select! {
+        () = first_round(settled) => {}
+        _ = signals.next() => return Ok(Ended::Drained),
+    }
+    crew.start(staffed)?;
+    readiness.enter();
     ready(&traffic, admin);
 
     let first = tokio::select! {
@@ -131,13 +144,21 @@ pub async fn run(
     if let Some(reloading) = reloading {
         reloading.abort();
     }
-    keeping.abort();
     let ended = leave(settings, first, &mut signals, &mut crew).await;
     admin_stop.cancel();
     if ended == Ended::Drained {
         let _ = tokio::time::timeout(LAST_FIGURES, admin_ended).await;
     }
     Ok(ended)
+}
+
+/// Waits until every backend is known to be up or down, or was waited for long enough.
+async fn first_round(mut settled: watch::Receiver<bool>) {
+    if !*settled.borrow() {
+        tracing::info!("waiting for the first round of health checks");
+    }
+    // The keeper lives as long as the process does.
+    let _ = settled.wait_for(|settled| *settled).await;
 }
 
 /// What the settings say of every request.

@@ -20,7 +20,13 @@ fn worker() -> Worker {
     let flags = Flags { backends: vec![BASE.to_owned()], pin: true, ..Flags::default() };
     let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
     let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
-    Worker::new(Keeper::start(&settings).published(), rand::make_rng(), Counter::default(), policy, None)
+    Worker::new(
+        Keeper::start(&settings, Counter::default()).published(),
+        rand::make_rng(),
+        Counter::default(),
+        policy,
+        None,
+    )
 }
 
 /// Runs a request through one worker, made once.
@@ -106,7 +112,7 @@ pub fn settings(data: &[u8]) {
     let flags = Flags { backends: vec![BASE.to_owned()], ..Flags::default() };
     match Settings::load(&Layers { environment, flags, ..Layers::default() }) {
         Ok(loaded) => {
-            Keeper::start(&loaded.settings);
+            Keeper::start(&loaded.settings, Counter::default());
         }
         Err(problems) => {
             assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.text.is_empty()))

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Shown;
 use super::problem::Problem;
-use crate::fleet::{Admin, Pool, State as BackendState, Weight};
+use crate::fleet::{Admin, Health, Pool, State as BackendState, Tier, Weight};
 use crate::keeper::{Change, Event};
 
 /// A pool, as the API shows it.
@@ -21,6 +21,9 @@ use crate::keeper::{Change, Event};
 struct PoolView<'a> {
     name: &'a str,
     strategy: &'static str,
+    /// Who of the backends new visitors are sent to.
+    tier: Tier,
+    fail_open: bool,
     backends: Vec<BackendView<'a>>,
 }
 
@@ -31,7 +34,11 @@ struct BackendView<'a> {
     url: &'a str,
     state: BackendState,
     admin: Admin,
+    health: Health,
+    backup: bool,
     weight: Weight,
+    /// `weight`, or less of it in slow start.
+    weight_in_effect: f64,
     /// What of `admin` and `weight` was set at run time.
     set_at_run_time: Vec<&'static str>,
     /// While draining: when no pin to it can be valid any more.
@@ -55,13 +62,22 @@ fn view<'a>(shown: &Shown, pool: &'a Pool) -> PoolView<'a> {
             url: &backend.base,
             state: standing.state(),
             admin: standing.admin,
+            health: standing.health,
+            backup: standing.backup,
             weight: standing.weight,
+            weight_in_effect: standing.weight_in_effect(),
             set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
             drained_at: standing.drained_at.map(date),
             redirects: Redirects { pinned, repinned, picked },
         }
     });
-    PoolView { name: &pool.roster.name, strategy: pool.roster.kind.name(), backends: backends.collect() }
+    PoolView {
+        name: &pool.roster.name,
+        strategy: pool.roster.kind.name(),
+        tier: pool.tier,
+        fail_open: pool.tier == Tier::FailOpen,
+        backends: backends.collect(),
+    }
 }
 
 fn date(seconds: u64) -> String {

@@ -24,7 +24,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -68,23 +68,31 @@ const RULES: Rules = Rules {
     max_headers: 100,
 };
 
-/// Whether visitors should be sent here. Cheap to clone: clones share it.
-#[derive(Clone, Debug)]
-pub struct Readiness(Arc<AtomicBool>);
+/// Whether visitors should be sent here; at first they should not. Cheap to clone: clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicU8>);
+
+const READY: u8 = 1;
+const LEAVING: u8 = 2;
 
 impl Readiness {
     /// Ready from now on.
-    pub fn ready() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
+    pub fn enter(&self) {
+        self.0.store(READY, Ordering::Relaxed);
     }
 
     /// Not ready any more.
     pub fn leave(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.store(LEAVING, Ordering::Relaxed);
     }
 
-    fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Why not, where it is not ready.
+    fn objection(&self) -> Option<&'static str> {
+        match self.0.load(Ordering::Relaxed) {
+            READY => None,
+            LEAVING => Some("leaving\n"),
+            _ => Some("starting: waiting for the first round of health checks\n"),
+        }
     }
 }
 
@@ -143,10 +151,9 @@ async fn metrics(State(shown): State<Shown>) -> Response {
 }
 
 async fn readyz(State(shown): State<Shown>) -> Response {
-    if shown.readiness.is_ready() {
-        "ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "leaving\n").into_response()
+    match shown.readiness.objection() {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
 }
 

@@ -9,6 +9,8 @@ pub struct Backend {
     pub base: Box<str>,
     /// Where its counts begin in a worker's slab.
     pub slot: Slot,
+    /// Where its probes are counted.
+    pub probes: Slot,
 }
 
 /// A place in the workers' slabs, given by the keeper.

@@ -17,15 +17,15 @@ pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
 pub use cors::Cors;
 pub use host::Host;
 pub use pins::{Cookie, MAC_BYTES, Pins, Tag};
-pub use pool::{Pool, Roster};
+pub use pool::{Keeps, Pool, Roster, Tier};
 pub use routes::{HostMatch, NoRoute, Route, Routes};
-pub use standing::{Admin, Standing, State};
+pub use standing::{Admin, Health, Ramp, Standing, State};
 
 /// The immutable snapshot of all routes and pools.
 #[derive(Debug)]
 pub struct Fleet {
     /// Which pool serves which hosts and paths.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// Every pool, in order of their names; routes point into it.
     pub pools: Box<[Arc<Pool>]>,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Backend, Cors, Pins, Slot, Standing};
+use super::{Admin, Backend, Cors, Health, Pins, Ramp, Slot, Standing};
 use crate::strategy::{Kind, Memory, Strategy, Turn, Weights};
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
@@ -16,6 +16,10 @@ pub struct Pool {
     pub roster: Arc<Roster>,
     /// Where each backend of the roster stands.
     pub standings: Box<[Standing]>,
+    /// What becomes of a pin to each backend of the roster.
+    pub keeps: Box<[Keeps]>,
+    /// Who of its backends new visitors are sent to.
+    pub tier: Tier,
     choices: Option<Choices>,
 }
 
@@ -28,6 +32,8 @@ pub struct Roster {
     pub kind: Kind,
     /// All backends, eligible or not.
     pub backends: Box<[Backend]>,
+    /// The share of active backends that must be down for it to fail open, 0 to 1; 0: it never does.
+    pub panic_threshold: f64,
     /// The status of a redirected GET or HEAD.
     pub status: StatusCode,
     /// The status for every other method.
@@ -38,8 +44,37 @@ pub struct Roster {
     pub cors: Option<Cors>,
     /// Whether some base URL has a path, so that dot segments could leave it.
     pub has_base_path: bool,
+    /// Whether its backends are probed.
+    pub is_probed: bool,
     /// Where the pool's counts begin in a worker's slab.
     pub slot: Slot,
+    /// Where the times of its probes are counted.
+    pub probe_times: Slot,
+}
+
+/// Who of a pool's backends new visitors are sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Primaries that are up.
+    Primaries,
+    /// Backups that are up, for no primary is.
+    Backups,
+    /// All that are active, though probes call them down: too many are to believe the probes, or to give up.
+    FailOpen,
+    /// Nobody.
+    Nobody,
+}
+
+/// What becomes of a pin to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// The visitor is sent there, and its pin is renewed in time.
+    AndRenews,
+    /// The visitor is sent there until its pin runs out.
+    UntilItEnds,
+    /// The visitor is picked another backend.
+    No,
 }
 
 /// Those who may be picked, as indices into the roster, and the tables of the strategy over them.
@@ -52,21 +87,172 @@ struct Choices {
 impl Pool {
     /// Works out who may be picked and builds the strategy's tables. `standings` has one for each of the roster.
     pub fn new(roster: Arc<Roster>, standings: Box<[Standing]>, memory: &Memory) -> Self {
-        let (eligible, weights): (Vec<u32>, Vec<NonZeroU16>) = standings
-            .iter()
-            .enumerate()
-            .filter_map(|(index, standing)| Some((index as u32, standing.takes_new()?)))
-            .unzip();
+        let (tier, eligible) = eligible(&standings, roster.panic_threshold);
+        let weights = weights(&standings, &eligible, tier);
+        let mut keeps: Box<[Keeps]> = standings.iter().map(keeps_out_of_tier).collect();
+        for &index in &eligible {
+            keeps[index as usize] = Keeps::AndRenews;
+        }
         let choices = Weights::new(&weights).map(|weights| Choices {
-            eligible: eligible.into(),
             strategy: Strategy::build(roster.kind, weights, memory),
+            eligible: eligible.into(),
         });
-        Self { roster, standings, choices }
+        Self { roster, standings, keeps, tier, choices }
     }
 
     /// Picks a backend: an index into the roster, or `None` where nobody is eligible.
     pub fn pick(&self, turn: &mut Turn<'_>) -> Option<usize> {
         let choices = self.choices.as_ref()?;
         Some(choices.eligible[choices.strategy.pick(turn)] as usize)
+    }
+}
+
+/// Who may be picked, and as what: primaries that are up, else backups that are, else all as `threshold` says.
+///
+/// The share that `threshold` is about is that of the primaries, or of the backups where there is no active
+/// primary: how many backups stand by says nothing of whether probes of the primaries can be believed.
+fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
+    let those = |wanted: &dyn Fn(&Standing) -> bool| -> Vec<u32> {
+        let indexed = standings.iter().enumerate();
+        indexed
+            .filter(|(_, standing)| standing.is_active() && wanted(standing))
+            .map(|(index, _)| index as u32)
+            .collect()
+    };
+    let mut all = those(&|standing| !standing.backup);
+    let mut up = those(&|standing| !standing.backup && standing.is_up());
+    let up_backups = those(&|standing| standing.backup && standing.is_up());
+    let mut tier = Tier::Primaries;
+    if up.is_empty() && !up_backups.is_empty() {
+        return (Tier::Backups, up_backups);
+    }
+    if all.is_empty() {
+        (all, up, tier) = (those(&|standing| standing.backup), up_backups, Tier::Backups);
+    }
+    if all.is_empty() {
+        return (Tier::Nobody, all);
+    }
+    let is_down = |&&index: &&u32| standings[index as usize].health == Health::Down;
+    let down = all.iter().filter(is_down).count();
+    // Who waits for its first probe is no reason to give up on the others, nor one to get all of their visitors.
+    let enough = up.is_empty() || down as f64 >= threshold * all.len() as f64;
+    if threshold > 0.0 && down > 0 && enough {
+        return (Tier::FailOpen, all);
+    }
+    if !up.is_empty() {
+        return (tier, up);
+    }
+    let waiting = those(&|standing| standing.waits);
+    if waiting.is_empty() { (Tier::Nobody, waiting) } else { (tier, waiting) }
+}
+
+/// The weights of the eligible. While somebody is in slow start all count in tenths.
+fn weights(standings: &[Standing], eligible: &[u32], tier: Tier) -> Vec<NonZeroU16> {
+    let of = |&index: &u32| &standings[index as usize];
+    let ramping = tier != Tier::FailOpen && eligible.iter().any(|index| of(index).ramp < Ramp::FULL);
+    let weight = |index: &u32| {
+        let tenths = if ramping { of(index).ramp.tenths() } else { 1 };
+        NonZeroU16::new(of(index).weight.get() * tenths)
+    };
+    eligible.iter().filter_map(weight).collect()
+}
+
+/// What becomes of pins to a backend that new visitors are not sent to.
+fn keeps_out_of_tier(standing: &Standing) -> Keeps {
+    match (standing.admin, standing.health) {
+        (Admin::Maintenance, _) => Keeps::No,
+        (_, Health::Down) if !standing.held => Keeps::No,
+        _ => Keeps::UntilItEnds,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::Weight;
+
+    fn standing(text: &str) -> Standing {
+        let mut standing = Standing::of_settings(Weight::ONE);
+        for word in text.split(' ') {
+            match word {
+                "up" => standing.health = Health::Up,
+                "down" => standing.health = Health::Down,
+                "unknown" => {}
+                "waits" => standing.waits = true,
+                "held" => standing.held = true,
+                "backup" => standing.backup = true,
+                "draining" => standing.admin = Admin::Draining,
+                "maintenance" => standing.admin = Admin::Maintenance,
+                "weightless" => standing.weight = Weight::new(0).unwrap(),
+                other => panic!("{other}"),
+            }
+        }
+        standing
+    }
+
+    fn tier(threshold: f64, standings: &[&str]) -> (Tier, Vec<u32>) {
+        let standings: Vec<_> = standings.iter().map(|text| standing(text)).collect();
+        eligible(&standings, threshold)
+    }
+
+    #[test]
+    fn primaries_come_before_backups_before_fail_open() {
+        assert_eq!(tier(1.0, &["up", "down", "up backup"]), (Tier::Primaries, vec![0]));
+        assert_eq!(tier(1.0, &["down", "down", "up backup"]), (Tier::Backups, vec![2]));
+        assert_eq!(tier(1.0, &["down", "down", "down backup"]), (Tier::FailOpen, vec![0, 1]));
+        assert_eq!(tier(0.0, &["down", "down", "down backup"]), (Tier::Nobody, vec![]));
+        assert_eq!(tier(1.0, &["draining", "maintenance", "down backup"]), (Tier::FailOpen, vec![2]));
+        assert_eq!(tier(1.0, &["draining", "weightless", "unknown backup"]), (Tier::Backups, vec![2]));
+        assert_eq!(tier(1.0, &["draining", "maintenance", "weightless"]), (Tier::Nobody, vec![]));
+    }
+
+    #[test]
+    fn a_share_of_the_active_that_is_down_opens_too() {
+        assert_eq!(tier(0.5, &["down", "up", "up"]), (Tier::Primaries, vec![1, 2]));
+        assert_eq!(tier(0.5, &["down", "down", "up", "up"]), (Tier::FailOpen, vec![0, 1, 2, 3]));
+        // Who is not active is not counted.
+        assert_eq!(tier(0.5, &["down", "down maintenance", "up", "up"]), (Tier::Primaries, vec![2, 3]));
+        assert_eq!(tier(0.5, &["down", "up draining", "up"]), (Tier::FailOpen, vec![0, 2]));
+        assert_eq!(tier(0.01, &["up", "up"]), (Tier::Primaries, vec![0, 1]), "nobody is down");
+    }
+
+    #[test]
+    fn who_waits_for_its_first_probe_comes_after_all_that_are_up() {
+        assert_eq!(tier(1.0, &["up", "waits"]), (Tier::Primaries, vec![0]));
+        assert_eq!(tier(1.0, &["down", "waits"]), (Tier::FailOpen, vec![0, 1]));
+        assert_eq!(tier(0.0, &["down", "waits"]), (Tier::Primaries, vec![1]));
+        assert_eq!(tier(1.0, &["waits", "waits"]), (Tier::Primaries, vec![0, 1]));
+    }
+
+    #[test]
+    fn pins_outlive_eligibility_but_not_the_backend() {
+        for (text, keeps) in [
+            ("up draining", Keeps::UntilItEnds),
+            ("up weightless", Keeps::UntilItEnds),
+            ("up backup", Keeps::UntilItEnds),
+            ("down", Keeps::No),
+            ("down held", Keeps::UntilItEnds),
+            ("down draining", Keeps::No),
+            ("up maintenance", Keeps::No),
+        ] {
+            assert_eq!(keeps_out_of_tier(&standing(text)), keeps, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_ramp_counts_in_tenths_of_each_weight() {
+        let mut standings = [standing("up"), standing("up")];
+        standings[0].weight = Weight::new(3).unwrap();
+        let of = |standings: &[Standing], tier| {
+            weights(standings, &[0, 1], tier).iter().map(|weight| weight.get()).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&standings, Tier::Primaries), [3, 1]);
+        standings[1].ramp = Ramp::after(1);
+        assert_eq!(of(&standings, Tier::Primaries), [30, 2]);
+        assert_eq!(of(&standings, Tier::FailOpen), [3, 1]);
+        assert_eq!(
+            [Ramp::after(0).tenths(), Ramp::after(9).tenths(), Ramp::after(200).tenths()],
+            [1, 10, 10]
+        );
     }
 }

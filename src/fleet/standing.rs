@@ -1,6 +1,4 @@
-//! Where a backend stands: what the operator says of it, and its weight in effect.
-
-use std::num::NonZeroU16;
+//! Where a backend stands: what the operator says of it, what probes say, and its weight in effect.
 
 use super::Weight;
 
@@ -17,6 +15,51 @@ pub enum Admin {
     Maintenance,
 }
 
+/// What probes say of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Not probed, or not yet. Counts as up.
+    #[default]
+    Unknown,
+    /// Its probes succeed.
+    Up,
+    /// They fail.
+    Down,
+}
+
+impl Health {
+    /// Its name in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// How far a backend has come in its slow start: so many tenths of its weight, 1 to 10.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ramp(u8);
+
+impl Ramp {
+    /// How many steps there are.
+    pub const STEPS: u8 = 10;
+    /// All of its weight.
+    pub const FULL: Self = Self(Self::STEPS);
+
+    /// The step that holds after `passed` steps are over; none is above [`Self::FULL`].
+    pub fn after(passed: u8) -> Self {
+        Self(passed.saturating_add(1).min(Self::STEPS))
+    }
+
+    /// Tenths of the weight, 1 to 10.
+    pub fn tenths(self) -> u16 {
+        self.0.into()
+    }
+}
+
 /// Where one backend stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -24,6 +67,16 @@ pub struct Standing {
     pub admin: Admin,
     /// Its share of new visitors.
     pub weight: Weight,
+    /// What probes say.
+    pub health: Health,
+    /// Used only while no primary is eligible.
+    pub backup: bool,
+    /// How far its slow start has come.
+    pub ramp: Ramp,
+    /// Added at run time and waiting for its first probe: picked only where nobody else is up.
+    pub waits: bool,
+    /// Down, but not for so long that those who are pinned to it are sent elsewhere.
+    pub held: bool,
     /// Whether `admin` was set at run time.
     pub admin_is_set: bool,
     /// Whether `weight` was set at run time, and so is not the settings'.
@@ -33,32 +86,45 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// As the settings have it.
+    /// Active, not probed, with all of its weight.
     pub fn of_settings(weight: Weight) -> Self {
-        Self { admin: Admin::Active, weight, admin_is_set: false, weight_is_set: false, drained_at: None }
+        Self {
+            admin: Admin::Active,
+            weight,
+            health: Health::Unknown,
+            backup: false,
+            ramp: Ramp::FULL,
+            waits: false,
+            held: false,
+            admin_is_set: false,
+            weight_is_set: false,
+            drained_at: None,
+        }
     }
 
-    /// Its weight, where new visitors may be sent there.
-    pub fn takes_new(self) -> Option<NonZeroU16> {
-        NonZeroU16::new(self.weight.get()).filter(|_| self.admin == Admin::Active)
+    /// Whether it is meant to get new visitors, up or not.
+    pub fn is_active(&self) -> bool {
+        self.admin == Admin::Active && !self.weight.is_zero()
     }
 
-    /// Whether those who are pinned to it are still sent there.
-    pub fn honours_pins(self) -> bool {
-        self.admin != Admin::Maintenance
+    /// Whether it would answer them.
+    pub fn is_up(&self) -> bool {
+        self.health != Health::Down && !self.waits
     }
 
-    /// Whether their pins are renewed.
-    pub fn renews_pins(self) -> bool {
-        self.takes_new().is_some()
+    /// Its weight times the tenths of its slow start, which may be no whole number.
+    pub fn weight_in_effect(&self) -> f64 {
+        f64::from(self.weight.get() * self.ramp.tenths()) / f64::from(Ramp::STEPS)
     }
 
-    /// Its state in metrics and API. Nothing probes it yet, so nothing says `up` or `down`.
-    pub fn state(self) -> State {
-        match self.admin {
-            Admin::Maintenance => State::Maintenance,
-            Admin::Draining => State::Draining,
-            Admin::Active => State::Unknown,
+    /// Its state in metrics and API.
+    pub fn state(&self) -> State {
+        match (self.admin, self.health) {
+            (Admin::Maintenance, _) => State::Maintenance,
+            (_, Health::Down) => State::Down,
+            (Admin::Draining, _) => State::Draining,
+            (Admin::Active, Health::Up) => State::Up,
+            (Admin::Active, Health::Unknown) => State::Unknown,
         }
     }
 }
@@ -69,6 +135,10 @@ impl Standing {
 pub enum State {
     /// Not probed; counts as up.
     Unknown,
+    /// Its probes succeed.
+    Up,
+    /// Its probes fail.
+    Down,
     /// Gets only those who are pinned to it.
     Draining,
     /// Gets nobody.
@@ -77,12 +147,14 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 3] = [Self::Unknown, Self::Draining, Self::Maintenance];
+    pub const ALL: [Self; 5] = [Self::Unknown, Self::Up, Self::Down, Self::Draining, Self::Maintenance];
 
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
             Self::Draining => "draining",
             Self::Maintenance => "maintenance",
         }

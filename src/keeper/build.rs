@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::HeaderValue;
 
 use super::Change;
+use super::vitals::Vitals;
 use crate::fleet::{
-    Admin, Backend, Cookie, Cors, Fleet, HostMatch, Pins, Pool, Roster, Route, Routes, Standing, Weight,
+    Admin, Backend, Cookie, Cors, HostMatch, Pins, Pool, Roster, Route, Routes, Standing, Weight,
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Token};
@@ -62,7 +64,7 @@ impl Lasting {
     }
 
     /// Forgets what was set of backends that are no more.
-    pub(super) fn forget_others(&mut self, pools: &[settings::Pool]) {
+    pub(super) fn forget_others(&mut self, pools: &[Arc<settings::Pool>]) {
         let known: HashSet<(&str, &str)> = pools
             .iter()
             .flat_map(|pool| pool.backends.iter().map(|backend| (pool.name.as_str(), backend.id.as_str())))
@@ -70,7 +72,14 @@ impl Lasting {
         self.overrides.retain(|(pool, backend), _| known.contains(&(pool, backend)));
     }
 
-    fn standing(&self, pool: &settings::Pool, backend: &settings::Backend) -> Standing {
+    /// Where a backend stands now.
+    pub(super) fn standing(
+        &self,
+        pool: &settings::Pool,
+        backend: &settings::Backend,
+        vitals: &Vitals,
+        now: Instant,
+    ) -> Standing {
         let key = (pool.name.as_str().to_owned(), backend.id.as_str().to_owned());
         let set = self.overrides.get(&key).copied().unwrap_or_default();
         let admin = set.admin.unwrap_or_default();
@@ -78,26 +87,53 @@ impl Lasting {
         Standing {
             admin,
             weight: set.weight.unwrap_or(backend.weight),
+            health: vitals.health(),
+            backup: backend.backup,
+            ramp: vitals.ramp(now, pool.slow_start.0),
+            waits: vitals.waits(now),
+            held: pool.pin.as_ref().is_some_and(|pin| vitals.held(now, pin.hold.0)),
             admin_is_set: set.admin.is_some(),
             weight_is_set: set.weight.is_some(),
             drained_at: (admin == Admin::Draining).then_some(set.since + pins_end),
         }
     }
+
+    /// Everything about a pool that does not depend on who may be picked.
+    pub(super) fn roster(&mut self, pool: &settings::Pool) -> Roster {
+        let name = pool.name.as_str();
+        let strategy = pool.strategy.name();
+        let backend = |backend: &settings::Backend| Backend {
+            id: backend.id.as_str().into(),
+            base: backend.url.as_str().into(),
+            slot: self.slots.backend(name, strategy, backend.id.as_str()),
+            probes: self.slots.probes(name, backend.id.as_str()),
+        };
+        Roster {
+            name: name.into(),
+            kind: pool.strategy,
+            backends: pool.backends.iter().map(backend).collect(),
+            panic_threshold: pool.panic_threshold.0,
+            status: pool.status.code(),
+            status_other: pool.status_other.code(),
+            pins: pool.pin.as_ref().map(|pin| build_pins(pool, pin, &self.random_key)),
+            cors: pool.cors.as_ref().map(build_cors),
+            has_base_path: pool.backends.iter().any(|backend| backend.url.has_path()),
+            is_probed: pool.health.is_on(),
+            slot: self.slots.pool(name, strategy),
+            probe_times: self.slots.probe_times(name),
+        }
+    }
+
+    /// A pool as requests read it from now on.
+    pub(super) fn pool(&mut self, roster: Arc<Roster>, standings: Box<[Standing]>) -> Pool {
+        let key = (roster.name.as_ref().to_owned(), roster.kind.name());
+        Pool::new(roster, standings, self.memories.entry(key).or_default())
+    }
 }
 
-/// Builds a fleet of these pools, taking from the last one what has not changed.
-pub(super) fn build(
-    pools: &[settings::Pool],
-    last: &[(settings::Pool, Arc<Pool>)],
-    lasting: &mut Lasting,
-) -> Fleet {
-    let routes = Routes::new(pools.iter().enumerate().flat_map(|(index, pool)| routes_of(pool, index)));
-    let unchanged = |pool: &settings::Pool| last.iter().find(|(settings, _)| settings == pool);
-    let pools = pools.iter().map(|pool| match unchanged(pool) {
-        Some((_, built)) => Arc::clone(built),
-        None => Arc::new(build_pool(pool, lasting)),
-    });
-    Fleet { routes, pools: pools.collect() }
+/// Which pool serves what.
+pub(super) fn routes<'a>(pools: impl Iterator<Item = &'a settings::Pool>) -> Routes {
+    Routes::new(pools.enumerate().flat_map(|(index, pool)| routes_of(pool, index)))
 }
 
 fn routes_of(pool: &settings::Pool, index: usize) -> Vec<Route> {
@@ -110,30 +146,6 @@ fn routes_of(pool: &settings::Pool, index: usize) -> Vec<Route> {
         HostPattern::Suffix(suffix) => HostMatch::Suffix(suffix.as_str().into()),
     };
     pool.hosts.iter().map(host_match).map(route).collect()
-}
-
-fn build_pool(pool: &settings::Pool, lasting: &mut Lasting) -> Pool {
-    let name = pool.name.as_str();
-    let strategy = pool.strategy.name();
-    let backend = |backend: &settings::Backend| Backend {
-        id: backend.id.as_str().into(),
-        base: backend.url.as_str().into(),
-        slot: lasting.slots.backend(name, strategy, backend.id.as_str()),
-    };
-    let roster = Roster {
-        name: name.into(),
-        kind: pool.strategy,
-        backends: pool.backends.iter().map(backend).collect(),
-        status: pool.status.code(),
-        status_other: pool.status_other.code(),
-        pins: pool.pin.as_ref().map(|pin| build_pins(pool, pin, &lasting.random_key)),
-        cors: pool.cors.as_ref().map(build_cors),
-        has_base_path: pool.backends.iter().any(|backend| backend.url.has_path()),
-        slot: lasting.slots.pool(name, strategy),
-    };
-    let standings = pool.backends.iter().map(|backend| lasting.standing(pool, backend)).collect();
-    let memory = lasting.memories.entry((name.to_owned(), strategy)).or_default();
-    Pool::new(Arc::new(roster), standings, memory)
 }
 
 fn build_pins(pool: &settings::Pool, pin: &settings::Pin, random_key: &[u8]) -> Pins {

@@ -1,22 +1,26 @@
 //! The keeper: the one who builds fleets and publishes them.
 //!
-//! Whoever knows of a change sends an [`Event`]; the keeper takes them one at a time, builds the next fleet and
-//! publishes it in one step. It owns what outlives a fleet: the strategies' memory, the places of counts, the
-//! key of pools without secrets.
+//! Whoever knows of a change sends an [`Event`]; the keeper takes what has come, works it into what it knows of
+//! each pool, rebuilds the pools that changed and publishes in one step. It owns what outlives a fleet: what
+//! probes and the operator said of each backend, the strategies' memory, the places of counts, the key of pools
+//! without secrets. What is to be probed is told to the prober through [`Keeper::targets`].
 
 mod build;
+mod kept;
+mod vitals;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fleet::{Admin, Fleet, Pool, Weight};
-use crate::metrics::Slots;
-use crate::settings::{self, Settings};
-use build::{Lasting, build};
+use crate::fleet::{Admin, Fleet, Health, Slot, Weight};
+use crate::metrics::{Counter, Slots};
+use crate::settings::{self, BackendUrl, Settings};
+use build::{Lasting, routes};
+use kept::Kept;
 
 /// Something that changes the fleet.
 #[derive(Debug)]
@@ -39,6 +43,18 @@ pub enum Event {
         /// Is told once every request that begins reads it; dropped where there is no such backend.
         published: oneshot::Sender<()>,
     },
+    /// Probes of a backend have found another state.
+    Health {
+        /// What was probed. Where that is no target any more, nothing changes.
+        target: Arc<Target>,
+        /// What they found.
+        health: Health,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// Makes the keeper panic.
+    #[cfg(test)]
+    Panic,
 }
 
 /// A change by the operator: what is `None` stays, `Some(None)` goes back to the settings.
@@ -50,22 +66,68 @@ pub struct Change {
     pub weight: Option<Option<Weight>>,
 }
 
+/// A backend that is to be probed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// The backend's id.
+    pub backend: Arc<str>,
+    /// Where.
+    pub url: BackendUrl,
+    /// How.
+    pub health: Arc<settings::Health>,
+    /// Where its results are counted.
+    pub results: Slot,
+    /// Where the times of its pool's probes are.
+    pub times: Slot,
+}
+
+impl Target {
+    /// Whether what is known of `other` holds for this one too.
+    pub fn is_at(&self, other: &Self) -> bool {
+        self.pool == other.pool && self.backend == other.backend && self.url == other.url
+    }
+}
+
 /// The single writer of fleets.
 #[derive(Debug)]
 pub struct Keeper {
     published: Arc<ArcSwap<Fleet>>,
-    /// What the published fleet was built from, beside each of its pools.
-    pools: Vec<(settings::Pool, Arc<Pool>)>,
+    kept: Vec<Kept>,
     lasting: Lasting,
+    targets: watch::Sender<Vec<Arc<Target>>>,
+    settled: watch::Sender<bool>,
+    counter: Counter,
 }
 
+/// How many events are worked in before a fleet is published.
+const BATCH: usize = 1024;
+/// The least time from one fleet to the next: what changes meanwhile is published together.
+const PACE: Duration = Duration::from_millis(10);
+
 impl Keeper {
-    /// Builds the first fleet and publishes it.
-    pub fn start(settings: &Settings) -> Self {
+    /// Builds the first fleet and publishes it. Backends that are probed count as not up until their first probe or
+    /// their `startup_timeout`; see [`Self::settled`].
+    pub fn start(settings: &Settings, counter: Counter) -> Self {
         let mut lasting = Lasting::new();
-        let fleet = build(&settings.pools, &[], &mut lasting);
-        let pools = settings.pools.iter().cloned().zip(fleet.pools.iter().map(Arc::clone)).collect();
-        Self { published: Arc::new(ArcSwap::from_pointee(fleet)), pools, lasting }
+        let now = Instant::now();
+        let pools = settings.pools.iter().cloned().map(Arc::new);
+        let mut kept: Vec<_> = pools.map(|pool| Kept::new(pool, None, &mut lasting, now)).collect();
+        for kept in &mut kept {
+            kept.build(&mut lasting, now);
+        }
+        let this = Self {
+            published: Arc::new(ArcSwap::from_pointee(fleet(&kept))),
+            kept,
+            lasting,
+            targets: watch::Sender::new(Vec::new()),
+            settled: watch::Sender::new(false),
+            counter,
+        };
+        this.tell_targets();
+        this.settle(now);
+        this
     }
 
     /// Where the current fleet is read.
@@ -73,54 +135,167 @@ impl Keeper {
         Arc::clone(&self.published)
     }
 
+    /// What is to be probed.
+    pub fn targets(&self) -> watch::Receiver<Vec<Arc<Target>>> {
+        self.targets.subscribe()
+    }
+
+    /// True once no backend's first probe is waited for any more.
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
+    }
+
     /// Gives out places for counts.
     pub fn slots(&mut self) -> &mut Slots {
         &mut self.lasting.slots
     }
 
-    /// Takes events until nobody can send one any more. An event that panics is dropped, and the last fleet
-    /// goes on serving: a keeper that died would freeze it without a word.
+    /// Takes events until nobody can send one any more. An event that panics is dropped and counted, and the last
+    /// fleet goes on serving: a keeper that died would freeze it without a word.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
-        while let Some(event) = events.recv().await {
-            // What was published stays beside what it was built from until the next fleet is complete.
-            if catch_unwind(AssertUnwindSafe(|| self.apply(event))).is_err() {
-                tracing::error!("a change panicked and was dropped; the fleet stays as it was");
+        let mut batch = Vec::new();
+        loop {
+            let due = self.kept.iter().filter_map(Kept::due).min();
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                count = events.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = due => {}
             }
+            let worked = catch_unwind(AssertUnwindSafe(|| self.work(batch.drain(..), Instant::now())));
+            batch.clear();
+            if worked.is_err() {
+                self.counter.panicked();
+                tracing::error!("a change panicked and was dropped; the fleet stays as it was");
+                // What was worked in half is built anew with the next change.
+                self.kept.iter_mut().for_each(Kept::changed);
+            }
+            tokio::time::sleep(PACE).await;
         }
     }
 
-    fn apply(&mut self, event: Event) {
+    /// Works events in and publishes what came of them.
+    fn work(&mut self, events: impl Iterator<Item = Event>, now: Instant) {
+        let mut told = Vec::new();
+        for event in events {
+            told.extend(self.apply(event, now));
+        }
+        self.publish(now);
+        for published in told {
+            // Whoever asked may have gone; then nobody needs to know.
+            let _ = published.send(());
+        }
+    }
+
+    /// Works one event in, and returns who is to be told once it is published.
+    fn apply(&mut self, event: Event, now: Instant) -> Option<oneshot::Sender<()>> {
         match event {
             Event::Pools { pools, published } => {
+                let pools: Vec<_> = pools.into_iter().map(Arc::new).collect();
                 self.lasting.forget_others(&pools);
-                let last = self.pools.clone();
-                self.publish(pools, &last);
-                // Whoever asked may have gone; then nobody needs to know.
-                let _ = published.send(());
+                let mut last = std::mem::take(&mut self.kept);
+                for pool in pools {
+                    let at = last.iter().position(|kept| kept.settings().name == pool.name);
+                    let last = at.map(|at| last.swap_remove(at));
+                    self.kept.push(Kept::new(pool, last, &mut self.lasting, now));
+                }
+                self.tell_targets();
+                Some(published)
             }
             Event::Operate { pool, backend, change, published } => {
-                let of_pool = self.pools.iter().find(|(settings, _)| settings.name.as_str() == pool);
-                let known = of_pool.is_some_and(|(settings, _)| {
-                    settings.backends.iter().any(|known| known.id.as_str() == backend)
-                });
-                if !known {
-                    return;
-                }
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                self.lasting.operate(&pool, &backend, change, now);
-                let mut last = self.pools.clone();
-                let pools = last.iter().map(|(settings, _)| settings.clone()).collect();
-                last.retain(|(settings, _)| settings.name.as_str() != pool);
-                self.publish(pools, &last);
-                let _ = published.send(());
+                let kept = self.kept.iter_mut().find(|kept| kept.settings().name.as_str() == pool)?;
+                kept.index(&backend)?;
+                let unix_now =
+                    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                self.lasting.operate(&pool, &backend, change, unix_now);
+                kept.changed();
+                Some(published)
             }
+            Event::Health { target, health, reason } => {
+                let mut kept = self.kept.iter_mut();
+                let kept = kept.find(|kept| kept.settings().name.as_str() == &*target.pool)?;
+                let before = kept.note(&target, health, now)?;
+                let (pool, backend) = (&*target.pool, &*target.backend);
+                match health {
+                    Health::Down => {
+                        tracing::warn!(pool, backend, was = before.name(), reason, "backend is down")
+                    }
+                    _ => tracing::info!(pool, backend, was = before.name(), "backend is up"),
+                }
+                None
+            }
+            #[cfg(test)]
+            Event::Panic => panic!("asked to"),
         }
     }
 
-    /// Builds and publishes a fleet, taking from `last` what has not changed.
-    fn publish(&mut self, pools: Vec<settings::Pool>, last: &[(settings::Pool, Arc<Pool>)]) {
-        let fleet = build(&pools, last, &mut self.lasting);
-        self.pools = pools.into_iter().zip(fleet.pools.iter().map(Arc::clone)).collect();
-        self.published.store(Arc::new(fleet));
+    /// Builds the pools that changed, by events or by the passing of time, and publishes them with the others.
+    fn publish(&mut self, now: Instant) {
+        for kept in &mut self.kept {
+            kept.build(&mut self.lasting, now);
+        }
+        let last = self.published.load();
+        let same = last.pools.len() == self.kept.len()
+            && last.pools.iter().zip(&self.kept).all(|(last, kept)| Arc::ptr_eq(last, kept.pool()));
+        if !same {
+            self.published.store(Arc::new(fleet(&self.kept)));
+        }
+        self.settle(now);
+    }
+
+    /// Says that the first round of probes is over, where it is.
+    fn settle(&self, now: Instant) {
+        if !*self.settled.borrow() && !self.kept.iter().any(|kept| kept.waits(now)) {
+            self.settled.send_replace(true);
+        }
+    }
+
+    fn tell_targets(&self) {
+        self.targets.send_replace(self.kept.iter().flat_map(Kept::targets).cloned().collect());
+    }
+}
+
+fn fleet(kept: &[Kept]) -> Fleet {
+    Fleet {
+        routes: Arc::new(routes(kept.iter().map(Kept::settings))),
+        pools: kept.iter().map(|kept| Arc::clone(kept.pool())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Flags, Layers};
+
+    fn settings(backend: &str) -> Settings {
+        let flags = Flags { backends: vec![backend.to_owned()], ..Flags::default() };
+        Settings::load(&Layers { flags, ..Layers::default() }).unwrap().settings
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_one_change() {
+        let counter = Counter::default();
+        let keeper = Keeper::start(&settings("http://127.0.0.1:1"), counter.clone());
+        let fleet = keeper.published();
+        let (events, changes) = mpsc::channel(8);
+        let keeping = tokio::spawn(keeper.run(changes));
+        events.send(Event::Panic).await.unwrap();
+        // Not in the same batch, which is lost as a whole.
+        tokio::time::sleep(2 * PACE).await;
+        let (published, done) = oneshot::channel();
+        events.send(Event::Pools { pools: settings("http://127.0.0.1:2").pools, published }).await.unwrap();
+        done.await.unwrap();
+        assert_eq!(&*fleet.load().pools[0].roster.backends[0].base, "http://127.0.0.1:2");
+        assert_eq!(counter.panics(), 1);
+        drop(events);
+        keeping.await.unwrap();
     }
 }

@@ -11,10 +11,10 @@ use prometheus::{Encoder, TextEncoder};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
-    CLOSED_AT, CODES, CODES_AT, LIMITS_AT, Limit, OPENED_AT, PICK_BOUNDS, PICK_SUM_AT, PICKS_AT, REFUSALS_AT,
-    Reloads, Slab, labels_of, sum,
+    CLOSED_AT, CODES, CODES_AT, LIMITS_AT, Limit, OPENED_AT, PANICS_AT, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS,
+    PROBE_TIMES_SIZE, Probe, REFUSALS_AT, Reloads, Slab, labels_of, sum,
 };
-use crate::fleet::{Backend, Fleet, Slot, State};
+use crate::fleet::{Backend, Fleet, Slot, State, Tier};
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
@@ -82,13 +82,20 @@ impl Collector for Signpost {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let fleet = self.sources.fleet.load();
-        let mut families =
-            vec![self.build_info(), self.responses(), self.refusals(), self.limited(), self.dropped()];
+        let mut families = vec![
+            self.build_info(),
+            self.responses(),
+            self.refusals(),
+            self.limited(),
+            self.panics(),
+            self.dropped(),
+        ];
         families.extend(self.connections());
         families.extend(self.reloads());
         families.extend([self.redirects(&fleet), self.picks(&fleet)]);
         families.extend(self.standings(&fleet));
-        families.push(self.rejected_pins(&fleet));
+        families.extend([self.rejected_pins(&fleet), fail_open(&fleet)]);
+        families.extend([self.probes(&fleet), self.probe_times(&fleet)]);
         // A family may not be empty.
         families.retain(|family| !family.get_metric().is_empty());
         families
@@ -125,6 +132,15 @@ impl Signpost {
             .iter()
             .map(|&limit| counter(&[("limit", limit.name())], self.sum(Slot(0), LIMITS_AT + limit as usize)));
         family("signpost_limited_total", "Times that a limit was hit.", MetricType::COUNTER, metrics)
+    }
+
+    fn panics(&self) -> MetricFamily {
+        family(
+            "signpost_panics_total",
+            "Requests and changes that were given up because of a mistake in the program.",
+            MetricType::COUNTER,
+            [counter(&[], self.sum(Slot(0), PANICS_AT))],
+        )
     }
 
     fn dropped(&self) -> MetricFamily {
@@ -199,23 +215,13 @@ impl Signpost {
     fn picks(&self, fleet: &Fleet) -> MetricFamily {
         let metrics = fleet.pools.iter().map(|pool| {
             let (name, strategy) = labels_of(pool);
-            let mut count = 0;
-            let mut buckets = Vec::with_capacity(PICK_BOUNDS.len());
-            for (at, &bound) in PICK_BOUNDS.iter().enumerate() {
-                count += self.sum(pool.roster.slot, PICKS_AT + at);
-                let mut bucket = Bucket::default();
-                bucket.set_upper_bound(bound as f64 / 1e9);
-                bucket.set_cumulative_count(count);
-                buckets.push(bucket);
-            }
-            let mut histogram = Histogram::default();
-            histogram.set_bucket(buckets);
-            histogram.set_sample_count(count + self.sum(pool.roster.slot, PICKS_AT + PICK_BOUNDS.len()));
-            histogram.set_sample_sum(self.sum(pool.roster.slot, PICK_SUM_AT) as f64 / 1e9);
-            let mut metric = Metric::default();
-            metric.set_label(pairs(&[("pool", name), ("strategy", strategy)]));
-            metric.set_histogram(histogram);
-            metric
+            self.histogram(
+                &[("pool", name), ("strategy", strategy)],
+                pool.roster.slot,
+                PICKS_AT,
+                &PICK_BOUNDS,
+                1e9,
+            )
         });
         family(
             "signpost_pick_duration_seconds",
@@ -223,6 +229,53 @@ impl Signpost {
             MetricType::HISTOGRAM,
             metrics,
         )
+    }
+
+    /// A histogram whose buckets, one more for what is over, and sum stand at `at`; `unit` of its counts are a second.
+    fn histogram(&self, labels: &[(&str, &str)], slot: Slot, at: usize, bounds: &[u64], unit: f64) -> Metric {
+        let mut count = 0;
+        let mut buckets = Vec::with_capacity(bounds.len());
+        for (index, &bound) in bounds.iter().enumerate() {
+            count += self.sum(slot, at + index);
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound as f64 / unit);
+            bucket.set_cumulative_count(count);
+            buckets.push(bucket);
+        }
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(count + self.sum(slot, at + bounds.len()));
+        histogram.set_sample_sum(self.sum(slot, at + bounds.len() + 1) as f64 / unit);
+        let mut metric = Metric::default();
+        metric.set_label(pairs(labels));
+        metric.set_histogram(histogram);
+        metric
+    }
+
+    fn probes(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.is_probed) {
+            for backend in &pool.roster.backends {
+                metrics.extend(Probe::ALL.map(|result| {
+                    let labels =
+                        [("pool", &*pool.roster.name), ("backend", &*backend.id), ("result", result.name())];
+                    counter(&labels, self.sum(backend.probes, result as usize))
+                }));
+            }
+        }
+        family("signpost_probes_total", "Health checks, and how they ended.", MetricType::COUNTER, metrics)
+    }
+
+    fn probe_times(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.is_probed) {
+            metrics.extend(Probe::ALL.map(|result| {
+                let labels = [("pool", &*pool.roster.name), ("result", result.name())];
+                let at = result as usize * PROBE_TIMES_SIZE;
+                self.histogram(&labels, pool.roster.probe_times, at, &PROBE_BOUNDS, 1e6)
+            }));
+        }
+        family("signpost_probe_duration_seconds", "What health checks took.", MetricType::HISTOGRAM, metrics)
     }
 
     /// Where each backend stands.
@@ -237,7 +290,7 @@ impl Signpost {
                     let is = f64::from(u8::from(standing.state() == state));
                     gauge(&[of_pool, of_backend, ("state", state.name())], is)
                 }));
-                weights.push(gauge(&[of_pool, of_backend], f64::from(standing.weight.get())));
+                weights.push(gauge(&[of_pool, of_backend], standing.weight_in_effect()));
                 drained.extend(standing.drained_at.map(|at| gauge(&[of_pool, of_backend], at as f64)));
             }
         }
@@ -248,7 +301,12 @@ impl Signpost {
                 MetricType::GAUGE,
                 states,
             ),
-            family("signpost_backend_weight", "A backend's weight in effect.", MetricType::GAUGE, weights),
+            family(
+                "signpost_backend_weight",
+                "A backend's weight in effect: in slow start some tenths of it.",
+                MetricType::GAUGE,
+                weights,
+            ),
             family(
                 "signpost_backend_drained_timestamp_seconds",
                 "When no pin to a draining backend can be valid any more.",
@@ -268,6 +326,19 @@ impl Signpost {
         }
         family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)
     }
+}
+
+fn fail_open(fleet: &Fleet) -> MetricFamily {
+    let metrics = fleet.pools.iter().map(|pool| {
+        let is = f64::from(u8::from(pool.tier == Tier::FailOpen));
+        gauge(&[("pool", &*pool.roster.name)], is)
+    });
+    family(
+        "signpost_pool_fail_open",
+        "1 while visitors are sent to backends that are down, because too many are.",
+        MetricType::GAUGE,
+        metrics,
+    )
 }
 
 fn family(

@@ -63,6 +63,47 @@ impl Limit {
     }
 }
 
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// As it should.
+    Ok,
+    /// The name has no address.
+    Dns,
+    /// No connection could be made.
+    Connect,
+    /// No TLS session could be made, or the certificate is not valid.
+    Tls,
+    /// It took too long.
+    Timeout,
+    /// What came was no answer, or too long a one.
+    Protocol,
+    /// The answer's status is not expected.
+    Status,
+}
+
+impl Probe {
+    const ALL: [Self; 7] =
+        [Self::Ok, Self::Dns, Self::Connect, Self::Tls, Self::Timeout, Self::Protocol, Self::Status];
+
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+            Self::Status => "status",
+        }
+    }
+}
+
+/// The upper bounds of `signpost_probe_duration_seconds`, in microseconds.
+const PROBE_BOUNDS: [u64; 10] =
+    [500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000, 2_500_000, 10_000_000];
+
 /// The upper bounds of `signpost_pick_duration_seconds`, in nanoseconds: a pick takes some ten nanoseconds,
 /// reading the clock as much again.
 const PICK_BOUNDS: [u64; 10] = [25, 50, 100, 200, 400, 800, 1_600, 6_400, 25_600, 102_400];
@@ -71,12 +112,17 @@ const PICK_BOUNDS: [u64; 10] = [25, 50, 100, 200, 400, 800, 1_600, 6_400, 25_600
 const CODES_AT: usize = 0;
 const REFUSALS_AT: usize = CODES_AT + CODES.len();
 const LIMITS_AT: usize = REFUSALS_AT + Refusal::ALL.len();
-const RESERVED: usize = LIMITS_AT + Limit::ALL.len();
+const PANICS_AT: usize = LIMITS_AT + Limit::ALL.len();
+const RESERVED: usize = PANICS_AT + 1;
 
 // A pool's places: pins rejected, then the histogram's buckets (one more for what is over), then its sum.
 const PICKS_AT: usize = Rejection::ALL.len();
 const PICK_SUM_AT: usize = PICKS_AT + PICK_BOUNDS.len() + 1;
 const POOL_SIZE: usize = PICK_SUM_AT + 1;
+
+// The places of a pool's probe times: for each result the buckets, one more for what is over, and the sum.
+const PROBE_SUM_AT: usize = PROBE_BOUNDS.len() + 1;
+const PROBE_TIMES_SIZE: usize = PROBE_SUM_AT + 1;
 
 // A listener's places.
 const OPENED_AT: usize = 0;
@@ -97,6 +143,16 @@ impl Slots {
     /// The place of a backend's counts, per strategy.
     pub fn backend(&mut self, pool: &str, strategy: &str, id: &str) -> Slot {
         self.give(format!("backend/{pool}/{strategy}/{id}"), Decision::ALL.len())
+    }
+
+    /// The place of a backend's probes, whatever the strategy.
+    pub fn probes(&mut self, pool: &str, id: &str) -> Slot {
+        self.give(format!("probes/{pool}/{id}"), Probe::ALL.len())
+    }
+
+    /// The place of the times that a pool's probes took.
+    pub fn probe_times(&mut self, pool: &str) -> Slot {
+        self.give(format!("probe_times/{pool}"), Probe::ALL.len() * PROBE_TIMES_SIZE)
     }
 
     /// The place of a listener's counts.
@@ -154,6 +210,27 @@ impl Counter {
     /// A connection ran into a limit.
     pub fn limited(&self, limit: Limit) {
         self.0.add(Slot(0), LIMITS_AT + limit as usize, 1);
+    }
+
+    /// A probe ended.
+    pub fn probed(&self, results: Slot, times: Slot, result: Probe, took: Duration) {
+        let micros = took.as_micros() as u64;
+        let bucket = PROBE_BOUNDS.iter().position(|&bound| micros <= bound).unwrap_or(PROBE_BOUNDS.len());
+        let of_result = result as usize * PROBE_TIMES_SIZE;
+        self.0.add(results, result as usize, 1);
+        self.0.add(times, of_result + bucket, 1);
+        self.0.add(times, of_result + PROBE_SUM_AT, micros);
+    }
+
+    /// A request or a change panicked and was given up.
+    pub fn panicked(&self) {
+        self.0.add(Slot(0), PANICS_AT, 1);
+    }
+
+    /// How often that was.
+    #[cfg(test)]
+    pub fn panics(&self) -> u64 {
+        self.0.get(Slot(0), PANICS_AT)
     }
 
     /// A connection was accepted on a listener; it counts as open until what is returned is dropped, however
@@ -223,6 +300,7 @@ mod tests {
         assert!(Refusal::ALL.iter().enumerate().all(|(at, &refusal)| refusal as usize == at));
         assert!(Rejection::ALL.iter().enumerate().all(|(at, &rejection)| rejection as usize == at));
         assert!(Decision::ALL.iter().enumerate().all(|(at, &decision)| decision as usize == at));
+        assert!(Probe::ALL.iter().enumerate().all(|(at, &probe)| probe as usize == at));
         assert!(Limit::ALL.iter().enumerate().all(|(at, &limit)| limit as usize == at));
     }
 

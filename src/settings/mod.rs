@@ -2,6 +2,7 @@
 //!
 //! [`Settings::load`] is the one way in. What it returns is valid: the code behind it checks nothing again.
 
+mod health;
 mod layers;
 mod names;
 mod pool;
@@ -14,14 +15,15 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses, Streak};
 pub use layers::{Flags, Layers};
 pub use names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 pub use pool::{Backend, Cors, Pin, Pool};
 pub use reader::Problem;
 pub use url::{BackendUrl, WeightedUrl};
 pub use values::{
-    ForwardedBy, HeaderCount, Leaf, Listen, LogFormat, LogLevel, Network, RedirectStatus, SameSite, Secret,
-    SecureAttribute, Share, Size, Span, Workers,
+    ForwardedBy, HeaderCount, Leaf, Listen, LogFormat, LogLevel, Network, ProbeCount, RedirectStatus,
+    SameSite, Secret, SecureAttribute, Share, Size, Span, Workers,
 };
 
 use reader::{Notes, Section};
@@ -74,6 +76,8 @@ pub struct Limits {
     pub max_headers: HeaderCount,
     /// The longest request target; over it 414.
     pub max_target_bytes: Size,
+    /// How many probes run at once, over all pools.
+    pub max_probes: ProbeCount,
 }
 
 /// `[admin]`: the listener for the operator.
@@ -202,6 +206,7 @@ impl Default for Limits {
             max_header_bytes: Size::kib(16),
             max_headers: HeaderCount(100),
             max_target_bytes: Size::kib(8),
+            max_probes: ProbeCount(512),
         }
     }
 }
@@ -226,6 +231,7 @@ impl Limits {
                 "a size from 64B to 60KiB",
                 |size| (64..=60 << 10).contains(&size.0),
             ),
+            max_probes: section.or("max_probes", default.max_probes),
         };
         section.finish();
         limits

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+use super::health::Health;
 use super::names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 use super::reader::{self, Notes, Section};
 use super::url::{BackendUrl, WeightedUrl};
-use super::values::{Leaf, RedirectStatus, SameSite, Secret, SecureAttribute, Span};
+use super::values::{Leaf, RedirectStatus, SameSite, Secret, SecureAttribute, Share, Span};
 use crate::fleet::Weight;
 use crate::strategy;
 
@@ -27,8 +28,14 @@ pub struct Pool {
     pub status: RedirectStatus,
     /// The status for every other method.
     pub status_other: RedirectStatus,
+    /// The share of active backends that must be down for all of them to be used again; 0: never.
+    pub panic_threshold: Share,
+    /// How long a backend that is up again takes to its full weight; 0: none.
+    pub slow_start: Span,
     /// Where it sends visitors.
     pub backends: Vec<Backend>,
+    /// How they are probed.
+    pub health: Health,
     /// The pin cookie; none: no cookie is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<Pin>,
@@ -46,6 +53,11 @@ pub struct Backend {
     pub url: BackendUrl,
     /// Its share of new visitors, 0 to 256; 0: none.
     pub weight: Weight,
+    /// Whether it is used only while no primary is eligible.
+    pub backup: bool,
+    /// Where it is probed, where that is not `url`: a private address, say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_url: Option<BackendUrl>,
 }
 
 /// `[pools.NAME.pin]`: the cookie that keeps a visitor on one backend.
@@ -113,7 +125,10 @@ impl Pool {
             strategy: section.or("strategy", strategy::Kind::default()),
             status: section.or("status", RedirectStatus::FOUND),
             status_other: section.or("status_other", RedirectStatus::TEMPORARY),
+            panic_threshold: section.or("panic_threshold", Share(1.0)),
+            slow_start: section.or("slow_start", Span::seconds(30)),
             backends: read_backends(&mut section),
+            health: Health::read(section.section_or_empty("health")),
             pin: section.section("pin").map(|pin| Pin::read(&name, pin)),
             cors: section.section("cors").map(Cors::read),
             name,
@@ -133,7 +148,13 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
             config::ValueKind::Table(_) => Backend::read(Section::new(path, item, notes), notes),
             _ => {
                 let WeightedUrl { weight, url } = reader::parse(&path, &item, notes)?;
-                Backend::with_default_id(None, url, weight, &path, notes)
+                Some(Backend {
+                    id: id_of(None, &url, &path, notes)?,
+                    url,
+                    weight,
+                    backup: false,
+                    probe_url: None,
+                })
             }
         })
         .collect()
@@ -146,32 +167,27 @@ impl Backend {
         let had_url = section.has("url");
         let url = section.optional("url");
         let weight = section.or("weight", Weight::ONE);
+        let backup = section.or("backup", false);
+        let probe_url = section.optional("probe_url");
         section.finish();
         if !had_url {
             notes.problem(&path, "is missing, takes a URL such as \"https://a.example.com\"");
         }
-        Self::with_default_id(id, url?, weight, &path, notes)
+        let url = url?;
+        Some(Self { id: id_of(id, &url, &path, notes)?, url, weight, backup, probe_url })
     }
+}
 
-    fn with_default_id(
-        id: Option<BackendId>,
-        url: BackendUrl,
-        weight: Weight,
-        path: &str,
-        notes: &Notes,
-    ) -> Option<Self> {
-        let id = match id {
-            Some(id) => id,
-            None => match BackendId::parse(url.authority()) {
-                Ok(id) => id,
-                Err(takes) => {
-                    notes.problem(path, format!("its authority is no id; set `id`, which takes {takes}"));
-                    return None;
-                }
-            },
-        };
-        Some(Self { id, url, weight })
-    }
+/// The id that is written, else the URL's authority.
+fn id_of(id: Option<BackendId>, url: &BackendUrl, path: &str, notes: &Notes) -> Option<BackendId> {
+    let authority = || match BackendId::parse(url.authority()) {
+        Ok(id) => Some(id),
+        Err(takes) => {
+            notes.problem(path, format!("its authority is no id; set `id`, which takes {takes}"));
+            None
+        }
+    };
+    id.or_else(authority)
 }
 
 impl Pin {

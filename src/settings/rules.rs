@@ -8,7 +8,7 @@ use super::names::{HostPattern, Origin};
 use super::reader::Notes;
 use super::url::BackendUrl;
 use super::values::{SameSite, SecureAttribute};
-use super::{Cors, Pin, Pool, Settings};
+use super::{Cors, Health, Pin, Pool, ProbeKind, Settings};
 
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
 pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
@@ -30,6 +30,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
             backends(pool, notes);
             loops(pool, settings, notes, &mut warnings);
         }
+        probes(pool, &mut warnings);
         if let Some(pin) = &pool.pin {
             pins(pool, pin, notes, &mut warnings);
         }
@@ -191,12 +192,40 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
             pool.name.as_str()
         ));
     }
-    if !pin.hold.0.is_zero() {
+    if !pin.hold.0.is_zero() && !pool.health.is_on() {
         warnings.push(format!(
-            "pools.{}.pin.hold = \"{}\" has nothing to hold: backends are not probed yet, so none is ever down",
+            "pools.{}.pin.hold = \"{}\" has nothing to hold: health.kind is \"none\", so no backend is ever down",
             pool.name.as_str(),
             pin.hold
         ));
+    }
+}
+
+/// Settings of probes that do nothing where they stand.
+fn probes(pool: &Pool, warnings: &mut Vec<String>) {
+    let (health, usual) = (&pool.health, Health::default());
+    let unused = match health.kind {
+        ProbeKind::Http => Vec::new(),
+        ProbeKind::Tcp => vec![
+            ("path", health.path != usual.path),
+            ("method", health.method != usual.method),
+            ("expect", health.expect != usual.expect),
+        ],
+        ProbeKind::None => vec![
+            ("interval", health.interval != usual.interval),
+            ("path", health.path != usual.path),
+            ("timeout", health.timeout != usual.timeout),
+        ],
+    };
+    for (name, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
+        warnings.push(format!(
+            "pools.{}.health.{name} says nothing while health.kind is \"{}\"",
+            pool.name.as_str(),
+            if health.is_on() { "tcp" } else { "none" }
+        ));
+    }
+    if health.is_on() && pool.backends.iter().all(|backend| backend.backup) && !pool.backends.is_empty() {
+        warnings.push(format!("pools.{}.backends are all backups: there is no primary", pool.name.as_str()));
     }
 }
 

@@ -54,6 +54,21 @@ impl BackendUrl {
         self.port
     }
 
+    /// Whether it is reached by TLS.
+    pub fn is_https(&self) -> bool {
+        self.text.starts_with("https:")
+    }
+
+    /// Scheme and authority.
+    pub fn origin(&self) -> &str {
+        &self.text[..self.authority_end]
+    }
+
+    /// What stands behind the authority, without a trailing slash.
+    pub fn path(&self) -> &str {
+        &self.text[self.authority_end..]
+    }
+
     /// Whether anything stands behind the authority.
     pub fn has_path(&self) -> bool {
         self.authority_end < self.text.len()

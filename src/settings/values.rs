@@ -102,6 +102,19 @@ impl Leaf for HeaderCount {
     }
 }
 
+/// How many probes run at once, 1 to 10000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeCount(pub u16);
+
+impl Leaf for ProbeCount {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(count @ 1..=10_000) => Ok(Self(count)),
+            _ => Err("a whole number from 1 to 10000".to_owned()),
+        }
+    }
+}
+
 /// A share of something, 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Share(pub f64);
@@ -309,12 +322,13 @@ macro_rules! words {
             fn parse(text: &str) -> Result<Self, String> {
                 match text {
                     $($word => Ok(Self::$variant),)+
-                    _ => Err(one_of(text, &[$($word),+])),
+                    _ => Err($crate::settings::values::one_of(text, &[$($word),+])),
                 }
             }
         }
     };
 }
+pub(super) use words;
 
 words! {
     /// When a pin carries `Secure`.
@@ -379,7 +393,7 @@ words! {
 }
 
 /// "one of a, b, c", and which of them is near.
-fn one_of(got: &str, names: &[&str]) -> String {
+pub(super) fn one_of(got: &str, names: &[&str]) -> String {
     let list = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
     match nearest(got, names.iter().copied()) {
         Some(near) => format!("one of {list}; did you mean \"{near}\"?"),

@@ -3,12 +3,23 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("main", &["cli"]),
     ("cli", &["run", "server", "settings", "telemetry", "admin", "demo"]),
     (
         "run",
-        &["server", "admin", "reload", "keeper", "dispatch", "forwarded", "metrics", "settings", "telemetry"],
+        &[
+            "server",
+            "admin",
+            "reload",
+            "health",
+            "keeper",
+            "dispatch",
+            "forwarded",
+            "metrics",
+            "settings",
+            "telemetry",
+        ],
     ),
     ("admin", &["server", "reload", "keeper", "metrics", "fleet", "settings"]),
     ("server", &["dispatch", "answer", "outcome", "visit", "metrics", "fleet", "settings"]),
@@ -19,6 +30,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("answer", &["outcome", "visit", "pin", "fleet"]),
     ("telemetry", &["access_log", "settings"]),
     ("reload", &["keeper", "metrics", "settings"]),
+    ("health", &["keeper", "metrics", "fleet", "settings"]),
     ("keeper", &["settings", "metrics", "fleet", "strategy"]),
     ("metrics", &["outcome", "pin", "fleet"]),
     ("access_log", &["outcome", "fleet"]),

@@ -20,7 +20,13 @@ fn worker(backend: &str) -> Worker {
     };
     let settings = Settings::load(&layers).unwrap().settings;
     let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
-    Worker::new(Keeper::start(&settings).published(), rand::make_rng(), Counter::default(), policy, None)
+    Worker::new(
+        Keeper::start(&settings, Counter::default()).published(),
+        rand::make_rng(),
+        Counter::default(),
+        policy,
+        None,
+    )
 }
 
 /// Raw bytes up to a `#`, those from 0x80 up percent-encoded: what DESIGN promises of path and query.

@@ -4,16 +4,19 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod harness;
+mod health;
 
 // What a visitor sees.
 mod redirect;
 mod routes;
 mod cors;
 mod pins;
+mod backend;
 mod bad_input;
 mod limits;
 mod proxies;
 mod location;
+mod eligibility;
 mod fuzz_seeds;
 
 // What the operator sees.

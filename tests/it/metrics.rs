@@ -17,13 +17,18 @@ const TWO_POOLS: &str = r#"
 "#;
 
 /// Every name that DESIGN gives and there is something to count for yet.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 19] = [
     "signpost_redirects_total",
     "signpost_responses_total",
     "signpost_refusals_total",
     "signpost_pick_duration_seconds_bucket",
     "signpost_pins_rejected_total",
     "signpost_backend_weight",
+    "signpost_backend_state",
+    "signpost_pool_fail_open",
+    "signpost_probes_total",
+    "signpost_probe_duration_seconds_bucket",
+    "signpost_panics_total",
     "signpost_connections",
     "signpost_connections_total",
     "signpost_limited_total",

@@ -237,7 +237,9 @@ fn the_environment_alone_is_enough() {
 #[test]
 fn check_masks_secrets_and_prints_what_it_would_read() {
     let secret = "do not show this to anyone at all!";
-    let (code, printed, said) = check(&format!("{A}[pools.a.pin]\nsecrets = ['{secret}']\nhold = '5s'"));
+    let (code, printed, said) = check(&format!(
+        "{A}[pools.a.pin]\nsecrets = ['{secret}']\nhold = '5s'\n[pools.a.health]\nkind = 'none'"
+    ));
     assert_eq!(code, 0, "{said}");
     assert!(!printed.contains(secret) && !said.contains(secret));
     assert!(printed.contains("secrets = [\"(masked)\"]"), "{printed}");

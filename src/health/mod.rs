@@ -1,0 +1,161 @@
+//! Health checks: who is probed when, and what becomes of the results.
+//!
+//! Each target has a task of its own that probes, counts, and tells the keeper when a [`verdict`] changes. It all
+//! runs on the control runtime, away from the workers. How often, how long and how many in a row are settings; how
+//! many probes run at once is bounded over all pools, and their times are spread, so that thousands of backends
+//! make no bursts.
+
+mod probe;
+mod resolver;
+mod tls;
+mod verdict;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, make_rng};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::fleet::Health;
+use crate::keeper::{Event, Target};
+use crate::metrics::{Counter, Probe};
+use probe::{Failure, Tools};
+use resolver::Resolver;
+use verdict::Verdict;
+
+/// Probes what the keeper says is to be probed.
+pub struct Prober {
+    shared: Rc<Shared>,
+    running: HashMap<(Arc<str>, Arc<str>), Running>,
+}
+
+/// What all probes share.
+struct Shared {
+    tools: Tools,
+    places: Semaphore,
+    events: mpsc::Sender<Event>,
+    counter: Counter,
+}
+
+/// A target that is probed. Its task ends with this.
+struct Running {
+    target: Arc<Target>,
+    health: Rc<Cell<Health>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// In the first round, the time from one backend to the next, on average.
+const STAGGER: Duration = Duration::from_millis(1);
+
+impl Prober {
+    /// At most `at_once` probes run at one time; changes of state go to `events`.
+    ///
+    /// # Errors
+    /// What keeps names from being resolved.
+    pub fn new(at_once: usize, events: mpsc::Sender<Event>, counter: Counter) -> io::Result<Self> {
+        let tools = Tools::new(Resolver::new()?);
+        let shared = Shared { tools, places: Semaphore::new(at_once), events, counter };
+        Ok(Self { shared: Rc::new(shared), running: HashMap::new() })
+    }
+
+    /// Probes for as long as it is polled, inside a [`tokio::task::LocalSet`].
+    pub async fn run(mut self, mut targets: watch::Receiver<Vec<Arc<Target>>>) {
+        loop {
+            let now = targets.borrow_and_update().clone();
+            self.take(now);
+            if targets.changed().await.is_err() {
+                // The keeper is gone, and with it everybody who would be told.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Begins with new targets, goes on with those that stay, and ends the others.
+    fn take(&mut self, targets: Vec<Arc<Target>>) {
+        self.shared.tools.forget();
+        let mut before = std::mem::take(&mut self.running);
+        let is_new = |target: &Arc<Target>| !before.contains_key(&key(target));
+        let spread = STAGGER * targets.iter().filter(|target| is_new(target)).count() as u32;
+        for target in targets {
+            let running = match before.remove(&key(&target)) {
+                Some(running) if running.target == target => running,
+                Some(running) if running.target.is_at(&target) => {
+                    self.begin(target, running.health.get(), Duration::ZERO)
+                }
+                _ => self.begin(target, Health::Unknown, spread),
+            };
+            self.running.insert(key(&running.target), running);
+        }
+    }
+
+    fn begin(&self, target: Arc<Target>, health: Health, spread: Duration) -> Running {
+        let known = Rc::new(Cell::new(health));
+        let work = watch_over(Rc::clone(&self.shared), Arc::clone(&target), Rc::clone(&known), spread);
+        Running { target, health: known, task: tokio::task::spawn_local(work) }
+    }
+}
+
+fn key(target: &Target) -> (Arc<str>, Arc<str>) {
+    (Arc::clone(&target.pool), Arc::clone(&target.backend))
+}
+
+/// Probes one target again and again.
+async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Health>>, spread: Duration) {
+    let rules = &*target.health;
+    let mut rng: SmallRng = make_rng();
+    let mut verdict = Verdict::new(known.get());
+    let first = spread.min(rules.interval.0);
+    if !first.is_zero() {
+        tokio::time::sleep(rng.random_range(Duration::ZERO..first)).await;
+    }
+    loop {
+        let began = Instant::now();
+        let outcome = probe_once(&shared, &target).await;
+        let (ok, reason) = match outcome {
+            Ok(()) => (true, String::new()),
+            Err(Failure { reason, .. }) => (false, reason),
+        };
+        if let Some(health) = verdict.note(ok, Instant::now(), rules) {
+            known.set(health);
+            let event = Event::Health { target: Arc::clone(&target), health, reason };
+            if shared.events.send(event).await.is_err() {
+                return;
+            }
+        } else if !ok {
+            tracing::debug!(pool = &*target.pool, backend = &*target.backend, reason, "a probe failed");
+        }
+        let next = if verdict.is_changing() {
+            // Never later than it says: how soon a failure is noticed depends on it.
+            rules.interval.0.min(rules.fast_interval.0).mul_f64(rng.random_range(0.85..1.0))
+        } else {
+            rules.interval.0.mul_f64(rng.random_range(0.9..1.1))
+        };
+        tokio::time::sleep_until((began + next).into()).await;
+    }
+}
+
+async fn probe_once(shared: &Shared, target: &Target) -> Result<(), Failure> {
+    // The semaphore is never closed; waiting for a place is not the backend's fault and does not count.
+    let _place = shared.places.acquire().await;
+    let began = Instant::now();
+    let timeout = target.health.timeout.0;
+    let outcome = tokio::time::timeout(timeout, shared.tools.probe(target)).await.unwrap_or_else(|_| {
+        let reason = format!("no answer within {}", target.health.timeout);
+        Err(Failure { result: Probe::Timeout, reason })
+    });
+    let result = outcome.as_ref().err().map_or(Probe::Ok, |failure| failure.result);
+    shared.counter.probed(target.results, target.times, result, began.elapsed());
+    outcome
+}

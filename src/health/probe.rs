@@ -1,0 +1,207 @@
+//! One probe: a new connection, at most one request, and what came of it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
+use http::{HeaderValue, Request, Response};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::resolver::Resolver;
+use super::tls;
+use crate::keeper::Target;
+use crate::metrics::Probe;
+use crate::settings::{self, ProbeKind};
+
+/// The longest answer to a probe, head and body each.
+const MAX_ANSWER: usize = 64 << 10;
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("signpost/", env!("CARGO_PKG_VERSION"), " (health check)"));
+
+/// What probes share.
+pub(super) struct Tools {
+    resolver: Resolver,
+    tls: RefCell<HashMap<Trusted, Arc<ClientConfig>>>,
+}
+
+/// Which certificates are taken: `verify` and `ca_file` of the settings.
+type Trusted = (bool, Option<PathBuf>);
+
+/// Why a probe failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) result: Probe,
+    /// For the log.
+    pub(super) reason: String,
+}
+
+fn failure(result: Probe, reason: impl ToString) -> Failure {
+    Failure { result, reason: reason.to_string() }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+impl Tools {
+    pub(super) fn new(resolver: Resolver) -> Self {
+        Self { resolver, tls: RefCell::default() }
+    }
+
+    /// Forgets certificates, so that files are read again.
+    pub(super) fn forget(&self) {
+        self.tls.borrow_mut().clear();
+    }
+
+    /// Probes once. The caller bounds the time.
+    ///
+    /// # Errors
+    /// Why the backend is not well.
+    pub(super) async fn probe(&self, target: &Target) -> Result<(), Failure> {
+        let stream = self.connect(target).await?;
+        match target.health.kind {
+            ProbeKind::Http => ask(stream, target).await,
+            ProbeKind::Tcp | ProbeKind::None => Ok(()),
+        }
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Failure> {
+        let (host, port) = (target.url.host(), target.url.port());
+        let addresses = self
+            .resolver
+            .resolve(&host)
+            .await
+            .map_err(|error| failure(Probe::Dns, format!("{host}: {error}")))?;
+        let socket = connect_one(&addresses, port).await?;
+        if !target.url.is_https() {
+            return Ok(Box::new(socket));
+        }
+        let config = self.tls_config(&target.health)?;
+        let name = target.health.host.as_ref().map_or(host.as_str(), |host| without_port(host.as_str()));
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| failure(Probe::Tls, error))?;
+        let session = TlsConnector::from(config).connect(name, socket).await;
+        Ok(Box::new(session.map_err(|error| failure(Probe::Tls, error))?))
+    }
+
+    fn tls_config(&self, health: &settings::Health) -> Result<Arc<ClientConfig>, Failure> {
+        let key = (health.verify, health.ca_file.clone());
+        let mut known = self.tls.borrow_mut();
+        if let Some(config) = known.get(&key) {
+            return Ok(Arc::clone(config));
+        }
+        let config = tls::client(health).map_err(|error| failure(Probe::Tls, error))?;
+        known.insert(key, Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+/// The first address that takes the connection.
+async fn connect_one(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
+    let mut last = failure(Probe::Dns, "the name has no address");
+    for &address in addresses {
+        match TcpStream::connect((address, port)).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = failure(Probe::Connect, format!("{address} port {port}: {error}")),
+        }
+    }
+    Err(last)
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rfind(']') {
+        Some(bracket) => &host[..=bracket],
+        None => host.split(':').next().unwrap_or(host),
+    }
+}
+
+/// Sends the request and reads the answer to its end, or to a bound.
+async fn ask(stream: Box<dyn Stream>, target: &Target) -> Result<(), Failure> {
+    let protocol = |error: hyper::Error| failure(Probe::Protocol, error);
+    let handshake = http1::Builder::new().max_buf_size(MAX_ANSWER).handshake(TokioIo::new(Pin::from(stream)));
+    let (mut sender, connection) = handshake.await.map_err(protocol)?;
+    let answer = async {
+        let response = sender.send_request(request(target)?).await.map_err(protocol)?;
+        judge(&response, target)?;
+        read_body(response.into_body()).await
+    };
+    tokio::select! {
+        answer = answer => answer,
+        // The connection may end as soon as the answer is in; then the answer is polled once more.
+        failed = async {
+            match connection.await {
+                Ok(()) => std::future::pending().await,
+                Err(error) => protocol(error),
+            }
+        } => Err(failed),
+    }
+}
+
+fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Failure> {
+    let health = &target.health;
+    let host = health.host.as_ref().map_or(target.url.authority(), |host| host.as_str());
+    Request::builder()
+        .method(health.method.0.clone())
+        .uri(path(target))
+        .header(HOST, host)
+        .header(USER_AGENT, AGENT)
+        .header(CONNECTION, "close")
+        .body(Empty::new())
+        .map_err(|error| failure(Probe::Protocol, error))
+}
+
+/// What is asked for: the path of the settings, unless the probed URL has one of its own.
+fn path(target: &Target) -> &str {
+    let url = &target.url;
+    if url.has_path() { url.path() } else { target.health.path.as_str() }
+}
+
+fn judge(response: &Response<Incoming>, target: &Target) -> Result<(), Failure> {
+    let status = response.status();
+    if !target.health.expect.contains(status) {
+        return Err(failure(Probe::Status, format!("answered {status}, expected {}", target.health.expect)));
+    }
+    // No redirect is followed; one that leads to where it came from leads every visitor in circles.
+    let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+    if status.is_redirection() && location.is_some_and(|location| is_here(location, target)) {
+        return Err(failure(Probe::Status, format!("answered {status} to itself")));
+    }
+    Ok(())
+}
+
+/// Whether a `Location` is what was just asked for.
+fn is_here(location: &str, target: &Target) -> bool {
+    let path = path(target);
+    let absolute = format!("{}{path}", target.url.origin());
+    location == path || location == absolute || path == "/" && location == target.url.origin()
+}
+
+/// Reads to the end of the body: a backend that stops halfway is not well. What is over the bound is a failure too:
+/// reading it each time would cost both sides more than a probe should.
+async fn read_body(mut body: Incoming) -> Result<(), Failure> {
+    let mut left = MAX_ANSWER;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| failure(Probe::Protocol, error))?;
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        left = left.checked_sub(length).ok_or_else(|| {
+            failure(Probe::Protocol, format!("the body is longer than {} KiB", MAX_ANSWER >> 10))
+        })?;
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Names to addresses, without the C library: the binary is static, and a look-up must not block.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use hickory_resolver::config::{ResolveHosts, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{Resolver as Hickory, TokioResolver};
+
+/// How long the last good addresses of a name stand in while no server answers for it.
+const STALE: Duration = Duration::from_secs(600);
+
+/// Resolves names by `/etc/hosts`, then by the servers of `/etc/resolv.conf`, and keeps answers for as long as they
+/// say.
+pub(super) struct Resolver {
+    hickory: TokioResolver,
+    last_good: RefCell<HashMap<String, (Vec<IpAddr>, Instant)>>,
+}
+
+impl Resolver {
+    /// # Errors
+    /// What keeps the resolver from being made at all.
+    pub(super) fn new() -> io::Result<Self> {
+        // A container may have no resolv.conf: names in /etc/hosts are found all the same.
+        let builder = Hickory::builder_tokio().unwrap_or_else(|error| {
+            tracing::info!(%error, "no /etc/resolv.conf that can be read: names are looked up in /etc/hosts alone");
+            Hickory::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
+        });
+        let mut builder = builder;
+        builder.options_mut().use_hosts_file = ResolveHosts::Always;
+        let hickory = builder.build().map_err(io::Error::other)?;
+        Ok(Self { hickory, last_good: RefCell::default() })
+    }
+
+    /// The addresses of a host, which may be one itself (an IPv6 one in brackets).
+    ///
+    /// # Errors
+    /// Why there is none, where none was found lately either.
+    pub(super) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse() {
+            return Ok(vec![ip]);
+        }
+        let found = match self.hickory.lookup_ip(host).await {
+            Ok(found) => Ok(found.iter().collect::<Vec<_>>()),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut last_good = self.last_good.borrow_mut();
+        match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                last_good.insert(host.to_owned(), (addresses.clone(), Instant::now()));
+                Ok(addresses)
+            }
+            failed => match last_good.get(host) {
+                Some((addresses, at)) if at.elapsed() < STALE => Ok(addresses.clone()),
+                _ => Err(failed.err().unwrap_or_else(|| "the name has no address".to_owned())),
+            },
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What is known of a backend while the process runs, and outlives fleets.
+
+use std::time::{Duration, Instant};
+
+use crate::fleet::{Health, Ramp};
+
+/// What probes have told of a backend so far. Every method is given the time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Vitals {
+    health: Health,
+    /// When `health` last changed.
+    since: Instant,
+    /// When its slow start began, while it is in one.
+    ramps_since: Option<Instant>,
+    /// Until when its first probe is waited for.
+    waits_until: Option<Instant>,
+}
+
+impl Vitals {
+    /// A backend that nothing is known of; its first probe is waited for until then, where it has one.
+    pub(super) fn new(now: Instant, waits_until: Option<Instant>) -> Self {
+        Self { health: Health::Unknown, since: now, ramps_since: None, waits_until }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Notes what probes say from now on. `others_up` is whether visitors have somewhere else to go: only then
+    /// does a backend that was down begin slowly.
+    pub(super) fn note(&mut self, health: Health, now: Instant, others_up: bool) {
+        let recovered = self.health == Health::Down && health == Health::Up;
+        self.ramps_since = (recovered && others_up).then_some(now);
+        *self = Self { health, since: now, ramps_since: self.ramps_since, waits_until: None };
+    }
+
+    /// How far its slow start has come.
+    pub(super) fn ramp(&self, now: Instant, slow_start: Duration) -> Ramp {
+        let step = slow_start / u32::from(Ramp::STEPS);
+        match self.ramps_since {
+            Some(since) if !step.is_zero() => {
+                let passed = now.saturating_duration_since(since).as_nanos() / step.as_nanos();
+                Ramp::after(u8::try_from(passed).unwrap_or(Ramp::STEPS))
+            }
+            _ => Ramp::FULL,
+        }
+    }
+
+    /// Whether its first probe is waited for.
+    pub(super) fn waits(&self, now: Instant) -> bool {
+        self.waits_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it is down, but for less than `hold`.
+    pub(super) fn held(&self, now: Instant, hold: Duration) -> bool {
+        self.health == Health::Down && now < self.since + hold
+    }
+
+    /// When something of this is next different by the passing of time alone.
+    pub(super) fn next_change(&self, now: Instant, slow_start: Duration, hold: Duration) -> Option<Instant> {
+        let ramp = self.ramps_since.and_then(|since| {
+            let step = slow_start / u32::from(Ramp::STEPS);
+            let passed = u32::from(self.ramp(now, slow_start).tenths());
+            (passed < u32::from(Ramp::STEPS)).then(|| since + step * passed)
+        });
+        let held = self.held(now, hold).then(|| self.since + hold);
+        let waits = self.waits_until.filter(|until| now < *until);
+        [ramp, held, waits].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_recovered_backend_takes_ten_steps() {
+        let start = Instant::now();
+        let mut vitals = Vitals::new(start, None);
+        vitals.note(Health::Down, start, true);
+        vitals.note(Health::Up, start, true);
+        let slow = 10 * SECOND;
+        let mut now = start;
+        for step in 1..=9 {
+            assert_eq!(vitals.ramp(now, slow).tenths(), step);
+            let next = vitals.next_change(now, slow, SECOND).unwrap();
+            assert_eq!(next, now + SECOND);
+            now = next;
+        }
+        assert_eq!(vitals.ramp(now, slow), Ramp::FULL);
+        assert_eq!(vitals.next_change(now, slow, SECOND), None);
+    }
+
+    #[test]
+    fn nobody_ramps_at_the_start_or_alone() {
+        let start = Instant::now();
+        let mut vitals = Vitals::new(start, Some(start + SECOND));
+        assert!(vitals.waits(start) && !vitals.waits(start + SECOND));
+        vitals.note(Health::Up, start, true);
+        assert!(!vitals.waits(start));
+        assert_eq!(vitals.ramp(start, SECOND), Ramp::FULL);
+        vitals.note(Health::Down, start, true);
+        vitals.note(Health::Up, start, false);
+        assert_eq!(vitals.ramp(start, SECOND), Ramp::FULL);
+        vitals.note(Health::Down, start, true);
+        vitals.note(Health::Up, start, true);
+        assert_eq!(vitals.ramp(start, Duration::ZERO), Ramp::FULL, "no slow start");
+    }
+
+    #[test]
+    fn a_pin_is_held_for_a_while() {
+        let start = Instant::now();
+        let mut vitals = Vitals::new(start, None);
+        assert!(!vitals.held(start, SECOND));
+        vitals.note(Health::Down, start, true);
+        assert!(vitals.held(start, SECOND) && !vitals.held(start + SECOND, SECOND));
+        assert_eq!(vitals.next_change(start, SECOND, SECOND), Some(start + SECOND));
+    }
+}

@@ -1,0 +1,278 @@
+//! `[pools.NAME.health]`: how backends are probed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde::{Serialize, Serializer};
+
+use super::reader::Section;
+use super::values::{Leaf, Span, serialize_as_string, words};
+use crate::fleet::Host;
+
+/// How the backends of a pool are probed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Health {
+    /// What a probe is.
+    pub kind: ProbeKind,
+    /// The method of an HTTP probe.
+    pub method: ProbeMethod,
+    /// What it asks for.
+    pub path: ProbePath,
+    /// Its `Host`, and the name that TLS asks for; none: those of the URL that is probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<ProbeHost>,
+    /// The statuses that are a success.
+    pub expect: Statuses,
+    /// From one probe of a backend to its next.
+    pub interval: Span,
+    /// The same while its state is changing; the shorter of the two holds.
+    pub fast_interval: Span,
+    /// How long a probe may take, from resolving the name to the end of the body.
+    pub timeout: Span,
+    /// How many successes in a row make a backend that is down up.
+    pub rise: Streak,
+    /// How many failures in a row make one that is up down.
+    pub fall: Streak,
+    /// How much later than `rise` says a backend that falls again and again is let in, at most; 0: never.
+    pub flap_backoff: Span,
+    /// How long a new backend is waited for until it counts as up without a probe.
+    pub startup_timeout: Span,
+    /// Whether the certificate of an https backend must be valid.
+    pub verify: bool,
+    /// The certificates that may have signed it, PEM; none: those that browsers trust.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            kind: ProbeKind::Tcp,
+            method: ProbeMethod(Method::GET),
+            path: ProbePath("/".to_owned()),
+            host: None,
+            expect: Statuses(vec![(200, 399)]),
+            interval: Span::seconds(2),
+            fast_interval: Span(Duration::from_millis(500)),
+            timeout: Span::seconds(1),
+            rise: Streak(2),
+            fall: Streak(3),
+            flap_backoff: Span::seconds(300),
+            startup_timeout: Span::seconds(5),
+            verify: true,
+            ca_file: None,
+        }
+    }
+}
+
+impl Health {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let default = Self::default();
+        let often = |span: &Span| span.0 >= Duration::from_millis(10);
+        let positive = |span: &Span| !span.0.is_zero();
+        let health = Self {
+            kind: section.or("kind", default.kind),
+            method: section.or("method", default.method),
+            path: section.or("path", default.path),
+            host: section.optional("host"),
+            expect: section.or("expect", default.expect),
+            interval: section.within("interval", default.interval, "a duration of 10ms or more", often),
+            fast_interval: section.within(
+                "fast_interval",
+                default.fast_interval,
+                "a duration of 10ms or more",
+                often,
+            ),
+            timeout: section.within("timeout", default.timeout, "a duration of more than 0", positive),
+            rise: section.or("rise", default.rise),
+            fall: section.or("fall", default.fall),
+            flap_backoff: section.or("flap_backoff", default.flap_backoff),
+            startup_timeout: section.or("startup_timeout", default.startup_timeout),
+            verify: section.or("verify", default.verify),
+            ca_file: section.optional::<String>("ca_file").map(PathBuf::from),
+        };
+        if let Some(file) = &health.ca_file
+            && let Err(error) = std::fs::metadata(file)
+        {
+            let key = section.key("ca_file");
+            section.notes().problem(&key, format!("{} can't be read: {error}", file.display()));
+        }
+        section.finish();
+        health
+    }
+
+    /// Whether there are probes at all.
+    pub fn is_on(&self) -> bool {
+        self.kind != ProbeKind::None
+    }
+}
+
+words! {
+    /// What a probe is.
+    ProbeKind {
+        /// A request and its answer, to the end of the body.
+        Http = "http",
+        /// A connection; over TLS where the backend's URL is https.
+        Tcp = "tcp",
+        /// Nothing: backends count as up.
+        None = "none",
+    }
+}
+
+serialize_as_string!(ProbeMethod, ProbePath, ProbeHost, Statuses);
+
+/// The method of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeMethod(pub Method);
+
+impl Leaf for ProbeMethod {
+    fn parse(text: &str) -> Result<Self, String> {
+        match Method::from_bytes(text.as_bytes()) {
+            Ok(method) if method != Method::CONNECT => Ok(Self(method)),
+            _ => Err("a method such as \"GET\", \"HEAD\" or \"OPTIONS\"".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for ProbeMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a probe asks for: a path, maybe with a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbePath(String);
+
+impl ProbePath {
+    /// As text; it begins with `/`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for ProbePath {
+    fn parse(text: &str) -> Result<Self, String> {
+        let fits = text.starts_with('/')
+            && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
+            && text.parse::<http::uri::PathAndQuery>().is_ok();
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a path such as \"/\" or \"/health?deep=1\"".to_owned())
+        }
+    }
+}
+
+impl fmt::Display for ProbePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The host that a probe names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeHost(String);
+
+impl ProbeHost {
+    /// As text, with its port where one was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for ProbeHost {
+    fn parse(text: &str) -> Result<Self, String> {
+        match Host::parse(text) {
+            Some(_) if text.is_ascii() => Ok(Self(text.to_ascii_lowercase())),
+            _ => Err("a host such as \"www.example.com\"".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for ProbeHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Statuses as ranges, both ends included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statuses(Vec<(u16, u16)>);
+
+impl Statuses {
+    /// Whether a status is among them.
+    pub fn contains(&self, status: StatusCode) -> bool {
+        self.0.iter().any(|(low, high)| (*low..=*high).contains(&status.as_u16()))
+    }
+}
+
+impl Leaf for Statuses {
+    fn parse(text: &str) -> Result<Self, String> {
+        let takes = || "statuses such as \"200\", \"200-399\" or \"200-299,401\"".to_owned();
+        let status = |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
+        let range = |item: &str| {
+            let (low, high) = item.split_once('-').unwrap_or((item, item));
+            let range: (u16, u16) = (status(low)?, status(high)?);
+            (range.0 <= range.1).then_some(range)
+        };
+        text.split(',').map(range).collect::<Option<_>>().map(Self).ok_or_else(takes)
+    }
+}
+
+impl fmt::Display for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (low, high)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            match low == high {
+                true => write!(f, "{comma}{low}")?,
+                false => write!(f, "{comma}{low}-{high}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many results in a row change a state, 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Streak(pub u16);
+
+impl Leaf for Streak {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(count @ 1..=100) => Ok(Self(count)),
+            _ => Err("a whole number from 1 to 100".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_print_what_they_parse() {
+        for text in ["200", "200-399", "200-299,401,500-599"] {
+            assert_eq!(Statuses::parse(text).unwrap().to_string(), text);
+        }
+        for bad in ["", "99", "200-", "399-200", "200-600", "ok", "200,,201"] {
+            assert!(Statuses::parse(bad).is_err(), "{bad}");
+        }
+        let some = Statuses::parse("200-299,401").unwrap();
+        let contains = |code| some.contains(StatusCode::from_u16(code).unwrap());
+        assert!(contains(200) && contains(299) && contains(401) && !contains(300) && !contains(400));
+    }
+
+    #[test]
+    fn a_probe_asks_for_a_path_of_a_host() {
+        for bad in ["", "x", "http://a/", "/a b", "/#x"] {
+            assert!(ProbePath::parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "a/b", "a b", "u@h"] {
+            assert!(ProbeHost::parse(bad).is_err(), "{bad}");
+        }
+        assert!(ProbeMethod::parse("CONNECT").is_err() && ProbeMethod::parse("").is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! Who may be picked: by health, tier, slow start, and what becomes of pins.
+
+use std::collections::BTreeMap;
+
+use crate::backend::{Backend, Does};
+use crate::harness::{Connection, Signpost, settings_file, wait_until};
+
+const FAST: &str = "[pools.p.health]\nkind = 'tcp'\ninterval = '50ms'\nrise = 2\nfall = 2\n";
+
+fn backends(backends: &[(&Backend, &str)]) -> String {
+    let tables: Vec<_> = (backends.iter().enumerate())
+        .map(|(index, (backend, more))| {
+            let id = char::from(b'a' + index as u8);
+            format!("{{ id = '{id}', url = '{}/{id}'{more} }}", backend.url())
+        })
+        .collect();
+    format!("backends = [{}]\n", tables.join(","))
+}
+
+fn wait_for_state(signpost: &Signpost, backend: &str, state: &str) {
+    signpost.wait_for_metric("signpost_backend_state", &[("backend", backend), ("state", state)], 1.0);
+}
+
+/// Where `count` visitors are sent.
+fn sent(signpost: &Signpost, count: usize) -> BTreeMap<String, usize> {
+    let mut sent = BTreeMap::new();
+    for _ in 0..count {
+        let answer = signpost.get("/");
+        *sent.entry(answer.location().rsplit('/').nth(1).unwrap().to_owned()).or_default() += 1;
+    }
+    sent
+}
+
+fn ids(signpost: &Signpost, count: usize) -> String {
+    sent(signpost, count).into_keys().collect()
+}
+
+#[test]
+fn a_backend_that_dies_gets_nobody_and_comes_back() {
+    let [a, b] = [Does::Answer; 2].map(Backend::start);
+    let settings = format!("[pools.p]\nslow_start = '0s'\n{}{FAST}", backends(&[(&a, ""), (&b, "")]));
+    let signpost = Signpost::with_settings(&settings);
+    assert_eq!(ids(&signpost, 4), "ab");
+    let address = a.kill();
+    wait_for_state(&signpost, "a", "down");
+    assert_eq!(ids(&signpost, 10), "b");
+    let _back = Backend::start_on(address, Does::Answer);
+    wait_for_state(&signpost, "a", "up");
+    assert_eq!(sent(&signpost, 10), BTreeMap::from([("a".into(), 5), ("b".into(), 5)]));
+    let log = signpost.log();
+    assert!(log.contains("backend is down") && log.contains("backend is up"), "{log}");
+}
+
+#[test]
+fn backups_stand_in_only_while_no_primary_is_up() {
+    let [a, b] = [Does::Answer; 2].map(Backend::start);
+    let settings =
+        format!("[pools.p]\nslow_start = '0s'\n{}{FAST}", backends(&[(&a, ""), (&b, ", backup = true")]));
+    let signpost = Signpost::with_settings(&settings);
+    assert_eq!(ids(&signpost, 6), "a");
+    let address = a.kill();
+    wait_for_state(&signpost, "a", "down");
+    assert_eq!(ids(&signpost, 6), "b");
+    assert_eq!(signpost.metric("signpost_pool_fail_open", &[("pool", "p")]), 0.0);
+    let _back = Backend::start_on(address, Does::Answer);
+    wait_for_state(&signpost, "a", "up");
+    assert_eq!(ids(&signpost, 6), "a");
+    let log = signpost.log();
+    assert!(
+        log.contains("visitors are sent to backups") && log.contains("primaries that are up again"),
+        "{log}"
+    );
+}
+
+#[test]
+fn all_down_fails_open_or_says_503_as_told() {
+    let [a, b] = [Does::Answer; 2].map(Backend::start);
+    let both = backends(&[(&a, ""), (&b, "")]);
+    let open = Signpost::with_settings(&format!("[pools.p]\n{both}{FAST}"));
+    let closed = Signpost::with_settings(&format!("[pools.p]\npanic_threshold = 0\n{both}{FAST}"));
+    let half = Signpost::with_settings(&format!("[pools.p]\npanic_threshold = 0.5\n{both}{FAST}"));
+    drop(a);
+    wait_for_state(&half, "a", "down");
+    assert_eq!(ids(&half, 6), "ab", "half of them are down");
+    assert_eq!(half.metric("signpost_pool_fail_open", &[("pool", "p")]), 1.0);
+    wait_for_state(&open, "a", "down");
+    assert_eq!(ids(&open, 6), "b");
+    drop(b);
+    for signpost in [&open, &closed] {
+        wait_for_state(signpost, "a", "down");
+        wait_for_state(signpost, "b", "down");
+    }
+    assert_eq!(ids(&open, 6), "ab");
+    assert_eq!(open.metric("signpost_pool_fail_open", &[("pool", "p")]), 1.0);
+    let pools = Connection::to(open.admin).request("GET", "/api/v1/pools", &[("Host", "localhost")]).text();
+    assert!(pools.contains("\"fail_open\":true") && pools.contains("\"tier\":\"fail_open\""), "{pools}");
+    assert!(open.log().contains("failing open"));
+    let answer = closed.get("/");
+    assert_eq!(answer.status, 503);
+    assert!((2..=8).contains(&answer.header("retry-after").unwrap().parse::<u8>().unwrap()));
+    assert_eq!(closed.metric("signpost_pool_fail_open", &[("pool", "p")]), 0.0);
+    assert!(closed.log().contains("answered 503"));
+}
+
+#[test]
+fn a_backend_that_is_back_starts_slowly() {
+    let [a, b] = [Does::Answer; 2].map(Backend::start);
+    let weights = backends(&[(&a, ", weight = 4"), (&b, ", weight = 4")]);
+    let signpost = Signpost::with_settings(&format!("[pools.p]\nslow_start = '3s'\n{weights}{FAST}"));
+    assert_eq!(signpost.metric("signpost_backend_weight", &[("backend", "a")]), 4.0, "not at program start");
+    let address = a.kill();
+    wait_for_state(&signpost, "a", "down");
+    let _back = Backend::start_on(address, Does::Answer);
+    wait_for_state(&signpost, "a", "up");
+    let mut steps = Vec::new();
+    wait_until("it has all of its weight", || {
+        let weight = signpost.metric("signpost_backend_weight", &[("backend", "a")]);
+        if steps.last() != Some(&weight) {
+            steps.push(weight);
+        }
+        weight == 4.0
+    });
+    assert!(steps.len() > 5 && steps.is_sorted() && steps[0] < 1.0, "{steps:?}");
+    assert_eq!(sent(&signpost, 20), BTreeMap::from([("a".into(), 10), ("b".into(), 10)]));
+}
+
+#[test]
+fn nobody_starts_slowly_where_no_other_is_up() {
+    let [a, b] = [Does::Answer; 2].map(Backend::start);
+    let settings = format!("[pools.p]\nslow_start = '1h'\n{}{FAST}", backends(&[(&a, ""), (&b, "")]));
+    let signpost = Signpost::with_settings(&settings);
+    let [at_a, at_b] = [a.kill(), b.kill()];
+    wait_for_state(&signpost, "a", "down");
+    wait_for_state(&signpost, "b", "down");
+    let _a = Backend::start_on(at_a, Does::Answer);
+    wait_for_state(&signpost, "a", "up");
+    assert_eq!(signpost.metric("signpost_backend_weight", &[("backend", "a")]), 1.0);
+    let _b = Backend::start_on(at_b, Does::Answer);
+    wait_for_state(&signpost, "b", "up");
+    assert_eq!(signpost.metric("signpost_backend_weight", &[("backend", "b")]), 0.1);
+    assert_eq!(sent(&signpost, 11), BTreeMap::from([("a".into(), 10), ("b".into(), 1)]));
+}
+
+#[test]
+fn a_pinned_visitor_of_a_dead_backend_is_pinned_anew() {
+    let [a, b] = [Does::Answer; 2].map(Backend::start);
+    let both = backends(&[(&a, ""), (&b, "")]);
+    let pin = "secrets = ['a pin secret of thirty-two bytes, or more']";
+    let signpost = Signpost::with_settings(&format!("[pools.p]\n{both}{FAST}[pools.p.pin]\n{pin}"));
+    let held = Signpost::with_settings(&format!("[pools.p]\n{both}{FAST}[pools.p.pin]\n{pin}\nhold = '1h'"));
+    let first = signpost.get("/");
+    assert!(first.location().ends_with("/a/"));
+    let cookie = first.cookie().unwrap();
+    let visit = |signpost: &Signpost| signpost.request("GET", "/", &[("Cookie", cookie)]);
+    assert_eq!(visit(&signpost).cookie(), None);
+    drop(a);
+    wait_for_state(&signpost, "a", "down");
+    wait_for_state(&held, "a", "down");
+    let again = visit(&signpost);
+    assert!(again.location().ends_with("/b/") && again.cookie().is_some());
+    assert_eq!(
+        signpost.metric("signpost_redirects_total", &[("backend", "b"), ("decision", "repinned")]),
+        1.0
+    );
+    // Where another replica may see it up, the pin is held, but nobody new is sent there.
+    let kept = visit(&held);
+    assert!(kept.location().ends_with("/a/") && kept.cookie().is_none());
+    assert_eq!(ids(&held, 4), "b");
+    // All down: failing open, a pin is as good as a throw.
+    drop(b);
+    wait_for_state(&signpost, "b", "down");
+    assert!(visit(&signpost).location().ends_with("/a/"));
+}
+
+#[test]
+fn a_reload_keeps_health_and_sends_nobody_to_a_new_dead_backend() {
+    let [a, b, dead] = [Does::Answer; 3].map(Backend::start);
+    let text =
+        |list: &[(&Backend, &str)]| format!("[server]\nwatch = '0s'\n[pools.p]\n{}{FAST}", backends(list));
+    let file = settings_file(&text(&[(&a, ""), (&b, "")]));
+    let with_dead = text(&[(&a, ""), (&b, ""), (&dead, "")]);
+    drop(dead);
+    let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
+    wait_for_state(&signpost, "a", "up");
+    std::fs::write(file.path(), with_dead).unwrap();
+    signpost.signal("HUP");
+    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    assert_eq!(ids(&signpost, 30), "ab");
+    assert_eq!(signpost.metric("signpost_backend_state", &[("backend", "a"), ("state", "up")]), 1.0);
+    wait_for_state(&signpost, "c", "down");
+    // Probed elsewhere, its health starts over; the others' does not.
+    let moved = Backend::start(Does::Answer);
+    std::fs::write(file.path(), text(&[(&a, ""), (&b, ""), (&moved, "")])).unwrap();
+    signpost.signal("HUP");
+    wait_for_state(&signpost, "c", "up");
+    assert_eq!(ids(&signpost, 30), "abc");
+    assert!(!signpost.log().contains("backend=a"), "a never changed");
+}
