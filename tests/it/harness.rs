@@ -8,6 +8,7 @@
 //!
 //! Nothing here waits for a fixed time: every wait is for an event, bounded by [`PATIENCE`].
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -27,6 +28,8 @@ pub struct Signpost {
     pub admin: SocketAddr,
     stdout: mpsc::Receiver<String>,
     stderr: mpsc::Receiver<String>,
+    /// Lines of standard error that nobody asked for yet.
+    unread: RefCell<Vec<String>>,
     _settings: Option<tempfile::NamedTempFile>,
 }
 
@@ -103,7 +106,7 @@ impl Signpost {
         };
         let traffic = address_after("listening on http://");
         let admin = address_after("admin on http://");
-        Self { child, traffic, admin, stdout, stderr, _settings: None }
+        Self { child, traffic, admin, stdout, stderr, unread: RefCell::new(seen), _settings: None }
     }
 
     /// A new connection to the first traffic address.
@@ -179,9 +182,21 @@ impl Signpost {
         self.stdout.iter().collect()
     }
 
-    /// Everything on standard error so far that was not read yet.
+    /// Everything on standard error so far that was not read yet. The log is written behind a queue: what has just
+    /// happened may not be there yet.
     pub fn log(&self) -> String {
-        self.stderr.try_iter().collect::<Vec<_>>().join("\n")
+        let mut unread = self.unread.take();
+        unread.extend(self.stderr.try_iter());
+        unread.join("\n")
+    }
+
+    /// Waits until a line on standard error that was not read yet has this in it.
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("the log has {text:?}"), || {
+            let mut unread = self.unread.borrow_mut();
+            unread.extend(self.stderr.try_iter());
+            unread.iter().any(|line| line.contains(text))
+        });
     }
 }
 
