@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -91,6 +92,11 @@ fn json(document: &impl Serialize) -> Response {
     }
 }
 
+/// `GET /api/v1/openapi.json`
+pub(super) async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
+}
+
 /// `GET /api/v1/pools`
 pub(super) async fn pools(State(shown): State<Shown>) -> Response {
     #[derive(Serialize)]
@@ -104,9 +110,11 @@ pub(super) async fn pools(State(shown): State<Shown>) -> Response {
 /// `PATCH /api/v1/pools/{pool}/backends/{id}`. Answers when every request that begins reads the change.
 pub(super) async fn change_backend(
     State(shown): State<Shown>,
-    Path((pool, backend)): Path<(String, String)>,
-    body: Bytes,
+    path: Result<Path<(String, String)>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
+    let Path((pool, backend)) = path?;
+    let body = body?;
     let change =
         parse_change(&body).map_err(|detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))?;
     let (published, done) = oneshot::channel();
@@ -160,7 +168,7 @@ fn parse_change(body: &[u8]) -> Result<Change, String> {
 
 /// A path of the API that is none.
 pub(super) async fn unknown() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "here are pools, pools/{pool}/backends/{id} and reload")
+    Problem::new(StatusCode::NOT_FOUND, super::paths())
 }
 
 /// A method that a path of the API does not take.

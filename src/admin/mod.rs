@@ -5,6 +5,7 @@
 //! | `GET /metrics` | Prometheus text format |
 //! | `GET /healthz` | 200 while the process lives |
 //! | `GET /readyz` | 200 while it accepts visitors, 503 once it is leaving |
+//! | `GET /api/v1/openapi.json` | all of this for a program, OpenAPI 3.1 |
 //! | `GET /api/v1/pools` | every pool and backend, where it stands, JSON |
 //! | `PATCH /api/v1/pools/{pool}/backends/{id}` | drain a backend, change its weight, … |
 //! | `POST /api/v1/reload` | read the settings again |
@@ -35,7 +36,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post};
+use axum::routing::{MethodRouter, get, patch, post};
 use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc};
@@ -114,21 +115,44 @@ pub struct Shown {
 /// The largest body of a change.
 const MAX_BODY: usize = 64 << 10;
 
-/// Every endpoint there is.
+/// A path, and what it answers.
+type Endpoint = (&'static str, fn() -> MethodRouter<Shown>);
+
+/// What anybody may ask who reaches the listener.
+const OPEN: [Endpoint; 3] =
+    [("/metrics", || get(metrics)), ("/healthz", || get("alive\n")), ("/readyz", || get(readyz))];
+
+/// Where the API begins.
+const API_BASE: &str = "/api/v1";
+
+/// The API below [`API_BASE`], which the guard stands before. `openapi.json` describes these and those above; a
+/// test holds that.
+const API: [Endpoint; 4] = [
+    ("/openapi.json", || get(api::openapi)),
+    ("/pools", || get(api::pools)),
+    ("/pools/{pool}/backends/{id}", || patch(api::change_backend)),
+    ("/reload", || post(api::reload)),
+];
+
+/// Every path there is, as the answer to any other says it.
+fn paths() -> String {
+    let open = OPEN.iter().map(|(path, _)| (*path).to_owned());
+    let api = API.iter().map(|(path, _)| format!("{API_BASE}{path}"));
+    format!("here are {}", open.chain(api).collect::<Vec<_>>().join(", "))
+}
+
+/// The endpoints of the tables, and no other.
 fn router(shown: Shown, guard: Guard) -> Router {
-    let api = Router::new()
-        .route("/pools", get(api::pools))
-        .route("/pools/{pool}/backends/{id}", patch(api::change_backend))
-        .route("/reload", post(api::reload))
+    let routes = |table: &[Endpoint]| {
+        table.iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods()))
+    };
+    let api = routes(&API)
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(guard, guard::guard));
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get("alive\n"))
-        .route("/readyz", get(readyz))
-        .nest("/api/v1", api)
+    routes(&OPEN)
+        .nest(API_BASE, api)
         .fallback(unknown)
         .with_state(shown)
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT))
@@ -158,7 +182,7 @@ async fn readyz(State(shown): State<Shown>) -> Response {
 }
 
 async fn unknown() -> Response {
-    (StatusCode::NOT_FOUND, "here are /metrics, /healthz, /readyz and /api/v1/pools\n").into_response()
+    (StatusCode::NOT_FOUND, paths() + "\n").into_response()
 }
 
 /// Serves the endpoints until `stop` is cancelled and the last answer is out.

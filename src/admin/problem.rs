@@ -1,5 +1,6 @@
 //! What went wrong, for a program: `application/problem+json`, RFC 9457.
 
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -30,6 +31,20 @@ impl Problem {
 
     pub(super) fn with_problems(self, problems: Vec<String>) -> Self {
         Self { problems, ..self }
+    }
+}
+
+impl From<PathRejection> for Problem {
+    /// A path whose escapes are no UTF-8.
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    /// A body that is too large, or breaks off.
+    fn from(rejection: BytesRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
     }
 }
 

@@ -24,6 +24,7 @@ mod balance;
 mod metrics;
 mod access_log;
 mod api;
+mod openapi;
 mod settings;
 mod life;
 mod reload;
