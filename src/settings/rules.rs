@@ -29,6 +29,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         if !notes.is_wrong(&key(pool, "backends")) {
             backends(pool, notes);
             loops(pool, settings, notes, &mut warnings);
+            warnings.extend(downgrade(pool, settings));
         }
         probes(pool, &mut warnings);
         if let Some(pin) = &pool.pin {
@@ -148,6 +149,39 @@ fn leads_to(url: &BackendUrl, listen: IpAddr, own_name: &str) -> bool {
         // An address can be bound if and only if it is this machine's.
         Some(ip) => ip == listen || (listen.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()),
         None => !own_name.is_empty() && host == own_name,
+    }
+}
+
+/// What a pool's visitors meet who come by https and are sent on to http: browsers warn of it, or block it.
+fn downgrade(pool: &Pool, settings: &Settings) -> Option<String> {
+    /// How many backends are named.
+    const NAMED: usize = 5;
+    let why = come_by_https(pool, settings)?;
+    let plain = pool.backends.iter().filter(|backend| !backend.url.is_https());
+    let mut names: Vec<_> = plain.map(|backend| backend.id.as_str()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let more = names.len().saturating_sub(NAMED);
+    names.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!(
+        "{} has http:// backends ({}{more}), and {why}, so visitors may come by https: browsers warn of a redirect \
+         from https to http, and block it for what a page loads; give these backends https:// URLs",
+        key(pool, "backends"),
+        names.join(", "),
+    ))
+}
+
+/// Why some of a pool's visitors come by https, where they may. Whatever else ends TLS belongs here.
+fn come_by_https(pool: &Pool, settings: &Settings) -> Option<&'static str> {
+    let always = pool.pin.as_ref().is_some_and(|pin| pin.secure == SecureAttribute::Always);
+    if always {
+        Some("its pin.secure is \"always\"")
+    } else if !settings.server.trusted_proxies.is_empty() {
+        Some("server.trusted_proxies is set")
+    } else {
+        None
     }
 }
 

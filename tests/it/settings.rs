@@ -263,6 +263,30 @@ fn check_masks_secrets_and_prints_what_it_would_read() {
 }
 
 #[test]
+fn a_way_from_https_to_http_is_a_warning() {
+    let warned = |toml: &str| {
+        let (code, _, said) = check(toml);
+        assert_eq!(code, 0, "{said}");
+        said.lines().find(|line| line.contains("come by https")).map(str::to_owned)
+    };
+    let mixed =
+        "backends = ['HTTP://b.example', 'https://s.example', { id = 'c', url = 'http://c.example' }]";
+    let proxied = "[server]\ntrusted_proxies = ['10.0.0.0/8']\n";
+    let line = warned(&format!("{proxied}[pools.a]\n{mixed}")).unwrap();
+    for part in ["warning: pools.a.backends", "(b.example, c)", "server.trusted_proxies"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let line = warned(&format!("[pools.a]\n{mixed}\npin = {{ secure = 'always' }}")).unwrap();
+    assert!(line.contains("pin.secure"), "{line}");
+    let many: Vec<_> = (0..9).map(|n| format!("'http://b{n}.example'")).collect();
+    let line = warned(&format!("{proxied}[pools.a]\nbackends = [{}]", many.join(","))).unwrap();
+    assert!(line.contains("b4.example and 4 more)"), "{line}");
+    // Nobody comes by https, or everybody is sent on by it.
+    assert_eq!(warned(&format!("[pools.a]\n{mixed}\npin = {{}}")), None);
+    assert_eq!(warned(&format!("{proxied}[pools.a]\nbackends = ['https://s.example']")), None);
+}
+
+#[test]
 fn secrets_come_from_a_file_too() {
     let secrets = settings_file("a first secret of thirty-two bytes\n\na second secret of thirty-two byte\n");
     let (code, printed, said) =
