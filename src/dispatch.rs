@@ -2,6 +2,7 @@
 //! and allocates little but its answer (ARCHITECTURE.md lists it).
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -59,6 +60,11 @@ impl Worker {
             access_log,
             counter,
         }
+    }
+
+    /// Whether this is the address of a trusted proxy.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.policy.trust.is_proxy(address)
     }
 }
 

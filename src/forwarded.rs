@@ -47,7 +47,8 @@ impl Trust {
         Self { proxies: proxies.into_iter().collect(), field }
     }
 
-    fn is_proxy(&self, address: IpAddr) -> bool {
+    /// Whether this is the address of a trusted proxy. O(proxies).
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
         self.proxies.iter().any(|net| net.contains(&address))
     }
 

@@ -16,7 +16,7 @@ use crate::health::Prober;
 use crate::keeper::Keeper;
 use crate::metrics::{Counter, Registry, Reloads, Slab, Sources};
 use crate::reload::Reloader;
-use crate::server::{Crew, Listener, Listeners, worker_count};
+use crate::server::{Crew, Listener, Listeners, Traffic, worker_count};
 use crate::settings::{ForwardedBy, Layers, Settings, Span};
 use crate::telemetry::Telemetry;
 
@@ -53,8 +53,10 @@ pub async fn run(
     ready: impl FnOnce(&[SocketAddr], SocketAddr),
 ) -> io::Result<Ended> {
     let mut signals = Signals::listen()?;
-    let (traffic, admin) =
-        (listeners.traffic.iter().map(|bound| bound.address).collect::<Vec<_>>(), listeners.admin.address);
+    let (traffic, admin) = (
+        listeners.traffic.iter().map(|traffic| traffic.bound.address).collect::<Vec<_>>(),
+        listeners.admin.address,
+    );
     // One slab for each thread that counts: the workers, and this one for the admin listener, keeper and probes.
     let mut slabs = vec![Arc::<Slab>::default()];
     let own_counter = Counter::new(Arc::clone(&slabs[0]));
@@ -69,10 +71,10 @@ pub async fn run(
     };
     let workers = worker_count(settings);
     let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
-    for bound in listeners.traffic {
+    for Traffic { bound, proxy_protocol } in listeners.traffic {
         let slot = listener_slot(bound.address);
         for (own, socket) in of_worker.iter_mut().zip(bound.sockets) {
-            own.push(Listener { socket, slot });
+            own.push(Listener { socket, slot, proxy_protocol });
         }
     }
     let admin_slot = listener_slot(admin);

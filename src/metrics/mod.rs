@@ -47,11 +47,21 @@ pub enum Limit {
     Descriptors,
     /// The admin listener's connections.
     AdminConnections,
+    /// A header of the PROXY protocol that was malformed, or was not there within `header_timeout`.
+    ProxyProtocol,
+    /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
+    UntrustedProxy,
 }
 
 impl Limit {
-    const ALL: [Self; 4] =
-        [Self::HeaderTimeout, Self::IdleTimeout, Self::Descriptors, Self::AdminConnections];
+    const ALL: [Self; 6] = [
+        Self::HeaderTimeout,
+        Self::IdleTimeout,
+        Self::Descriptors,
+        Self::AdminConnections,
+        Self::ProxyProtocol,
+        Self::UntrustedProxy,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -59,6 +69,8 @@ impl Limit {
             Self::IdleTimeout => "idle_timeout",
             Self::Descriptors => "descriptors",
             Self::AdminConnections => "admin_connections",
+            Self::ProxyProtocol => "proxy_protocol",
+            Self::UntrustedProxy => "untrusted_proxy",
         }
     }
 }

@@ -3,6 +3,8 @@
 mod connection;
 mod descriptors;
 mod listener;
+mod proxied;
+pub mod proxy_protocol;
 mod stream;
 mod worker;
 
@@ -24,10 +26,19 @@ use crate::settings::{Limits, Settings};
 /// Every socket of the process, bound before anything else is started.
 #[derive(Debug)]
 pub struct Listeners {
-    /// The traffic listeners, each with a socket per worker.
-    pub traffic: Vec<Bound>,
+    /// The traffic listeners.
+    pub traffic: Vec<Traffic>,
     /// The admin listener.
     pub admin: Bound,
+}
+
+/// A traffic listener.
+#[derive(Debug)]
+pub struct Traffic {
+    /// Its address, with a socket per worker.
+    pub bound: Bound,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// An address that could not be bound.
@@ -60,8 +71,13 @@ impl Listeners {
             }
         };
         let workers = worker_count(settings);
-        let traffic: Vec<_> =
-            settings.server.listen.iter().filter_map(|listen| open(listen.0, workers)).collect();
+        let listeners = settings.server.listen.iter();
+        let traffic: Vec<_> = listeners
+            .filter_map(|listener| {
+                let bound = open(listener.address.0, workers)?;
+                Some(Traffic { bound, proxy_protocol: listener.proxy_protocol })
+            })
+            .collect();
         match open(settings.admin.listen.0, 1) {
             Some(admin) if taken.is_empty() => Ok(Self { traffic, admin }),
             _ => Err(taken),

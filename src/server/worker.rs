@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, End, Rules};
+use super::proxied;
 use crate::answer::Answer;
 use crate::dispatch::{Worker, dispatch};
 use crate::fleet::Slot;
@@ -30,6 +31,8 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Where its connections are counted.
     pub slot: Slot,
+    /// Whether each begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// Serves on every listener until `stop` is cancelled, then empties the accept queues, lets what is under way end,
@@ -47,11 +50,11 @@ pub(super) fn run(
         let connections = TaskTracker::new();
         let accepting = listeners.into_iter().map(|listener| {
             let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
-            let slot = listener.slot;
+            let (slot, proxy_protocol) = (listener.slot, listener.proxy_protocol);
             let spawner = connections.clone();
             accept(listener, Rc::clone(&worker), stop.clone(), move |socket, peer| {
                 let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
-                spawner.spawn_local(visit(socket, peer, worker, slot, rules, stop));
+                spawner.spawn_local(visit(socket, peer, worker, slot, proxy_protocol, rules, stop));
             })
         });
         let accepting: Vec<_> = accepting.map(tokio::task::spawn_local).collect();
@@ -131,15 +134,22 @@ impl Pause {
 
 /// Serves one visitor's connection and counts how it went.
 async fn visit(
-    socket: TcpStream,
+    mut socket: TcpStream,
     peer: SocketAddr,
     worker: Rc<Worker>,
     slot: Slot,
+    proxy_protocol: bool,
     rules: Rc<Rules>,
     stop: CancellationToken,
 ) {
     let _open = worker.counter.open(slot);
-    let came = Came { client: peer.ip().to_canonical(), by_tls: false };
+    let mut came = Came { client: peer.ip().to_canonical(), by_tls: false };
+    if proxy_protocol {
+        let Some(told) = proxied::came(&mut socket, came.client, &worker, &rules, &stop).await else {
+            return;
+        };
+        came = told;
+    }
     let service = Dispatch { worker: Rc::clone(&worker), came };
     let served = connection::serve(socket, service, &rules, &stop).await;
     match served.end {

@@ -4,6 +4,7 @@
 
 mod health;
 mod layers;
+mod listener;
 mod names;
 mod pool;
 mod reader;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses, Streak};
 pub use layers::{Flags, Layers};
+pub use listener::Listener;
 pub use names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 pub use pool::{Backend, Cors, Pin, Pool};
 pub use reader::Problem;
@@ -46,7 +48,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Server {
     /// Addresses to listen on; `[::]` takes IPv4 too.
-    pub listen: Vec<Listen>,
+    pub listen: Vec<Listener>,
     /// Threads that serve requests; 0: one per core.
     pub workers: Workers,
     /// How long after SIGTERM requests are still accepted while `/readyz` says no; SIGINT skips it.
@@ -163,7 +165,7 @@ fn read(mut root: Section<'_>) -> Settings {
 impl Default for Server {
     fn default() -> Self {
         Self {
-            listen: vec![Listen((std::net::Ipv6Addr::UNSPECIFIED, 8080).into())],
+            listen: vec![Listener::plain(Listen((std::net::Ipv6Addr::UNSPECIFIED, 8080).into()))],
             workers: Workers(0),
             shutdown_delay: Span::seconds(0),
             shutdown_grace: Span::seconds(30),
@@ -178,7 +180,7 @@ impl Default for Server {
 impl Server {
     fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
-        let listen = section.list("listen").unwrap_or(default.listen);
+        let listen = listener::read_all(&mut section).unwrap_or(default.listen);
         let server = Self {
             listen,
             workers: section.or("workers", default.workers),

@@ -17,6 +17,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         notes.problem("server.listen", "got an empty list, takes one address or more");
     }
     listeners_differ(settings, notes);
+    proxies_are_named(settings, notes);
     if settings.pools.is_empty() && !notes.is_wrong("pools") {
         notes.problem(
             "pools",
@@ -51,12 +52,29 @@ fn key(pool: &Pool, rest: &str) -> String {
 /// No address may be asked for twice, by traffic or admin.
 fn listeners_differ(settings: &Settings, notes: &Notes) {
     let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
-    let listeners = settings.server.listen.iter().map(|listen| ("server.listen", listen));
+    let listeners = settings.server.listen.iter().map(|listener| ("server.listen", &listener.address));
     for (key, listen) in listeners.chain([("admin.listen", &settings.admin.listen)]) {
         let taken = listen.0.port() != 0 && seen.insert(listen.0, key).is_some();
         if taken {
             notes.problem(key, format!("{listen} is asked for twice, takes addresses that differ"));
         }
+    }
+}
+
+/// The PROXY protocol is believed from trusted proxies alone, so there must be some.
+fn proxies_are_named(settings: &Settings, notes: &Notes) {
+    let Some(index) = settings.server.listen.iter().position(|listener| listener.proxy_protocol) else {
+        return;
+    };
+    if settings.server.trusted_proxies.is_empty()
+        && !notes.is_wrong("server.listen")
+        && !notes.is_wrong("server.trusted_proxies")
+    {
+        notes.problem(
+            &format!("server.listen[{index}].proxy_protocol"),
+            "got true, but server.trusted_proxies is empty, so every connection would be closed; takes true beside \
+             the networks of the proxies",
+        );
     }
 }
 
@@ -104,7 +122,7 @@ fn loops(pool: &Pool, settings: &Settings, notes: &Notes, warnings: &mut Vec<Str
     for (index, backend) in pool.backends.iter().enumerate() {
         let key = key(pool, &format!("backends[{index}].url"));
         let url = &backend.url;
-        let listeners = settings.server.listen.iter().map(|listen| ("server.listen", listen));
+        let listeners = settings.server.listen.iter().map(|listener| ("server.listen", &listener.address));
         for (setting, listen) in listeners.chain([("admin.listen", &settings.admin.listen)]) {
             if listen.0.port() == url.port() && leads_to(url, listen.0.ip(), &own_name) {
                 notes.problem(

@@ -11,10 +11,12 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,6 +80,15 @@ impl Signpost {
     pub fn with_settings(toml: &str) -> Self {
         let file = settings_file(toml);
         let mut signpost = Self::start(&["--settings", file.path().to_str().unwrap()]);
+        signpost._settings = Some(file);
+        signpost
+    }
+
+    /// The same, but the file says itself where visitors are listened for.
+    pub fn with_listeners(toml: &str) -> Self {
+        let file = settings_file(toml);
+        let mut signpost =
+            Self::start_command(command(["--settings"]).arg(file.path()).args(["--admin", "127.0.0.1:0"]));
         signpost._settings = Some(file);
         signpost
     }
@@ -244,7 +255,18 @@ pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     pub fn to(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap())
+    }
+
+    /// From another address of this machine, such as 127.0.0.5.
+    pub fn from_to(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();

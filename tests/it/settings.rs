@@ -83,6 +83,36 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "a network or an address",
         ),
         (format!("{A}[server]\nlisten = []"), "server.listen", "one address or more"),
+        (
+            format!("{A}[server]\nlisten = [{{ proxy_protocol = false }}]"),
+            "server.listen[0].address",
+            "is missing, takes an IP address",
+        ),
+        (
+            format!("{A}[server]\nlisten = ['[::]:1', {{ address = '8080' }}]"),
+            "server.listen[1].address",
+            "IP address and a port",
+        ),
+        (
+            format!("{A}[server]\nlisten = [{{ address = '[::]:80', proxy_protocol = 'v2' }}]"),
+            "server.listen[0].proxy_protocol",
+            "true or false",
+        ),
+        (
+            format!("{A}[server]\nlisten = [{{ address = '[::]:80', proxy_protocoll = true }}]"),
+            "server.listen[0].proxy_protocoll",
+            "did you mean \"proxy_protocol\"?",
+        ),
+        (
+            format!("{A}[server]\nlisten = ['[::]:80', {{ address = '[::]:81', proxy_protocol = true }}]"),
+            "server.listen[1].proxy_protocol",
+            "server.trusted_proxies is empty",
+        ),
+        (
+            format!("{A}[server]\nlisten = [{{ address = '127.0.0.1:9090' }}]"),
+            "admin.listen",
+            "asked for twice",
+        ),
         (format!("{A}[server]\nworkers = 'many'"), "server.workers", "got \"many\""),
         (format!("{A}[server]\nlimits = 5"), "server.limits", "takes a table"),
         (format!("{A}[server.limits]\nheader_timeout = '0s'"), "server.limits.header_timeout", "more than 0"),
@@ -178,6 +208,8 @@ fn one_mistake_is_one_line() {
         "[pools.A]\nbackends = ['http://127.0.0.1:1']",
         "[pools.a]\nbackends = ['nonsense', 'http://127.0.0.1:1', 'http://127.0.0.1:1']",
         "[server]\nlisten = ['x']\n[pools.a]\nbackends = ['http://127.0.0.1:1']",
+        "[server]\nlisten = [{ address = 'x', proxy_protocol = true }]\n[pools.a]\nbackends = ['http://127.0.0.1:1']",
+        "[server]\nlisten = [{ address = '[::]:2', proxy_protocol = true }]\ntrusted_proxies = ['x']\n[pools.a]\nbackends = ['http://127.0.0.1:1']",
     ] {
         let (_, _, said) = check(toml);
         assert!(said.starts_with("signpost: the settings have 1 problem:"), "{toml}\n{said}");
@@ -263,6 +295,25 @@ fn check_masks_secrets_and_prints_what_it_would_read() {
 }
 
 #[test]
+fn a_listener_is_printed_as_it_is_best_written() {
+    let listen = |items: &str| {
+        let (code, printed, said) =
+            check(&format!("{A}[server]\ntrusted_proxies = ['10.0.0.0/8']\nlisten = [{items}]"));
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(check(&printed).1, printed);
+        let printed: toml::Table = printed.parse().unwrap();
+        printed["server"]["listen"].to_string()
+    };
+    let table = "{ address = \"[::]:2\", proxy_protocol = true }";
+    assert_eq!(
+        listen("{ address = '[::]:1', proxy_protocol = false }, '[::]:2'"),
+        "[\"[::]:1\", \"[::]:2\"]"
+    );
+    assert_eq!(listen(&format!("'[::]:1', {table}")), format!("[\"[::]:1\", {table}]"));
+    assert_eq!(listen(table), format!("[{table}]"));
+}
+
+#[test]
 fn a_way_from_https_to_http_is_a_warning() {
     let warned = |toml: &str| {
         let (code, _, said) = check(toml);
@@ -341,9 +392,10 @@ fn the_defaults_are_those_that_are_documented() {
     // What `check` prints is every key there is, but for those without a value.
     let printed = toml::to_string(&documented).unwrap();
     let keys = printed.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.to_owned());
-    for key in
-        keys.chain(["secrets_file", "domain", "id", "weight", "token", "token_file"].map(str::to_owned))
-    {
+    for key in keys.chain(
+        ["secrets_file", "domain", "id", "weight", "token", "token_file", "address", "proxy_protocol"]
+            .map(str::to_owned),
+    ) {
         assert!(text.contains(&format!("{key} = ")), "{key} is not in default.toml");
     }
 }

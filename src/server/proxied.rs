@@ -1,0 +1,95 @@
+//! The PROXY protocol on a socket: the header is taken off, and nothing behind it.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Rules;
+use super::proxy_protocol::{self as protocol, Header, MAX, Malformed, Parsed};
+use crate::dispatch::Worker;
+use crate::metrics::Limit;
+use crate::visit::Came;
+
+/// While draining, how long a header is still waited for: as long as for a request.
+const LAST_WAIT: Duration = Duration::from_millis(250);
+
+/// Why there was no header.
+enum Lack {
+    /// The peer went without a word, as those do who only look whether the port is open.
+    Gone,
+    /// What came is none, or breaks off.
+    Malformed(Malformed),
+}
+
+/// Reads the header that a connection begins with, and says where the visitor comes from; `None` where the
+/// connection is to be closed, which is counted by then.
+///
+/// What follows the header stays in the socket. The header may take `header_timeout`, and the first request as long
+/// again. Allocates the header's buffer, 4 KiB, for as long as it is read.
+pub(super) async fn came(
+    socket: &mut TcpStream,
+    peer: IpAddr,
+    worker: &Worker,
+    rules: &Rules,
+    stop: &CancellationToken,
+) -> Option<Came> {
+    let close = |limit, why: &str| {
+        worker.counter.limited(limit);
+        tracing::debug!(%peer, why, "closed a connection that was to begin with a PROXY header");
+        None
+    };
+    if !worker.trusts(peer) {
+        return close(Limit::UntrustedProxy, "the peer is not among server.trusted_proxies");
+    }
+    let leaving = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_WAIT).await;
+    };
+    tokio::select! {
+        // Boxed: the state of every connection would have room for it otherwise.
+        header = Box::pin(take(socket)) => match header {
+            Ok(Header { client, by_tls }) => Some(Came { client: client.unwrap_or(peer), by_tls }),
+            Err(Lack::Gone) => None,
+            Err(Lack::Malformed(Malformed(why))) => close(Limit::ProxyProtocol, why),
+        },
+        () = tokio::time::sleep(rules.header_timeout) => close(Limit::ProxyProtocol, "header_timeout is over"),
+        () = leaving => None,
+    }
+}
+
+/// Takes the header off. It looks at what is there, and takes what is the header's: all of it while the header is
+/// not whole, since then it does not end in there.
+async fn take(socket: &mut TcpStream) -> Result<Header, Lack> {
+    let mut bytes = vec![0; MAX];
+    let mut taken = 0;
+    loop {
+        let there = socket.peek(&mut bytes[taken..]).await?;
+        if there == 0 {
+            return Err(match taken {
+                0 => Lack::Gone,
+                _ => Lack::Malformed(Malformed("it breaks off")),
+            });
+        }
+        let parsed = protocol::parse(&bytes[..taken + there]).map_err(Lack::Malformed)?;
+        let end = match parsed {
+            Parsed::Partly => taken + there,
+            Parsed::Whole { length, .. } => length,
+        };
+        socket.read_exact(&mut bytes[taken..end]).await?;
+        taken = end;
+        if let Parsed::Whole { header, .. } = parsed {
+            return Ok(header);
+        }
+    }
+}
+
+impl From<io::Error> for Lack {
+    /// The connection is broken.
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}

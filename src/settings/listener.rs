@@ -1,0 +1,60 @@
+//! An item of `server.listen`: an address for visitors, and what is spoken there.
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use super::reader::{self, Notes, Section};
+use super::values::Listen;
+
+/// A traffic listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its address.
+    pub address: Listen,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+}
+
+/// Reads `listen`: addresses, or tables that say more. `None` where the key is missing.
+pub(super) fn read_all(section: &mut Section<'_>) -> Option<Vec<Listener>> {
+    let notes = section.notes();
+    let items = section.items("listen")?.into_iter();
+    let listeners = items.filter_map(|(path, item)| match item.kind {
+        config::ValueKind::Table(_) => Listener::read(Section::new(path, item, notes), notes),
+        _ => reader::parse(&path, &item, notes).map(Listener::plain),
+    });
+    Some(listeners.collect())
+}
+
+impl Listener {
+    /// One that speaks HTTP and nothing before it.
+    pub const fn plain(address: Listen) -> Self {
+        Self { address, proxy_protocol: false }
+    }
+
+    fn read(mut section: Section<'_>, notes: &Notes) -> Option<Self> {
+        let path = section.key("address");
+        let had_address = section.has("address");
+        let address = section.optional("address");
+        let proxy_protocol = section.or("proxy_protocol", false);
+        section.finish();
+        if !had_address {
+            notes.problem(&path, "is missing, takes an IP address and a port, such as \"[::]:8080\"");
+        }
+        Some(Self { address: address?, proxy_protocol })
+    }
+}
+
+impl Serialize for Listener {
+    /// An address alone where there is nothing else to say.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { address, proxy_protocol } = self;
+        if *self == Self::plain(*address) {
+            return address.serialize(serializer);
+        }
+        let mut table = serializer.serialize_struct("Listener", 2)?;
+        table.serialize_field("address", address)?;
+        table.serialize_field("proxy_protocol", proxy_protocol)?;
+        table.end()
+    }
+}
