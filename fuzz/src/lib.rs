@@ -10,6 +10,7 @@ use signpost::dispatch::{Policy, Worker, dispatch};
 use signpost::forwarded::{Field, Trust};
 use signpost::keeper::Keeper;
 use signpost::metrics::Counter;
+use signpost::server::proxy_protocol::{Header, MAX, Parsed, parse};
 use signpost::settings::{Flags, Layers, Settings};
 use signpost::visit::Came;
 
@@ -95,6 +96,34 @@ pub fn forwarded(data: &[u8]) {
         let said = headers.values().any(|value| value.to_str().is_ok_and(|text| text.contains(['.', ':'])));
         assert!(came.client == PEER.client || said);
     }
+}
+
+/// However the bytes are cut, a header ends in one place, says one thing, and takes nothing of what follows it; what
+/// is none stays none. What it says can be said again.
+pub fn proxy_protocol(data: &[u8]) {
+    let all = parse(data);
+    for cut in 0..data.len() {
+        let part = parse(&data[..cut]);
+        match all {
+            Ok(Parsed::Partly) => assert_eq!(part, all),
+            Ok(Parsed::Whole { length, .. }) => {
+                assert_eq!(part, if cut < length { Ok(Parsed::Partly) } else { all });
+            }
+            // Some part was wrong first, and everything from there on is.
+            Err(_) => assert!(!matches!(part, Ok(Parsed::Whole { .. }))),
+        }
+    }
+    let Ok(Parsed::Whole { length, header }) = all else {
+        assert!(all.is_err() || data.len() < MAX, "it would never end");
+        return;
+    };
+    assert!(length <= MAX.min(data.len()));
+    let Some(client) = header.client else { return };
+    assert_eq!(client, client.to_canonical());
+    let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+    let line = format!("PROXY {family} {client} {client} 1 65535\r\n");
+    let said = Header { client: Some(client), by_tls: false };
+    assert_eq!(parse(line.as_bytes()), Ok(Parsed::Whole { length: line.len(), header: said }));
 }
 
 /// Each line is `key=value`, a variable: settings load, or say which key is wrong. What loads builds a fleet.

@@ -31,6 +31,11 @@ fn forwarded() {
 }
 
 #[test]
+fn proxy_protocol() {
+    run("proxy_protocol", targets::proxy_protocol);
+}
+
+#[test]
 fn settings() {
     run("settings", targets::settings);
 }
