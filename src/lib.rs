@@ -27,6 +27,7 @@ pub mod access_log;
 // The pure core.
 pub mod fleet;
 pub mod strategy;
+mod listed;
 
 // Keeping the fleet true.
 pub mod keeper;

@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use crate::fleet::NoRoute;
+use crate::listed::listed;
 
 /// A visitor is sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,21 +16,20 @@ pub struct Choice {
     pub pin: bool,
 }
 
-/// Why a backend was chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// By a valid pin.
-    Pinned,
-    /// By the strategy, in place of a valid pin's backend that can't be used.
-    Repinned,
-    /// By the strategy.
-    Picked,
+listed! {
+    /// Why a backend was chosen.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Decision {
+        /// By a valid pin.
+        Pinned,
+        /// By the strategy, in place of a valid pin's backend that can't be used.
+        Repinned,
+        /// By the strategy.
+        Picked,
+    }
 }
 
 impl Decision {
-    /// Every decision, in the order of their counts in a slab.
-    pub const ALL: [Self; 3] = [Self::Pinned, Self::Repinned, Self::Picked];
-
     /// Its name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,55 +40,40 @@ impl Decision {
     }
 }
 
-/// Why a request is not redirected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// No valid HTTP; hyper answered.
-    Malformed,
-    /// HTTP/2 without TLS, which is not spoken here.
-    Http2InTheClear,
-    /// The head is over `max_header_bytes` or `max_headers`; hyper answered.
-    HeadTooLarge,
-    /// HTTP/1.1 without `Host`.
-    HostMissing,
-    /// More than one `Host`.
-    HostDoubled,
-    /// A `Host` that breaks the grammar.
-    HostMalformed,
-    /// A target that is neither a path nor an http(s) URL without userinfo.
-    BadTarget,
-    /// Dot segments that would leave a backend's base path.
-    TargetClimbs,
-    /// A target over `max_target_bytes`.
-    TargetTooLong,
-    /// `TRACE` or `CONNECT`.
-    MethodNotAllowed,
-    /// No pool serves the host.
-    HostUnknown,
-    /// The host is served, this path is not.
-    PathUnknown,
-    /// No backend of the pool is eligible.
-    NoBackend,
+listed! {
+    /// Why a request is not redirected.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Refusal {
+        /// No valid HTTP; hyper answered.
+        Malformed,
+        /// HTTP/2 without TLS, which is not spoken here.
+        Http2InTheClear,
+        /// The head is over `max_header_bytes` or `max_headers`; hyper answered.
+        HeadTooLarge,
+        /// HTTP/1.1 without `Host`.
+        HostMissing,
+        /// More than one `Host`.
+        HostDoubled,
+        /// A `Host` that breaks the grammar.
+        HostMalformed,
+        /// A target that is neither a path nor an http(s) URL without userinfo.
+        BadTarget,
+        /// Dot segments that would leave a backend's base path.
+        TargetClimbs,
+        /// A target over `max_target_bytes`.
+        TargetTooLong,
+        /// `TRACE` or `CONNECT`.
+        MethodNotAllowed,
+        /// No pool serves the host.
+        HostUnknown,
+        /// The host is served, this path is not.
+        PathUnknown,
+        /// No backend of the pool is eligible.
+        NoBackend,
+    }
 }
 
 impl Refusal {
-    /// Every refusal, in the order of their counts in a slab.
-    pub const ALL: [Self; 13] = [
-        Self::Malformed,
-        Self::Http2InTheClear,
-        Self::HeadTooLarge,
-        Self::HostMissing,
-        Self::HostDoubled,
-        Self::HostMalformed,
-        Self::BadTarget,
-        Self::TargetClimbs,
-        Self::TargetTooLong,
-        Self::MethodNotAllowed,
-        Self::HostUnknown,
-        Self::PathUnknown,
-        Self::NoBackend,
-    ];
-
     /// The status it is answered with.
     pub const fn status(self) -> StatusCode {
         match self {

@@ -13,6 +13,7 @@ use http::HeaderMap;
 use http::header::COOKIE;
 
 use crate::fleet::{MAC_BYTES, Pins, Tag};
+use crate::listed::listed;
 
 const VERSION: u8 = 1;
 const CLAIMS_BYTES: usize = 1 + 8 + 4 + 8 + 8;
@@ -40,37 +41,28 @@ pub enum Pinned {
     Gone,
 }
 
-/// Why a pin does not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// No pin of ours at all.
-    Malformed,
-    /// Another pool's.
-    Foreign,
-    /// Signed with none of our secrets, or changed.
-    Forged,
-    /// Of another generation.
-    Generation,
-    /// Older than `max_age`.
-    Expired,
-    /// Issued more than five minutes from now.
-    NotYetValid,
-    /// Valid, but its backend is gone.
-    UnknownBackend,
+listed! {
+    /// Why a pin does not count.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Rejection {
+        /// No pin of ours at all.
+        Malformed,
+        /// Another pool's.
+        Foreign,
+        /// Signed with none of our secrets, or changed.
+        Forged,
+        /// Of another generation.
+        Generation,
+        /// Older than `max_age`.
+        Expired,
+        /// Issued more than five minutes from now.
+        NotYetValid,
+        /// Valid, but its backend is gone.
+        UnknownBackend,
+    }
 }
 
 impl Rejection {
-    /// Every reason, in the order of their counts in a slab.
-    pub const ALL: [Self; 7] = [
-        Self::Malformed,
-        Self::Foreign,
-        Self::Forged,
-        Self::Generation,
-        Self::Expired,
-        Self::NotYetValid,
-        Self::UnknownBackend,
-    ];
-
     /// Its name in metrics.
     pub const fn reason(self) -> &'static str {
         match self {

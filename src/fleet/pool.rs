@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::{Admin, Backend, Cors, Health, Pins, Ramp, Slot, Standing};
+use crate::listed::listed;
 use crate::strategy::{Kind, Memory, Strategy, Turn, Weights};
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
@@ -52,18 +53,20 @@ pub struct Roster {
     pub probe_times: Slot,
 }
 
-/// Who of a pool's backends new visitors are sent to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// Primaries that are up.
-    Primaries,
-    /// Backups that are up, for no primary is.
-    Backups,
-    /// All that are active, though probes call them down: too many are to believe the probes, or to give up.
-    FailOpen,
-    /// Nobody.
-    Nobody,
+listed! {
+    /// Who of a pool's backends new visitors are sent to.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Tier {
+        /// Primaries that are up.
+        Primaries,
+        /// Backups that are up, for no primary is.
+        Backups,
+        /// All that are active, though probes call them down: too many are to believe the probes, or to give up.
+        FailOpen,
+        /// Nobody.
+        Nobody,
+    }
 }
 
 /// What becomes of a pin to a backend.

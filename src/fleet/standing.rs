@@ -1,6 +1,7 @@
 //! Where a backend stands: what the operator says of it, what probes say, and its weight in effect.
 
 use super::Weight;
+use crate::listed::listed;
 
 /// What the operator says of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -15,17 +16,19 @@ pub enum Admin {
     Maintenance,
 }
 
-/// What probes say of a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Health {
-    /// Not probed, or not yet. Counts as up.
-    #[default]
-    Unknown,
-    /// Its probes succeed.
-    Up,
-    /// They fail.
-    Down,
+listed! {
+    /// What probes say of a backend.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Health {
+        /// Not probed, or not yet. Counts as up.
+        #[default]
+        Unknown,
+        /// Its probes succeed.
+        Up,
+        /// They fail.
+        Down,
+    }
 }
 
 impl Health {
@@ -129,26 +132,25 @@ impl Standing {
     }
 }
 
-/// The state of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Not probed; counts as up.
-    Unknown,
-    /// Its probes succeed.
-    Up,
-    /// Its probes fail.
-    Down,
-    /// Gets only those who are pinned to it.
-    Draining,
-    /// Gets nobody.
-    Maintenance,
+listed! {
+    /// The state of a backend.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum State {
+        /// Not probed; counts as up.
+        Unknown,
+        /// Its probes succeed.
+        Up,
+        /// Its probes fail.
+        Down,
+        /// Gets only those who are pinned to it.
+        Draining,
+        /// Gets nobody.
+        Maintenance,
+    }
 }
 
 impl State {
-    /// Every state.
-    pub const ALL: [Self; 5] = [Self::Unknown, Self::Up, Self::Down, Self::Draining, Self::Maintenance];
-
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
         match self {

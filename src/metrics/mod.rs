@@ -17,6 +17,7 @@ pub use collector::{Registry, Sources};
 pub use slab::{Slab, Slots};
 
 use crate::fleet::{Backend, Pool, Roster, Slot};
+use crate::listed::listed;
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
@@ -36,33 +37,26 @@ const CODES: [StatusCode; 12] = [
     StatusCode::HTTP_VERSION_NOT_SUPPORTED,
 ];
 
-/// What a connection ran into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// `header_timeout`.
-    HeaderTimeout,
-    /// `idle_timeout`.
-    IdleTimeout,
-    /// The process had no file descriptor left.
-    Descriptors,
-    /// The admin listener's connections.
-    AdminConnections,
-    /// A header of the PROXY protocol that was malformed, or was not there within `header_timeout`.
-    ProxyProtocol,
-    /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
-    UntrustedProxy,
+listed! {
+    /// What a connection ran into.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Limit {
+        /// `header_timeout`.
+        HeaderTimeout,
+        /// `idle_timeout`.
+        IdleTimeout,
+        /// The process had no file descriptor left.
+        Descriptors,
+        /// The admin listener's connections.
+        AdminConnections,
+        /// A header of the PROXY protocol that was malformed, or was not there within `header_timeout`.
+        ProxyProtocol,
+        /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
+        UntrustedProxy,
+    }
 }
 
 impl Limit {
-    const ALL: [Self; 6] = [
-        Self::HeaderTimeout,
-        Self::IdleTimeout,
-        Self::Descriptors,
-        Self::AdminConnections,
-        Self::ProxyProtocol,
-        Self::UntrustedProxy,
-    ];
-
     const fn name(self) -> &'static str {
         match self {
             Self::HeaderTimeout => "header_timeout",
@@ -75,29 +69,28 @@ impl Limit {
     }
 }
 
-/// How a probe ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// As it should.
-    Ok,
-    /// The name has no address.
-    Dns,
-    /// No connection could be made.
-    Connect,
-    /// No TLS session could be made, or the certificate is not valid.
-    Tls,
-    /// It took too long.
-    Timeout,
-    /// What came was no answer, or too long a one.
-    Protocol,
-    /// The answer's status is not expected.
-    Status,
+listed! {
+    /// How a probe ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Probe {
+        /// As it should.
+        Ok,
+        /// The name has no address.
+        Dns,
+        /// No connection could be made.
+        Connect,
+        /// No TLS session could be made, or the certificate is not valid.
+        Tls,
+        /// It took too long.
+        Timeout,
+        /// What came was no answer, or too long a one.
+        Protocol,
+        /// The answer's status is not expected.
+        Status,
+    }
 }
 
 impl Probe {
-    const ALL: [Self; 7] =
-        [Self::Ok, Self::Dns, Self::Connect, Self::Tls, Self::Timeout, Self::Protocol, Self::Status];
-
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -306,15 +299,6 @@ fn labels_of(pool: &Pool) -> (&str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn enums_stand_in_the_order_of_their_counts() {
-        assert!(Refusal::ALL.iter().enumerate().all(|(at, &refusal)| refusal as usize == at));
-        assert!(Rejection::ALL.iter().enumerate().all(|(at, &rejection)| rejection as usize == at));
-        assert!(Decision::ALL.iter().enumerate().all(|(at, &decision)| decision as usize == at));
-        assert!(Probe::ALL.iter().enumerate().all(|(at, &probe)| probe as usize == at));
-        assert!(Limit::ALL.iter().enumerate().all(|(at, &limit)| limit as usize == at));
-    }
 
     #[test]
     fn every_status_we_answer_with_is_counted() {

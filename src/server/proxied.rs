@@ -50,8 +50,7 @@ pub(super) async fn came(
         tokio::time::sleep(LAST_WAIT).await;
     };
     tokio::select! {
-        // Boxed: the state of every connection would have room for it otherwise.
-        header = Box::pin(take(socket)) => match header {
+        header = take(socket) => match header {
             Ok(Header { client, by_tls }) => Some(Came { client: client.unwrap_or(peer), by_tls }),
             Err(Lack::Gone) => None,
             Err(Lack::Malformed(Malformed(why))) => close(Limit::ProxyProtocol, why),

@@ -18,21 +18,22 @@ use serde::Serialize;
 pub use random::Random;
 pub use round_robin::RoundRobin;
 
-/// A strategy as the settings name it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Each pick is a throw of weighted dice.
-    Random,
-    /// Backends take turns; weights are exact over each cycle.
-    #[default]
-    RoundRobin,
+use crate::listed::listed;
+
+listed! {
+    /// A strategy as the settings name it.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Kind {
+        /// Each pick is a throw of weighted dice.
+        Random,
+        /// Backends take turns; weights are exact over each cycle.
+        #[default]
+        RoundRobin,
+    }
 }
 
 impl Kind {
-    /// Every strategy, in the order in which errors list them.
-    pub const ALL: [Self; 2] = [Self::Random, Self::RoundRobin];
-
     /// Its name in settings, metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 21] = [
+const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("main", &["cli"]),
     ("cli", &["run", "server", "settings", "telemetry", "admin", "demo"]),
     (
@@ -32,15 +32,16 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("reload", &["keeper", "metrics", "settings"]),
     ("health", &["keeper", "metrics", "fleet", "settings"]),
     ("keeper", &["settings", "metrics", "fleet", "strategy"]),
-    ("metrics", &["outcome", "pin", "fleet"]),
+    ("metrics", &["outcome", "pin", "fleet", "listed"]),
     ("access_log", &["outcome", "fleet"]),
     ("forwarded", &["visit"]),
     ("visit", &["outcome", "fleet"]),
-    ("outcome", &["fleet"]),
-    ("pin", &["fleet"]),
+    ("outcome", &["fleet", "listed"]),
+    ("pin", &["fleet", "listed"]),
     ("settings", &["fleet", "strategy"]),
-    ("fleet", &["strategy"]),
-    ("strategy", &[]),
+    ("fleet", &["strategy", "listed"]),
+    ("strategy", &["listed"]),
+    ("listed", &[]),
     ("demo", &[]),
 ];
 

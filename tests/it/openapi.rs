@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use signpost::fleet::State;
+use signpost::fleet::{Health, State, Tier};
 use signpost::strategy::Kind;
 
 use crate::harness::{Answer, Connection, Signpost, command, settings_file};
@@ -121,7 +121,9 @@ fn what_it_names_is_what_there_is_in_the_program() {
     let words =
         |schema, property| &at(&document, &["components", "schemas", schema, "properties", property])["enum"];
     assert_eq!(*words("Pool", "strategy"), json!(Kind::ALL.map(Kind::name)));
+    assert_eq!(*words("Pool", "tier"), json!(Tier::ALL));
     assert_eq!(*words("Backend", "state"), json!(State::ALL.map(State::name)));
+    assert_eq!(*words("Backend", "health"), json!(Health::ALL.map(Health::name)));
 
     let mut ids = BTreeSet::new();
     for (path, item) in object(&document["paths"]) {
