@@ -107,8 +107,10 @@ pub(super) fn as_table<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S
 
 /// Reads every pool; those whose name is none are noted and left out.
 pub(super) fn read_all(pools: Section<'_>) -> Vec<Pool> {
+    const TAKES: &str =
+        "the table of a pool; what is a pool's own stands under its name, such as [pools.site]";
     let mut read = Vec::new();
-    for (name, section) in pools.named_sections() {
+    for (name, section) in pools.named_sections(TAKES) {
         match PoolName::parse(&name) {
             Ok(name) => read.push(Pool::read(name, section)),
             Err(takes) => section.problem(format!("got {name:?}, takes {takes}")),

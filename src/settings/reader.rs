@@ -228,13 +228,19 @@ impl<'a> Section<'a> {
         self.section(key).unwrap_or_else(|| Section::new(path, Value::new(None, ValueKind::Nil), self.notes))
     }
 
-    /// Every key of this table with the table behind it: for tables whose keys are names.
-    pub(super) fn named_sections(mut self) -> Vec<(String, Section<'a>)> {
+    /// Every key of this table with the table behind it: for tables whose keys are names. Where another value stands
+    /// behind it, that is noted with what it `takes`, and the key is left out.
+    pub(super) fn named_sections(mut self, takes: &str) -> Vec<(String, Section<'a>)> {
         let left = std::mem::take(&mut self.left);
         left.into_iter()
-            .map(|(name, value)| {
-                let section = Section::new(self.key(&name), value, self.notes);
-                (name, section)
+            .filter_map(|(name, value)| {
+                let path = self.key(&name);
+                if matches!(value.kind, ValueKind::Table(_) | ValueKind::Nil) {
+                    return Some((name, Section::new(path, value, self.notes)));
+                }
+                self.notes.remember(&path, &value);
+                self.notes.problem(&path, format!("got {}, takes {takes}", shown(&value)));
+                None
             })
             .collect()
     }

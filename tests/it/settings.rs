@@ -25,6 +25,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (pool(""), "pools.a.backends", "takes one or more"),
         ("[pools.a]".to_owned(), "pools.a.backends", "takes one or more"),
         ("[pools.A]\nbackends = ['http://b']".to_owned(), "pools.A", "a-z 0-9 _ -"),
+        ("[pools]\nbackends = ['http://b']".to_owned(), "pools.backends", "such as [pools.site]"),
         (url("b.example"), "pools.a.backends[0]", "no scheme"),
         (url("ftp://b.example"), "pools.a.backends[0]", "neither http nor https"),
         (url("https://u:p@b.example"), "pools.a.backends[0]", "userinfo"),
@@ -205,6 +206,8 @@ fn a_key_is_no_path() {
 fn one_mistake_is_one_line() {
     for toml in [
         "[pools.a]\nbackends = ['nonsense']",
+        "[pools]\nbackends = ['http://127.0.0.1:1']",
+        "[pools]\nstrategy = 'random'",
         "[pools.A]\nbackends = ['http://127.0.0.1:1']",
         "[pools.a]\nbackends = ['nonsense', 'http://127.0.0.1:1', 'http://127.0.0.1:1']",
         "[server]\nlisten = ['x']\n[pools.a]\nbackends = ['http://127.0.0.1:1']",
