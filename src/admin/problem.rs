@@ -35,16 +35,18 @@ impl Problem {
 }
 
 impl From<PathRejection> for Problem {
-    /// A path whose escapes are no UTF-8.
     fn from(rejection: PathRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        Self::new(rejection.status(), "the path has escapes that are no UTF-8")
     }
 }
 
 impl From<BytesRejection> for Problem {
-    /// A body that is too large, or breaks off.
     fn from(rejection: BytesRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        let detail = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => "the body is too large, takes 64 KiB at most",
+            _ => "the body can't be read to its end",
+        };
+        Self::new(rejection.status(), detail)
     }
 }
 
