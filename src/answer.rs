@@ -125,6 +125,10 @@ pub fn refuse(refusal: Refusal, spread: u32) -> Answer {
         Refusal::NoBackend => {
             headers.insert(RETRY_AFTER, HeaderValue::from(2 + spread % 7));
         }
+        // Within a second a client is owed at least one request.
+        Refusal::RateLimited => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         _ => {}
     }
     answer

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,9 +15,10 @@ use rand::rngs::SmallRng;
 
 use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
+use crate::clients::{Clients, Verdict};
 use crate::fleet::{Fleet, Keeps, Pool, Roster, climbs};
 use crate::forwarded::Trust;
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Limit};
 use crate::outcome::{Choice, Decision, Refusal};
 use crate::pin::{self, Pinned};
 use crate::strategy::Turn;
@@ -41,6 +43,8 @@ pub struct Policy {
     pub max_target: usize,
     /// Who may tell where a visitor came from.
     pub trust: Trust,
+    /// What each client has had, where that is limited.
+    pub clients: Arc<Clients>,
 }
 
 impl Worker {
@@ -76,7 +80,9 @@ pub fn dispatch<B>(worker: &Worker, request: &Request<B>, peer: Came) -> Answer 
     let fleet = cache.load();
 
     let mut seen = Seen::default();
-    let answer = serve(worker, fleet, request, came, &mut seen).unwrap_or_else(|refusal| {
+    // Nothing that was borrowed outlives a panic but the counts, which are whole after each step.
+    let served = catch_unwind(AssertUnwindSafe(|| serve(worker, fleet, request, came, started, &mut seen)));
+    let answer = served.unwrap_or_else(|_| worker.panicked()).unwrap_or_else(|refusal| {
         seen.refusal = Some(refusal);
         worker.counter.refusal(refusal);
         answer::refuse(refusal, worker.rng.borrow_mut().next_u32())
@@ -100,8 +106,10 @@ fn serve<'f, B>(
     fleet: &'f Fleet,
     request: &Request<B>,
     came: Came,
+    now: Instant,
     seen: &mut Seen<'f>,
 ) -> Result<Answer, Refusal> {
+    worker.admit(came, now)?;
     let visit = Visit::read(request, came, worker.policy.max_target)?;
     let host = visit.host.as_deref();
     let Target::Path(target) = visit.target else {
@@ -122,14 +130,38 @@ fn serve<'f, B>(
         return Err(Refusal::TargetClimbs);
     }
 
-    let now = if roster.pins.is_some() { unix_now() } else { 0 };
-    let choice = worker.choose(pool, worker.pinned(roster, visit.headers, now))?;
+    let issued = if roster.pins.is_some() { unix_now() } else { 0 };
+    let choice = worker.choose(pool, worker.pinned(roster, visit.headers, issued))?;
     seen.choice = Some(choice);
     worker.counter.redirect(&roster.backends[choice.backend], choice.decision);
-    Ok(answer::redirect(roster, choice, &visit, target, now))
+    Ok(answer::redirect(roster, choice, &visit, target, issued))
 }
 
 impl Worker {
+    /// Turns a client away that sends more than it may.
+    fn admit(&self, came: Came, now: Instant) -> Result<(), Refusal> {
+        match self.policy.clients.request(came.client, now) {
+            Verdict::Serve => Ok(()),
+            Verdict::TooMany => Err(Refusal::RateLimited),
+            Verdict::Unknown => {
+                self.counter.limited(Limit::ClientTable);
+                Ok(())
+            }
+        }
+    }
+
+    /// A mistake in the program costs the one answer during which it showed.
+    fn panicked(&self) -> Result<Answer, Refusal> {
+        self.counter.panicked();
+        tracing::error!("a request panicked and was answered 500");
+        Err(Refusal::Panicked)
+    }
+
+    /// What the clients of all workers have had.
+    pub fn clients(&self) -> &Arc<Clients> {
+        &self.policy.clients
+    }
+
     /// What the visitor's cookies say, where the pool pins at all.
     fn pinned(&self, roster: &Roster, headers: &HeaderMap, now: u64) -> Pinned {
         let Some(pins) = &roster.pins else { return Pinned::No };
@@ -228,8 +260,8 @@ mod tests {
 
     const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
 
-    /// A pool that the settings would refuse.
-    fn with_nobody_eligible() -> Worker {
+    /// A pool that the settings would refuse; the route leads to that one, or to one that is not there.
+    fn with_nobody_eligible(route_to: usize) -> Worker {
         let backend = Backend { id: "a".into(), base: "http://a".into(), slot: Slot(100), probes: Slot(103) };
         let roster = Roster {
             name: "p".into(),
@@ -247,9 +279,10 @@ mod tests {
         };
         let standing = Standing::of_settings(Weight::new(0).unwrap());
         let pool = Pool::new(Arc::new(roster), [standing].into(), &Memory::default());
-        let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: 0 }]);
+        let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
         let fleet = Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into() };
-        let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
+        let policy =
+            Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded), clients: Clients::new(0, 0) };
         Worker::new(
             Arc::new(ArcSwap::from_pointee(fleet)),
             rand::make_rng(),
@@ -261,7 +294,7 @@ mod tests {
 
     #[test]
     fn nobody_eligible_is_503_with_a_spread_retry_after() {
-        let worker = with_nobody_eligible();
+        let worker = with_nobody_eligible(0);
         let request = Request::get("/").header("host", "a").body(()).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..500 {
@@ -271,5 +304,19 @@ mod tests {
             seen.insert(answer.headers()["retry-after"].to_str().unwrap().to_owned());
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["2", "3", "4", "5", "6", "7", "8"]);
+    }
+
+    #[test]
+    fn a_panic_costs_one_answer_and_is_counted() {
+        let worker = with_nobody_eligible(7);
+        let request = |path: &str| Request::get(path).header("host", "a").body(()).unwrap();
+        for count in 1..=3 {
+            let answer = dispatch(&worker, &request("/"), CAME);
+            assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(answer.headers()["cache-control"], "no-store");
+            assert_eq!(worker.counter.panics(), count);
+        }
+        let bad = Request::get("/").body(()).unwrap();
+        assert_eq!(dispatch(&worker, &bad, CAME).status(), StatusCode::BAD_REQUEST, "it goes on serving");
     }
 }

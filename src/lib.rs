@@ -19,6 +19,7 @@ pub mod server;
 pub mod dispatch;
 pub mod visit;
 pub mod forwarded;
+pub mod clients;
 pub mod pin;
 pub mod outcome;
 pub mod answer;

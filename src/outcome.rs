@@ -70,6 +70,10 @@ listed! {
         PathUnknown,
         /// No backend of the pool is eligible.
         NoBackend,
+        /// The client sends more than `requests_per_second_per_client`.
+        RateLimited,
+        /// A mistake in the program; it cost this answer alone.
+        Panicked,
     }
 }
 
@@ -90,6 +94,8 @@ impl Refusal {
             Self::HostUnknown => StatusCode::MISDIRECTED_REQUEST,
             Self::PathUnknown => StatusCode::NOT_FOUND,
             Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -109,6 +115,8 @@ impl Refusal {
             Self::HostUnknown => "host_unknown",
             Self::PathUnknown => "path_unknown",
             Self::NoBackend => "no_backend",
+            Self::RateLimited => "rate_limited",
+            Self::Panicked => "panicked",
         }
     }
 
@@ -128,6 +136,8 @@ impl Refusal {
             Self::HostUnknown => "This host is not served here.\n",
             Self::PathUnknown => "Nothing is served under this path.\n",
             Self::NoBackend => "No server is available right now.\n",
+            Self::RateLimited => "Too many requests from your address; try again in a second.\n",
+            Self::Panicked => "Something went wrong here.\n",
         }
     }
 }

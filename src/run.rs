@@ -3,13 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness, Shown};
+use crate::clients::Clients;
 use crate::dispatch::{Policy, Worker};
 use crate::forwarded::{Field, Trust};
 use crate::health::Prober;
@@ -79,11 +80,13 @@ pub async fn run(
     }
     let admin_slot = listener_slot(admin);
 
+    let limits = &settings.server.limits;
+    let clients = Clients::new(limits.requests_per_second_per_client, limits.max_connections_per_client);
     let mut crew = Crew::new(&settings.server.limits);
     let staffed = of_worker.into_iter().map(|own| {
         let slab = Arc::<Slab>::default();
         slabs.push(Arc::clone(&slab));
-        let (counter, policy) = (Counter::new(slab), request_policy(settings));
+        let (counter, policy) = (Counter::new(slab), request_policy(settings, &clients));
         let worker =
             Worker::new(Arc::clone(&fleet), rand::make_rng(), counter, policy, telemetry.access_log());
         (worker, own)
@@ -102,6 +105,7 @@ pub async fn run(
         version: env!("CARGO_PKG_VERSION"),
     })
     .map_err(io::Error::other)?;
+    tokio::task::spawn_local(sweep(clients));
     let (events, changes) = mpsc::channel(QUEUE);
     let at_once = settings.server.limits.max_probes.0.into();
     let prober = Prober::new(at_once, events.clone(), own_counter.clone())?;
@@ -163,14 +167,26 @@ async fn first_round(mut settled: watch::Receiver<bool>) {
     let _ = settled.wait_for(|settled| *settled).await;
 }
 
+/// Has clients forgotten who need not be remembered.
+async fn sweep(clients: Arc<Clients>) {
+    loop {
+        tokio::time::sleep(Clients::SWEEP).await;
+        clients.sweep(Instant::now());
+    }
+}
+
 /// What the settings say of every request.
-fn request_policy(settings: &Settings) -> Policy {
+fn request_policy(settings: &Settings, clients: &Arc<Clients>) -> Policy {
     let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
     let field = match settings.server.forwarded_by {
         ForwardedBy::XForwardedFor => Field::XForwardedFor,
         ForwardedBy::Forwarded => Field::Forwarded,
     };
-    Policy { max_target: settings.server.limits.max_target_bytes.0, trust: Trust::new(proxies, field) }
+    Policy {
+        max_target: settings.server.limits.max_target_bytes.0,
+        trust: Trust::new(proxies, field),
+        clients: Arc::clone(clients),
+    }
 }
 
 /// Stops accepting and waits for what is under way.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use signpost::clients::Clients;
 use signpost::dispatch::{Policy, Worker, dispatch};
 use signpost::forwarded::{Field, Trust};
 use signpost::keeper::Keeper;
@@ -20,7 +21,8 @@ const PEER: Came = Came { client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), by_tls
 fn worker() -> Worker {
     let flags = Flags { backends: vec![BASE.to_owned()], pin: true, ..Flags::default() };
     let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
-    let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
+    let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
+    let policy = Policy { max_target: 8192, trust, clients };
     Worker::new(
         Keeper::start(&settings, Counter::default()).published(),
         rand::make_rng(),

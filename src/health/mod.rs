@@ -146,15 +146,26 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
     }
 }
 
-async fn probe_once(shared: &Shared, target: &Target) -> Result<(), Failure> {
+async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<(), Failure> {
     // The semaphore is never closed; waiting for a place is not the backend's fault and does not count.
     let _place = shared.places.acquire().await;
     let began = Instant::now();
-    let timeout = target.health.timeout.0;
-    let outcome = tokio::time::timeout(timeout, shared.tools.probe(target)).await.unwrap_or_else(|_| {
+    let late = || {
         let reason = format!("no answer within {}", target.health.timeout);
         Err(Failure { result: Probe::Timeout, reason })
-    });
+    };
+    // A task of its own: were it to panic, this backend would never be probed again.
+    let probing = {
+        let (shared, target) = (Rc::clone(shared), Arc::clone(target));
+        async move { tokio::time::timeout(target.health.timeout.0, shared.tools.probe(&target)).await }
+    };
+    let outcome = match tokio::task::spawn_local(probing).await {
+        Ok(in_time) => in_time.unwrap_or_else(|_| late()),
+        Err(_) => {
+            shared.counter.panicked();
+            Err(Failure { result: Probe::Protocol, reason: "the probe panicked".to_owned() })
+        }
+    };
     let result = outcome.as_ref().err().map_or(Probe::Ok, |failure| failure.result);
     shared.counter.probed(target.results, target.times, result, began.elapsed());
     outcome

@@ -22,7 +22,7 @@ use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
 /// The statuses of `signpost_responses_total`, in the order of their counts in a slab.
-const CODES: [StatusCode; 12] = [
+const CODES: [StatusCode; 14] = [
     StatusCode::NO_CONTENT,
     StatusCode::FOUND,
     StatusCode::SEE_OTHER,
@@ -32,7 +32,9 @@ const CODES: [StatusCode; 12] = [
     StatusCode::METHOD_NOT_ALLOWED,
     StatusCode::URI_TOO_LONG,
     StatusCode::MISDIRECTED_REQUEST,
+    StatusCode::TOO_MANY_REQUESTS,
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    StatusCode::INTERNAL_SERVER_ERROR,
     StatusCode::SERVICE_UNAVAILABLE,
     StatusCode::HTTP_VERSION_NOT_SUPPORTED,
 ];
@@ -47,6 +49,14 @@ listed! {
         IdleTimeout,
         /// The process had no file descriptor left.
         Descriptors,
+        /// `max_connections`.
+        Connections,
+        /// `max_connections_per_client`.
+        ConnectionsPerClient,
+        /// A connection was closed while idle, to make room for another at `max_connections`.
+        Evicted,
+        /// More clients than can be known at once; what is limited per client was not for these.
+        ClientTable,
         /// The admin listener's connections.
         AdminConnections,
         /// A header of the PROXY protocol that was malformed, or was not there within `header_timeout`.
@@ -62,6 +72,10 @@ impl Limit {
             Self::HeaderTimeout => "header_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::Descriptors => "descriptors",
+            Self::Connections => "connections",
+            Self::ConnectionsPerClient => "connections_per_client",
+            Self::Evicted => "evicted",
+            Self::ClientTable => "client_table",
             Self::AdminConnections => "admin_connections",
             Self::ProxyProtocol => "proxy_protocol",
             Self::UntrustedProxy => "untrusted_proxy",

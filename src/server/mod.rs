@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use connection::{End, Rules, Served, serve};
-pub use descriptors::raise_limit;
+pub use descriptors::{max_connections, raise_limit};
 pub use listener::{Bound, bind};
 pub use worker::Listener;
 

@@ -150,6 +150,11 @@ async fn visit(
         };
         came = told;
     }
+    let exempt = worker.trusts(came.client);
+    let connected = if exempt { None } else { Some(worker.clients().connect(came.client)) };
+    if let Some(None) = connected {
+        return worker.counter.limited(Limit::ConnectionsPerClient);
+    }
     let service = Dispatch { worker: Rc::clone(&worker), came };
     let served = connection::serve(socket, service, &rules, &stop).await;
     match served.end {

@@ -78,6 +78,12 @@ pub struct Limits {
     pub max_headers: HeaderCount,
     /// The longest request target; over it 414.
     pub max_target_bytes: Size,
+    /// Connections at once, over all listeners for visitors; 0: as many as descriptors allow, 50 000 at most.
+    pub max_connections: u32,
+    /// Connections at once of one client address (one /64 of IPv6); 0: no limit.
+    pub max_connections_per_client: u32,
+    /// Requests a second of one client address (one /64 of IPv6); over it 429. 0: no limit.
+    pub requests_per_second_per_client: u32,
     /// How many probes run at once, over all pools.
     pub max_probes: ProbeCount,
 }
@@ -208,6 +214,9 @@ impl Default for Limits {
             max_header_bytes: Size::kib(16),
             max_headers: HeaderCount(100),
             max_target_bytes: Size::kib(8),
+            max_connections: 0,
+            max_connections_per_client: 0,
+            requests_per_second_per_client: 0,
             max_probes: ProbeCount(512),
         }
     }
@@ -233,6 +242,11 @@ impl Limits {
                 "a size from 64B to 60KiB",
                 |size| (64..=60 << 10).contains(&size.0),
             ),
+            max_connections: section.or("max_connections", default.max_connections),
+            max_connections_per_client: section
+                .or("max_connections_per_client", default.max_connections_per_client),
+            requests_per_second_per_client: section
+                .or("requests_per_second_per_client", default.requests_per_second_per_client),
             max_probes: section.or("max_probes", default.max_probes),
         };
         section.finish();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 22] = [
+const MAY_IMPORT: [(&str, &[&str]); 23] = [
     ("main", &["cli"]),
     ("cli", &["run", "server", "settings", "telemetry", "admin", "demo"]),
     (
@@ -16,17 +16,30 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
             "keeper",
             "dispatch",
             "forwarded",
+            "clients",
             "metrics",
             "settings",
             "telemetry",
         ],
     ),
     ("admin", &["server", "reload", "keeper", "metrics", "fleet", "settings"]),
-    ("server", &["dispatch", "answer", "outcome", "visit", "metrics", "fleet", "settings"]),
+    ("server", &["dispatch", "clients", "answer", "outcome", "visit", "metrics", "fleet", "settings"]),
     (
         "dispatch",
-        &["forwarded", "visit", "pin", "answer", "outcome", "metrics", "access_log", "fleet", "strategy"],
+        &[
+            "forwarded",
+            "clients",
+            "visit",
+            "pin",
+            "answer",
+            "outcome",
+            "metrics",
+            "access_log",
+            "fleet",
+            "strategy",
+        ],
     ),
+    ("clients", &[]),
     ("answer", &["outcome", "visit", "pin", "fleet"]),
     ("telemetry", &["access_log", "settings"]),
     ("reload", &["keeper", "metrics", "settings"]),

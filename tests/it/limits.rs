@@ -1,6 +1,6 @@
 //! What one connection may cost.
 
-use crate::harness::Signpost;
+use crate::harness::{Connection, Signpost};
 
 fn start(limits: &str) -> Signpost {
     Signpost::with_settings(&format!(
@@ -68,4 +68,76 @@ fn descriptors_that_run_out_come_back() {
 fn the_soft_limit_of_descriptors_is_raised() {
     let signpost = start_limited("-Sn 100 && ulimit -Hn 500");
     assert_eq!(signpost.metric("process_max_fds", &[]), 500.0);
+}
+
+#[test]
+fn a_client_has_its_rate_and_no_other_pays_for_it() {
+    let signpost = start("requests_per_second_per_client = 5");
+    let statuses: Vec<_> = (0..20).map(|_| signpost.get("/").status).collect();
+    assert_eq!(statuses[..5], [302; 5]);
+    assert!(statuses.contains(&429));
+    let mut refused = None;
+    crate::harness::wait_until("one too many came", || {
+        refused = Some(signpost.get("/")).filter(|answer| answer.status == 429);
+        refused.is_some()
+    });
+    let refused = refused.unwrap();
+    assert_eq!(
+        (refused.header("retry-after"), refused.header("cache-control")),
+        (Some("1"), Some("no-store"))
+    );
+    assert!(signpost.metric("signpost_refusals_total", &[("reason", "rate_limited")]) >= 1.0);
+    let mut other = Connection::from_to("127.0.0.2".parse().unwrap(), signpost.traffic);
+    assert_eq!(other.request("GET", "/", &[]).status, 302);
+    // Who waits as long as the answer says is served.
+    crate::harness::wait_until("it may ask again", || signpost.get("/").status == 302);
+}
+
+#[test]
+fn a_client_has_so_many_connections_and_no_more() {
+    let signpost = start("max_connections_per_client = 2");
+    let mut held: Vec<_> = (0..2).map(|_| signpost.connect()).collect();
+    for connection in &mut held {
+        assert_eq!(connection.request("GET", "/", &[]).status, 302);
+    }
+    assert!(signpost.connect().closes(), "in good order, without an answer");
+    signpost.wait_for_metric("signpost_limited_total", &[("limit", "connections_per_client")], 1.0);
+    assert_eq!(
+        Connection::from_to("127.0.0.2".parse().unwrap(), signpost.traffic).request("GET", "/", &[]).status,
+        302
+    );
+    drop(held.pop());
+    crate::harness::wait_until("there is a place again", || {
+        let mut again = signpost.connect();
+        again.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        again.read_answer().is_some()
+    });
+}
+
+#[test]
+fn a_proxy_that_is_trusted_has_all_the_connections_it_needs() {
+    let signpost = Signpost::with_settings(
+        "[server]\ntrusted_proxies = ['127.0.0.1']\n[server.limits]\nmax_connections_per_client = 1\n\
+         requests_per_second_per_client = 1\n[pools.p]\nbackends = ['http://127.0.0.1:9001']",
+    );
+    let mut held: Vec<_> = (0..5).map(|_| signpost.connect()).collect();
+    let for_each = held.iter_mut().zip(1..);
+    let statuses = for_each.map(|(connection, visitor)| {
+        connection.request("GET", "/", &[("X-Forwarded-For", &format!("192.0.2.{visitor}"))]).status
+    });
+    assert_eq!(statuses.collect::<Vec<_>>(), [302; 5], "each visitor has its own rate");
+    assert_eq!(signpost.request("GET", "/", &[("X-Forwarded-For", "192.0.2.1")]).status, 429);
+}
+
+#[test]
+fn more_connections_than_descriptors_allow_are_no_setting() {
+    let script = format!(
+        "ulimit -n 200 && SIGNPOST__SERVER__LIMITS__MAX_CONNECTIONS=1000 {} --backend http://127.0.0.1:9001 \
+         --listen 127.0.0.1:0 --admin 127.0.0.1:0",
+        env!("CARGO_BIN_EXE_signpost")
+    );
+    let output = std::process::Command::new("sh").env_clear().args(["-c", &script]).output().unwrap();
+    let said = crate::harness::stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("server.limits.max_connections is 1000, but 200 descriptors allow 150"), "{said}");
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::{Request, Uri};
 use proptest::prelude::*;
+use signpost::clients::Clients;
 use signpost::dispatch::{Policy, Worker, dispatch};
 use signpost::forwarded::{Field, Trust};
 use signpost::keeper::Keeper;
@@ -19,7 +20,8 @@ fn worker(backend: &str) -> Worker {
         ..Layers::default()
     };
     let settings = Settings::load(&layers).unwrap().settings;
-    let policy = Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded) };
+    let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
+    let policy = Policy { max_target: 8192, trust, clients };
     Worker::new(
         Keeper::start(&settings, Counter::default()).published(),
         rand::make_rng(),

@@ -1,0 +1,201 @@
+//! What each client has had: requests lately, connections now. Only where the settings limit that.
+//!
+//! All workers share it, in sharded maps: a request locks one shard for a moment. With both limits off, their
+//! default, nothing is kept and nothing is locked.
+//!
+//! # Trust
+//! A client is an IPv4 address, or the /64 of an IPv6 one, which is what one site is given. The number of clients
+//! that are known at once is bounded; who comes when it is full is served, and counted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dashmap::{DashMap, Entry};
+
+/// Who counts as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Client {
+    V4(u32),
+    V6(u64),
+}
+
+impl From<IpAddr> for Client {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.to_bits()),
+            IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+/// The clients of all workers.
+#[derive(Debug)]
+pub struct Clients {
+    /// Requests a second; 0: no limit.
+    rate: u32,
+    /// Connections at once; 0: no limit.
+    most_connections: u32,
+    /// When each client's next request would be on time, in nanoseconds since `began`.
+    due: DashMap<Client, u64>,
+    connections: DashMap<Client, u32>,
+    began: Instant,
+    room: usize,
+}
+
+/// How many clients are known at once, for each limit: some 10 MB.
+const ROOM: usize = 1 << 18;
+const SECOND: u64 = 1_000_000_000;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is within the limit, or there is none.
+    Serve,
+    /// It is one too many.
+    TooMany,
+    /// Nobody can tell: too many clients are known already.
+    Unknown,
+}
+
+impl Clients {
+    /// With these limits, 0 for none: requests a second and connections at once, of each client.
+    pub fn new(rate: u32, most_connections: u32) -> Arc<Self> {
+        Arc::new(Self {
+            rate,
+            most_connections,
+            due: DashMap::new(),
+            connections: DashMap::new(),
+            began: Instant::now(),
+            room: ROOM,
+        })
+    }
+
+    /// Takes note of a request.
+    ///
+    /// This is the generic cell rate algorithm (ITU-T I.371): a client that was silent for a second may send a
+    /// second's worth at once, and from then on one each 1/rate.
+    pub fn request(&self, address: IpAddr, now: Instant) -> Verdict {
+        if self.rate == 0 {
+            return Verdict::Serve;
+        }
+        let now = now.saturating_duration_since(self.began).as_nanos() as u64;
+        let each = SECOND / u64::from(self.rate);
+        let is_full = self.due.len() >= self.room;
+        match self.due.entry(address.into()) {
+            Entry::Occupied(mut known) => {
+                let due = (*known.get()).max(now);
+                if due - now > SECOND - each {
+                    return Verdict::TooMany;
+                }
+                *known.get_mut() = due + each;
+            }
+            Entry::Vacant(_) if is_full => return Verdict::Unknown,
+            Entry::Vacant(new) => drop(new.insert(now + each)),
+        }
+        Verdict::Serve
+    }
+
+    /// Takes note of a connection, which counts until what is returned is dropped. `None` where it is one too many.
+    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Option<Connected> {
+        if self.most_connections == 0 {
+            return Some(Connected(None));
+        }
+        let client = Client::from(address);
+        let is_full = self.connections.len() >= self.room;
+        match self.connections.entry(client) {
+            Entry::Occupied(known) if *known.get() >= self.most_connections => return None,
+            Entry::Occupied(mut known) => *known.get_mut() += 1,
+            Entry::Vacant(_) if is_full => return Some(Connected(None)),
+            Entry::Vacant(new) => drop(new.insert(1)),
+        }
+        Some(Connected(Some((Arc::clone(self), client))))
+    }
+
+    /// Forgets clients whose requests are all on time again. To be called now and then; O(clients).
+    pub fn sweep(&self, now: Instant) {
+        let now = now.saturating_duration_since(self.began).as_nanos() as u64;
+        self.due.retain(|_, due| *due > now);
+    }
+
+    /// How often that should be.
+    pub const SWEEP: Duration = Duration::from_secs(5);
+}
+
+/// A connection that counts.
+#[derive(Debug)]
+#[must_use = "it counts until it is dropped"]
+pub struct Connected(Option<(Arc<Clients>, Client)>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let Some((clients, client)) = self.0.take() else { return };
+        if let Entry::Occupied(mut known) = clients.connections.entry(client) {
+            *known.get_mut() -= 1;
+            if *known.get() == 0 {
+                known.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_client_has_a_second_s_worth_and_then_its_rate() {
+        let clients = Clients::new(10, 0);
+        let start = clients.began;
+        let served = |address: &str, at: Duration, count: usize| {
+            let asked = (0..count).map(|_| clients.request(ip(address), start + at));
+            asked.filter(|verdict| *verdict == Verdict::Serve).count()
+        };
+        assert_eq!(served("192.0.2.1", Duration::ZERO, 25), 10);
+        assert_eq!(served("192.0.2.2", Duration::ZERO, 3), 3, "another client");
+        assert_eq!(served("192.0.2.1", Duration::from_millis(100), 5), 1);
+        assert_eq!(served("192.0.2.1", Duration::from_millis(400), 5), 3);
+        assert_eq!(served("192.0.2.1", Duration::from_secs(60), 25), 10);
+    }
+
+    #[test]
+    fn an_ipv6_client_is_a_site() {
+        let clients = Clients::new(1, 0);
+        assert_eq!(clients.request(ip("2001:db8::1"), clients.began), Verdict::Serve);
+        assert_eq!(clients.request(ip("2001:db8::2"), clients.began), Verdict::TooMany);
+        assert_eq!(clients.request(ip("2001:db8:0:1::1"), clients.began), Verdict::Serve);
+        assert_eq!(clients.request(ip("192.0.2.1"), clients.began), Verdict::Serve);
+        assert_eq!(clients.request(ip("::ffff:192.0.2.1"), clients.began), Verdict::TooMany);
+    }
+
+    #[test]
+    fn what_is_known_is_bounded_and_forgotten() {
+        let mut clients = Arc::into_inner(Clients::new(1, 0)).unwrap();
+        clients.room = 2;
+        let at = |seconds| clients.began + Duration::from_secs(seconds);
+        for (address, verdict) in
+            [("::1", Verdict::Serve), ("1.1.1.1", Verdict::Serve), ("2.2.2.2", Verdict::Unknown)]
+        {
+            assert_eq!(clients.request(ip(address), at(0)), verdict, "{address}");
+        }
+        clients.sweep(at(0));
+        assert_eq!(clients.request(ip("2.2.2.2"), at(0)), Verdict::Unknown);
+        clients.sweep(at(2));
+        assert_eq!(clients.request(ip("2.2.2.2"), at(2)), Verdict::Serve);
+    }
+
+    #[test]
+    fn connections_count_until_they_end() {
+        let clients = Clients::new(0, 2);
+        let [first, _second] = [(); 2].map(|()| clients.connect(ip("192.0.2.1")).unwrap());
+        assert!(clients.connect(ip("192.0.2.1")).is_none());
+        assert!(clients.connect(ip("192.0.2.2")).is_some());
+        drop(first);
+        assert!(clients.connect(ip("192.0.2.1")).is_some());
+        assert_eq!(clients.connections.len(), 1, "who has none left is forgotten");
+    }
+}
