@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use signpost::fleet::{Health, State, Tier};
 use signpost::strategy::Kind;
 
-use crate::harness::{Answer, Connection, Signpost, command, settings_file};
+use crate::harness::{Answer, Connection, Signpost, command, settings_file, wait_until};
 
 const TOKEN: &str = "an admin token of thirty-two bytes or so";
 const POOL: &str = "[pools.p]\nstrategy = 'random'\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }, { id = 'b', url = 'http://127.0.0.1:9002' }]\n";
@@ -226,6 +226,19 @@ fn what_is_answered_is_what_is_described() {
         .filter(|status| *status < 500)
         .collect();
     assert_eq!(seen.into_inner(), described);
+}
+
+#[test]
+fn what_is_answered_while_leaving_is_described_too() {
+    let signpost = Signpost::with_settings(&format!("[server]\nwatch = '0s'\nshutdown_delay = '1h'\n{POOL}"));
+    let document = document(&signpost);
+    signpost.signal("TERM");
+    wait_until("it is leaving", || ask(&signpost, "GET", "/readyz", &[], "").status == 503);
+    for (method, path) in [("GET", "/readyz"), ("POST", "/api/v1/reload")] {
+        let answer = ask(&signpost, method, path, &[], "");
+        assert_eq!(answer.status, 503, "{method} {path}: {answer:?}");
+        hold(&document, method, path, &answer);
+    }
 }
 
 #[test]
