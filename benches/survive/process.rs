@@ -1,0 +1,287 @@
+//! The real binary as a process: started on free ports, read and signalled, ended when it is dropped.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+
+use crate::http::{self, Answer, PATIENCE};
+
+/// Every process that was started and not yet ended.
+static STARTED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+/// A process that is ended when this is dropped.
+pub struct Process {
+    child: Child,
+    pid: Pid,
+}
+
+impl Process {
+    pub fn spawn(command: &mut Command) -> Self {
+        let child = command.spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        STARTED.lock().unwrap().push(pid.as_raw_nonzero().get());
+        Self { child, pid }
+    }
+
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).unwrap();
+    }
+
+    /// Its end, where it comes within a time.
+    pub fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+        let give_up = Instant::now() + within;
+        loop {
+            match self.child.try_wait().unwrap() {
+                None if Instant::now() < give_up => std::thread::sleep(Duration::from_millis(5)),
+                status => return status,
+            }
+        }
+    }
+
+    /// A value of `/proc/PID/status`, in kilobytes.
+    pub fn kilobytes(&self, name: &str) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The processor time that all its threads have used.
+    pub fn processor_time(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let used = tasks.filter_map(|task| {
+            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(used.sum())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let own = self.pid.as_raw_nonzero().get();
+        STARTED.lock().unwrap().retain(|pid| *pid != own);
+    }
+}
+
+/// Ends what a scenario that was given up has left running.
+pub fn end_all() {
+    for pid in STARTED.lock().unwrap().drain(..) {
+        if let Some(pid) = Pid::from_raw(pid) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Raises the limit of descriptors as far as it goes; a scenario asks for how many there are.
+pub fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// How many descriptors this process may have.
+pub fn descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Waits until something is so; how long that took, where it came to be so in time.
+pub fn wait_until(within: Duration, mut so: impl FnMut() -> bool) -> Option<Duration> {
+    let started = Instant::now();
+    loop {
+        if so() {
+            return Some(started.elapsed());
+        }
+        if started.elapsed() > within {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Lines of a stream, kept by a thread, so that the process never waits for somebody to read.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn of(from: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let kept = Arc::clone(&lines.0);
+        std::thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                kept.lock().unwrap().push(line);
+            }
+        });
+        lines
+    }
+
+    /// All lines so far.
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits for a line that holds all of these words.
+    pub fn has(&self, words: &[&str]) -> bool {
+        let found = || self.0.lock().unwrap().iter().any(|line| words.iter().all(|word| line.contains(word)));
+        wait_until(Duration::from_secs(5), found).is_some()
+    }
+}
+
+/// A running dispatcher.
+pub struct Signpost {
+    pub process: Process,
+    /// Its addresses for visitors, in the order in which it names them.
+    pub traffic: SocketAddr,
+    /// Its first address for visitors who come by TLS, where it has one.
+    #[expect(dead_code, reason = "until a scenario speaks TLS")]
+    pub tls: Option<SocketAddr>,
+    pub admin: SocketAddr,
+    /// Standard error.
+    pub log: Lines,
+    /// Standard output: the access log.
+    pub access: Lines,
+    directory: Arc<tempfile::TempDir>,
+}
+
+/// How a dispatcher is started.
+pub struct Start {
+    settings: String,
+    limit: Option<u32>,
+    args: Vec<String>,
+    directory: Arc<tempfile::TempDir>,
+}
+
+impl Start {
+    /// With these settings, without an access log, on free ports.
+    pub fn with(settings: &str) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        Self { settings: settings.to_owned(), limit: None, args: Vec::new(), directory }
+    }
+
+    /// With so many descriptors at most.
+    pub fn limit(mut self, descriptors: u32) -> Self {
+        self.limit = Some(descriptors);
+        self
+    }
+
+    /// With these arguments beside what says where the settings are and, unless they do, where it listens.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// The command as it is run.
+    pub fn command(&self) -> Command {
+        let path = self.directory.path().join("site.toml");
+        fs::write(&path, &self.settings).unwrap();
+        let binary = env!("CARGO_BIN_EXE_signpost");
+        let mut command = match self.limit {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), binary]);
+                shell
+            }
+        };
+        command.env_clear().stdin(Stdio::null()).arg("--settings").arg(path);
+        for (flag, default) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
+            if !self.args.iter().any(|arg| arg == flag) {
+                command.args([flag, default]);
+            }
+        }
+        command.args(&self.args);
+        command
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn go(self) -> Signpost {
+        let mut command = self.command();
+        let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let log = Lines::of(process.child().stderr.take().unwrap());
+        let access = Lines::of(process.child().stdout.take().unwrap());
+        let address = |prefix: &str| {
+            log.all().iter().find_map(|line| line.strip_prefix(prefix)?.split(' ').next()?.parse().ok())
+        };
+        let admin = wait_until(PATIENCE, || address("admin on http://").is_some());
+        let (Some(_), Some(admin)) = (admin, address("admin on http://")) else {
+            panic!("it did not start:\n{}", log.all().join("\n"));
+        };
+        let tls = address("listening on https://");
+        let traffic = address("listening on http://").or(tls).expect("an address for visitors");
+        Signpost { process, traffic, tls, admin, log, access, directory: self.directory }
+    }
+}
+
+impl Signpost {
+    /// A file beside its settings.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Puts other settings in the file's place, in one step.
+    pub fn write_settings(&self, settings: &str) {
+        replace(&self.file("site.toml"), settings);
+    }
+
+    /// A request to the admin listener.
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut all = vec![("Host", "127.0.0.1"), ("Connection", "close")];
+        if headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            all.remove(0);
+        }
+        if !body.is_empty() && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            all.push(("Content-Type", "application/json"));
+        }
+        all.extend(headers);
+        http::once(http::client(1), self.admin, &http::request(method, path, &all, body)).unwrap()
+    }
+
+    /// All of `/metrics`.
+    pub fn metrics(&self) -> String {
+        self.ask("GET", "/metrics", &[], "").text()
+    }
+
+    /// The value of a series; 0 where there is none.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        http::series(&self.metrics(), name, labels).unwrap_or_default()
+    }
+
+    /// Waits until a series has a value; whether it came to that.
+    pub fn metric_becomes(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        value: f64,
+        within: Duration,
+    ) -> Option<Duration> {
+        wait_until(within, || http::series(&self.metrics(), name, labels) == Some(value))
+    }
+
+    /// A GET as a visitor.
+    pub fn get(&self, from: u8) -> std::io::Result<Answer> {
+        http::once(http::client(from), self.traffic, &http::request("GET", "/", &[], ""))
+    }
+
+    /// Ends it with SIGTERM; its exit code, where it ends in time.
+    pub fn leave(mut self, within: Duration) -> Option<i32> {
+        self.process.signal(Signal::TERM);
+        self.process.ended(within)?.code()
+    }
+}
+
+/// Puts a file in another's place in one step, so that nobody reads half of it.
+pub fn replace(path: &std::path::Path, contents: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, contents).unwrap();
+    fs::rename(new, path).unwrap();
+}
