@@ -36,7 +36,8 @@ fn play(report: &mut Report, backends: &mut [Backend], threshold: f64) -> Vec<Sh
     let signpost = start(backends, &format!("panic_threshold = {threshold:.1}"));
     let load = Load::on(signpost.traffic).start();
     std::thread::sleep(Duration::from_millis(300));
-    let killed = backends.iter_mut().map(Backend::kill).next_back().expect("three backends");
+    let killed: Vec<_> = backends.iter_mut().map(Backend::kill).collect();
+    let killed = killed[killed.len() - 1];
     let seen = (0..backends.len()).all(|number| state(&signpost, number, "down", Duration::from_secs(5)));
     report.holds(&format!("{how}: signpost_backend_state says that all are down"), seen);
     std::thread::sleep((killed + Duration::from_secs(3)).saturating_duration_since(Instant::now()));
