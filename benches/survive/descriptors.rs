@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::Scenario;
 use crate::http::client;
-use crate::process::{Start, wait_until};
+use crate::process::{POOL, Start, wait_until};
 use crate::report::Report;
 
 /// `ulimit -n 256` and 2000 connections that send half a head and stay. Whoever finds no descriptor waits in the kernel's
@@ -21,12 +21,10 @@ pub const SCENARIO: Scenario =
 const FLOOD: usize = 2000;
 
 fn run(report: &mut Report) {
-    let mut signpost = Start::with(
-        "[log]\naccess = false\n[server.limits]\nheader_timeout = '1h'\n\
-         [pools.p]\nbackends = ['http://127.0.0.1:9001']\n",
-    )
-    .limit(256)
-    .go();
+    let mut signpost =
+        Start::with(&format!("[log]\naccess = false\n[server.limits]\nheader_timeout = '1h'\n{POOL}"))
+            .limit(256)
+            .go();
     report.exactly("served before the flood", signpost.get(2).unwrap().status, 302);
     let flood: Vec<_> =
         (0..FLOOD).filter_map(|number| hold(40 + (number % 20) as u8, signpost.traffic)).collect();

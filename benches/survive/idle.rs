@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::Scenario;
 use crate::http::{client, connect_from, exchange, request};
 use crate::load::{Load, other_than};
-use crate::process::{Start, descriptors};
+use crate::process::{POOL, Start, descriptors};
 use crate::report::Report;
 
 /// 10000 connections that got one answer each and then wait, as browsers' do. The others must be served as ever. Memory
@@ -27,11 +27,8 @@ fn run(report: &mut Report) {
         ));
         return;
     }
-    let signpost = Start::with(
-        "[log]\naccess = false\n[server.limits]\nidle_timeout = '10m'\n\
-         [pools.p]\nbackends = ['http://127.0.0.1:9001']\n",
-    )
-    .go();
+    let signpost =
+        Start::with(&format!("[log]\naccess = false\n[server.limits]\nidle_timeout = '10m'\n{POOL}")).go();
     let whole =
         request("GET", "/some/path", &[("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0)")], "");
     // What the first connections of all cost is not theirs alone.

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::Scenario;
 use crate::http::{client, connect_from, exchange, read_answer, request};
-use crate::process::{Start, wait_until};
+use crate::process::{POOL, Start, wait_until};
 use crate::report::Report;
 
 /// SIGTERM with 1000 keep-alive connections, of which 100 have a request on the wire, 50 connections with half a head
@@ -29,8 +29,7 @@ const HALF: usize = 50;
 const QUEUED: usize = 200;
 
 fn run(report: &mut Report) {
-    let mut signpost =
-        Start::with("[log]\naccess = false\n[pools.p]\nbackends = ['http://127.0.0.1:9001']\n").go();
+    let mut signpost = Start::with(&format!("[log]\naccess = false\n{POOL}")).go();
     let whole = request("GET", "/", &[], "");
     let (half, rest) = whole.split_at(whole.len() - 2);
     let connect = |number: usize| connect_from(client(20 + (number % 8) as u8), signpost.traffic).unwrap();

@@ -1,13 +1,14 @@
 //! Posts whose senders look for the answer when they have sent everything.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::Scenario;
 use crate::http::{client, connect_from, read_answer};
-use crate::process::{Signpost, Start};
+use crate::process::{POOL, Start};
 use crate::report::Report;
+use crate::tls::{Files, Pair, config, connect};
 
 /// Posts of 20 MB, several at once, by clients that send all before they read, as browsers do. The answer is out
 /// after the head; a server that closed then would reset the sender, whose kernel throws the answer away. At
@@ -25,9 +26,15 @@ const AT_ONCE: u32 = 4;
 const SIZE: usize = 20_000_000;
 
 fn run(report: &mut Report) {
-    let signpost =
-        Start::with("[log]\naccess = false\n[pools.p]\nbackends = ['http://127.0.0.1:9001']\n").go();
-    many(report, "plain", &|| post(&signpost));
+    let directory = tempfile::tempdir().unwrap();
+    let files = Files::new(directory.path());
+    let pair = Pair::new();
+    files.write(&pair);
+    let signpost = Start::with(&format!("[log]\naccess = false\n{}{POOL}", files.settings())).go();
+    let config = config(&[&pair], &["http/1.1"]);
+    many(report, "plain", &|| post(connect_from(client(2), signpost.traffic)?));
+    let address = signpost.tls.expect("a TLS listener");
+    many(report, "TLS", &|| post(connect(client(2), address, &config)?));
 }
 
 /// Posts, several at once.
@@ -52,8 +59,7 @@ fn many(report: &mut Report, how: &str, post: &(dyn Fn() -> io::Result<()> + Syn
     report.note(&format!("discarded, {how}"), &format!("{rate:.0} MB/s"));
 }
 
-fn post(signpost: &Signpost) -> io::Result<()> {
-    let mut stream = connect_from(client(2), signpost.traffic)?;
+fn post(mut stream: impl Read + Write) -> io::Result<()> {
     send_all(&mut stream)?;
     expect_307(read_answer(&mut stream)?.status)
 }

@@ -19,11 +19,14 @@ mod http;
 mod load;
 mod process;
 mod report;
+mod tls;
 
 // The scenarios.
 mod all_down;
 mod bad_backends;
+mod certificates;
 mod descriptors;
+mod h2_floods;
 mod idle;
 mod kill_backend;
 mod leave;
@@ -51,7 +54,7 @@ pub struct Scenario {
     pub run: fn(&mut Report),
 }
 
-const SCENARIOS: [Scenario; 11] = [
+const SCENARIOS: [Scenario; 13] = [
     kill_backend::SCENARIO,
     all_down::SCENARIO,
     bad_backends::SCENARIO,
@@ -62,6 +65,8 @@ const SCENARIOS: [Scenario; 11] = [
     slow_clients::SCENARIO,
     idle::SCENARIO,
     descriptors::SCENARIO,
+    certificates::SCENARIO,
+    h2_floods::SCENARIO,
     spoofing::SCENARIO,
 ];
 

@@ -143,7 +143,6 @@ pub struct Signpost {
     /// Its addresses for visitors, in the order in which it names them.
     pub traffic: SocketAddr,
     /// Its first address for visitors who come by TLS, where it has one.
-    #[expect(dead_code, reason = "until a scenario speaks TLS")]
     pub tls: Option<SocketAddr>,
     pub admin: SocketAddr,
     /// Standard error.
@@ -152,6 +151,10 @@ pub struct Signpost {
     pub access: Lines,
     directory: Arc<tempfile::TempDir>,
 }
+
+/// A pool of one backend that nobody probes and nobody visits.
+pub const POOL: &str =
+    "[pools.p]\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }]\n[pools.p.health]\nkind = 'none'\n";
 
 /// How a dispatcher is started.
 pub struct Start {

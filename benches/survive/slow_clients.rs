@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::Scenario;
 use crate::http::{client, connect_from};
 use crate::load::{Load, Shot, other_than};
-use crate::process::{Process, Signpost, Start};
+use crate::process::{POOL, Process, Signpost, Start};
 use crate::report::{Report, quantile};
 
 /// slowhttptest with 1000 connections in each mode (a head that drips, a body that drips, an answer that is hardly read),
@@ -61,8 +61,7 @@ fn run(report: &mut Report) {
     }
     let start = || {
         Start::with(&format!(
-            "[log]\naccess = false\n[server.limits]\nheader_timeout = '{0}s'\nidle_timeout = '{0}s'\n\
-             [pools.p]\nbackends = ['http://127.0.0.1:9001']\n",
+            "[log]\naccess = false\n[server.limits]\nheader_timeout = '{0}s'\nidle_timeout = '{0}s'\n{POOL}",
             TIMEOUT.as_secs()
         ))
         .go()

@@ -2,7 +2,7 @@
 
 use crate::Scenario;
 use crate::http::{self, client, request};
-use crate::process::{Signpost, Start, wait_until};
+use crate::process::{POOL, Signpost, Start, wait_until};
 use crate::report::Report;
 use std::time::Duration;
 
@@ -22,11 +22,8 @@ const PROXY: u8 = 3;
 const STRANGER: u8 = 2;
 
 fn run(report: &mut Report) {
-    let signpost = Start::with(
-        "[server]\ntrusted_proxies = ['127.0.0.3/32']\n[pools.p]\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }]\n\
-         [pools.p.pin]\n",
-    )
-    .go();
+    let signpost =
+        Start::with(&format!("[server]\ntrusted_proxies = ['127.0.0.3/32']\n{POOL}[pools.p.pin]\n")).go();
     forwarded(report, &signpost);
     pages(report, &signpost);
 }

@@ -7,7 +7,7 @@ use crate::Scenario;
 use crate::backend::free_address;
 use crate::http::{client, connect_from, read_answer, request};
 use crate::load::{Got, Load};
-use crate::process::{Signpost, Start};
+use crate::process::{POOL, Signpost, Start};
 use crate::report::Report;
 
 /// 20000 requests at 2000 a second, 200 new connections a second among them, while a successor takes the listeners
@@ -21,10 +21,10 @@ const REQUESTS: usize = 20_000;
 
 fn run(report: &mut Report) {
     let (listen, admin) = (free_address().to_string(), free_address().to_string());
-    let settings = "[log]\naccess = false\n[pools.p]\nbackends = ['http://127.0.0.1:9001']\n";
+    let settings = format!("[log]\naccess = false\n{POOL}");
     let start = |more: &[&str]| {
         let args = [&["--listen", &listen, "--admin", &admin], more].concat();
-        Start::with(settings).args(&args)
+        Start::with(&settings).args(&args)
     };
     let first = start(&[]).go();
     let second = start(&[]).command().output().unwrap();

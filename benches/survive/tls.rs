@@ -1,0 +1,96 @@
+//! TLS as a client speaks it, and certificates to be shown.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::http::connect_from;
+use crate::process::replace;
+
+/// The name that visitors ask for.
+pub const NAME: &str = "site.example";
+
+/// A connection on which the handshake is done.
+pub type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+/// A certificate that signed itself, and its key, in PEM.
+pub struct Pair {
+    cert: String,
+    key: String,
+    pub der: CertificateDer<'static>,
+}
+
+impl Pair {
+    pub fn new() -> Self {
+        let params = rcgen::CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let der = params.self_signed(&key).unwrap().der().clone();
+        let text = |label: &str, bytes: &[u8]| {
+            let lines = BASE64_STANDARD.encode(bytes);
+            format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
+        };
+        Self { cert: text("CERTIFICATE", &der), key: text("PRIVATE KEY", &key.serialize_der()), der }
+    }
+}
+
+/// The files of a pair.
+pub struct Files {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Files {
+    pub fn new(directory: &Path) -> Self {
+        Self { cert: directory.join("site.crt"), key: directory.join("site.key") }
+    }
+
+    /// Puts a pair in place, each file in one step.
+    pub fn write(&self, pair: &Pair) {
+        replace(&self.key, &pair.key);
+        replace(&self.cert, &pair.cert);
+    }
+
+    /// `[server.tls]` with them, on a free port.
+    pub fn settings(&self) -> String {
+        format!(
+            "[server.tls]\nlisten = ['127.0.0.1:0']\ncertificates = [{{ cert = '{}', key = '{}' }}]\n",
+            self.cert.display(),
+            self.key.display()
+        )
+    }
+}
+
+/// A client that believes these and nobody else, and resumes no session: each handshake is a whole one.
+pub fn config(pairs: &[&Pair], protocols: &[&str]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for pair in pairs {
+        roots.add(pair.der.clone()).unwrap();
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// Connects from an address and does the handshake.
+pub fn connect(from: IpAddr, to: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Tls> {
+    let mut socket = connect_from(from, to)?;
+    let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+    let mut connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket)?;
+    }
+    Ok(StreamOwned::new(connection, socket))
+}
