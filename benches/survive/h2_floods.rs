@@ -26,8 +26,10 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const FRAMES: usize = 40_000;
-/// How many are sent in one go.
+/// How many requests are sent in one go, and what floods send.
 const AT_ONCE: usize = 50;
+/// So few that what is still to be worked off stays below what h2 takes for a flood.
+const PACED: usize = 10;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -57,20 +59,29 @@ fn fields(method: u8) -> Vec<u8> {
 const GET: u8 = 0x82;
 const POST: u8 = 0x83;
 
-/// A flood: what is sent at first, and its frame number `n`.
-type Flood = (&'static str, fn() -> Vec<u8>, fn(u32) -> Vec<u8>);
+/// A stream that is opened and reset at once.
+fn reset(number: u32) -> Vec<u8> {
+    let stream = 2 * number + 1;
+    let mut both = frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields(GET));
+    both.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    both
+}
 
-const FLOODS: [Flood; 5] = [
-    ("rapid resets", Vec::new, |number| {
-        let stream = 2 * number + 1;
-        let mut both = frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields(GET));
-        both.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
-        both
-    }),
-    ("CONTINUATION", || frame(HEADERS, END_STREAM, 1, &fields(GET)), |_| frame(CONTINUATION, 0, 1, b"")),
-    ("empty DATA", || frame(HEADERS, END_HEADERS, 1, &fields(POST)), |_| frame(DATA, 0, 1, b"")),
-    ("PING", Vec::new, |number| frame(PING, 0, 0, &u64::from(number).to_be_bytes())),
-    ("SETTINGS", Vec::new, |_| frame(SETTINGS, 0, 0, b"")),
+/// A flood: how many frames are sent in one go, what is sent at first, and its frame number `n`.
+type Flood = (&'static str, usize, fn() -> Vec<u8>, fn(u32) -> Vec<u8>);
+
+const FLOODS: [Flood; 6] = [
+    ("rapid resets", AT_ONCE, Vec::new, reset),
+    ("paced resets", PACED, Vec::new, reset),
+    (
+        "CONTINUATION",
+        AT_ONCE,
+        || frame(HEADERS, END_STREAM, 1, &fields(GET)),
+        |_| frame(CONTINUATION, 0, 1, b""),
+    ),
+    ("empty DATA", AT_ONCE, || frame(HEADERS, END_HEADERS, 1, &fields(POST)), |_| frame(DATA, 0, 1, b"")),
+    ("PING", AT_ONCE, Vec::new, |number| frame(PING, 0, 0, &u64::from(number).to_be_bytes())),
+    ("SETTINGS", AT_ONCE, Vec::new, |_| frame(SETTINGS, 0, 0, b"")),
 ];
 
 fn run(report: &mut Report) {
@@ -88,9 +99,9 @@ fn run(report: &mut Report) {
     let of_request = requests(&signpost, address, &h2).expect("requests by HTTP/2");
     report.note("processor time of a request", &format!("{:.1} µs", of_request * 1e6));
     let other = config(&[&pair], &["http/1.1"]);
-    for (name, first, each) in &FLOODS {
+    for (name, at_once, first, each) in &FLOODS {
         let (done, latencies) = beside(address, &other, || {
-            flood(&signpost, address, &h2, &first(), *each).expect("a connection to flood")
+            flood(&signpost, address, &h2, *at_once, &first(), *each).expect("a connection to flood")
         });
         match done {
             Flooded { frames, closed: true, .. } => {
@@ -228,6 +239,7 @@ fn flood(
     signpost: &Signpost,
     address: SocketAddr,
     config: &Arc<ClientConfig>,
+    at_once: usize,
     first: &[u8],
     each: fn(u32) -> Vec<u8>,
 ) -> io::Result<Flooded> {
@@ -236,9 +248,9 @@ fn flood(
     connection.send(first);
     let mut frames = 0;
     while frames < FRAMES && !connection.closed {
-        let bytes: Vec<u8> = (frames..frames + AT_ONCE).flat_map(|number| each(number as u32)).collect();
+        let bytes: Vec<u8> = (frames..frames + at_once).flat_map(|number| each(number as u32)).collect();
         connection.send(&bytes);
-        frames += AT_ONCE;
+        frames += at_once;
         connection.look()?;
     }
     // What was sent last is worked off too.

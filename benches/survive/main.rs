@@ -31,6 +31,7 @@ mod idle;
 mod kill_backend;
 mod leave;
 mod long_post;
+mod readable;
 mod reload;
 mod slow_clients;
 mod spoofing;
@@ -54,7 +55,7 @@ pub struct Scenario {
     pub run: fn(&mut Report),
 }
 
-const SCENARIOS: [Scenario; 13] = [
+const SCENARIOS: [Scenario; 14] = [
     kill_backend::SCENARIO,
     all_down::SCENARIO,
     bad_backends::SCENARIO,
@@ -68,6 +69,7 @@ const SCENARIOS: [Scenario; 13] = [
     certificates::SCENARIO,
     h2_floods::SCENARIO,
     spoofing::SCENARIO,
+    readable::SCENARIO,
 ];
 
 fn main() -> ExitCode {
