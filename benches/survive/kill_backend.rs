@@ -74,7 +74,7 @@ fn run(report: &mut Report) {
 }
 
 fn killed(report: &mut Report, backends: &mut [Backend]) {
-    let signpost = start(backends, "");
+    let signpost = start(backends, "slow_start = '0s'");
     let load = Load::on(signpost.traffic).start();
     std::thread::sleep(Duration::from_millis(500));
     let mut rounds = Vec::new();

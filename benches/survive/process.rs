@@ -140,7 +140,7 @@ impl Lines {
 /// A running dispatcher.
 pub struct Signpost {
     pub process: Process,
-    /// Its addresses for visitors, in the order in which it names them.
+    /// Its first address for visitors.
     pub traffic: SocketAddr,
     /// Its first address for visitors who come by TLS, where it has one.
     pub tls: Option<SocketAddr>,
@@ -161,6 +161,7 @@ pub struct Start {
     settings: String,
     limit: Option<u32>,
     args: Vec<String>,
+    listens: bool,
     directory: Arc<tempfile::TempDir>,
 }
 
@@ -168,7 +169,7 @@ impl Start {
     /// With these settings, without an access log, on free ports.
     pub fn with(settings: &str) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        Self { settings: settings.to_owned(), limit: None, args: Vec::new(), directory }
+        Self { settings: settings.to_owned(), limit: None, args: Vec::new(), listens: false, directory }
     }
 
     /// With so many descriptors at most.
@@ -180,6 +181,12 @@ impl Start {
     /// With these arguments beside what says where the settings are and, unless they do, where it listens.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// The settings say where it listens.
+    pub fn listens(mut self) -> Self {
+        self.listens = true;
         self
     }
 
@@ -198,7 +205,8 @@ impl Start {
         };
         command.env_clear().stdin(Stdio::null()).arg("--settings").arg(path);
         for (flag, default) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
-            if !self.args.iter().any(|arg| arg == flag) {
+            let said = self.listens && flag == "--listen";
+            if !said && !self.args.iter().any(|arg| arg == flag) {
                 command.args([flag, default]);
             }
         }
@@ -226,6 +234,14 @@ impl Start {
 }
 
 impl Signpost {
+    /// Its addresses for visitors without TLS, in the order of the settings.
+    pub fn plain(&self) -> Vec<SocketAddr> {
+        let lines = self.log.all();
+        let address =
+            |line: &String| line.strip_prefix("listening on http://")?.split(' ').next()?.parse().ok();
+        lines.iter().filter_map(address).collect()
+    }
+
     /// A file beside its settings.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

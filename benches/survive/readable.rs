@@ -66,10 +66,10 @@ fn run(report: &mut Report) {
     seen("a backend is down", state("b0", "down", 1.0), &["b0", "down"]);
     backends[1].kill();
     seen("all are down", state("b1", "down", 1.0), &["b1", "down"]);
-    seen("fail open", fail_open(1.0), &["WARN", "open"]);
+    seen("fail open", fail_open(1.0), &["ERROR", "failing open"]);
     backends.iter_mut().for_each(|backend| _ = backend.back());
     seen("they are back", state("b1", "up", 1.0), &["b1", "up"]);
-    seen("fail open is over", fail_open(0.0), &["no longer"]);
+    seen("fail open is over", fail_open(0.0), &["primaries that are up again"]);
     signpost.ask("PATCH", "/api/v1/pools/p/backends/b1", &[], r#"{"admin":"draining"}"#);
     seen("a backend is drained", state("b1", "draining", 1.0), &["b1", "draining"]);
     let drained =

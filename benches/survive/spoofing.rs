@@ -7,7 +7,7 @@ use crate::report::Report;
 use std::time::Duration;
 
 /// `X-Forwarded-For` and `-Proto` from a peer that is not trusted change neither the client in the access log nor
-/// whether the pin is `Secure`; from one that is, they do. A page on another origin can't use the admin API, by any
+/// whether the pin is `Secure`; from one that is, they do. So it is with a header of the PROXY protocol. A page on another origin can't use the admin API, by any
 /// of the ways a browser leaves open: each case is what a browser sends. None may have an effect, so all bounds
 /// are exact.
 pub const SCENARIO: Scenario = Scenario {
@@ -22,9 +22,14 @@ const PROXY: u8 = 3;
 const STRANGER: u8 = 2;
 
 fn run(report: &mut Report) {
-    let signpost =
-        Start::with(&format!("[server]\ntrusted_proxies = ['127.0.0.3/32']\n{POOL}[pools.p.pin]\n")).go();
+    let signpost = Start::with(&format!(
+        "[server]\nlisten = ['127.0.0.1:0', {{ address = '127.0.0.1:0', proxy_protocol = true }}]\n\
+             trusted_proxies = ['127.0.0.3/32']\n{POOL}[pools.p.pin]\n"
+    ))
+    .listens()
+    .go();
     forwarded(report, &signpost);
+    proxy_protocol(report, &signpost);
     pages(report, &signpost);
 }
 
@@ -60,6 +65,35 @@ fn visit(signpost: &Signpost, from: u8, path: &str, fields: &[(&str, &str)]) -> 
     wait_until(Duration::from_secs(5), || line().is_some());
     let line: serde_json::Value = serde_json::from_str(&line().expect("an access line")).unwrap();
     (line["client"].as_str().unwrap().to_owned(), cookie.contains("; Secure"))
+}
+
+fn proxy_protocol(report: &mut Report, signpost: &Signpost) {
+    let plain = signpost.plain();
+    let [ordinary, behind_proxy] = plain[..] else { panic!("two listeners: {plain:?}") };
+    let send = |from: u8, to, path: &str| {
+        let mut bytes = b"PROXY TCP4 203.0.113.8 127.0.0.1 4711 80\r\n".to_vec();
+        bytes.extend(request("GET", path, &[], ""));
+        http::once(client(from), to, &bytes).map_or(0, |answer| answer.status)
+    };
+    let strangers = [
+        send(STRANGER, ordinary, "/p/1"),
+        send(STRANGER, behind_proxy, "/p/2"),
+        send(PROXY, ordinary, "/p/3"),
+    ];
+    let redirected = strangers.iter().filter(|status| **status == 302).count();
+    report.exactly(
+        "PROXY headers of strangers, or where none is due, that led to a redirect, of 3",
+        redirected,
+        0,
+    );
+    report.exactly("one of the trusted proxy", send(PROXY, behind_proxy, "/p/4"), 302);
+    let line = |path: &str| signpost.access.all().into_iter().find(|line| line.contains(path));
+    wait_until(Duration::from_secs(5), || line("\"/p/4\"").is_some());
+    let known = line("\"/p/4\"").is_some_and(|line| line.contains("\"client\":\"203.0.113.8\""));
+    report.holds("its visitor is the client", known);
+    let all = signpost.access.all();
+    let spoofed = all.iter().filter(|line| line.contains("203.0.113.8")).count();
+    report.exactly("access lines that name that client", spoofed, 1);
 }
 
 fn pages(report: &mut Report, signpost: &Signpost) {
