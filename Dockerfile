@@ -25,7 +25,7 @@ COPY --from=build /signpost /signpost
 ENV SIGNPOST__ADMIN__LISTEN=0.0.0.0:9090
 # A number: there is no /etc/passwd, and Kubernetes' `runAsNonRoot` wants one.
 USER 65532:65532
-EXPOSE 8080 9090
+EXPOSE 8080 8443 9090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["/signpost", "healthcheck"]
 ENTRYPOINT ["/signpost"]

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use http::header::HOST;
+use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -70,7 +71,9 @@ pub struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn host(self) -> &'a str {
-        self.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("")
+        // HTTP/2 has it in the target.
+        let of_target = || self.uri.authority().map_or("", Authority::as_str);
+        self.headers.get(HOST).map_or_else(of_target, |host| host.to_str().unwrap_or(""))
     }
 
     fn path(self) -> String {

@@ -1,5 +1,7 @@
 //! What is sent back: an [`outcome`](crate::outcome) turned into a response.
 
+use std::num::NonZeroU16;
+
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -56,6 +58,24 @@ pub fn redirect(
     if let Some(cors) = &roster.cors {
         share(cors, visit.headers, answer.headers_mut());
     }
+    answer
+}
+
+/// Sends the visitor to `https://`, on the host that was asked for. 308 keeps method and body; that no cache may
+/// keep it leaves the way back open.
+pub fn upgrade(host: &str, port: NonZeroU16, target: PathAndQuery<'_>) -> Answer {
+    let mut text = Vec::with_capacity("https://:65535".len() + host.len() + target.encoded_len());
+    text.extend_from_slice(b"https://");
+    text.extend_from_slice(host.as_bytes());
+    if port.get() != 443 {
+        text.extend_from_slice(format!(":{port}").as_bytes());
+    }
+    target.append_to(&mut text);
+    let Ok(location) = HeaderValue::from_maybe_shared(Bytes::from(text)) else {
+        return refuse(Refusal::BadTarget, 0);
+    };
+    let mut answer = empty(StatusCode::PERMANENT_REDIRECT);
+    answer.headers_mut().insert(LOCATION, location);
     answer
 }
 

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::run::{Ended, run};
-use crate::server::{Listeners, max_connections, raise_limit};
+use crate::server::{Listeners, Speaks, max_connections, raise_limit};
 use crate::settings::{Flags, Layers, Listen, Loaded, Problem, Settings};
 use crate::telemetry::Telemetry;
 use crate::{admin, demo};
@@ -191,10 +191,14 @@ fn run_server(
         let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
         Failure { code: FAILED, text: lines.join("\n") }
     })?;
-    let ready = |traffic: &[SocketAddr], admin: SocketAddr| {
-        let lines: String =
-            traffic.iter().map(|address| format!("listening on http://{address}\n")).collect();
-        let first = traffic.first().copied().unwrap_or(admin);
+    let ready = |traffic: &[(Speaks, SocketAddr)], admin: SocketAddr| {
+        let line = |(speaks, address): &(Speaks, SocketAddr)| match speaks {
+            Speaks::Http => format!("listening on http://{address}\n"),
+            Speaks::Tls => format!("listening on https://{address}\n"),
+            Speaks::Upgrade => format!("sending http://{address} to https\n"),
+        };
+        let lines: String = traffic.iter().map(line).collect();
+        let first = traffic.first().map_or(admin, |(_, address)| *address);
         eprint!("{lines}admin on http://{admin}\n{}", invite(first, admin));
     };
     let serving = run(settings, layers, listeners, telemetry, ready);

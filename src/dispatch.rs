@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -41,6 +42,8 @@ pub struct Worker {
 pub struct Policy {
     /// The longest target, in bytes.
     pub max_target: usize,
+    /// The most header fields.
+    pub max_headers: usize,
     /// Who may tell where a visitor came from.
     pub trust: Trust,
     /// What each client has had, where that is limited.
@@ -74,6 +77,29 @@ impl Worker {
 
 /// Answers one request; `peer` is who sent it, a visitor or a proxy.
 pub fn dispatch<B>(worker: &Worker, request: &Request<B>, peer: Came) -> Answer {
+    answer(worker, request, peer, serve)
+}
+
+/// Sends one request to the same host by TLS, on `port`, where some pool serves that host.
+pub fn upgrade<B>(worker: &Worker, request: &Request<B>, peer: Came, port: NonZeroU16) -> Answer {
+    answer(worker, request, peer, |worker, fleet, request, came, _| {
+        let visit = Visit::read(request, came, worker.policy.max_target)?;
+        let host = visit.host.as_deref().ok_or(Refusal::HostMissing)?;
+        let Target::Path(target) = visit.target else { return Err(Refusal::BadTarget) };
+        if !fleet.routes.knows(Some(host)) {
+            return Err(Refusal::HostUnknown);
+        }
+        Ok(answer::upgrade(host, port, target))
+    })
+}
+
+/// Has a request answered, counted and logged.
+fn answer<B>(
+    worker: &Worker,
+    request: &Request<B>,
+    peer: Came,
+    serve: impl for<'f> FnOnce(&Worker, &'f Fleet, &Request<B>, Came, &mut Seen<'f>) -> Result<Answer, Refusal>,
+) -> Answer {
     let started = Instant::now();
     let came = worker.policy.trust.resolve(peer, request.headers());
     let mut cache = worker.fleet.borrow_mut();
@@ -81,7 +107,10 @@ pub fn dispatch<B>(worker: &Worker, request: &Request<B>, peer: Came) -> Answer 
 
     let mut seen = Seen::default();
     // Nothing that was borrowed outlives a panic but the counts, which are whole after each step.
-    let served = catch_unwind(AssertUnwindSafe(|| serve(worker, fleet, request, came, started, &mut seen)));
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        worker.admit(came, started)?;
+        serve(worker, fleet, request, came, &mut seen)
+    }));
     let answer = served.unwrap_or_else(|_| worker.panicked()).unwrap_or_else(|refusal| {
         seen.refusal = Some(refusal);
         worker.counter.refusal(refusal);
@@ -106,10 +135,12 @@ fn serve<'f, B>(
     fleet: &'f Fleet,
     request: &Request<B>,
     came: Came,
-    now: Instant,
     seen: &mut Seen<'f>,
 ) -> Result<Answer, Refusal> {
-    worker.admit(came, now)?;
+    // Of HTTP/1.1 hyper has counted them already, of HTTP/2 it doesn't.
+    if request.headers().len() > worker.policy.max_headers {
+        return Err(Refusal::HeadTooLarge);
+    }
     let visit = Visit::read(request, came, worker.policy.max_target)?;
     let host = visit.host.as_deref();
     let Target::Path(target) = visit.target else {
@@ -281,8 +312,12 @@ mod tests {
         let pool = Pool::new(Arc::new(roster), [standing].into(), &Memory::default());
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
         let fleet = Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into() };
-        let policy =
-            Policy { max_target: 8192, trust: Trust::new([], Field::Forwarded), clients: Clients::new(0, 0) };
+        let policy = Policy {
+            max_target: 8192,
+            max_headers: 100,
+            trust: Trust::new([], Field::Forwarded),
+            clients: Clients::new(0, 0),
+        };
         Worker::new(
             Arc::new(ArcSwap::from_pointee(fleet)),
             rand::make_rng(),

@@ -30,10 +30,11 @@ pub mod fleet;
 pub mod strategy;
 mod listed;
 
-// Keeping the fleet true.
+// Keeping fleet and certificates true.
 pub mod keeper;
 pub mod health;
 pub mod reload;
+pub mod certificates;
 pub mod settings;
 
 // The operator's side.

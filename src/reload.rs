@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -33,6 +33,8 @@ pub struct Reloader {
     current: Settings,
     events: mpsc::Sender<Event>,
     reloads: Arc<Reloads>,
+    /// Has the certificates read again too.
+    certificates: watch::Sender<u64>,
 }
 
 impl Reloader {
@@ -42,8 +44,9 @@ impl Reloader {
         current: Settings,
         events: mpsc::Sender<Event>,
         reloads: Arc<Reloads>,
+        certificates: watch::Sender<u64>,
     ) -> Self {
-        Self { layers, current, events, reloads }
+        Self { layers, current, events, reloads, certificates }
     }
 
     /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP, `asked` comes from the API.
@@ -79,6 +82,10 @@ impl Reloader {
                     CHANGED
                 }
             };
+            if why != CHANGED {
+                // Settings that are wrong elsewhere keep no certificate from being renewed.
+                self.certificates.send_modify(|asked| *asked += 1);
+            }
             loaded = self.fingerprint().await;
             last = loaded;
             let outcome = self.reload(why).await;

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness, Shown};
+use crate::certificates::{self, Published, Shelf};
 use crate::clients::Clients;
 use crate::dispatch::{Policy, Worker};
 use crate::forwarded::{Field, Trust};
@@ -17,7 +19,7 @@ use crate::health::Prober;
 use crate::keeper::Keeper;
 use crate::metrics::{Counter, Registry, Reloads, Slab, Sources};
 use crate::reload::Reloader;
-use crate::server::{Crew, Listener, Listeners, Traffic, worker_count};
+use crate::server::{Crew, Listener, Listeners, Speaks, Tls, Traffic, worker_count};
 use crate::settings::{ForwardedBy, Layers, Settings, Span};
 use crate::telemetry::Telemetry;
 
@@ -51,13 +53,13 @@ pub async fn run(
     layers: Option<Layers>,
     listeners: Listeners,
     telemetry: &Telemetry,
-    ready: impl FnOnce(&[SocketAddr], SocketAddr),
+    ready: impl FnOnce(&[(Speaks, SocketAddr)], SocketAddr),
 ) -> io::Result<Ended> {
     let mut signals = Signals::listen()?;
-    let (traffic, admin) = (
-        listeners.traffic.iter().map(|traffic| traffic.bound.address).collect::<Vec<_>>(),
-        listeners.admin.address,
-    );
+    let traffic: Vec<_> =
+        listeners.traffic.iter().map(|traffic| (traffic.speaks, traffic.bound.address)).collect();
+    let admin = listeners.admin.address;
+    let certificates = certificates(settings)?;
     // One slab for each thread that counts: the workers, and this one for the admin listener, keeper and probes.
     let mut slabs = vec![Arc::<Slab>::default()];
     let own_counter = Counter::new(Arc::clone(&slabs[0]));
@@ -72,17 +74,19 @@ pub async fn run(
     };
     let workers = worker_count(settings);
     let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
-    for Traffic { bound, proxy_protocol } in listeners.traffic {
+    for Traffic { bound, speaks, proxy_protocol } in listeners.traffic {
         let slot = listener_slot(bound.address);
         for (own, socket) in of_worker.iter_mut().zip(bound.sockets) {
-            own.push(Listener { socket, slot, proxy_protocol });
+            own.push(Listener { socket, speaks, slot, proxy_protocol });
         }
     }
     let admin_slot = listener_slot(admin);
 
     let limits = &settings.server.limits;
     let clients = Clients::new(limits.requests_per_second_per_client, limits.max_connections_per_client);
-    let mut crew = Crew::new(&settings.server.limits);
+    let tls = traffic.iter().any(|(speaks, _)| *speaks == Speaks::Tls);
+    let tls = tls.then(|| Tls::new(&settings.server.tls, Arc::clone(&certificates)));
+    let mut crew = Crew::new(&settings.server, tls.transpose().map_err(io::Error::other)?);
     let staffed = of_worker.into_iter().map(|own| {
         let slab = Arc::<Slab>::default();
         slabs.push(Arc::clone(&slab));
@@ -102,6 +106,7 @@ pub async fn run(
         listeners: counted,
         dropped_lines: telemetry.dropped_lines(),
         reloads: Arc::clone(&reloads),
+        certificates: Arc::clone(&certificates),
         version: env!("CARGO_PKG_VERSION"),
     })
     .map_err(io::Error::other)?;
@@ -114,9 +119,15 @@ pub async fn run(
     tokio::task::spawn_local(keeper.run(changes));
     let hangup = signal(SignalKind::hangup())?;
     let (ask_reload, asked) = mpsc::channel(1);
+    let (ask_certificates, certificates_asked) = watch::channel(0);
+    let watching = tokio::task::spawn_local(certificates::watch(
+        certificates,
+        settings.server.watch.0,
+        certificates_asked,
+    ));
     // Fixed settings have nothing to reload, and SIGHUP is then heeded by nobody.
     let reloading = layers.map(|layers| {
-        let reloader = Reloader::new(layers, settings.clone(), events.clone(), reloads);
+        let reloader = Reloader::new(layers, settings.clone(), events.clone(), reloads, ask_certificates);
         tokio::task::spawn_local(reloader.run(hangup, asked))
     });
 
@@ -150,6 +161,7 @@ pub async fn run(
     if let Some(reloading) = reloading {
         reloading.abort();
     }
+    watching.abort();
     let ended = leave(settings, first, &mut signals, &mut crew).await;
     admin_stop.cancel();
     if ended == Ended::Drained {
@@ -175,6 +187,15 @@ async fn sweep(clients: Arc<Clients>) {
     }
 }
 
+/// Reads every certificate. The settings have read them before; what has changed since then may be wrong.
+fn certificates(settings: &Settings) -> io::Result<Published> {
+    let shelf = Shelf::load(settings.server.tls.files()).map_err(|wrongs| {
+        let lines: Vec<_> = wrongs.iter().map(|(_, wrong)| wrong.to_string()).collect();
+        io::Error::other(lines.join("; "))
+    })?;
+    Ok(Arc::new(ArcSwap::from_pointee(shelf)))
+}
+
 /// What the settings say of every request.
 fn request_policy(settings: &Settings, clients: &Arc<Clients>) -> Policy {
     let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
@@ -182,8 +203,10 @@ fn request_policy(settings: &Settings, clients: &Arc<Clients>) -> Policy {
         ForwardedBy::XForwardedFor => Field::XForwardedFor,
         ForwardedBy::Forwarded => Field::Forwarded,
     };
+    let limits = &settings.server.limits;
     Policy {
-        max_target: settings.server.limits.max_target_bytes.0,
+        max_target: limits.max_target_bytes.0,
+        max_headers: limits.max_headers.0.into(),
         trust: Trust::new(proxies, field),
         clients: Arc::clone(clients),
     }

@@ -66,23 +66,29 @@ impl<'a> Visit<'a> {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(Refusal::MethodNotAllowed);
         }
-        let field = host_field(request)?;
+        let is_http2 = request.version() == Version::HTTP_2;
         let uri = request.uri();
+        let field = host_field(request)?;
         let raw = uri.path_and_query().map(http::uri::PathAndQuery::as_str);
         let (host, raw) = match (uri.scheme(), uri.authority(), raw) {
             // Origin form, `/path`: the usual one. `*` comes the same way.
             (None, None, Some(raw)) => (field, raw),
-            // Absolute form: its own authority counts, not the field (RFC 9112 §3.2.2).
+            // Absolute form: its own authority counts, not the field (RFC 9112 §3.2.2). HTTP/2 has no other.
             (Some(scheme), Some(authority), Some(raw))
                 if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS =>
             {
                 // `Host::parse` refuses userinfo: `@` is in no host.
-                (Some(Host::parse(authority.as_str()).ok_or(Refusal::BadTarget)?), raw)
+                let host = Host::parse(authority.as_str()).ok_or(Refusal::BadTarget)?;
+                // HTTP/2's `:authority` is what `Host` is; beside it there may only be the same (RFC 9113 §8.3.1).
+                if is_http2 && field.as_ref().is_some_and(|field| !field.is(&host)) {
+                    return Err(Refusal::HostDoubled);
+                }
+                (Some(host), raw)
             }
             // Authority form (`evil.example`, `:80@evil`, `javascript:x`) and other schemes.
             _ => return Err(Refusal::BadTarget),
         };
-        let target = Target::read(raw, method, uri.scheme().is_some())?;
+        let target = Target::read(raw, method, uri.scheme().is_some() && !is_http2)?;
         if raw.len() > max_target {
             return Err(Refusal::TargetTooLong);
         }
@@ -95,7 +101,10 @@ impl<'a> Visit<'a> {
 fn host_field<B>(request: &Request<B>) -> Result<Option<Host<'_>>, Refusal> {
     let mut fields = request.headers().get_all(HOST).iter();
     let Some(first) = fields.next() else {
-        let may_lack = request.version() < Version::HTTP_11;
+        let may_lack = match request.version() {
+            Version::HTTP_2 => request.uri().authority().is_some(),
+            version => version < Version::HTTP_11,
+        };
         return if may_lack { Ok(None) } else { Err(Refusal::HostMissing) };
     };
     if fields.next().is_some() {
@@ -242,6 +251,42 @@ mod tests {
             assert_eq!(read(method, "/"), Err(Refusal::MethodNotAllowed));
         }
         assert_eq!(read("GET", &format!("/{}", "a".repeat(8192))), Err(Refusal::TargetTooLong));
+    }
+
+    #[test]
+    fn http2_has_its_host_in_the_authority() {
+        let read = |method: &str, target: &str, hosts: &[&str]| {
+            let request = request(method, target, hosts, Version::HTTP_2);
+            let visit = Visit::read(&request, CAME, 8192)?;
+            Ok((visit.host.map(Cow::into_owned).unwrap(), visit.target == Target::Server))
+        };
+        let at = |host: &str| Ok((host.to_owned(), false));
+        assert_eq!(read("GET", "https://Site.Example:8443/p", &[]), at("site.example"));
+        assert_eq!(read("GET", "https://Site.Example:8443/p", &["site.example:8443"]), at("site.example"));
+        // What an intermediary makes of a request without authority.
+        assert_eq!(read("GET", "/p", &["site.example"]), at("site.example"));
+        for other in ["evil.example", "site.example", "site.example:443"] {
+            assert_eq!(
+                read("GET", "https://site.example:8443/p", &[other]),
+                Err(Refusal::HostDoubled),
+                "{other}"
+            );
+        }
+        assert_eq!(read("GET", "https://a/p", &["a", "a"]), Err(Refusal::HostDoubled));
+        assert_eq!(read("GET", "https://a/p", &["a b"]), Err(Refusal::HostMalformed));
+        assert_eq!(read("GET", "https://u@a/p", &[]), Err(Refusal::BadTarget));
+        assert_eq!(read("GET", "/p", &[]), Err(Refusal::HostMissing));
+        // `:path` is `*`: a URI in one text has no such form.
+        for (method, result) in [("OPTIONS", Ok(true)), ("GET", Err(Refusal::BadTarget))] {
+            let mut parts = http::uri::Parts::default();
+            parts.scheme = Some(Scheme::HTTPS);
+            parts.authority = Some("a".parse().unwrap());
+            parts.path_and_query = Some("*".parse().unwrap());
+            let mut request = request(method, "/", &[], Version::HTTP_2);
+            *request.uri_mut() = http::Uri::from_parts(parts).unwrap();
+            let visit = Visit::read(&request, CAME, 8192);
+            assert_eq!(visit.map(|visit| visit.target == Target::Server), result, "{method}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn worker() -> Worker {
     let flags = Flags { backends: vec![BASE.to_owned()], pin: true, ..Flags::default() };
     let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
     let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
-    let policy = Policy { max_target: 8192, trust, clients };
+    let policy = Policy { max_target: 8192, max_headers: 100, trust, clients };
     Worker::new(
         Keeper::start(&settings, Counter::default()).published(),
         rand::make_rng(),

@@ -67,6 +67,7 @@ const RULES: Rules = Rules {
     idle_timeout: Duration::from_secs(60),
     max_header_bytes: 16 << 10,
     max_headers: 100,
+    max_requests: u32::MAX,
 };
 
 /// Whether visitors should be sent here; at first they should not. Cheap to clone: clones share it.

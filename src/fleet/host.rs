@@ -28,6 +28,11 @@ impl<'a> Host<'a> {
         };
         Some(Self { name, port })
     }
+
+    /// Whether another is the same, without case.
+    pub fn is(&self, other: &Host<'_>) -> bool {
+        self.name.eq_ignore_ascii_case(other.name) && self.port == other.port
+    }
 }
 
 /// `reg-name` of RFC 3986 §3.2.2, not empty, at most 255 bytes, not only a dot.

@@ -11,9 +11,10 @@ use prometheus::{Encoder, TextEncoder};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
-    CLOSED_AT, CODES, CODES_AT, LIMITS_AT, Limit, OPENED_AT, PANICS_AT, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS,
-    PROBE_TIMES_SIZE, Probe, REFUSALS_AT, Reloads, Slab, labels_of, sum,
+    CLOSED_AT, CODES, CODES_AT, HANDSHAKES_AT, Handshake, LIMITS_AT, Limit, OPENED_AT, PANICS_AT,
+    PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, REFUSALS_AT, Reloads, Slab, labels_of, sum,
 };
+use crate::certificates::{Place, Published};
 use crate::fleet::{Backend, Fleet, Slot, State, Tier};
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
@@ -30,6 +31,8 @@ pub struct Sources {
     pub dropped_lines: Vec<ErrorCounter>,
     /// How reloads went.
     pub reloads: Arc<Reloads>,
+    /// What TLS is spoken with.
+    pub certificates: Published,
     /// The version of this program.
     pub version: &'static str,
 }
@@ -90,6 +93,8 @@ impl Collector for Signpost {
             self.panics(),
             self.dropped(),
         ];
+        families.push(self.handshakes());
+        families.extend(self.certificates());
         families.extend(self.connections());
         families.extend(self.reloads());
         families.extend([self.redirects(&fleet), self.picks(&fleet)]);
@@ -141,6 +146,44 @@ impl Signpost {
             MetricType::COUNTER,
             [counter(&[], self.sum(Slot(0), PANICS_AT))],
         )
+    }
+
+    fn handshakes(&self) -> MetricFamily {
+        let metrics = Handshake::ALL.iter().map(|&handshake| {
+            counter(&[("result", handshake.name())], self.sum(Slot(0), HANDSHAKES_AT + handshake as usize))
+        });
+        family(
+            "signpost_tls_handshakes_total",
+            "TLS handshakes, by how they went.",
+            MetricType::COUNTER,
+            metrics,
+        )
+    }
+
+    /// When each certificate ends, and whether its files are what is served.
+    fn certificates(&self) -> [MetricFamily; 2] {
+        let shelf = self.sources.certificates.load();
+        let of = |figure: fn(&Place) -> f64| {
+            let metric = move |place: &Place| {
+                let name = place.files.cert.to_string_lossy();
+                gauge(&[("name", &name)], figure(place))
+            };
+            shelf.places().iter().map(metric).collect::<Vec<_>>()
+        };
+        [
+            family(
+                "signpost_certificate_expiry_timestamp_seconds",
+                "When the certificate that is served ends.",
+                MetricType::GAUGE,
+                of(|place| place.pair.ends() as f64),
+            ),
+            family(
+                "signpost_certificate_last_reload_successful",
+                "Whether the certificate's files were right when they were last read.",
+                MetricType::GAUGE,
+                of(|place| f64::from(u8::from(place.last_read_successful))),
+            ),
+        ]
     }
 
     fn dropped(&self) -> MetricFamily {

@@ -22,11 +22,12 @@ use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
 /// The statuses of `signpost_responses_total`, in the order of their counts in a slab.
-const CODES: [StatusCode; 14] = [
+const CODES: [StatusCode; 15] = [
     StatusCode::NO_CONTENT,
     StatusCode::FOUND,
     StatusCode::SEE_OTHER,
     StatusCode::TEMPORARY_REDIRECT,
+    StatusCode::PERMANENT_REDIRECT,
     StatusCode::BAD_REQUEST,
     StatusCode::NOT_FOUND,
     StatusCode::METHOD_NOT_ALLOWED,
@@ -63,6 +64,12 @@ listed! {
         ProxyProtocol,
         /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
         UntrustedProxy,
+        /// `max_handshakes`, and no turn came within `handshake_timeout`.
+        Handshakes,
+        /// `max_requests_per_connection`.
+        Requests,
+        /// What HTTP/2 allows a peer to ask for that costs it nothing: resets, pings, empty frames.
+        Http2Flood,
     }
 }
 
@@ -79,6 +86,32 @@ impl Limit {
             Self::AdminConnections => "admin_connections",
             Self::ProxyProtocol => "proxy_protocol",
             Self::UntrustedProxy => "untrusted_proxy",
+            Self::Handshakes => "handshakes",
+            Self::Requests => "requests_per_connection",
+            Self::Http2Flood => "http2_flood",
+        }
+    }
+}
+
+listed! {
+    /// How a TLS handshake went.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Handshake {
+        /// It was completed.
+        Ok,
+        /// One side turned the other down, or the visitor left.
+        Failed,
+        /// `handshake_timeout` passed.
+        TimedOut,
+    }
+}
+
+impl Handshake {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
         }
     }
 }
@@ -132,7 +165,8 @@ const CODES_AT: usize = 0;
 const REFUSALS_AT: usize = CODES_AT + CODES.len();
 const LIMITS_AT: usize = REFUSALS_AT + Refusal::ALL.len();
 const PANICS_AT: usize = LIMITS_AT + Limit::ALL.len();
-const RESERVED: usize = PANICS_AT + 1;
+const HANDSHAKES_AT: usize = PANICS_AT + 1;
+const RESERVED: usize = HANDSHAKES_AT + Handshake::ALL.len();
 
 // A pool's places: pins rejected, then the histogram's buckets (one more for what is over), then its sum.
 const PICKS_AT: usize = Rejection::ALL.len();
@@ -250,6 +284,11 @@ impl Counter {
     #[cfg(test)]
     pub fn panics(&self) -> u64 {
         self.0.get(Slot(0), PANICS_AT)
+    }
+
+    /// A TLS handshake is over.
+    pub fn handshake(&self, handshake: Handshake) {
+        self.0.add(Slot(0), HANDSHAKES_AT + handshake as usize, 1);
     }
 
     /// A connection was accepted on a listener; it counts as open until what is returned is dropped, however

@@ -1,4 +1,4 @@
-//! One connection, from accept to close: HTTP/1.1 by hyper, deadlines and the last read by us.
+//! One connection that speaks HTTP/1.1: by hyper, deadlines and the last read by us.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -15,10 +15,9 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::stream::{Stream, Watch};
+use super::stream::{Stream, Transport, Watch};
 use crate::metrics::Limit;
 use crate::outcome::Refusal;
 
@@ -33,6 +32,8 @@ pub struct Rules {
     pub max_header_bytes: usize,
     /// The most header fields.
     pub max_headers: usize,
+    /// The most requests; [`u32::MAX`] is as good as no bound.
+    pub max_requests: u32,
 }
 
 /// How a connection ended, as far as somebody counts it.
@@ -54,26 +55,29 @@ const NO_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
 /// A connection that was served.
 #[derive(Debug)]
 #[must_use = "its end is to be counted, and then it is to be lingered for"]
-pub struct Served {
+pub struct Served<T> {
     /// How it ended.
     pub end: End,
-    /// The socket, where the peer may still be sending.
-    rest: Option<TcpStream>,
+    /// What it was served over, where something is left to do with it.
+    pub(super) rest: Option<T>,
+    /// Whether the peer may still be sending.
+    pub(super) unread: bool,
 }
 
 /// Serves one connection until its last answer is out.
 ///
 /// Once `drain` is cancelled, each answer says `Connection: close`, and a connection that waits for a request is
 /// closed a quarter of a second later.
-pub async fn serve<S, B>(socket: TcpStream, service: S, rules: &Rules, drain: &CancellationToken) -> Served
+pub async fn serve<T, S, B>(io: T, service: S, rules: &Rules, drain: &CancellationToken) -> Served<T>
 where
+    T: Transport,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Unpin,
     S::Future: Unpin,
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let watch = Rc::new(Watch::new());
-    let stream = TokioIo::new(Stream { socket, watch: Rc::clone(&watch) });
+    let watch = Rc::new(Watch::new(rules));
+    let stream = TokioIo::new(Stream { io, watch: Rc::clone(&watch) });
     let watched = Watched { service, watch: Rc::clone(&watch) };
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
@@ -112,13 +116,17 @@ where
     })
     .await;
 
-    let end = match served {
-        Err(limit) => return Served { end: limit.map_or(End::Closed, End::Limited), rest: None },
-        Ok(Ok(())) => End::Closed,
-        Ok(Err(error)) => refused(&error).map_or(End::Closed, End::Refused),
+    let (end, unread) = match served {
+        Err(limit) => (limit.map_or(End::Closed, End::Limited), false),
+        Ok(Ok(())) if watch.is_spent() => (End::Limited(Limit::Requests), true),
+        Ok(Ok(())) => (End::Closed, watch.body_announced()),
+        Ok(Err(error)) => match refused(&error) {
+            Some(refusal) => (End::Refused(refusal), true),
+            None => (End::Closed, watch.body_announced()),
+        },
     };
-    let unread = watch.body_announced() || end != End::Closed;
-    Served { end, rest: unread.then(|| connection.into_parts().io.into_inner().socket) }
+    let rest = (unread || T::SAYS_GOODBYE).then(|| connection.into_parts().io.into_inner().io);
+    Served { end, rest, unread }
 }
 
 /// What hyper answered by itself: 400, 431, and nothing at all to HTTP/2.
@@ -134,38 +142,45 @@ fn refused(error: &hyper::Error) -> Option<Refusal> {
     }
 }
 
+/// How long it may take to say the end to a peer that reads nothing.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a peer may be silent while it is lingered for.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long lingering may take in all.
+/// How long the end may take in all, with TLS's own farewell.
 const LINGER: Duration = Duration::from_secs(30);
 /// How many bytes are discarded.
 const DISCARD: u64 = 64 << 20;
 
-impl Served {
+impl<T: Transport> Served<T> {
     /// Says that we are done, then discards what the peer still sends, where it may be sending.
     ///
     /// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
     /// throw away an answer that was not read yet. Browsers send the whole body before they look.
     pub async fn linger(self) {
-        let Some(mut socket) = self.rest else { return };
-        if self.end == End::Refused(Refusal::Http2InTheClear) {
-            // A client that tries HTTP/2 by prior knowledge reads HTTP/1.1 well enough to tell a person.
-            let _ = socket.write_all(NO_HTTP2).await;
+        let Some(rest) = self.rest else { return };
+        let _ = tokio::time::timeout(LINGER, finish(rest, self.end, self.unread)).await;
+    }
+}
+
+/// The last words and the last read.
+async fn finish<T: Transport>(mut io: T, end: End, unread: bool) {
+    if end == End::Refused(Refusal::Http2InTheClear) {
+        // A client that tries HTTP/2 by prior knowledge reads HTTP/1.1 well enough to tell a person.
+        let _ = io.write_all(NO_HTTP2).await;
+    }
+    let said = tokio::time::timeout(GOODBYE, io.shutdown()).await;
+    if !unread || !matches!(said, Ok(Ok(()))) {
+        return;
+    }
+    // From the socket itself: what TLS carries needs no deciphering to be thrown away.
+    let socket = io.socket();
+    let mut buffer = vec![0; 16 << 10];
+    let mut left = DISCARD;
+    while left > 0 {
+        match tokio::time::timeout(SILENCE, socket.read(&mut buffer)).await {
+            Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
+            _ => break,
         }
-        if socket.shutdown().await.is_err() {
-            return;
-        }
-        let discard = async {
-            let mut buffer = vec![0; 16 << 10];
-            let mut left = DISCARD;
-            while left > 0 {
-                match tokio::time::timeout(SILENCE, socket.read(&mut buffer)).await {
-                    Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
-                    _ => break,
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LINGER, discard).await;
     }
 }
 

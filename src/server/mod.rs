@@ -2,10 +2,12 @@
 
 mod connection;
 mod descriptors;
+mod http2;
 mod listener;
 mod proxied;
 pub mod proxy_protocol;
 mod stream;
+mod tls;
 mod worker;
 
 use std::io;
@@ -18,10 +20,14 @@ use tokio_util::sync::CancellationToken;
 pub use connection::{End, Rules, Served, serve};
 pub use descriptors::{max_connections, raise_limit};
 pub use listener::{Bound, bind};
-pub use worker::Listener;
+pub use stream::Transport;
+pub use tls::Tls;
+pub use worker::{Listener, Speaks};
+
+use worker::Manners;
 
 use crate::dispatch::Worker;
-use crate::settings::{Limits, Settings};
+use crate::settings::{Server, Settings};
 
 /// Every socket of the process, bound before anything else is started.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub struct Listeners {
 pub struct Traffic {
     /// Its address, with a socket per worker.
     pub bound: Bound,
+    /// What is spoken there.
+    pub speaks: Speaks,
     /// Whether each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
 }
@@ -71,11 +79,16 @@ impl Listeners {
             }
         };
         let workers = worker_count(settings);
-        let listeners = settings.server.listen.iter();
-        let traffic: Vec<_> = listeners
-            .filter_map(|listener| {
+        let server = &settings.server;
+        let plain = server.listen.iter().map(|listener| (Speaks::Http, listener));
+        let tls = server.tls.listen.iter().map(|listener| (Speaks::Tls, listener));
+        let upgrade = server.tls.upgrade_listen.iter().map(|listener| (Speaks::Upgrade, listener));
+        let traffic: Vec<_> = plain
+            .chain(tls)
+            .chain(upgrade)
+            .filter_map(|(speaks, listener)| {
                 let bound = open(listener.address.0, workers)?;
-                Some(Traffic { bound, proxy_protocol: listener.proxy_protocol })
+                Some(Traffic { bound, speaks, proxy_protocol: listener.proxy_protocol })
             })
             .collect();
         match open(settings.admin.listen.0, 1) {
@@ -100,20 +113,26 @@ pub struct Crew {
     ends: mpsc::UnboundedReceiver<()>,
     last_word: mpsc::UnboundedSender<()>,
     working: usize,
-    rules: Rules,
+    manners: Manners,
 }
 
 impl Crew {
-    /// Nobody yet.
-    pub fn new(limits: &Limits) -> Self {
+    /// Nobody yet. Without `tls` no listener may speak it.
+    pub fn new(settings: &Server, tls: Option<Tls>) -> Self {
+        let limits = &settings.limits;
         let (last_word, ends) = mpsc::unbounded_channel();
         let rules = Rules {
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
             max_header_bytes: limits.max_header_bytes.0,
             max_headers: limits.max_headers.0.into(),
+            max_requests: match limits.max_requests_per_connection {
+                0 => u32::MAX,
+                max => max,
+            },
         };
-        Self { stop: CancellationToken::new(), ends, last_word, working: 0, rules }
+        let manners = Manners { rules, tls, upgrade_port: settings.tls.upgrade_port };
+        Self { stop: CancellationToken::new(), ends, last_word, working: 0, manners }
     }
 
     /// Starts workers, each on a thread of its own and with its own listeners.
@@ -123,9 +142,10 @@ impl Crew {
     pub fn start(&mut self, workers: Vec<(Worker, Vec<Listener>)>) -> io::Result<()> {
         let runtimes: Vec<_> = workers.iter().map(|_| worker::runtime()).collect::<io::Result<_>>()?;
         for ((worker, listeners), runtime) in workers.into_iter().zip(runtimes) {
-            let (rules, stop, last_word) = (self.rules, self.stop.clone(), LastWord(self.last_word.clone()));
+            let (manners, stop) = (self.manners.clone(), self.stop.clone());
+            let last_word = LastWord(self.last_word.clone());
             thread::Builder::new().name(format!("worker-{}", self.working)).spawn(move || {
-                worker::run(&runtime, worker, listeners, rules, stop);
+                worker::run(&runtime, worker, listeners, manners, stop);
                 drop(last_word);
             })?;
             self.working += 1;

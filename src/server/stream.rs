@@ -1,4 +1,4 @@
-//! A connection's socket, and the clock that is kept on it.
+//! What a connection is read from and written to, and the clock that is kept on it.
 
 use std::cell::Cell;
 use std::io;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::connection::Rules;
 use crate::metrics::Limit;
@@ -26,6 +27,31 @@ enum Phase {
     Idle,
 }
 
+/// What HTTP is spoken over: a socket, or TLS on one.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Whether a peer must be told of the end before FIN: with TLS it could not tell ours from an attacker's.
+    const SAYS_GOODBYE: bool;
+
+    /// The socket below.
+    fn socket(&mut self) -> &mut TcpStream;
+}
+
+impl Transport for TcpStream {
+    const SAYS_GOODBYE: bool = false;
+
+    fn socket(&mut self) -> &mut TcpStream {
+        self
+    }
+}
+
+impl Transport for TlsStream<TcpStream> {
+    const SAYS_GOODBYE: bool = true;
+
+    fn socket(&mut self) -> &mut TcpStream {
+        self.get_mut().0
+    }
+}
+
 /// What stream, service and driver of one connection know together. hyper's own timer is one and the same for a
 /// slow head and an idle connection; this tells them apart.
 #[derive(Debug)]
@@ -34,21 +60,24 @@ pub(super) struct Watch {
     since: Cell<Instant>,
     /// The last request announced a body, which is never read.
     body_announced: Cell<bool>,
+    /// How many more requests it may send.
+    requests_left: Cell<u32>,
     draining_since: Cell<Option<Instant>>,
 }
 
 /// While draining, how long a connection that waits for a request goes on waiting: a request that was sent
 /// before our FIN could arrive is still answered.
-const LAST_WAIT: Duration = Duration::from_millis(250);
+pub(super) const LAST_WAIT: Duration = Duration::from_millis(250);
 /// An answer in the making has no deadline of the connection's; the driver looks again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Watch {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rules: &Rules) -> Self {
         Self {
             phase: Cell::new(Phase::Fresh),
             since: Cell::new(Instant::now()),
             body_announced: Cell::new(false),
+            requests_left: Cell::new(rules.max_requests),
             draining_since: Cell::new(None),
         }
     }
@@ -68,6 +97,7 @@ impl Watch {
     pub(super) fn request(&self, announces_body: bool) {
         self.phase.set(Phase::Answering);
         self.body_announced.set(announces_body);
+        self.requests_left.set(self.requests_left.get().saturating_sub(1));
     }
 
     /// Its answer is ready.
@@ -81,7 +111,12 @@ impl Watch {
 
     /// Whether this answer is the connection's last: a body that is not read can't be told from a next request.
     pub(super) fn is_last(&self) -> bool {
-        self.body_announced.get() || self.draining_since.get().is_some()
+        self.body_announced.get() || self.draining_since.get().is_some() || self.is_spent()
+    }
+
+    /// Whether it has sent all the requests it may.
+    pub(super) fn is_spent(&self) -> bool {
+        self.requests_left.get() == 0
     }
 
     pub(super) fn body_announced(&self) -> bool {
@@ -110,21 +145,21 @@ impl Watch {
     }
 }
 
-/// A socket that tells its [`Watch`] when bytes come.
+/// A stream that tells its [`Watch`] when bytes come.
 #[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) socket: TcpStream,
+pub(super) struct Stream<T> {
+    pub(super) io: T,
     pub(super) watch: Rc<Watch>,
 }
 
-impl AsyncRead for Stream {
+impl<T: Transport> AsyncRead for Stream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.watch.bytes_came();
         }
@@ -132,9 +167,9 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl<T: Transport> AsyncWrite for Stream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -142,18 +177,18 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

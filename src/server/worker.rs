@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::Request;
-use hyper::body::Incoming;
-use hyper::service::Service;
+use http::header::STRICT_TRANSPORT_SECURITY;
+use http::{HeaderValue, Request};
+use hyper::service::{Service, service_fn};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
@@ -17,22 +18,53 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, End, Rules};
+use super::http2;
 use super::proxied;
+use super::tls::{self, Tls};
 use crate::answer::Answer;
-use crate::dispatch::{Worker, dispatch};
+use crate::clients::Connected;
+use crate::dispatch::{Worker, dispatch, upgrade};
 use crate::fleet::Slot;
 use crate::metrics::Limit;
 use crate::visit::Came;
+
+/// What a traffic listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.1.
+    Http,
+    /// TLS, and in it HTTP/2 or HTTP/1.1.
+    Tls,
+    /// HTTP/1.1, to send visitors to TLS.
+    Upgrade,
+}
 
 /// A worker's share of one listener.
 #[derive(Debug)]
 pub struct Listener {
     /// Its own socket on the address.
     pub socket: TcpListener,
+    /// What is spoken on it.
+    pub speaks: Speaks,
     /// Where its connections are counted.
     pub slot: Slot,
     /// Whether each begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+}
+
+/// How connections are treated.
+#[derive(Clone, Debug)]
+pub(super) struct Manners {
+    pub(super) rules: Rules,
+    pub(super) tls: Option<Tls>,
+    pub(super) upgrade_port: NonZeroU16,
+}
+
+/// What the connections of one worker share.
+struct Shared {
+    worker: Worker,
+    manners: Manners,
+    stop: CancellationToken,
 }
 
 /// Serves on every listener until `stop` is cancelled, then empties the accept queues, lets what is under way end,
@@ -41,20 +73,24 @@ pub(super) fn run(
     runtime: &Runtime,
     worker: Worker,
     listeners: Vec<Listener>,
-    rules: Rules,
+    manners: Manners,
     stop: CancellationToken,
 ) {
-    let worker = Rc::new(worker);
-    let rules = Rc::new(rules);
+    let shared = Rc::new(Shared { worker, manners, stop });
     LocalSet::new().block_on(runtime, async {
         let connections = TaskTracker::new();
         let accepting = listeners.into_iter().map(|listener| {
-            let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
-            let (slot, proxy_protocol) = (listener.slot, listener.proxy_protocol);
-            let spawner = connections.clone();
-            accept(listener, Rc::clone(&worker), stop.clone(), move |socket, peer| {
-                let (worker, rules, stop) = (Rc::clone(&worker), Rc::clone(&rules), stop.clone());
-                spawner.spawn_local(visit(socket, peer, worker, slot, proxy_protocol, rules, stop));
+            let Listener { slot, speaks, proxy_protocol, .. } = listener;
+            let (connections, of_visit) = (connections.clone(), Rc::clone(&shared));
+            accept(listener, Rc::clone(&shared), move |socket, peer| {
+                let arrival = Arrival { socket, peer, slot, proxy_protocol };
+                let shared = Rc::clone(&of_visit);
+                // Tasks of their own kinds: a plain connection carries no state of the others.
+                match speaks {
+                    Speaks::Http => connections.spawn_local(visit(arrival, shared)),
+                    Speaks::Tls => connections.spawn_local(visit_by_tls(arrival, shared)),
+                    Speaks::Upgrade => connections.spawn_local(visit_to_upgrade(arrival, shared)),
+                };
             })
         });
         let accepting: Vec<_> = accepting.map(tokio::task::spawn_local).collect();
@@ -77,8 +113,7 @@ pub(super) fn runtime() -> io::Result<Runtime> {
 /// closed with connections in its queue resets them.
 async fn accept(
     listener: Listener,
-    worker: Rc<Worker>,
-    stop: CancellationToken,
+    shared: Rc<Shared>,
     mut spawn: impl FnMut(TcpStream, SocketAddr),
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener.socket)?;
@@ -86,7 +121,7 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = shared.stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -96,7 +131,7 @@ async fn accept(
             }
             Err(error) => {
                 if out_of_descriptors(&error) {
-                    worker.counter.limited(Limit::Descriptors);
+                    shared.worker.counter.limited(Limit::Descriptors);
                     tokio::time::sleep(pause.next(&error)).await;
                 }
                 // Everything else is about one connection that is already gone (accept(2), "Error handling").
@@ -132,52 +167,105 @@ impl Pause {
     }
 }
 
-/// Serves one visitor's connection and counts how it went.
-async fn visit(
-    mut socket: TcpStream,
+/// A connection that was accepted.
+struct Arrival {
+    socket: TcpStream,
     peer: SocketAddr,
-    worker: Rc<Worker>,
     slot: Slot,
     proxy_protocol: bool,
-    rules: Rc<Rules>,
-    stop: CancellationToken,
-) {
-    let _open = worker.counter.open(slot);
-    let mut came = Came { client: peer.ip().to_canonical(), by_tls: false };
-    if proxy_protocol {
-        let Some(told) = proxied::came(&mut socket, came.client, &worker, &rules, &stop).await else {
-            return;
-        };
-        came = told;
-    }
-    let exempt = worker.trusts(came.client);
-    let connected = if exempt { None } else { Some(worker.clients().connect(came.client)) };
-    if let Some(None) = connected {
-        return worker.counter.limited(Limit::ConnectionsPerClient);
-    }
-    let service = Dispatch { worker: Rc::clone(&worker), came };
-    let served = connection::serve(socket, service, &rules, &stop).await;
-    match served.end {
-        End::Closed => {}
-        End::Refused(refusal) => worker.refused_by_hyper(refusal, came),
-        End::Limited(limit) => worker.counter.limited(limit),
-    }
+}
+
+/// Serves one visitor's connection and counts how it went.
+async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
+    let _open = shared.worker.counter.open(arrival.slot);
+    let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
+    // Its answer is there at once: there is nothing to await.
+    let service = service_fn(|request| ready(Ok(dispatch(&shared.worker, &request, came))));
+    let served = connection::serve(arrival.socket, service, &shared.manners.rules, &shared.stop).await;
+    shared.note(served.end, came);
     // Boxed: few connections have something left, and all would carry the state otherwise.
     Box::pin(served.linger()).await;
 }
 
-/// [`dispatch`] as a service. Its answer is there at once: there is nothing to await.
-struct Dispatch {
-    worker: Rc<Worker>,
+/// The same for a visitor who speaks TLS.
+async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
+    let Some(tls) = &shared.manners.tls else { return };
+    let worker = &shared.worker;
+    let _open = worker.counter.open(arrival.slot);
+    let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
+    let came = Came { by_tls: true, ..came };
+    // Boxed: a handshake's state is large and soon over.
+    let accepted = Box::pin(tls.accept(arrival.socket, &worker.counter, &shared.stop)).await;
+    let Some(stream) = accepted else { return };
+    let service = ByTls { worker, hsts: tls.hsts(), came };
+    let (rules, stop) = (&shared.manners.rules, &shared.stop);
+    let served = if tls::chose_http2(&stream) {
+        Box::pin(http2::serve(stream, service, rules, stop)).await
+    } else {
+        connection::serve(stream, service, rules, stop).await
+    };
+    shared.note(served.end, came);
+    Box::pin(served.linger()).await;
+}
+
+/// [`dispatch`] as a service over TLS.
+struct ByTls<'a> {
+    worker: &'a Worker,
+    hsts: Option<&'a HeaderValue>,
     came: Came,
 }
 
-impl Service<Request<Incoming>> for Dispatch {
+impl<B> Service<Request<B>> for ByTls<'_> {
     type Response = Answer;
     type Error = Infallible;
     type Future = Ready<Result<Answer, Infallible>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        ready(Ok(dispatch(&self.worker, &request, self.came)))
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let mut answer = dispatch(self.worker, &request, self.came);
+        if let Some(hsts) = self.hsts {
+            answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        ready(Ok(answer))
+    }
+}
+
+/// The same for a visitor who is to come back by TLS.
+async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
+    let _open = shared.worker.counter.open(arrival.slot);
+    let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
+    let port = shared.manners.upgrade_port;
+    let service = service_fn(|request| ready(Ok(upgrade(&shared.worker, &request, came, port))));
+    let served = connection::serve(arrival.socket, service, &shared.manners.rules, &shared.stop).await;
+    shared.note(served.end, came);
+    Box::pin(served.linger()).await;
+}
+
+impl Shared {
+    /// Finds out where a connection comes from and counts it as its client's until what is returned is dropped;
+    /// `None` where it is to be closed, which is counted by then.
+    async fn admit(&self, arrival: &mut Arrival) -> Option<(Came, Option<Connected>)> {
+        let worker = &self.worker;
+        let mut came = Came { client: arrival.peer.ip().to_canonical(), by_tls: false };
+        if arrival.proxy_protocol {
+            let (rules, socket) = (&self.manners.rules, &mut arrival.socket);
+            came = proxied::came(socket, came.client, worker, rules, &self.stop).await?;
+        }
+        if worker.trusts(came.client) {
+            return Some((came, None));
+        }
+        let connected = worker.clients().connect(came.client);
+        if connected.is_none() {
+            worker.counter.limited(Limit::ConnectionsPerClient);
+        }
+        connected.map(|connected| (came, Some(connected)))
+    }
+
+    /// Counts how a connection ended.
+    fn note(&self, end: End, came: Came) {
+        match end {
+            End::Closed => {}
+            End::Refused(refusal) => self.worker.refused_by_hyper(refusal, came),
+            End::Limited(limit) => self.worker.counter.limited(limit),
+        }
     }
 }

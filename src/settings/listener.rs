@@ -1,4 +1,4 @@
-//! An item of `server.listen`: an address for visitors, and what is spoken there.
+//! An item of `server.listen` and its like: an address for visitors, and what comes before all else there.
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -15,10 +15,10 @@ pub struct Listener {
     pub proxy_protocol: bool,
 }
 
-/// Reads `listen`: addresses, or tables that say more. `None` where the key is missing.
-pub(super) fn read_all(section: &mut Section<'_>) -> Option<Vec<Listener>> {
+/// Reads a list of listeners: addresses, or tables that say more. `None` where the key is missing.
+pub(super) fn read_all(section: &mut Section<'_>, key: &'static str) -> Option<Vec<Listener>> {
     let notes = section.notes();
-    let items = section.items("listen")?.into_iter();
+    let items = section.items(key)?.into_iter();
     let listeners = items.filter_map(|(path, item)| match item.kind {
         config::ValueKind::Table(_) => Listener::read(Section::new(path, item, notes), notes),
         _ => reader::parse(&path, &item, notes).map(Listener::plain),

@@ -9,6 +9,7 @@ mod names;
 mod pool;
 mod reader;
 mod rules;
+mod tls;
 mod url;
 mod values;
 
@@ -22,6 +23,7 @@ pub use listener::Listener;
 pub use names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 pub use pool::{Backend, Cors, Pin, Pool};
 pub use reader::Problem;
+pub use tls::{Certificate, Tls};
 pub use url::{BackendUrl, WeightedUrl};
 pub use values::{
     ForwardedBy, HeaderCount, Leaf, Listen, LogFormat, LogLevel, Network, ProbeCount, RedirectStatus,
@@ -63,6 +65,8 @@ pub struct Server {
     pub forwarded_by: ForwardedBy,
     /// What one connection may cost.
     pub limits: Limits,
+    /// The listeners that speak TLS.
+    pub tls: Tls,
 }
 
 /// `[server.limits]`: what one connection may cost.
@@ -86,6 +90,8 @@ pub struct Limits {
     pub requests_per_second_per_client: u32,
     /// How many probes run at once, over all pools.
     pub max_probes: ProbeCount,
+    /// After how many requests a connection is closed in good order; 0: never.
+    pub max_requests_per_connection: u32,
 }
 
 /// `[admin]`: the listener for the operator.
@@ -179,14 +185,30 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             forwarded_by: ForwardedBy::XForwardedFor,
             limits: Limits::default(),
+            tls: Tls::default(),
         }
     }
 }
 
 impl Server {
+    /// Every list of traffic listeners, by its key.
+    fn listeners(&self) -> [(&'static str, &[Listener]); 3] {
+        [
+            ("server.listen", &self.listen),
+            ("server.tls.listen", &self.tls.listen),
+            ("server.tls.upgrade_listen", &self.tls.upgrade_listen),
+        ]
+    }
+
+    /// The address of each, with the key that asks for it.
+    fn addresses(&self) -> impl Iterator<Item = (&'static str, &Listen)> {
+        let lists = self.listeners().into_iter();
+        lists.flat_map(|(key, list)| list.iter().map(move |listener| (key, &listener.address)))
+    }
+
     fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
-        let listen = listener::read_all(&mut section).unwrap_or(default.listen);
+        let listen = listener::read_all(&mut section, "listen").unwrap_or(default.listen);
         let server = Self {
             listen,
             workers: section.or("workers", default.workers),
@@ -198,6 +220,7 @@ impl Server {
             trusted_proxies: section.list("trusted_proxies").unwrap_or_default(),
             forwarded_by: section.or("forwarded_by", default.forwarded_by),
             limits: Limits::read(section.section_or_empty("limits")),
+            tls: Tls::read(section.section_or_empty("tls")),
         };
         section.finish();
         server
@@ -218,6 +241,7 @@ impl Default for Limits {
             max_connections_per_client: 0,
             requests_per_second_per_client: 0,
             max_probes: ProbeCount(512),
+            max_requests_per_connection: 10_000,
         }
     }
 }
@@ -248,6 +272,8 @@ impl Limits {
             requests_per_second_per_client: section
                 .or("requests_per_second_per_client", default.requests_per_second_per_client),
             max_probes: section.or("max_probes", default.max_probes),
+            max_requests_per_connection: section
+                .or("max_requests_per_connection", default.max_requests_per_connection),
         };
         section.finish();
         limits

@@ -13,9 +13,15 @@ use super::{Cors, Health, Pin, Pool, ProbeKind, Settings};
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
 pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     let mut warnings = Vec::new();
-    if settings.server.listen.is_empty() && !notes.is_wrong("server.listen") {
-        notes.problem("server.listen", "got an empty list, takes one address or more");
+    let server = &settings.server;
+    let wrong = notes.is_wrong("server.listen") || notes.is_wrong("server.tls.listen");
+    if server.listen.is_empty() && server.tls.listen.is_empty() && !wrong {
+        notes.problem(
+            "server.listen",
+            "got an empty list, takes one address or more (or none beside server.tls.listen)",
+        );
     }
+    super::tls::check(&server.tls, notes, &mut warnings);
     listeners_differ(settings, notes);
     proxies_are_named(settings, notes);
     if settings.pools.is_empty() && !notes.is_wrong("pools") {
@@ -52,8 +58,7 @@ fn key(pool: &Pool, rest: &str) -> String {
 /// No address may be asked for twice, by traffic or admin.
 fn listeners_differ(settings: &Settings, notes: &Notes) {
     let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
-    let listeners = settings.server.listen.iter().map(|listener| ("server.listen", &listener.address));
-    for (key, listen) in listeners.chain([("admin.listen", &settings.admin.listen)]) {
+    for (key, listen) in settings.server.addresses().chain([("admin.listen", &settings.admin.listen)]) {
         let taken = listen.0.port() != 0 && seen.insert(listen.0, key).is_some();
         if taken {
             notes.problem(key, format!("{listen} is asked for twice, takes addresses that differ"));
@@ -63,18 +68,18 @@ fn listeners_differ(settings: &Settings, notes: &Notes) {
 
 /// The PROXY protocol is believed from trusted proxies alone, so there must be some.
 fn proxies_are_named(settings: &Settings, notes: &Notes) {
-    let Some(index) = settings.server.listen.iter().position(|listener| listener.proxy_protocol) else {
+    if !settings.server.trusted_proxies.is_empty() || notes.is_wrong("server.trusted_proxies") {
         return;
-    };
-    if settings.server.trusted_proxies.is_empty()
-        && !notes.is_wrong("server.listen")
-        && !notes.is_wrong("server.trusted_proxies")
-    {
-        notes.problem(
-            &format!("server.listen[{index}].proxy_protocol"),
-            "got true, but server.trusted_proxies is empty, so every connection would be closed; takes true beside \
-             the networks of the proxies",
-        );
+    }
+    for (key, list) in settings.server.listeners() {
+        let Some(index) = list.iter().position(|listener| listener.proxy_protocol) else { continue };
+        if !notes.is_wrong(key) {
+            notes.problem(
+                &format!("{key}[{index}].proxy_protocol"),
+                "got true, but server.trusted_proxies is empty, so every connection would be closed; takes true \
+                 beside the networks of the proxies",
+            );
+        }
     }
 }
 
@@ -122,7 +127,7 @@ fn loops(pool: &Pool, settings: &Settings, notes: &Notes, warnings: &mut Vec<Str
     for (index, backend) in pool.backends.iter().enumerate() {
         let key = key(pool, &format!("backends[{index}].url"));
         let url = &backend.url;
-        let listeners = settings.server.listen.iter().map(|listener| ("server.listen", &listener.address));
+        let listeners = settings.server.addresses();
         for (setting, listen) in listeners.chain([("admin.listen", &settings.admin.listen)]) {
             if listen.0.port() == url.port() && leads_to(url, listen.0.ip(), &own_name) {
                 notes.problem(
@@ -196,6 +201,8 @@ fn come_by_https(pool: &Pool, settings: &Settings) -> Option<&'static str> {
     let always = pool.pin.as_ref().is_some_and(|pin| pin.secure == SecureAttribute::Always);
     if always {
         Some("its pin.secure is \"always\"")
+    } else if !settings.server.tls.listen.is_empty() {
+        Some("server.tls.listen is set")
     } else if !settings.server.trusted_proxies.is_empty() {
         Some("server.trusted_proxies is set")
     } else {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -52,6 +53,12 @@ impl Leaf for String {
 impl Leaf for u32 {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("a whole number from 0 to {}", u32::MAX))
+    }
+}
+
+impl Leaf for NonZeroU16 {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("a whole number from 1 to {}", u16::MAX))
     }
 }
 

@@ -78,6 +78,7 @@ fn a_reader_that_stalls_costs_lines_and_not_requests() {
     // Standard output is a pipe that nobody reads.
     let mut command = crate::harness::command(["--backend", "http://127.0.0.1:9001"]);
     command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    command.env("SIGNPOST__SERVER__LIMITS__MAX_REQUESTS_PER_CONNECTION", "0");
     let signpost = Signpost::start_unread(&mut command);
     let mut connection = signpost.connect();
     let dropped = |signpost: &Signpost| signpost.metric("signpost_log_lines_dropped_total", &[]);

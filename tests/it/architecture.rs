@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 23] = [
+const MAY_IMPORT: [(&str, &[&str]); 24] = [
     ("main", &["cli"]),
     ("cli", &["run", "server", "settings", "telemetry", "admin", "demo"]),
     (
@@ -17,13 +17,27 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
             "dispatch",
             "forwarded",
             "clients",
+            "certificates",
             "metrics",
             "settings",
             "telemetry",
         ],
     ),
     ("admin", &["server", "reload", "keeper", "metrics", "fleet", "settings"]),
-    ("server", &["dispatch", "clients", "answer", "outcome", "visit", "metrics", "fleet", "settings"]),
+    (
+        "server",
+        &[
+            "dispatch",
+            "clients",
+            "answer",
+            "outcome",
+            "visit",
+            "certificates",
+            "metrics",
+            "fleet",
+            "settings",
+        ],
+    ),
     (
         "dispatch",
         &[
@@ -45,13 +59,14 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     ("reload", &["keeper", "metrics", "settings"]),
     ("health", &["keeper", "metrics", "fleet", "settings"]),
     ("keeper", &["settings", "metrics", "fleet", "strategy"]),
-    ("metrics", &["outcome", "pin", "fleet", "listed"]),
+    ("metrics", &["outcome", "pin", "certificates", "fleet", "listed"]),
     ("access_log", &["outcome", "fleet"]),
     ("forwarded", &["visit"]),
     ("visit", &["outcome", "fleet"]),
     ("outcome", &["fleet", "listed"]),
     ("pin", &["fleet", "listed"]),
-    ("settings", &["fleet", "strategy"]),
+    ("settings", &["certificates", "fleet", "strategy"]),
+    ("certificates", &[]),
     ("fleet", &["strategy", "listed"]),
     ("strategy", &["listed"]),
     ("listed", &[]),

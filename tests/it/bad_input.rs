@@ -213,7 +213,9 @@ fn a_refusal_is_counted_when_it_is_answered() {
 
 #[test]
 fn a_client_that_pipelines_and_never_reads_is_not_read_either() {
-    let signpost = Signpost::with_backends(&[BASE]);
+    let signpost = Signpost::with_settings(&format!(
+        "[server.limits]\nmax_requests_per_connection = 0\n[pools.p]\nbackends = ['{BASE}']"
+    ));
     let resident = || signpost.metric("process_resident_memory_bytes", &[]);
     let before = resident();
     let mut connection = signpost.connect();

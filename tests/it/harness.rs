@@ -24,8 +24,12 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A running dispatcher. It is ended when this is dropped.
 pub struct Signpost {
     child: Child,
-    /// Its first traffic address.
+    /// Its first traffic address, with TLS where none is without.
     pub traffic: SocketAddr,
+    /// Its first address that speaks TLS.
+    pub tls: Option<SocketAddr>,
+    /// Its first address that sends visitors to TLS.
+    pub upgrade: Option<SocketAddr>,
     /// Its admin address.
     pub admin: SocketAddr,
     stdout: mpsc::Receiver<String>,
@@ -106,18 +110,34 @@ impl Signpost {
         let stdout = mpsc::channel().1;
         let stderr = lines(child.stderr.take().unwrap());
         let mut seen = Vec::new();
-        let mut address_after = |prefix: &str| loop {
+        // The admin listener's line is the last of them.
+        let admin = loop {
             match stderr.recv_timeout(PATIENCE) {
-                Ok(line) => match line.strip_prefix(prefix) {
+                Ok(line) => match line.strip_prefix("admin on http://") {
                     Some(address) => break address.parse().unwrap(),
                     None => seen.push(line),
                 },
-                Err(_) => panic!("no line {prefix:?}; standard error was:\n{}", seen.join("\n")),
+                Err(_) => panic!("no admin address; standard error was:\n{}", seen.join("\n")),
             }
         };
-        let traffic = address_after("listening on http://");
-        let admin = address_after("admin on http://");
-        Self { child, traffic, admin, stdout, stderr, unread: RefCell::new(seen), _settings: None }
+        let address = |before: &str, after: &str| {
+            let address = |line: &String| line.strip_prefix(before)?.strip_suffix(after)?.parse().ok();
+            seen.iter().find_map(address)
+        };
+        let tls = address("listening on https://", "");
+        let traffic = address("listening on http://", "").or(tls).unwrap();
+        let upgrade = address("sending http://", " to https");
+        Self {
+            child,
+            traffic,
+            tls,
+            upgrade,
+            admin,
+            stdout,
+            stderr,
+            unread: RefCell::new(seen),
+            _settings: None,
+        }
     }
 
     /// A new connection to the first traffic address.
@@ -250,12 +270,12 @@ pub fn series(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     })
 }
 
-/// A client's connection.
-pub struct Connection(BufReader<TcpStream>);
+/// A client's connection, over a socket or something that is spoken on one.
+pub struct Connection<S: Read + Write = TcpStream>(BufReader<S>);
 
 impl Connection {
     pub fn to(address: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(address).unwrap())
+        Self::of_socket(TcpStream::connect(address).unwrap())
     }
 
     /// From another address of this machine, such as 127.0.0.5.
@@ -263,14 +283,33 @@ impl Connection {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
         socket.connect(&address.into()).unwrap();
-        Self::over(socket.into())
+        Self::of_socket(socket.into())
     }
 
-    fn over(stream: TcpStream) -> Self {
+    fn of_socket(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self(BufReader::new(stream))
+    }
+
+    pub fn set_write_timeout(&mut self, timeout: Duration) {
+        self.0.get_mut().set_write_timeout(Some(timeout)).unwrap();
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish(&mut self) {
+        self.0.get_mut().shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    pub fn over(stream: S) -> Self {
+        Self(BufReader::new(stream))
+    }
+
+    pub fn stream(&mut self) -> &mut S {
+        self.0.get_mut()
     }
 
     /// Sends bytes; a peer that closed in the meantime is no failure here.
@@ -281,15 +320,6 @@ impl Connection {
     /// Sends bytes, and says when that was not possible.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.0.get_mut().write_all(bytes)
-    }
-
-    pub fn set_write_timeout(&mut self, timeout: Duration) {
-        self.0.get_mut().set_write_timeout(Some(timeout)).unwrap();
-    }
-
-    /// Says that nothing more will be sent.
-    pub fn finish(&mut self) {
-        self.0.get_mut().shutdown(Shutdown::Write).unwrap();
     }
 
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {

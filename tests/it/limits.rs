@@ -33,6 +33,24 @@ fn an_idle_connection_ends() {
 }
 
 #[test]
+fn a_connection_ends_after_the_most_requests_in_good_order() {
+    let signpost = start("max_requests_per_connection = 3");
+    let mut connection = signpost.connect();
+    for said in [None, None, Some("close")] {
+        let answer = connection.request("GET", "/", &[]);
+        assert_eq!((answer.status, answer.header("connection")), (302, said));
+    }
+    assert!(connection.closes());
+    signpost.wait_for_metric("signpost_limited_total", &[("limit", "requests_per_connection")], 1.0);
+
+    // Who has sent more already reads all the answers there are.
+    let mut pipelined = signpost.connect();
+    pipelined.send(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(5000));
+    assert_eq!((0..3).filter_map(|_| pipelined.read_answer()).count(), 3);
+    assert!(pipelined.closes());
+}
+
+#[test]
 fn sizes_are_settings() {
     let signpost = start("max_target_bytes = '100B'\nmax_headers = 3\nmax_header_bytes = '32KiB'");
     assert_eq!(signpost.get(&format!("/{}", "a".repeat(99))).status, 302);

@@ -21,7 +21,7 @@ fn worker(backend: &str) -> Worker {
     };
     let settings = Settings::load(&layers).unwrap().settings;
     let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
-    let policy = Policy { max_target: 8192, trust, clients };
+    let policy = Policy { max_target: 8192, max_headers: 100, trust, clients };
     Worker::new(
         Keeper::start(&settings, Counter::default()).published(),
         rand::make_rng(),

@@ -5,6 +5,7 @@
 
 mod harness;
 mod health;
+mod certificates;
 
 // What a visitor sees.
 mod redirect;
@@ -15,6 +16,8 @@ mod backend;
 mod bad_input;
 mod limits;
 mod proxies;
+mod tls;
+mod http2;
 mod location;
 mod eligibility;
 mod fuzz_seeds;

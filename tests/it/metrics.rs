@@ -17,7 +17,7 @@ const TWO_POOLS: &str = r#"
 "#;
 
 /// Every name that DESIGN gives and there is something to count for yet.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     "signpost_redirects_total",
     "signpost_responses_total",
     "signpost_refusals_total",
@@ -32,6 +32,7 @@ const NAMES: [&str; 19] = [
     "signpost_connections",
     "signpost_connections_total",
     "signpost_limited_total",
+    "signpost_tls_handshakes_total",
     "signpost_log_lines_dropped_total",
     "signpost_settings_reloads_total",
     "signpost_settings_last_reload_successful",

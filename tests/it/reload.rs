@@ -12,9 +12,10 @@ fn pool(ids: &[&str], more: &str) -> String {
     format!("[pools.p]\nbackends = [{}]\n{more}\n", backends.join(","))
 }
 
-/// The same, reloaded on SIGHUP alone.
+/// The same, reloaded on SIGHUP alone, with connections that last.
 fn unwatched(ids: &[&str], more: &str) -> String {
-    format!("[server]\nwatch = '0s'\n{}", pool(ids, more))
+    let lasting = "[server.limits]\nmax_requests_per_connection = 0\n";
+    format!("[server]\nwatch = '0s'\n{lasting}{}", pool(ids, more))
 }
 
 fn start(file: &Path) -> Signpost {

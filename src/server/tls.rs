@@ -1,0 +1,136 @@
+//! TLS on accepted sockets: what is offered, and handshakes with a bound on their time and their number.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{Acceptor, NoServerSessionStorage};
+use rustls::version::{TLS12, TLS13};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::stream::LAST_WAIT;
+use crate::certificates::{Published, Resolver};
+use crate::metrics::{Counter, Handshake, Limit};
+use crate::settings;
+
+/// ALPN's names of what is spoken over TLS, the preferred one first.
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// How TLS is spoken, one for all workers. Cheap to clone: clones share it.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    places: Arc<Semaphore>,
+    timeout: Duration,
+    hsts: Option<HeaderValue>,
+}
+
+impl Tls {
+    /// As the settings say, with the certificates that are published at the time of each handshake.
+    ///
+    /// # Errors
+    /// What keeps rustls from it: no randomness for the tickets' keys.
+    pub fn new(settings: &settings::Tls, certificates: Published) -> Result<Self, rustls::Error> {
+        // Passed on and not installed: with a second provider in the build, rustls would not know which to take.
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Resolver(certificates)));
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        // Tickets keep a session at the visitor; a table of ours would be a lock that all workers share.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        // Early data can be replayed, and a replay would take a turn and be counted.
+        config.max_early_data_size = 0;
+        let max_age = settings.hsts.0.as_secs();
+        Ok(Self {
+            config: Arc::new(config),
+            places: Arc::new(Semaphore::new(settings.max_handshakes.get().into())),
+            timeout: settings.handshake_timeout.0,
+            hsts: (max_age > 0).then(|| HeaderValue::from_str(&format!("max-age={max_age}")).ok()).flatten(),
+        })
+    }
+
+    /// What every answer says in `Strict-Transport-Security`.
+    pub(super) fn hsts(&self) -> Option<&HeaderValue> {
+        self.hsts.as_ref()
+    }
+
+    /// Shakes hands, and counts how it went; `None` where that led to nothing.
+    ///
+    /// The first message is read before a place is asked for: a peer that sends none, or half of one, takes no
+    /// place from others. Who connects and says nothing at all is no handshake, and while draining is not waited for.
+    pub(super) async fn accept(
+        &self,
+        socket: TcpStream,
+        counter: &Counter,
+        drain: &CancellationToken,
+    ) -> Option<TlsStream<TcpStream>> {
+        let deadline = Instant::now() + self.timeout;
+        let first = async { matches!(socket.peek(&mut [0]).await, Ok(1)) };
+        let spoke = tokio::select! {
+            biased;
+            first = timeout_at(deadline, first) => first,
+            () = patience_ends(drain) => return None,
+        };
+        let shaken = match spoke {
+            Ok(true) => self.shake(socket, deadline).await,
+            Ok(false) => return None,
+            Err(_) => Err(Short::Time),
+        };
+        let (handshake, stream) = match shaken {
+            Ok(stream) => (Handshake::Ok, Some(stream)),
+            Err(Short::Trust) => (Handshake::Failed, None),
+            Err(Short::Time) => (Handshake::TimedOut, None),
+            Err(Short::Places) => {
+                counter.limited(Limit::Handshakes);
+                return None;
+            }
+        };
+        counter.handshake(handshake);
+        stream
+    }
+
+    async fn shake(&self, socket: TcpStream, deadline: Instant) -> Result<TlsStream<TcpStream>, Short> {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
+        let hello = timeout_at(deadline, hello).await?.map_err(|_| Short::Trust)?;
+        let place = timeout_at(deadline, self.places.acquire()).await.map_err(|_| Short::Places)?;
+        let stream = timeout_at(deadline, hello.into_stream(Arc::clone(&self.config))).await?;
+        drop(place);
+        stream.map_err(|_| Short::Trust)
+    }
+}
+
+/// What a handshake was short of.
+enum Short {
+    Trust,
+    Time,
+    Places,
+}
+
+impl From<Elapsed> for Short {
+    fn from(_: Elapsed) -> Self {
+        Self::Time
+    }
+}
+
+/// Whether HTTP/2 was agreed on.
+pub(super) fn chose_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP2)
+}
+
+/// Returns a moment after draining began.
+async fn patience_ends(drain: &CancellationToken) {
+    drain.cancelled().await;
+    tokio::time::sleep(LAST_WAIT).await;
+}

@@ -1,0 +1,171 @@
+//! Certificates for tests, and clients that speak TLS.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+};
+
+use crate::harness::{Connection, PATIENCE};
+
+/// A certificate that signed itself, in its files.
+pub struct Site {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    der: CertificateDer<'static>,
+}
+
+/// A pair in PEM.
+pub struct Pem {
+    pub cert: String,
+    pub key: String,
+    pub der: CertificateDer<'static>,
+}
+
+/// Makes a pair for these names, which ends with the year before `year`.
+pub fn pem(names: &[&str], year: i32) -> Pem {
+    let mut params =
+        rcgen::CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let der = params.self_signed(&key).unwrap().der().clone();
+    let text = |label: &str, bytes: &[u8]| {
+        let lines = BASE64_STANDARD.encode(bytes);
+        format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
+    };
+    Pem { cert: text("CERTIFICATE", &der), key: text("PRIVATE KEY", &key.serialize_der()), der }
+}
+
+impl Site {
+    /// A pair for these names, in `stem.pem` and `stem.key`.
+    pub fn write(dir: &Path, stem: &str, names: &[&str]) -> Self {
+        let pem = pem(names, 2999);
+        let (cert, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
+        std::fs::write(&cert, &pem.cert).unwrap();
+        std::fs::write(&key, &pem.key).unwrap();
+        Self { cert, key, der: pem.der }
+    }
+
+    /// As it stands in a list of certificates.
+    pub fn toml(&self) -> String {
+        format!("{{ cert = '{}', key = '{}' }}", self.cert.display(), self.key.display())
+    }
+}
+
+/// A client's side of TLS.
+pub type TlsConnection = Connection<StreamOwned<ClientConnection, TcpStream>>;
+
+/// A client that believes these sites and nobody else.
+pub fn client(sites: &[&Site], protocols: &[&str]) -> ClientConfig {
+    client_with(sites, protocols, rustls::ALL_VERSIONS)
+}
+
+/// The same, of these versions.
+pub fn client_with(
+    sites: &[&Site],
+    protocols: &[&str],
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    for site in sites {
+        roots.add(site.der.clone()).unwrap();
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config
+}
+
+/// A client that believes everybody, to see what is shown.
+pub fn credulous() -> ClientConfig {
+    let mut config = client(&[], &[]);
+    config.dangerous().set_certificate_verifier(Arc::new(Credulous(aws_lc_rs::default_provider())));
+    config
+}
+
+/// A handshake that is not done yet: the first read or write does it.
+pub fn start(
+    address: SocketAddr,
+    name: &str,
+    config: &Arc<ClientConfig>,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), socket)
+}
+
+/// Shakes hands with `address` as `name`.
+pub fn connect(
+    address: SocketAddr,
+    name: &str,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsConnection> {
+    let mut stream = start(address, name, config);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(Connection::over(stream))
+}
+
+/// The certificate that is shown to who asks for `name`.
+pub fn shown(address: SocketAddr, name: &str) -> CertificateDer<'static> {
+    let mut connection = connect(address, name, &Arc::new(credulous())).unwrap();
+    connection.stream().conn.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+impl PartialEq<CertificateDer<'_>> for Site {
+    fn eq(&self, other: &CertificateDer<'_>) -> bool {
+        self.der == *other
+    }
+}
+
+#[derive(Debug)]
+struct Credulous(CryptoProvider);
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
