@@ -99,6 +99,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     process::raise_limit();
+    process::go_first();
     let chosen = SCENARIOS.iter().filter(|known| args.is_empty() || args.contains(&known.name));
     let outcomes: Vec<_> = chosen.map(play).collect();
     let (ok, missed, skipped) =
@@ -141,6 +142,14 @@ fn play(scenario: &'static Scenario) -> Outcome {
             Outcome::Missed
         }
     };
+    let logs = process::logs();
+    if matches!(outcome, Outcome::Missed) {
+        for log in logs {
+            let lines = log.all();
+            println!("        the last lines of a dispatcher's log:");
+            lines.iter().skip(lines.len().saturating_sub(12)).for_each(|line| println!("          {line}"));
+        }
+    }
     // Its processes end with what holds them; those of a scenario that hangs are ended here.
     process::end_all();
     if thread.is_finished() {

@@ -84,6 +84,12 @@ pub fn end_all() {
     }
 }
 
+/// Goes before other work of the machine, where that is allowed: with a compiler beside it on few cores, half a second
+/// is no bound for anything. Processes that are started inherit it.
+pub fn go_first() {
+    let _ = rustix::process::nice(-10);
+}
+
 /// Raises the limit of descriptors as far as it goes; a scenario asks for how many there are.
 pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
@@ -229,8 +235,17 @@ impl Start {
         };
         let tls = address("listening on https://");
         let traffic = address("listening on http://").or(tls).expect("an address for visitors");
+        LOGS.lock().unwrap().push(log.clone());
         Signpost { process, traffic, tls, admin, log, access, directory: self.directory }
     }
+}
+
+/// The logs of dispatchers, for a scenario that missed something.
+static LOGS: Mutex<Vec<Lines>> = Mutex::new(Vec::new());
+
+/// The logs of all dispatchers since this was last asked.
+pub fn logs() -> Vec<Lines> {
+    std::mem::take(&mut LOGS.lock().unwrap())
 }
 
 impl Signpost {
