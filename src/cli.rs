@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::run::{Ended, run};
-use crate::server::{Listeners, Speaks, max_connections, raise_limit};
+use crate::server::{Listeners, Speaks, raise_limit};
 use crate::settings::{Flags, Layers, Listen, Loaded, Problem, Settings};
 use crate::telemetry::Telemetry;
 use crate::{admin, demo};
@@ -186,7 +186,6 @@ fn run_server(
     invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
 ) -> Result<(), Failure> {
     raise_limit();
-    max_connections(settings.server.limits.max_connections).map_err(Failure::run)?;
     let listeners = Listeners::open(settings).map_err(|taken| {
         let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
         Failure { code: FAILED, text: lines.join("\n") }

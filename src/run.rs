@@ -19,7 +19,7 @@ use crate::health::Prober;
 use crate::keeper::Keeper;
 use crate::metrics::{Counter, Registry, Reloads, Slab, Sources};
 use crate::reload::Reloader;
-use crate::server::{Crew, Listener, Listeners, Speaks, Tls, Traffic, worker_count};
+use crate::server::{Crew, Listener, Listeners, Speaks, Tls, Traffic, max_connections, worker_count};
 use crate::settings::{ForwardedBy, Layers, Settings, Span};
 use crate::telemetry::Telemetry;
 
@@ -84,9 +84,10 @@ pub async fn run(
 
     let limits = &settings.server.limits;
     let clients = Clients::new(limits.requests_per_second_per_client, limits.max_connections_per_client);
+    let places = max_connections(limits.max_connections).map_err(io::Error::other)?;
     let tls = traffic.iter().any(|(speaks, _)| *speaks == Speaks::Tls);
     let tls = tls.then(|| Tls::new(&settings.server.tls, Arc::clone(&certificates)));
-    let mut crew = Crew::new(&settings.server, tls.transpose().map_err(io::Error::other)?);
+    let mut crew = Crew::new(&settings.server, tls.transpose().map_err(io::Error::other)?, places);
     let staffed = of_worker.into_iter().map(|own| {
         let slab = Arc::<Slab>::default();
         slabs.push(Arc::clone(&slab));

@@ -56,7 +56,7 @@ use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use guard::Guard;
 
-use crate::server::{Bound, End, Rules, serve as serve_connection};
+use crate::server::{Bound, End, Rules, Seat, serve as serve_connection};
 
 /// How many connections it serves at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -221,7 +221,8 @@ pub(crate) async fn serve(
             let (router, counter, stop) = (router.clone(), Rc::clone(&counter), stop.clone());
             connections.spawn_local(async move {
                 let _open = counter.open(slot);
-                let served = serve_connection(socket, Endpoints(router), &RULES, &stop).await;
+                let served =
+                    serve_connection(socket, Endpoints(router), &RULES, Seat::of_nobody(), &stop).await;
                 if let End::Limited(limit) = served.end {
                     counter.limited(limit);
                 }

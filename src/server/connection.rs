@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
+use super::crowd::Seat;
 use super::stream::{Stream, Transport, Watch};
 use crate::metrics::Limit;
 use crate::outcome::Refusal;
@@ -67,8 +68,14 @@ pub struct Served<T> {
 /// Serves one connection until its last answer is out.
 ///
 /// Once `drain` is cancelled, each answer says `Connection: close`, and a connection that waits for a request is
-/// closed a quarter of a second later.
-pub async fn serve<T, S, B>(io: T, service: S, rules: &Rules, drain: &CancellationToken) -> Served<T>
+/// closed a quarter of a second later. `seat` says when there is no room for a connection that waits.
+pub async fn serve<T, S, B>(
+    io: T,
+    service: S,
+    rules: &Rules,
+    seat: Rc<Seat>,
+    drain: &CancellationToken,
+) -> Served<T>
 where
     T: Transport,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Unpin,
@@ -76,7 +83,7 @@ where
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let watch = Rc::new(Watch::new(rules));
+    let watch = Rc::new(Watch::new(rules, seat));
     let stream = TokioIo::new(Stream { io, watch: Rc::clone(&watch) });
     let watched = Watched { service, watch: Rc::clone(&watch) };
     let mut connection = http1::Builder::new()
@@ -99,6 +106,9 @@ where
         }
         if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
             return Poll::Ready(Ok(result));
+        }
+        if watch.is_evicted(cx.waker()) {
+            return Poll::Ready(Err(Some(Limit::Evicted)));
         }
         // The timer is only moved when it is late or early: a request that is answered at once costs no timer.
         let mut deadline = watch.deadline(rules);

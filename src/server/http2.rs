@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{End, Rules, Served};
+use super::crowd::Seat;
 use super::stream::Transport;
 use crate::metrics::Limit;
 
@@ -53,7 +54,13 @@ const OVERDRAFT: u32 = 2 * STREAMS;
 /// A stream is answered at once, and a body is never read: its stream is reset with `NO_ERROR` a moment after the
 /// answer.
 /// Whatever ends a connection is said by GOAWAY first, so that a request that is under way is still answered.
-pub(super) async fn serve<T, S, B>(io: T, service: S, rules: &Rules, drain: &CancellationToken) -> Served<T>
+pub(super) async fn serve<T, S, B>(
+    io: T,
+    service: S,
+    rules: &Rules,
+    seat: Rc<Seat>,
+    drain: &CancellationToken,
+) -> Served<T>
 where
     T: Transport,
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
@@ -62,7 +69,7 @@ where
     B::Data: 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let tally = Rc::new(Tally::new(rules));
+    let tally = Rc::new(Tally::new(rules, seat));
     let back = Rc::new(Cell::new(None));
     let (end, broken) = {
         let io = TokioIo::new(Lent { io: Some(io), back: Rc::clone(&back) });
@@ -104,6 +111,7 @@ where
             let why = match leaving {
                 Some(_) => None,
                 None if draining.as_mut().poll(cx).is_ready() => Some(None),
+                None if tally.seat.is_evicted(cx.waker()) => Some(Some(Limit::Evicted)),
                 None if tally.requests_left() == 0 => Some(Some(Limit::Requests)),
                 None if tally.deadline(rules) <= Instant::now() => Some(Some(tally.limit())),
                 None => None,
@@ -176,6 +184,7 @@ where
 /// What service and driver of one connection know together.
 struct Tally {
     started: Instant,
+    seat: Rc<Seat>,
     /// When the last request came.
     last: Cell<Option<Instant>>,
     left: Cell<u32>,
@@ -183,9 +192,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(rules: &Rules) -> Self {
+    fn new(rules: &Rules, seat: Rc<Seat>) -> Self {
+        let now = Instant::now();
+        seat.idle(Some(now));
         Self {
-            started: Instant::now(),
+            started: now,
+            seat,
             last: Cell::new(None),
             left: Cell::new(rules.max_requests),
             overdraft: Cell::new(0),
@@ -193,7 +205,9 @@ impl Tally {
     }
 
     fn request(&self) {
-        self.last.set(Some(Instant::now()));
+        let now = Instant::now();
+        self.last.set(Some(now));
+        self.seat.idle(Some(now));
         match self.left.get() {
             0 => self.overdraft.set(self.overdraft.get().saturating_add(1)),
             left => self.left.set(left - 1),

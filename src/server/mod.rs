@@ -1,6 +1,7 @@
 //! The traffic listeners: sockets bound, workers that serve them, connections from accept to close.
 
 mod connection;
+mod crowd;
 mod descriptors;
 mod http2;
 mod listener;
@@ -12,12 +13,14 @@ mod worker;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use connection::{End, Rules, Served, serve};
+pub use crowd::{Places, Seat};
 pub use descriptors::{max_connections, raise_limit};
 pub use listener::{Bound, bind};
 pub use stream::Transport;
@@ -114,11 +117,12 @@ pub struct Crew {
     last_word: mpsc::UnboundedSender<()>,
     working: usize,
     manners: Manners,
+    places: Arc<Places>,
 }
 
 impl Crew {
-    /// Nobody yet. Without `tls` no listener may speak it.
-    pub fn new(settings: &Server, tls: Option<Tls>) -> Self {
+    /// Nobody yet. Without `tls` no listener may speak it; `places` is how many connections there may be.
+    pub fn new(settings: &Server, tls: Option<Tls>, places: usize) -> Self {
         let limits = &settings.limits;
         let (last_word, ends) = mpsc::unbounded_channel();
         let rules = Rules {
@@ -132,7 +136,14 @@ impl Crew {
             },
         };
         let manners = Manners { rules, tls, upgrade_port: settings.tls.upgrade_port };
-        Self { stop: CancellationToken::new(), ends, last_word, working: 0, manners }
+        Self {
+            stop: CancellationToken::new(),
+            ends,
+            last_word,
+            working: 0,
+            manners,
+            places: Places::new(places),
+        }
     }
 
     /// Starts workers, each on a thread of its own and with its own listeners.
@@ -143,9 +154,9 @@ impl Crew {
         let runtimes: Vec<_> = workers.iter().map(|_| worker::runtime()).collect::<io::Result<_>>()?;
         for ((worker, listeners), runtime) in workers.into_iter().zip(runtimes) {
             let (manners, stop) = (self.manners.clone(), self.stop.clone());
-            let last_word = LastWord(self.last_word.clone());
+            let (places, last_word) = (Arc::clone(&self.places), LastWord(self.last_word.clone()));
             thread::Builder::new().name(format!("worker-{}", self.working)).spawn(move || {
-                worker::run(&runtime, worker, listeners, manners, stop);
+                worker::run(&runtime, worker, listeners, manners, places, stop);
                 drop(last_word);
             })?;
             self.working += 1;

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Rules;
+use super::crowd::Seat;
 use crate::metrics::Limit;
 
 /// Where a connection stands between the peer and us.
@@ -63,6 +64,7 @@ pub(super) struct Watch {
     /// How many more requests it may send.
     requests_left: Cell<u32>,
     draining_since: Cell<Option<Instant>>,
+    seat: Rc<Seat>,
 }
 
 /// While draining, how long a connection that waits for a request goes on waiting: a request that was sent
@@ -72,19 +74,29 @@ pub(super) const LAST_WAIT: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Watch {
-    pub(super) fn new(rules: &Rules) -> Self {
+    pub(super) fn new(rules: &Rules, seat: Rc<Seat>) -> Self {
+        let now = Instant::now();
+        seat.idle(Some(now));
         Self {
             phase: Cell::new(Phase::Fresh),
-            since: Cell::new(Instant::now()),
+            since: Cell::new(now),
             body_announced: Cell::new(false),
             requests_left: Cell::new(rules.max_requests),
             draining_since: Cell::new(None),
+            seat,
         }
     }
 
     fn enter(&self, phase: Phase) {
+        let now = Instant::now();
         self.phase.set(phase);
-        self.since.set(Instant::now());
+        self.since.set(now);
+        self.seat.idle((phase == Phase::Idle).then_some(now));
+    }
+
+    /// Whether it waits for a request and another needs its place; the waker is told when that changes.
+    pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
+        self.seat.is_evicted(waker) && matches!(self.phase.get(), Phase::Fresh | Phase::Idle)
     }
 
     fn bytes_came(&self) {
@@ -111,7 +123,10 @@ impl Watch {
 
     /// Whether this answer is the connection's last: a body that is not read can't be told from a next request.
     pub(super) fn is_last(&self) -> bool {
-        self.body_announced.get() || self.draining_since.get().is_some() || self.is_spent()
+        self.body_announced.get()
+            || self.draining_since.get().is_some()
+            || self.is_spent()
+            || self.seat.is_pressed()
     }
 
     /// Whether it has sent all the requests it may.

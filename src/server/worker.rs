@@ -6,6 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU16;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::STRICT_TRANSPORT_SECURITY;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, End, Rules};
+use super::crowd::{Crowd, Places, Taken};
 use super::http2;
 use super::proxied;
 use super::tls::{self, Tls};
@@ -64,6 +66,7 @@ pub(super) struct Manners {
 struct Shared {
     worker: Worker,
     manners: Manners,
+    crowd: Rc<Crowd>,
     stop: CancellationToken,
 }
 
@@ -74,16 +77,19 @@ pub(super) fn run(
     worker: Worker,
     listeners: Vec<Listener>,
     manners: Manners,
+    places: Arc<Places>,
     stop: CancellationToken,
 ) {
-    let shared = Rc::new(Shared { worker, manners, stop });
+    let crowd = Rc::new(Crowd::new(places));
+    let shared = Rc::new(Shared { worker, manners, crowd, stop });
     LocalSet::new().block_on(runtime, async {
         let connections = TaskTracker::new();
         let accepting = listeners.into_iter().map(|listener| {
             let Listener { slot, speaks, proxy_protocol, .. } = listener;
             let (connections, of_visit) = (connections.clone(), Rc::clone(&shared));
             accept(listener, Rc::clone(&shared), move |socket, peer| {
-                let arrival = Arrival { socket, peer, slot, proxy_protocol };
+                let place = of_visit.crowd.enter();
+                let arrival = Arrival { socket, peer, slot, proxy_protocol, place };
                 let shared = Rc::clone(&of_visit);
                 // Tasks of their own kinds: a plain connection carries no state of the others.
                 match speaks {
@@ -118,11 +124,15 @@ async fn accept(
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener.socket)?;
     let mut pause = Pause::default();
+    let accept = async || {
+        shared.crowd.room(|| shared.worker.counter.limited(Limit::Connections)).await;
+        listener.accept().await
+    };
     loop {
         let accepted = tokio::select! {
             biased;
             () = shared.stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
@@ -173,6 +183,7 @@ struct Arrival {
     peer: SocketAddr,
     slot: Slot,
     proxy_protocol: bool,
+    place: Taken,
 }
 
 /// Serves one visitor's connection and counts how it went.
@@ -181,7 +192,8 @@ async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
     let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
     // Its answer is there at once: there is nothing to await.
     let service = service_fn(|request| ready(Ok(dispatch(&shared.worker, &request, came))));
-    let served = connection::serve(arrival.socket, service, &shared.manners.rules, &shared.stop).await;
+    let seat = arrival.place.seat();
+    let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat, &shared.stop).await;
     shared.note(served.end, came);
     // Boxed: few connections have something left, and all would carry the state otherwise.
     Box::pin(served.linger()).await;
@@ -198,11 +210,11 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
     let accepted = Box::pin(tls.accept(arrival.socket, &worker.counter, &shared.stop)).await;
     let Some(stream) = accepted else { return };
     let service = ByTls { worker, hsts: tls.hsts(), came };
-    let (rules, stop) = (&shared.manners.rules, &shared.stop);
+    let (rules, seat, stop) = (&shared.manners.rules, arrival.place.seat(), &shared.stop);
     let served = if tls::chose_http2(&stream) {
-        Box::pin(http2::serve(stream, service, rules, stop)).await
+        Box::pin(http2::serve(stream, service, rules, seat, stop)).await
     } else {
-        connection::serve(stream, service, rules, stop).await
+        connection::serve(stream, service, rules, seat, stop).await
     };
     shared.note(served.end, came);
     Box::pin(served.linger()).await;
@@ -235,7 +247,8 @@ async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
     let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
     let port = shared.manners.upgrade_port;
     let service = service_fn(|request| ready(Ok(upgrade(&shared.worker, &request, came, port))));
-    let served = connection::serve(arrival.socket, service, &shared.manners.rules, &shared.stop).await;
+    let seat = arrival.place.seat();
+    let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat, &shared.stop).await;
     shared.note(served.end, came);
     Box::pin(served.linger()).await;
 }

@@ -159,3 +159,27 @@ fn more_connections_than_descriptors_allow_are_no_setting() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("server.limits.max_connections is 1000, but 200 descriptors allow 150"), "{said}");
 }
+
+#[test]
+fn at_the_cap_the_idle_make_room() {
+    let signpost = start("max_connections = 10\nidle_timeout = '1h'");
+    let mut idle: Vec<_> = (0..7).map(|_| signpost.connect()).collect();
+    for connection in &mut idle {
+        assert_eq!(connection.request("GET", "/", &[]).header("connection"), None);
+    }
+    // From four fifths on, an answer is the last of its connection.
+    let mut eighth = signpost.connect();
+    assert_eq!(eighth.request("GET", "/", &[]).header("connection"), Some("close"));
+    assert!(eighth.closes());
+    // Silent ones fill it up; who comes then is served in the place of who was idle.
+    let _silent: Vec<_> = (0..10).map(|_| signpost.connect()).collect();
+    for _ in 0..3 {
+        assert_eq!(signpost.get("/").status, 302);
+    }
+    assert!(signpost.metric("signpost_limited_total", &[("limit", "connections")]) >= 1.0);
+    assert!(signpost.metric("signpost_limited_total", &[("limit", "evicted")]) >= 1.0);
+    let open = signpost.metric("signpost_connections", &[("listener", &signpost.traffic.to_string())]);
+    // Each accept loop may be one over.
+    assert!(open <= 10.0 + std::thread::available_parallelism().unwrap().get() as f64, "{open}");
+    assert_eq!(signpost.admin_get("/healthz").status, 200, "the operator has places of their own");
+}
