@@ -1,5 +1,6 @@
 //! TLS on accepted sockets: what is offered, and handshakes with a bound on their time and their number.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,11 +104,11 @@ impl Tls {
 
     async fn shake(&self, socket: TcpStream, deadline: Instant) -> Result<TlsStream<TcpStream>, Short> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
-        let hello = timeout_at(deadline, hello).await?.map_err(|_| Short::Trust)?;
+        let hello = timeout_at(deadline, hello).await?.map_err(untrusted)?;
         let place = timeout_at(deadline, self.places.acquire()).await.map_err(|_| Short::Places)?;
         let stream = timeout_at(deadline, hello.into_stream(Arc::clone(&self.config))).await?;
         drop(place);
-        stream.map_err(|_| Short::Trust)
+        stream.map_err(untrusted)
     }
 }
 
@@ -116,6 +117,12 @@ enum Short {
     Trust,
     Time,
     Places,
+}
+
+/// Strangers fail at will, so why is for who looks for it.
+fn untrusted(error: io::Error) -> Short {
+    tracing::debug!(%error, "a handshake failed");
+    Short::Trust
 }
 
 impl From<Elapsed> for Short {

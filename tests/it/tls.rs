@@ -1,6 +1,6 @@
 //! TLS on the traffic side: what is shown to whom, and what a visitor gets over it.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use rustls::HandshakeKind;
@@ -53,6 +53,26 @@ fn a_visitor_is_redirected_over_tls() {
     assert_eq!(signpost.metric("signpost_connections", &listener), 1.0);
     drop(connection);
     signpost.wait_for_metric("signpost_connections", &listener, 0.0);
+}
+
+#[test]
+fn a_proxy_may_say_who_is_there_before_tls_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::write(dir.path(), "site", &["site.test"]);
+    let signpost = Signpost::with_settings(&format!(
+        "{POOL}pin = {{}}\n[server]\ntrusted_proxies = ['127.0.0.1']\n[server.tls]\n\
+         listen = [{{ address = '127.0.0.1:0', proxy_protocol = true }}]\ncertificates = [{}]",
+        site.toml()
+    ));
+    let mut stream = start(signpost.tls.unwrap(), "site.test", &Arc::new(client(&[&site], &[])));
+    stream.sock.write_all(b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n").unwrap();
+    let mut connection = Connection::over(stream);
+    let answer = connection.request("GET", "/", &[("Host", "site.test")]);
+    assert_eq!(answer.status, 302);
+    // Version 1 doesn't say that the visitor came by TLS, but it did.
+    assert!(answer.header("set-cookie").unwrap().ends_with("; Secure"));
+    let line = signpost.next_line();
+    assert!(line.contains(r#""client":"192.0.2.1""#), "{line}");
 }
 
 #[test]
