@@ -1,5 +1,6 @@
 //! The command line: what may be said, and what each command does.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,9 +9,11 @@ use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
-use crate::run::{Ended, run};
-use crate::server::{Listeners, Speaks, raise_limit};
+use crate::notify::Notifier;
+use crate::run::{Ended, Family, run};
+use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd, raise_limit};
 use crate::settings::{Flags, Layers, Listen, Loaded, Problem, Settings};
+use crate::takeover::Predecessor;
 use crate::telemetry::Telemetry;
 use crate::{admin, demo};
 
@@ -25,19 +28,29 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: Serve,
+    start: Start,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve visitors (the default command).
-    Serve(Serve),
+    Serve(Start),
     /// Try it: a dispatcher and its backends on 127.0.0.1, nothing to configure.
     Demo(Demo),
     /// Validate the settings and print what is in effect, secrets masked.
     Check(Serve),
     /// Ask a running one whether it is ready; exit 0 or 1. For a container.
     Healthcheck(Healthcheck),
+}
+
+#[derive(Debug, Args)]
+struct Start {
+    #[command(flatten)]
+    serve: Serve,
+    /// Take the listeners over from the instance that runs with the same `admin.listen`, which then finishes what is
+    /// under way and ends; no visitor notices.
+    #[arg(long)]
+    takeover: bool,
 }
 
 #[derive(Debug, Default, Args)]
@@ -101,8 +114,8 @@ impl Cli {
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
         let done = match self.command {
-            None => serve(self.serve),
-            Some(Command::Serve(serve_flags)) => serve(serve_flags),
+            None => serve(self.start),
+            Some(Command::Serve(start)) => serve(start),
             Some(Command::Check(flags)) => check(flags),
             Some(Command::Demo(flags)) => run_demo(flags),
             Some(Command::Healthcheck(flags)) => healthcheck(flags),
@@ -125,6 +138,11 @@ struct Failure {
 impl Failure {
     fn run(text: impl std::fmt::Display) -> Self {
         Self { code: FAILED, text: format!("signpost: {text}") }
+    }
+
+    fn listen(taken: &[Taken], advice: &str) -> Self {
+        let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
+        Self { code: FAILED, text: lines.join("\n") + advice }
     }
 
     fn settings(problems: &[Problem]) -> Self {
@@ -166,30 +184,47 @@ fn check(flags: Serve) -> Result<(), Failure> {
     Ok(())
 }
 
-fn serve(flags: Serve) -> Result<(), Failure> {
-    let layers = flags.layers();
+fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
+    // Before anything opens a descriptor or starts a thread. A successor's sockets come from its predecessor.
+    let passed = if takeover { Ok(Inherited::default()) } else { from_systemd() };
+    let notifier = Notifier::from_env().map_err(Failure::run)?;
+    let layers = serve.layers();
     let loaded = load(&layers)?;
     let telemetry = Telemetry::start(&loaded.settings.log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    raise_limit();
     let runtime = runtime()?;
-    run_server(&runtime, &loaded.settings, Some(layers), &telemetry, |_, _| String::new())
+    let (predecessor, inherited) = if takeover {
+        let admin = loaded.settings.admin.listen.0;
+        let (predecessor, inherited) = runtime.block_on(Predecessor::meet(admin)).map_err(Failure::run)?;
+        (Some(predecessor), inherited)
+    } else {
+        (None, passed.map_err(Failure::run)?)
+    };
+    let listeners = Listeners::open(&loaded.settings, inherited).map_err(|taken| {
+        let is_taken = |taken: &Taken| taken.error.kind() == io::ErrorKind::AddrInUse;
+        let advice = match taken.iter().any(is_taken) && !takeover {
+            true => "\nsignpost: if it is a running signpost that this one is to replace, add --takeover",
+            false => "",
+        };
+        Failure::listen(&taken, advice)
+    })?;
+    let family = Family { predecessor, notifier };
+    run_server(&runtime, &loaded.settings, Some(layers), listeners, &telemetry, family, |_, _| String::new())
 }
 
-/// Binds, says where, serves until told to leave. `invite` makes what is printed below the addresses.
+/// Serves until told to leave. `invite` makes what is printed below the addresses.
 fn run_server(
     runtime: &Runtime,
     settings: &Settings,
     layers: Option<Layers>,
+    listeners: Listeners,
     telemetry: &Telemetry,
+    family: Family,
     invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
 ) -> Result<(), Failure> {
-    raise_limit();
-    let listeners = Listeners::open(settings).map_err(|taken| {
-        let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
-        Failure { code: FAILED, text: lines.join("\n") }
-    })?;
     let ready = |traffic: &[(Speaks, SocketAddr)], admin: SocketAddr| {
         let line = |(speaks, address): &(Speaks, SocketAddr)| match speaks {
             Speaks::Http => format!("listening on http://{address}\n"),
@@ -200,7 +235,7 @@ fn run_server(
         let first = traffic.first().map_or(admin, |(_, address)| *address);
         eprint!("{lines}admin on http://{admin}\n{}", invite(first, admin));
     };
-    let serving = run(settings, layers, listeners, telemetry, ready);
+    let serving = run(settings, layers, listeners, telemetry, family, ready);
     let ended = LocalSet::new().block_on(runtime, serving).map_err(Failure::run)?;
     match ended {
         Ended::Drained => Ok(()),
@@ -237,7 +272,10 @@ fn run_demo(flags: Demo) -> Result<(), Failure> {
         backend.id = demo_id(started)?;
     }
     let telemetry = Telemetry::start(&settings.log);
-    run_server(&runtime, &settings, None, &telemetry, |dispatcher, admin| {
+    raise_limit();
+    let listeners =
+        Listeners::open(&settings, Inherited::default()).map_err(|taken| Failure::listen(&taken, ""))?;
+    run_server(&runtime, &settings, None, listeners, &telemetry, Family::default(), |dispatcher, admin| {
         demo::invitation(dispatcher, admin, &backends, flags.pin)
     })
 }

@@ -41,6 +41,10 @@ pub mod settings;
 pub mod admin;
 pub mod metrics;
 pub mod telemetry;
+pub mod notify;
+
+// One process after the other.
+pub mod takeover;
 
 pub mod cli;
 pub mod demo;

@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::keeper::Event;
 use crate::metrics::Reloads;
+use crate::notify::Notifier;
 use crate::settings::{Layers, Loaded, Problem, Settings};
 
 /// Where the outcome of a reload that was asked for goes: an error has one line per problem.
@@ -35,6 +36,7 @@ pub struct Reloader {
     reloads: Arc<Reloads>,
     /// Has the certificates read again too.
     certificates: watch::Sender<u64>,
+    notifier: Notifier,
 }
 
 impl Reloader {
@@ -45,8 +47,9 @@ impl Reloader {
         events: mpsc::Sender<Event>,
         reloads: Arc<Reloads>,
         certificates: watch::Sender<u64>,
+        notifier: Notifier,
     ) -> Self {
-        Self { layers, current, events, reloads, certificates }
+        Self { layers, current, events, reloads, certificates, notifier }
     }
 
     /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP, `asked` comes from the API.
@@ -113,6 +116,7 @@ impl Reloader {
     /// # Errors
     /// A line for each problem; the old settings are then in effect.
     async fn reload(&mut self, why: &'static str) -> Result<(), Vec<String>> {
+        self.notifier.reloading();
         let outcome = match self.read().await {
             Ok(Ok(loaded)) => match self.publish(loaded).await {
                 true => Ok(()),
@@ -122,6 +126,7 @@ impl Reloader {
             Err(error) => Err(vec![format!("they could not be read: {error}")]),
         };
         self.reloads.note(outcome.is_ok());
+        self.notifier.reloaded(self.current.pools.len(), outcome.is_ok());
         match &outcome {
             Ok(()) => tracing::info!(why, pools = self.current.pools.len(), "settings reloaded"),
             Err(problems) => {

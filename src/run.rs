@@ -1,7 +1,9 @@
 //! The process's life: start everything, serve until a signal comes, leave in good order.
 
+use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,9 +20,11 @@ use crate::forwarded::{Field, Trust};
 use crate::health::Prober;
 use crate::keeper::Keeper;
 use crate::metrics::{Counter, Registry, Reloads, Slab, Sources};
+use crate::notify::Notifier;
 use crate::reload::Reloader;
 use crate::server::{Crew, Listener, Listeners, Speaks, Tls, Traffic, max_connections, worker_count};
 use crate::settings::{ForwardedBy, Layers, Settings, Span};
+use crate::takeover::{Predecessor, TakenOver, offer};
 use crate::telemetry::Telemetry;
 
 /// How the process ended.
@@ -39,11 +43,21 @@ const QUEUE: usize = 1024;
 /// How long the admin listener's last answers may take.
 const LAST_FIGURES: Duration = Duration::from_millis(500);
 
-/// Serves until a signal comes, then leaves.
+/// Who started this process, and who is told how it goes.
+#[derive(Debug, Default)]
+pub struct Family {
+    /// The instance that is replaced, which waits for this one to serve.
+    pub predecessor: Option<Predecessor>,
+    /// The way to the service manager.
+    pub notifier: Notifier,
+}
+
+/// Serves until a signal comes or a successor serves, then leaves.
 ///
-/// `layers` are what the settings came from, to be read again on reload; `None` where they are fixed.
-/// `listeners` were opened with the same settings; `ready` is called with them once visitors are served and signals
-/// are heeded. Runs on the caller's runtime, inside a [`tokio::task::LocalSet`]; requests run on threads of
+/// `layers` are what the settings came from, to be read again on reload; `None` where they are fixed, and then nobody
+/// can take over either.
+/// `listeners` were opened with the same settings; `ready` is called with them once visitors are served, signals are
+/// heeded and a predecessor accepts no more. Runs on the caller's runtime, inside a [`tokio::task::LocalSet`]; requests run on threads of
 /// their own.
 ///
 /// # Errors
@@ -53,6 +67,7 @@ pub async fn run(
     layers: Option<Layers>,
     listeners: Listeners,
     telemetry: &Telemetry,
+    family: Family,
     ready: impl FnOnce(&[(Speaks, SocketAddr)], SocketAddr),
 ) -> io::Result<Ended> {
     let mut signals = Signals::listen()?;
@@ -60,6 +75,10 @@ pub async fn run(
         listeners.traffic.iter().map(|traffic| (traffic.speaks, traffic.bound.address)).collect();
     let admin = listeners.admin.address;
     let certificates = certificates(settings)?;
+    let served: Vec<_> = listeners.all().map(|bound| (bound.kind, bound.address)).collect();
+    let held = layers.as_ref().map(|_| listeners.hold()).transpose()?;
+    let notifier =
+        family.notifier.listening_on(listeners.traffic.iter().map(|traffic| traffic.bound.address), admin);
     // One slab for each thread that counts: the workers, and this one for the admin listener, keeper and probes.
     let mut slabs = vec![Arc::<Slab>::default()];
     let own_counter = Counter::new(Arc::clone(&slabs[0]));
@@ -75,9 +94,12 @@ pub async fn run(
     let workers = worker_count(settings);
     let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
     for Traffic { bound, speaks, proxy_protocol } in listeners.traffic {
-        let slot = listener_slot(bound.address);
-        for (own, socket) in of_worker.iter_mut().zip(bound.sockets) {
-            own.push(Listener { socket, speaks, slot, proxy_protocol });
+        let (slot, passed) = (listener_slot(bound.address), bound.passed.clone());
+        for (own, sockets) in of_worker.iter_mut().zip(bound.deal(workers)?) {
+            own.extend(sockets.into_iter().map(|socket| {
+                let passed = passed.clone();
+                Listener { socket, speaks, slot, proxy_protocol, passed }
+            }));
         }
     }
     let admin_slot = listener_slot(admin);
@@ -128,7 +150,9 @@ pub async fn run(
     ));
     // Fixed settings have nothing to reload, and SIGHUP is then heeded by nobody.
     let reloading = layers.map(|layers| {
-        let reloader = Reloader::new(layers, settings.clone(), events.clone(), reloads, ask_certificates);
+        let notifier = notifier.clone();
+        let reloader =
+            Reloader::new(layers, settings.clone(), events.clone(), reloads, ask_certificates, notifier);
         tokio::task::spawn_local(reloader.run(hangup, asked))
     });
 
@@ -140,30 +164,65 @@ pub async fn run(
         reloads: reloading.as_ref().map(|_| ask_reload),
     };
     let admin_settings = settings.admin.clone();
-    let admin_stopped = admin_stop.clone();
+    let (admin_start, admin_stopped) = (CancellationToken::new(), admin_stop.clone());
+    // A predecessor's admin listener is this one's too, and there `/readyz` must not say "starting".
+    if family.predecessor.is_none() {
+        admin_start.cancel();
+    }
+    let admin_started = admin_start.clone();
     let admin_ended = tokio::task::spawn_local(async move {
+        admin_started.cancelled().await;
         admin::serve(listeners.admin, admin_slot, own_counter, &admin_settings, shown, admin_stopped).await
     });
+    let alive = tokio::task::spawn_local(notifier.clone().keep_alive());
 
-    // Until the first round of probes is over, who comes waits in the kernel's queue.
+    // Until the first round of probes is over, who comes waits in the kernel's queue, or is the predecessor's.
     tokio::select! {
         () = first_round(settled) => {}
+        () = starting(family.predecessor.as_ref()) => {}
         _ = signals.next() => return Ok(Ended::Drained),
     }
     crew.start(staffed)?;
     readiness.enter();
+    admin_start.cancel();
+    if let Some(predecessor) = family.predecessor {
+        // Said before the old one can end: a manager that misses its main process takes the service for ended.
+        let pid = predecessor.pid;
+        notifier.main_process(std::process::id());
+        if let Err(error) = predecessor.ready(served).await {
+            notifier.main_process(pid);
+            // Whom this one has accepted by now it answers.
+            crew.stop();
+            admin_stop.cancel();
+            let _ = tokio::time::timeout(settings.server.shutdown_grace.0, crew.all_ended()).await;
+            return Err(error);
+        }
+    }
+    notifier.ready(settings.pools.len());
     ready(&traffic, admin);
 
-    let first = tokio::select! {
-        first = signals.next() => first,
+    let mut offering: Offering = match held {
+        Some(held) => Box::pin(offer(admin, held)),
+        None => Box::pin(pending()),
+    };
+    let why = tokio::select! {
+        signal = signals.next() => Why::Asked(signal),
+        taken_over = &mut offering => Why::TakenOver(taken_over),
         () = crew.one_ended() => return Err(io::Error::other("a worker ended by itself")),
     };
-    readiness.leave();
     if let Some(reloading) = reloading {
         reloading.abort();
     }
     watching.abort();
-    let ended = leave(settings, first, &mut signals, &mut crew).await;
+    match &why {
+        Why::Asked(_) => {
+            readiness.leave();
+            notifier.stopping();
+        }
+        // The address is served and the service goes on; the successor speaks for both.
+        Why::TakenOver(_) => alive.abort(),
+    }
+    let ended = leave(settings, why, offering, &mut signals, &mut crew, &admin_stop).await;
     admin_stop.cancel();
     if ended == Ended::Drained {
         let _ = tokio::time::timeout(LAST_FIGURES, admin_ended).await;
@@ -197,6 +256,24 @@ fn certificates(settings: &Settings) -> io::Result<Published> {
     Ok(Arc::new(ArcSwap::from_pointee(shelf)))
 }
 
+/// Tells a predecessor that it will be replaced. Never ends.
+async fn starting(predecessor: Option<&Predecessor>) {
+    match predecessor {
+        Some(predecessor) => predecessor.starting().await,
+        None => pending().await,
+    }
+}
+
+/// Ends when a successor serves. Until it is dropped it holds a descriptor of every listening socket.
+type Offering = Pin<Box<dyn Future<Output = TakenOver>>>;
+
+/// Why to leave.
+#[derive(Debug)]
+enum Why {
+    Asked(Asked),
+    TakenOver(TakenOver),
+}
+
 /// What the settings say of every request.
 fn request_policy(settings: &Settings, clients: &Arc<Clients>) -> Policy {
     let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
@@ -214,21 +291,44 @@ fn request_policy(settings: &Settings, clients: &Arc<Clients>) -> Policy {
 }
 
 /// Stops accepting and waits for what is under way.
-async fn leave(settings: &Settings, first: Asked, signals: &mut Signals, crew: &mut Crew) -> Ended {
-    let delay = if first == Asked::Terminate { settings.server.shutdown_delay } else { Span::seconds(0) };
+async fn leave(
+    settings: &Settings,
+    why: Why,
+    mut offering: Offering,
+    signals: &mut Signals,
+    crew: &mut Crew,
+    admin_stop: &CancellationToken,
+) -> Ended {
     let grace = settings.server.shutdown_grace;
-    tracing::info!(signal = first.name(), %delay, %grace, "leaving");
-    let (delay, grace) = (delay.0, grace.0);
-    if !delay.is_zero() {
-        tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            _ = signals.next() => return Ended::AtOnce,
+    let mut successor = None;
+    match why {
+        Why::TakenOver(by) => successor = Some(by),
+        Why::Asked(signal) => {
+            let delay =
+                if signal == Asked::Terminate { settings.server.shutdown_delay } else { Span::seconds(0) };
+            tracing::info!(signal = signal.name(), %delay, %grace, "leaving");
+            if !delay.0.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(delay.0) => {}
+                    by = &mut offering => successor = Some(by),
+                    _ = signals.next() => return Ended::AtOnce,
+                }
+            }
         }
     }
+    // First of all: a listener lives for as long as one descriptor of it does.
+    drop(offering);
     crew.stop();
+    if let Some(successor) = successor {
+        tracing::info!(version = successor.version, pid = successor.pid, %grace, "taken over; leaving");
+        // `/readyz` is the successor's from now on.
+        admin_stop.cancel();
+        tokio::task::yield_now().await;
+        successor.left().await;
+    }
     tokio::select! {
         () = crew.all_ended() => Ended::Drained,
-        () = tokio::time::sleep(grace) => Ended::CutShort,
+        () = tokio::time::sleep(grace.0) => Ended::CutShort,
         _ = signals.next() => Ended::AtOnce,
     }
 }

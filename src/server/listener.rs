@@ -1,10 +1,15 @@
-//! Binding: one socket per worker on each address, and nobody else on it.
+//! Binding: one socket per worker on each address, and nobody else on it. Sockets that were bound by somebody else
+//! (systemd, a running instance) are adopted.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::listed::listed;
 
 /// How many connections may wait to be accepted. tokio's own listeners take 128; the kernel cuts this to
 /// `net.core.somaxconn`.
@@ -15,13 +20,86 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// After how long a silent peer is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// The sockets of one address, one for each worker.
+listed! {
+    /// What a listening socket is for. Kind and address together say which socket is meant, across processes.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Kind {
+        /// Visitors, in the clear.
+        Http,
+        /// Visitors by TLS.
+        Https,
+        /// Visitors in the clear who are sent on to TLS.
+        Upgrade,
+        /// The operator.
+        Admin,
+    }
+}
+
+impl Kind {
+    /// Its name, as a successor and systemd's `FileDescriptorName=` say it. Never changes: other versions read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Upgrade => "upgrade",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The kind of a name, where there is one.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The sockets of one address.
 #[derive(Debug)]
 pub struct Bound {
+    /// What they are for.
+    pub kind: Kind,
     /// The address, with the real port where 0 was asked for.
     pub address: SocketAddr,
-    /// Its sockets.
+    /// Its sockets, at least one, each with a queue of its own.
     pub sockets: Vec<TcpListener>,
+    /// Whether a successor has them too.
+    pub passed: Passed,
+}
+
+impl Bound {
+    /// Deals the sockets out to workers. With more sockets than workers some get several, for a queue that nobody
+    /// accepts from would keep its visitors waiting; with fewer, some share one.
+    ///
+    /// # Errors
+    /// No descriptor was left for a shared one.
+    pub fn deal(self, workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
+        let mut sockets = self.sockets;
+        let missing = workers.saturating_sub(sockets.len());
+        let shared: Vec<_> =
+            sockets.iter().cycle().take(missing).map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        sockets.extend(shared);
+        let mut hands: Vec<Vec<_>> = std::iter::repeat_with(Vec::new).take(workers.max(1)).collect();
+        for (hand, socket) in (0..hands.len()).cycle().zip(sockets) {
+            hands[hand].push(socket);
+        }
+        Ok(hands)
+    }
+}
+
+/// Whether the sockets of an address were passed to a successor. Then their queues are the successor's, and are left
+/// alone when we stop. Cheap to clone: clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Passed(Arc<AtomicBool>);
+
+impl Passed {
+    /// A successor serves them from now on.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether a successor does.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// Binds `count` sockets on an address, between which the kernel spreads connections.
@@ -34,11 +112,11 @@ pub struct Bound {
 ///
 /// # Errors
 /// Most often that the address is taken.
-pub fn bind(address: SocketAddr, count: usize) -> io::Result<Bound> {
+pub fn bind(kind: Kind, address: SocketAddr, count: usize) -> io::Result<Bound> {
     let first = match open(address, false) {
         Err(error) if address.ip().is_unspecified() && address.is_ipv6() && no_ipv6(&error) => {
             tracing::warn!(%address, "no IPv6 on this machine; listening on IPv4 alone");
-            return bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()).into(), count);
+            return bind(kind, (IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()).into(), count);
         }
         opened => opened?,
     };
@@ -48,7 +126,23 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<Bound> {
     for _ in 1..count {
         sockets.push(open(address, true)?);
     }
-    Ok(Bound { address, sockets })
+    Ok(Bound { kind, address, sockets, passed: Passed::default() })
+}
+
+/// Makes a socket that somebody else bound what [`bind`] would have made of it. Its description is shared with them,
+/// and so is what is set here.
+///
+/// # Errors
+/// It is not listening, or has no internet address.
+pub(super) fn adopt(socket: &TcpListener) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?;
+    let socket = SockRef::from(socket);
+    if !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is not listening"));
+    }
+    equip(&socket)?;
+    socket.listen(BACKLOG)?;
+    Ok(address)
 }
 
 fn no_ipv6(error: &io::Error) -> bool {
@@ -56,8 +150,7 @@ fn no_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-/// Opens one listening socket. What is set here holds for every connection accepted from it, so that accepting
-/// costs no further calls.
+/// Opens one listening socket.
 fn open(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of the process before, in TIME_WAIT, must not keep this one from starting.
@@ -68,26 +161,49 @@ fn open(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    equip(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// What is set here holds for every connection accepted from the socket, so that accepting costs no further calls.
+fn equip(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn any() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 0).into()
+    }
+
     #[test]
     fn an_address_is_ours_alone() {
-        let ours = bind((Ipv4Addr::LOCALHOST, 0).into(), 2).unwrap();
+        let ours = bind(Kind::Http, any(), 2).unwrap();
         assert_eq!(ours.sockets.len(), 2);
-        assert_eq!(bind(ours.address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(Kind::Http, ours.address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let address = ours.address;
         drop(ours);
-        assert!(bind(address, 2).is_ok());
+        assert!(bind(Kind::Http, address, 2).is_ok());
+    }
+
+    #[test]
+    fn every_worker_gets_a_socket_and_every_socket_a_worker() {
+        for (sockets, workers, hands) in [
+            (1, 1, vec![1]),
+            (2, 2, vec![1, 1]),
+            (1, 3, vec![1, 1, 1]),
+            (3, 2, vec![2, 1]),
+            (2, 3, vec![1, 1, 1]),
+        ] {
+            let dealt = bind(Kind::Http, any(), sockets).unwrap().deal(workers).unwrap();
+            assert_eq!(dealt.iter().map(Vec::len).collect::<Vec<_>>(), hands, "{sockets} to {workers}");
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! The traffic listeners: sockets bound, workers that serve them, connections from accept to close.
 
+mod activation;
 mod connection;
 mod crowd;
 mod descriptors;
 mod http2;
+mod inherited;
 mod listener;
 mod proxied;
 pub mod proxy_protocol;
@@ -12,17 +14,19 @@ mod tls;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use activation::from_systemd;
 pub use connection::{End, Rules, Served, serve};
 pub use crowd::{Places, Seat};
 pub use descriptors::{max_connections, raise_limit};
-pub use listener::{Bound, bind};
+pub use inherited::Inherited;
+pub use listener::{Bound, Kind, Passed, bind};
 pub use stream::Transport;
 pub use tls::Tls;
 pub use worker::{Listener, Speaks};
@@ -67,37 +71,70 @@ impl std::fmt::Display for Taken {
     }
 }
 
+/// A second way to the sockets of one address, for a successor.
+#[derive(Debug)]
+pub struct Held {
+    /// What they are for.
+    pub kind: Kind,
+    /// The real address.
+    pub address: SocketAddr,
+    /// A descriptor of each.
+    pub sockets: Vec<TcpListener>,
+    /// To be set when a successor serves them.
+    pub passed: Passed,
+}
+
 impl Listeners {
-    /// Binds every address the settings name.
+    /// Has every address the settings name: what was inherited is taken, the rest is bound.
     ///
     /// # Errors
-    /// Every address that could not be had.
-    pub fn open(settings: &Settings) -> Result<Self, Vec<Taken>> {
-        let mut taken = Vec::new();
-        let mut open = |address, count| match bind(address, count) {
-            Ok(bound) => Some(bound),
-            Err(error) => {
-                taken.push(Taken { address, error });
-                None
-            }
-        };
+    /// Every address that could not be had, and every inherited one that had to be named and was not.
+    pub fn open(settings: &Settings, inherited: Inherited) -> Result<Self, Vec<Taken>> {
         let workers = worker_count(settings);
         let server = &settings.server;
-        let plain = server.listen.iter().map(|listener| (Speaks::Http, listener));
-        let tls = server.tls.listen.iter().map(|listener| (Speaks::Tls, listener));
-        let upgrade = server.tls.upgrade_listen.iter().map(|listener| (Speaks::Upgrade, listener));
-        let traffic: Vec<_> = plain
-            .chain(tls)
-            .chain(upgrade)
-            .filter_map(|(speaks, listener)| {
-                let bound = open(listener.address.0, workers)?;
-                Some(Traffic { bound, speaks, proxy_protocol: listener.proxy_protocol })
-            })
-            .collect();
-        match open(settings.admin.listen.0, 1) {
-            Some(admin) if taken.is_empty() => Ok(Self { traffic, admin }),
+        let plain = server.listen.iter().map(|listener| (Kind::Http, Speaks::Http, listener));
+        let tls = server.tls.listen.iter().map(|listener| (Kind::Https, Speaks::Tls, listener));
+        let upgrade =
+            server.tls.upgrade_listen.iter().map(|listener| (Kind::Upgrade, Speaks::Upgrade, listener));
+        let visitors: Vec<_> = plain.chain(tls).chain(upgrade).collect();
+        let wanted = visitors.iter().map(|(kind, _, listener)| (*kind, listener.address.0));
+        let wanted: Vec<_> = wanted.chain([(Kind::Admin, settings.admin.listen.0)]).collect();
+        let (given, mut taken) = inherited.hand_out(&wanted);
+        let mut bounds = Vec::new();
+        for ((kind, address), given) in wanted.into_iter().zip(given) {
+            let count = if kind == Kind::Admin { 1 } else { workers };
+            match given.map_or_else(|| bind(kind, address, count), Ok) {
+                Ok(bound) => bounds.push(bound),
+                Err(error) => taken.push(Taken { address, error }),
+            }
+        }
+        match bounds.pop_if(|bound| bound.kind == Kind::Admin) {
+            Some(admin) if taken.is_empty() => {
+                // None is missing, so they stand in the order of the settings.
+                let traffic = bounds.into_iter().zip(visitors).map(|(bound, (_, speaks, listener))| {
+                    Traffic { bound, speaks, proxy_protocol: listener.proxy_protocol }
+                });
+                Ok(Self { traffic: traffic.collect(), admin })
+            }
             _ => Err(taken),
         }
+    }
+
+    /// Every address of every kind.
+    pub fn all(&self) -> impl Iterator<Item = &Bound> {
+        self.traffic.iter().map(|traffic| &traffic.bound).chain([&self.admin])
+    }
+
+    /// A second descriptor of every socket, to be passed on later.
+    ///
+    /// # Errors
+    /// No descriptor was left.
+    pub fn hold(&self) -> io::Result<Vec<Held>> {
+        let held = self.all().map(|bound| {
+            let sockets = bound.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+            Ok(Held { kind: bound.kind, address: bound.address, sockets, passed: bound.passed.clone() })
+        });
+        held.collect()
     }
 }
 

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{self, End, Rules};
 use super::crowd::{Crowd, Places, Taken};
 use super::http2;
+use super::listener::Passed;
 use super::proxied;
 use super::tls::{self, Tls};
 use crate::answer::Answer;
@@ -52,6 +53,8 @@ pub struct Listener {
     pub slot: Slot,
     /// Whether each begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+    /// Whether a successor accepts from it too.
+    pub passed: Passed,
 }
 
 /// How connections are treated.
@@ -122,6 +125,7 @@ async fn accept(
     shared: Rc<Shared>,
     mut spawn: impl FnMut(TcpStream, SocketAddr),
 ) -> io::Result<()> {
+    let passed = listener.passed;
     let listener = tokio::net::TcpListener::from_std(listener.socket)?;
     let mut pause = Pause::default();
     let accept = async || {
@@ -147,6 +151,10 @@ async fn accept(
                 // Everything else is about one connection that is already gone (accept(2), "Error handling").
             }
         }
+    }
+    if passed.is_set() {
+        // The queue lives on, and is the successor's.
+        return Ok(());
     }
     // Not tokio's accept: it gives way now and then, and that looks like an empty queue.
     let listener = listener.into_std()?;

@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 24] = [
+const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("main", &["cli"]),
-    ("cli", &["run", "server", "settings", "telemetry", "admin", "demo"]),
+    ("cli", &["run", "takeover", "server", "notify", "settings", "telemetry", "admin", "demo"]),
     (
         "run",
         &[
+            "takeover",
             "server",
             "admin",
             "reload",
             "health",
+            "notify",
             "keeper",
             "dispatch",
             "forwarded",
@@ -23,6 +25,7 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
             "telemetry",
         ],
     ),
+    ("takeover", &["server"]),
     ("admin", &["server", "reload", "keeper", "metrics", "fleet", "settings"]),
     (
         "server",
@@ -36,6 +39,7 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
             "metrics",
             "fleet",
             "settings",
+            "listed",
         ],
     ),
     (
@@ -56,7 +60,7 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
     ("clients", &[]),
     ("answer", &["outcome", "visit", "pin", "fleet"]),
     ("telemetry", &["access_log", "settings"]),
-    ("reload", &["keeper", "metrics", "settings"]),
+    ("reload", &["keeper", "notify", "metrics", "settings"]),
     ("health", &["keeper", "metrics", "fleet", "settings"]),
     ("keeper", &["settings", "metrics", "fleet", "strategy"]),
     ("metrics", &["outcome", "pin", "certificates", "fleet", "listed"]),
@@ -70,6 +74,7 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
     ("fleet", &["strategy", "listed"]),
     ("strategy", &["listed"]),
     ("listed", &[]),
+    ("notify", &[]),
     ("demo", &[]),
 ];
 

@@ -106,7 +106,12 @@ impl Signpost {
 
     /// The same, but nobody reads its standard output.
     pub fn start_unread(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_with_stdout(command.stdout(Stdio::piped()))
+    }
+
+    /// The same, with the standard output that the command has.
+    pub fn start_with_stdout(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stdout = mpsc::channel().1;
         let stderr = lines(child.stderr.take().unwrap());
         let mut seen = Vec::new();
@@ -183,6 +188,11 @@ impl Signpost {
     /// Waits until a series has a value.
     pub fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], value: f64) {
         wait_until(&format!("{name}{labels:?} is {value}"), || self.metric(name, labels) == value);
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal by its name, such as `TERM`.

@@ -31,6 +31,8 @@ mod openapi;
 mod settings;
 mod life;
 mod reload;
+mod takeover;
+mod systemd;
 mod demo;
 
 // What a developer relies on.

@@ -1,0 +1,123 @@
+//! Listening sockets that somebody else bound, and which setting gets which.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use super::Taken;
+use super::listener::{Bound, Kind, Passed, adopt};
+
+/// Sockets from systemd or from a running instance. Nothing where neither gave any.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    items: Vec<Item>,
+}
+
+#[derive(Debug)]
+struct Item {
+    /// What it is for; `None`: whatever its address says.
+    kind: Option<Kind>,
+    address: SocketAddr,
+    sockets: Vec<TcpListener>,
+    from: Source,
+}
+
+/// Who bound a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The instance that is replaced. What its successor leaves, it empties and closes itself.
+    Predecessor,
+    /// systemd, which holds it for as long as its unit is up: visitors would wait in its queue for nobody.
+    Systemd,
+}
+
+impl Inherited {
+    /// Adds a socket of the running instance.
+    ///
+    /// # Errors
+    /// It does not listen on that address.
+    pub fn add_from_predecessor(
+        &mut self,
+        kind: Kind,
+        address: SocketAddr,
+        socket: TcpListener,
+    ) -> io::Result<()> {
+        let real = adopt(&socket)?;
+        if real != address {
+            let text = format!("a socket said to be on {address} is on {real}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        match self.items.iter_mut().find(|item| (item.kind, item.address) == (Some(kind), address)) {
+            Some(item) => item.sockets.push(socket),
+            None => {
+                let from = Source::Predecessor;
+                self.items.push(Item { kind: Some(kind), address, sockets: vec![socket], from });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a socket of systemd, whose name is a kind's or says nothing.
+    ///
+    /// # Errors
+    /// It is not listening.
+    pub(super) fn add_from_systemd(&mut self, name: &str, socket: TcpListener) -> io::Result<()> {
+        let address = adopt(&socket)?;
+        let item = Item { kind: Kind::of_name(name), address, sockets: vec![socket], from: Source::Systemd };
+        self.items.push(item);
+        Ok(())
+    }
+
+    /// Gives each wanted address its sockets, where there are any. First who names the very address, then who names
+    /// port 0, then for sockets that systemd calls by a kind's name whoever is left of that kind. What nobody
+    /// gets is dropped, and is an error where systemd passed it.
+    pub(super) fn hand_out(mut self, wanted: &[(Kind, SocketAddr)]) -> (Vec<Option<Bound>>, Vec<Taken>) {
+        let mut given: Vec<Option<Bound>> = wanted.iter().map(|_| None).collect();
+        for fits in [exactly, by_port_0, by_name] {
+            for ((kind, address), given) in wanted.iter().zip(&mut given) {
+                if given.is_some() {
+                    continue;
+                }
+                let fitting = |item: &Item| item.kind.is_none_or(|of| of == *kind) && fits(item, *address);
+                if let Some(at) = self.items.iter().position(fitting) {
+                    let Item { address: real, sockets, .. } = self.items.remove(at);
+                    if real.port() != address.port() {
+                        tracing::info!(setting = %address, listener = %real, "an inherited listener is used");
+                    }
+                    *given = Some(Bound { kind: *kind, address: real, sockets, passed: Passed::default() });
+                }
+            }
+        }
+        let unnamed = self.items.into_iter().filter(|item| item.from == Source::Systemd);
+        let unnamed = unnamed.map(|Item { kind, address, .. }| {
+            let setting = match kind {
+                Some(Kind::Admin) => "admin.listen has one already",
+                Some(Kind::Http) => "each server.listen has one already",
+                Some(Kind::Https) => "each server.tls.listen has one already",
+                Some(Kind::Upgrade) => "each server.tls.upgrade_listen has one already",
+                None => "no listener of the settings has that address",
+            };
+            Taken {
+                address,
+                error: io::Error::other(format!("systemd passed a socket for it, but {setting}")),
+            }
+        });
+        (given, unnamed.collect())
+    }
+}
+
+fn exactly(item: &Item, wanted: SocketAddr) -> bool {
+    item.address.port() == wanted.port() && same_ip(item.address.ip(), wanted.ip())
+}
+
+fn by_port_0(item: &Item, wanted: SocketAddr) -> bool {
+    item.from == Source::Predecessor && wanted.port() == 0 && same_ip(item.address.ip(), wanted.ip())
+}
+
+fn by_name(item: &Item, _: SocketAddr) -> bool {
+    item.from == Source::Systemd && item.kind.is_some()
+}
+
+/// Whether a setting with `wanted` has led to `real`: without IPv6 `0.0.0.0` stands in for `[::]`.
+fn same_ip(real: IpAddr, wanted: IpAddr) -> bool {
+    real == wanted || (wanted == Ipv6Addr::UNSPECIFIED && real == Ipv4Addr::UNSPECIFIED)
+}

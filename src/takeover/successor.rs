@@ -1,0 +1,162 @@
+//! The new one's side: receiving the listeners, and saying when it serves.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+
+use super::channel::Channel;
+use super::{Key, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real_addresses, trusted};
+use crate::server::{Inherited, Kind};
+
+/// How many listening sockets are taken: far more than workers times addresses of any machine.
+const MOST: usize = 16_384;
+
+/// The running instance, which serves until it is told that its successor does.
+#[derive(Debug)]
+pub struct Predecessor {
+    /// Its process id, as it sees it.
+    pub pid: u32,
+    channel: Channel,
+}
+
+/// Why there is nothing to take over.
+#[derive(Debug)]
+pub enum Nobody {
+    /// No instance with this admin address runs here.
+    Runs(SocketAddr),
+    /// The setting has port 0, by which nobody can be found.
+    CanBeFound(SocketAddr),
+    /// One does, but it did not hand its listeners over.
+    HandsOver(io::Error),
+}
+
+impl fmt::Display for Nobody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runs(admin) => write!(
+                f,
+                "there is nobody to take over from: no signpost whose admin listener is {admin} runs here; start \
+                 without --takeover, or name the running one's address as admin.listen"
+            ),
+            Self::CanBeFound(admin) => write!(
+                f,
+                "--takeover finds the running one by its admin listener, and admin.listen is {admin}; name its port"
+            ),
+            Self::HandsOver(error) => write!(f, "can't take over: {error}; the running one goes on"),
+        }
+    }
+}
+
+impl Predecessor {
+    /// Finds the instance that runs with the admin address of these settings and asks for its listeners. Must be
+    /// called inside a runtime.
+    ///
+    /// # Errors
+    /// There is none, or it refuses, or it breaks off, or it is silent for 10 s.
+    pub async fn meet(admin: SocketAddr) -> Result<(Self, Inherited), Nobody> {
+        if admin.port() == 0 {
+            return Err(Nobody::CanBeFound(admin));
+        }
+        for real in real_addresses(admin) {
+            match Channel::connect(&name(real)) {
+                Ok(channel) => return Self::ask(channel).await.map_err(Nobody::HandsOver),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(Nobody::HandsOver(error)),
+            }
+        }
+        Err(Nobody::Runs(admin))
+    }
+
+    async fn ask(channel: Channel) -> io::Result<(Self, Inherited)> {
+        let peer = channel.peer()?;
+        if !trusted(peer.uid()) {
+            return Err(io::Error::other(format!(
+                "the running one is of user {}, this one of {}",
+                peer.uid(),
+                own_user()
+            )));
+        }
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        channel
+            .send(&Message::Hello { protocol: PROTOCOL, version, pid: std::process::id() }, &[], PROMPT)
+            .await?;
+        let (mut inherited, mut count) = (Inherited::default(), 0);
+        loop {
+            let (version, pid, keys, more, descriptors) = match channel.receive(PROMPT).await? {
+                Some((Message::Sockets { version, pid, sockets, more }, descriptors)) => {
+                    (version, pid, sockets, more, descriptors)
+                }
+                other => return Err(unexpected(other.map(|(message, _)| message))),
+            };
+            count += keys.len();
+            if keys.len() != descriptors.len() || count > MOST {
+                let text = format!("{} descriptors came for {} listeners", descriptors.len(), keys.len());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            for (key, descriptor) in keys.into_iter().zip(descriptors) {
+                receive(&mut inherited, key, descriptor)?;
+            }
+            if !more {
+                tracing::info!(version, pid, sockets = count, "taking over");
+                return Ok((Self { pid, channel }, inherited));
+            }
+        }
+    }
+
+    /// Says now and then that this one is still starting, so that it is not taken for dead. Never ends.
+    pub async fn starting(&self) {
+        loop {
+            tokio::time::sleep(STILL_STARTING).await;
+            if self.channel.send(&Message::Starting, &[], PROMPT).await.is_err() {
+                // What has become of the old one is found out when this one serves.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Says that these listeners are served here, and waits until the old one accepts no more.
+    ///
+    /// # Errors
+    /// It was told to go away meanwhile: the old one goes on serving, so this one must not.
+    pub async fn ready(self, served: impl IntoIterator<Item = (Kind, SocketAddr)>) -> io::Result<()> {
+        let sockets = served.into_iter().map(|(kind, address)| Key::new(kind, address)).collect();
+        let sent = self.channel.send(&Message::Ready { sockets }, &[], PROMPT).await;
+        let answer = match self.channel.receive(PROMPT).await {
+            // A connection that breaks off reports that first, and what was said before it afterwards.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                self.channel.receive(PROMPT).await
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(Some((Message::Left, _))) => tracing::info!(pid = self.pid, "taken over"),
+            Ok(Some((Message::Refused { why }, _))) => return Err(io::Error::other(why)),
+            // Gone without a word: then this one is all there is, for without a word nobody goes on beside it.
+            Ok(_) | Err(_) => {
+                let error = sent.err().map(|error| error.to_string());
+                tracing::warn!(pid = self.pid, error, "the old one has gone without a word; serving on");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes one listener. One of a kind that this version does not know is left to the old one, which empties it.
+fn receive(inherited: &mut Inherited, key: Key, descriptor: OwnedFd) -> io::Result<()> {
+    match Kind::of_name(&key.kind) {
+        Some(kind) => inherited.add_from_predecessor(kind, key.address, TcpListener::from(descriptor)),
+        None => {
+            tracing::warn!(kind = key.kind, address = %key.address, "a listener this version does not know");
+            Ok(())
+        }
+    }
+}
+
+fn unexpected(message: Option<Message>) -> io::Error {
+    match message {
+        None => io::Error::new(io::ErrorKind::UnexpectedEof, "the running one broke off; is it leaving?"),
+        Some(Message::Refused { why }) => io::Error::other(why),
+        Some(message) => io::Error::new(io::ErrorKind::InvalidData, format!("unexpected: {message:?}")),
+    }
+}

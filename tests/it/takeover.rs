@@ -1,0 +1,205 @@
+//! One instance after the other, without losing a visitor.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket, sockopt::Timeout,
+    sockopt::set_socket_timeout,
+};
+
+use crate::harness::{Connection, PATIENCE, Signpost, command, run, settings_file, stderr, wait_until};
+
+const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
+
+fn old(workers: usize) -> Signpost {
+    let args = [&BACKEND[..], &["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]].concat();
+    Signpost::start_command(command(args).env("SIGNPOST__SERVER__WORKERS", workers.to_string()))
+}
+
+/// What starts a successor of it, with these addresses for visitors.
+fn successor(old: &Signpost, listen: &[&str]) -> Command {
+    let admin = old.admin.to_string();
+    let listen: Vec<_> = listen.iter().flat_map(|address| ["--listen", address]).collect();
+    command([&BACKEND[..], &listen, &["--admin", &admin, "--takeover"]].concat())
+}
+
+#[test]
+fn nobody_is_lost_however_many_workers_take_over() {
+    let mut current = old(2);
+    let (traffic, admin) = (current.traffic, current.admin);
+    let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let ask = |address: SocketAddr, path: &'static str, status: u16| {
+            let (done, answered) = (&done, &answered);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(Connection::to(address).request("GET", path, &[]).status, status);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        };
+        for _ in 0..4 {
+            ask(traffic, "/", 302);
+        }
+        // The listener is shared, and whoever answers is ready.
+        ask(admin, "/readyz", 200);
+        let more = || {
+            let enough = answered.load(Ordering::Relaxed) + 100;
+            wait_until("some more are answered", || answered.load(Ordering::Relaxed) >= enough);
+        };
+        for workers in [4, 1, 3] {
+            more();
+            // Port 0: whatever port the old one has.
+            let mut command = successor(&current, &["127.0.0.1:0"]);
+            let next = Signpost::start_command(command.env("SIGNPOST__SERVER__WORKERS", workers.to_string()));
+            assert_eq!((next.traffic, next.admin), (traffic, admin));
+            assert!(current.wait().success(), "{}", current.log());
+            current = next;
+        }
+        more();
+        done.store(true, Ordering::Relaxed);
+    });
+    current.signal("TERM");
+    assert!(current.wait().success());
+    assert!(TcpStream::connect(traffic).is_err(), "somebody still listens");
+}
+
+#[test]
+fn who_waits_in_a_queue_is_answered_even_where_nobody_listens_any_more() {
+    let two = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut old = Signpost::start_command(&mut command([&BACKEND[..], &two].concat()));
+    // The harness reads the first address only.
+    let listeners = old.metrics();
+    let other = listeners.lines().filter_map(|line| {
+        let address = line.strip_prefix("signpost_connections_total{listener=\"")?.split('"').next()?;
+        address.parse::<SocketAddr>().ok()
+    });
+    let other = other.into_iter().find(|address| ![old.traffic, old.admin].contains(address)).unwrap();
+
+    old.signal("STOP");
+    let ask = |address| {
+        let mut connection = Connection::to(address);
+        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        connection
+    };
+    let waiting: Vec<_> = (0..100).map(|n| ask(if n % 2 == 0 { old.traffic } else { other })).collect();
+    let mut command = successor(&old, &[&old.traffic.to_string()]);
+    let starting = std::thread::spawn(move || Signpost::start_command(&mut command));
+    let name = format!("@signpost/{}", old.admin);
+    wait_until("the successor has asked", || {
+        std::fs::read_to_string("/proc/net/unix").unwrap().matches(&name).count() > 1
+    });
+    old.signal("CONT");
+    for mut connection in waiting {
+        assert_eq!(connection.read_answer().expect("an answer").status, 302);
+    }
+    let next = starting.join().unwrap();
+    assert!(old.wait().success());
+    assert!(TcpStream::connect(other).is_err(), "nobody names it");
+    assert_eq!(next.get("/").status, 302);
+}
+
+#[test]
+fn the_old_one_finishes_what_is_under_way() {
+    let mut old = old(1);
+    let mut idle = old.connect();
+    assert_eq!(idle.request("GET", "/", &[]).status, 302);
+    let mut slow = old.connect();
+    slow.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n");
+    // One worker: its head has come this far once a later request is answered.
+    old.get("/");
+    let next = Signpost::start_command(&mut successor(&old, &[&old.traffic.to_string()]));
+    assert!(idle.closes(), "with FIN, not with a reset");
+    slow.send(b"\r\n");
+    let answer = slow.read_answer().expect("an answer from the old one");
+    assert_eq!((answer.status, answer.header("connection")), (302, Some("close")));
+    assert!(slow.closes());
+    assert!(old.wait().success());
+    assert_eq!(next.get("/").status, 302);
+}
+
+#[test]
+fn a_successor_that_cannot_serve_changes_nothing() {
+    let mut old = old(2);
+    let address = old.traffic.to_string();
+
+    let wrong = settings_file("[pools.p]\nstrategy = 'x'");
+    let output = successor(&old, &[&address]).args(["--settings", wrong.path().to_str().unwrap()]).output();
+    assert_eq!(output.unwrap().status.code(), Some(2));
+
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap().to_string();
+    let output = successor(&old, &[&address, &taken]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("can't listen on {taken}")), "{}", stderr(&output));
+
+    // One that speaks nonsense, one of another time, one that dies with the listeners in its hands.
+    stranger(old.admin).say(b"\xffnonsense");
+    let refused = stranger(old.admin).say(br#"{"say":"hello","protocol":99,"version":"9.0.0","pid":1}"#);
+    assert!(refused.contains("protocol 99"), "{refused}");
+    let listed = stranger(old.admin).say(br#"{"say":"hello","protocol":1,"version":"0.1.0","pid":1}"#);
+    assert!(listed.contains(&format!(r#"{{"kind":"http","address":"{address}"}}"#)), "{listed}");
+    assert!(listed.contains(&format!(r#"{{"kind":"admin","address":"{}"}}"#, old.admin)), "{listed}");
+
+    assert_eq!((old.get("/").status, old.admin_get("/readyz").status), (302, 200));
+    let next = Signpost::start_command(&mut successor(&old, &[&address]));
+    assert!(old.wait().success(), "it can be asked again");
+    assert_eq!(next.get("/").status, 302);
+}
+
+/// Somebody who speaks to a running one by hand.
+struct Stranger(OwnedFd);
+
+fn stranger(admin: SocketAddr) -> Stranger {
+    let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).unwrap();
+    let name = format!("signpost/{admin}");
+    connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+    Stranger(socket)
+}
+
+impl Stranger {
+    /// Says one thing and returns the answer; descriptors that come with it are thrown away by the kernel.
+    fn say(self, packet: &[u8]) -> String {
+        send(&self.0, packet, SendFlags::empty()).unwrap();
+        let mut answer = vec![0; 64 << 10];
+        let (length, _) = recv(&self.0, &mut answer[..], rustix::net::RecvFlags::empty()).unwrap_or_default();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+}
+
+#[test]
+fn with_nobody_to_replace_it_says_what_to_do() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let flags = |admin: &str| {
+        let output =
+            run([&BACKEND[..], &["--listen", "127.0.0.1:0", "--admin", admin, "--takeover"]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        stderr(&output)
+    };
+    let said = flags(&free);
+    assert!(said.contains(&free) && said.contains("nobody") && said.contains("without --takeover"), "{said}");
+    assert!(flags("127.0.0.1:0").contains("name its port"));
+
+    // And without it, a second one says how.
+    let first = old(1);
+    let output =
+        run([&BACKEND[..], &["--listen", "127.0.0.1:0", "--admin", &first.admin.to_string()]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("add --takeover"), "{}", stderr(&output));
+}
+
+#[test]
+fn one_that_is_told_to_leave_can_be_replaced_meanwhile() {
+    let mut command = command(BACKEND);
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let mut old = Signpost::start_command(command.env("SIGNPOST__SERVER__SHUTDOWN_DELAY", "1h"));
+    old.signal("TERM");
+    wait_until("it is not ready", || old.admin_get("/readyz").status == 503);
+    let next = Signpost::start_command(&mut successor(&old, &[&old.traffic.to_string()]));
+    assert!(old.wait().success());
+    assert_eq!((next.get("/").status, next.admin_get("/readyz").status), (302, 200));
+}
