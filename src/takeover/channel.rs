@@ -96,6 +96,14 @@ impl Channel {
 
     /// Receives a message and its descriptors; `None` where the other side has closed.
     pub(super) async fn receive(&self, limit: Duration) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+        match self.receive_one(limit).await {
+            // A peer that closed without hearing all is reported first, and what it said before afterwards.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.receive_one(limit).await,
+            received => received,
+        }
+    }
+
+    async fn receive_one(&self, limit: Duration) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
         let mut packet = vec![0; MAX_PACKET];
         let mut descriptors = Vec::new();
         let receive = || {

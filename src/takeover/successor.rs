@@ -122,14 +122,7 @@ impl Predecessor {
     pub async fn ready(self, served: impl IntoIterator<Item = (Kind, SocketAddr)>) -> io::Result<()> {
         let sockets = served.into_iter().map(|(kind, address)| Key::new(kind, address)).collect();
         let sent = self.channel.send(&Message::Ready { sockets }, &[], PROMPT).await;
-        let answer = match self.channel.receive(PROMPT).await {
-            // A connection that breaks off reports that first, and what was said before it afterwards.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                self.channel.receive(PROMPT).await
-            }
-            answer => answer,
-        };
-        match answer {
+        match self.channel.receive(PROMPT).await {
             Ok(Some((Message::Left, _))) => tracing::info!(pid = self.pid, "taken over"),
             Ok(Some((Message::Refused { why }, _))) => return Err(io::Error::other(why)),
             // Gone without a word: then this one is all there is, for without a word nobody goes on beside it.

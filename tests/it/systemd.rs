@@ -4,10 +4,11 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 
-use crate::harness::{PATIENCE, Signpost, command, settings_file, stderr};
+use crate::harness::{PATIENCE, Signpost, command, settings_file, skipped, stderr};
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
 
@@ -185,4 +186,27 @@ fn a_passed_socket_that_cannot_be_used_is_an_error() {
     others.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let signpost = Signpost::start_command(others.env("LISTEN_FDS", "2").env("LISTEN_PID", "1"));
     assert_eq!(signpost.get("/").status, 302);
+}
+
+#[test]
+fn the_units_are_in_order_and_the_service_is_shut_in() {
+    let analyze = |args: &[&str]| Command::new("systemd-analyze").args(args).output();
+    if analyze(&["--version"]).is_err() {
+        return skipped("systemd-analyze is not installed; the units were not checked");
+    }
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
+    let dir = tempfile::tempdir().unwrap();
+    for unit in ["signpost.service", "signpost.socket"] {
+        // The program that is named must be there.
+        let text = std::fs::read_to_string(units.join(unit)).unwrap();
+        let text = text.replace("/usr/bin/signpost", env!("CARGO_BIN_EXE_signpost"));
+        std::fs::write(dir.path().join(unit), text).unwrap();
+    }
+    let unit = |name| dir.path().join(name).to_str().unwrap().to_owned();
+    let service = unit("signpost.service");
+    let verified = analyze(&["verify", "--man=no", &service, &unit("signpost.socket")]).unwrap();
+    assert!(verified.status.success() && stderr(&verified).is_empty(), "{}", stderr(&verified));
+    // 2.0 of 10, where a service without a word is at 9.6.
+    let exposed = analyze(&["security", "--offline=true", "--threshold=20", "--no-pager", &service]).unwrap();
+    assert!(exposed.status.success(), "{}", String::from_utf8_lossy(&exposed.stdout));
 }
