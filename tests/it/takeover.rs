@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket, sockopt::Timeout,
-    sockopt::set_socket_timeout,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket,
+    sockopt::Timeout, sockopt::set_socket_timeout,
 };
 
 use crate::harness::{Connection, PATIENCE, Signpost, command, run, settings_file, stderr, wait_until};
@@ -80,11 +80,6 @@ fn who_waits_in_a_queue_is_answered_even_where_nobody_listens_any_more() {
     let other = other.into_iter().find(|address| ![old.traffic, old.admin].contains(address)).unwrap();
 
     old.signal("STOP");
-    let ask = |address| {
-        let mut connection = Connection::to(address);
-        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        connection
-    };
     let waiting: Vec<_> = (0..100).map(|n| ask(if n % 2 == 0 { old.traffic } else { other })).collect();
     let mut command = successor(&old, &[&old.traffic.to_string()]);
     let starting = std::thread::spawn(move || Signpost::start_command(&mut command));
@@ -100,6 +95,31 @@ fn who_waits_in_a_queue_is_answered_even_where_nobody_listens_any_more() {
     assert!(old.wait().success());
     assert!(TcpStream::connect(other).is_err(), "nobody names it");
     assert_eq!(next.get("/").status, 302);
+}
+
+/// Asks on a new connection, and leaves the answer for later.
+fn ask(address: SocketAddr) -> Connection {
+    let mut connection = Connection::to(address);
+    connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    connection
+}
+
+#[test]
+fn what_a_successor_does_not_serve_is_emptied_by_the_old_one() {
+    let mut old = old(2);
+    let successor = stranger(old.admin);
+    successor.tell(HELLO);
+    successor.hear();
+    // Whoever waits does so when the old one hears that nothing of its own is served.
+    old.signal("STOP");
+    let waiting: Vec<_> = (0..200).map(|_| ask(old.traffic)).collect();
+    successor.tell(br#"{"say":"ready","sockets":[]}"#);
+    old.signal("CONT");
+    for mut connection in waiting {
+        assert_eq!(connection.read_answer().expect("an answer").status, 302);
+    }
+    assert_eq!(successor.hear(), r#"{"say":"left"}"#);
+    assert!(old.wait().success());
 }
 
 #[test]
@@ -137,10 +157,10 @@ fn a_successor_that_cannot_serve_changes_nothing() {
     assert!(stderr(&output).contains(&format!("can't listen on {taken}")), "{}", stderr(&output));
 
     // One that speaks nonsense, one of another time, one that dies with the listeners in its hands.
-    stranger(old.admin).say(b"\xffnonsense");
+    stranger(old.admin).tell(b"\xffnonsense");
     let refused = stranger(old.admin).say(br#"{"say":"hello","protocol":99,"version":"9.0.0","pid":1}"#);
     assert!(refused.contains("protocol 99"), "{refused}");
-    let listed = stranger(old.admin).say(br#"{"say":"hello","protocol":1,"version":"0.1.0","pid":1}"#);
+    let listed = stranger(old.admin).say(HELLO);
     assert!(listed.contains(&format!(r#"{{"kind":"http","address":"{address}"}}"#)), "{listed}");
     assert!(listed.contains(&format!(r#"{{"kind":"admin","address":"{}"}}"#, old.admin)), "{listed}");
 
@@ -161,13 +181,23 @@ fn stranger(admin: SocketAddr) -> Stranger {
     Stranger(socket)
 }
 
+const HELLO: &[u8] = br#"{"say":"hello","protocol":1,"version":"0.1.0","pid":1}"#;
+
 impl Stranger {
-    /// Says one thing and returns the answer; descriptors that come with it are thrown away by the kernel.
-    fn say(self, packet: &[u8]) -> String {
+    fn tell(&self, packet: &[u8]) {
         send(&self.0, packet, SendFlags::empty()).unwrap();
+    }
+
+    /// What comes back; descriptors that come with it are thrown away by the kernel.
+    fn hear(&self) -> String {
         let mut answer = vec![0; 64 << 10];
-        let (length, _) = recv(&self.0, &mut answer[..], rustix::net::RecvFlags::empty()).unwrap_or_default();
+        let (length, _) = recv(&self.0, &mut answer[..], RecvFlags::empty()).unwrap();
         String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+
+    fn say(&self, packet: &[u8]) -> String {
+        self.tell(packet);
+        self.hear()
     }
 }
 
