@@ -10,6 +10,7 @@ use rustix::net::{
     sockopt::Timeout, sockopt::set_socket_timeout,
 };
 
+use crate::backend::{Backend, Does};
 use crate::harness::{Connection, PATIENCE, Signpost, command, run, settings_file, stderr, wait_until};
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
@@ -139,6 +140,31 @@ fn the_old_one_finishes_what_is_under_way() {
     assert!(slow.closes());
     assert!(old.wait().success());
     assert_eq!(next.get("/").status, 302);
+}
+
+#[test]
+fn while_a_successor_waits_for_its_probes_the_old_one_serves() {
+    let mut old = old(2);
+    let silent = Backend::start(Does::Hang);
+    let settings = settings_file(&format!(
+        "[pools.p]\nbackends = ['{}']\n[pools.p.health]\nkind = 'http'\nfast_interval = '100ms'\n\
+         timeout = '10s'\nstartup_timeout = '1h'",
+        silent.url()
+    ));
+    let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
+    let mut starting = command(["--takeover", "--listen", &traffic, "--admin", &admin, "--settings"]);
+    starting.arg(settings.path());
+    let starting = std::thread::spawn(move || Signpost::start_command(&mut starting));
+    wait_until("it is probed", || silent.open.load(Ordering::SeqCst) > 0);
+    for _ in 0..20 {
+        assert!(old.get("/").location().starts_with("http://127.0.0.1:9001/"), "not the successor's backend");
+        assert_eq!(old.admin_get("/readyz").status, 200);
+    }
+    // The backend ends its silence, and the probe with it.
+    silent.kill();
+    let next = starting.join().unwrap();
+    assert!(old.wait().success());
+    assert_eq!(next.admin_get("/readyz").status, 200);
 }
 
 #[test]
