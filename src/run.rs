@@ -67,7 +67,7 @@ pub async fn run(
     layers: Option<Layers>,
     listeners: Listeners,
     telemetry: &Telemetry,
-    family: Family,
+    mut family: Family,
     ready: impl FnOnce(&[(Speaks, SocketAddr)], SocketAddr),
 ) -> io::Result<Ended> {
     let mut signals = Signals::listen()?;
@@ -84,6 +84,7 @@ pub async fn run(
     let own_counter = Counter::new(Arc::clone(&slabs[0]));
     let mut keeper = Keeper::start(settings, own_counter.clone());
     let fleet = keeper.published();
+    let offered = Arc::clone(&fleet);
 
     let mut counted = Vec::new();
     let mut listener_slot = |address: SocketAddr| {
@@ -140,6 +141,9 @@ pub async fn run(
     tokio::task::spawn_local(prober.run(keeper.targets()));
     let settled = keeper.settled();
     tokio::task::spawn_local(keeper.run(changes));
+    if let Some(predecessor) = &mut family.predecessor {
+        predecessor.operate_again(&events).await;
+    }
     let hangup = signal(SignalKind::hangup())?;
     let (ask_reload, asked) = mpsc::channel(1);
     let (ask_certificates, certificates_asked) = watch::channel(0);
@@ -202,7 +206,7 @@ pub async fn run(
     ready(&traffic, admin);
 
     let mut offering: Offering = match held {
-        Some(held) => Box::pin(offer(admin, held)),
+        Some(held) => Box::pin(offer(admin, held, offered)),
         None => Box::pin(pending()),
     };
     let why = tokio::select! {

@@ -3,7 +3,7 @@
 //! | step | who | what |
 //! | --- | --- | --- |
 //! | 1 | successor | connects, says version and pid |
-//! | 2 | old | sends the list of listeners with their descriptors |
+//! | 2 | old | says what the operator has set, sends the list of listeners with their descriptors |
 //! | 3 | successor | builds everything, binds what was not on the list, serves |
 //! | 4 | successor | `ready`, with the list of what it serves |
 //! | 5 | old | stops accepting, says so, finishes what is under way, ends |
@@ -20,6 +20,7 @@
 
 mod channel;
 mod offer;
+mod operated;
 mod successor;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,6 +32,7 @@ pub use offer::{TakenOver, offer};
 pub use successor::{Nobody, Predecessor};
 
 use crate::server::Kind;
+use operated::Operated;
 
 /// The version of this conversation. One more when an older instance would misunderstand it.
 const PROTOCOL: u32 = 1;
@@ -47,6 +49,8 @@ const STILL_STARTING: Duration = Duration::from_secs(5);
 enum Message {
     /// The successor's first word.
     Hello { protocol: u32, version: String, pid: u32 },
+    /// What the operator has set at run time; comes before the listeners, in as many packets as it takes.
+    Operated { backends: Vec<Operated> },
     /// Some listeners; the packet carries a descriptor for each, in this order. The last one says `more: false`.
     Sockets { version: String, pid: u32, sockets: Vec<Key>, more: bool },
     /// The successor is not dead: it waits for its first round of probes.

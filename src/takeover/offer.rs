@@ -3,12 +3,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::sleep;
 
 use super::channel::{BATCH, Channel, Place};
-use super::{Key, Message, PROMPT, PROTOCOL, UNTIL_READY, name, trusted};
+use super::{Key, Message, PROMPT, PROTOCOL, UNTIL_READY, name, operated, trusted};
+use crate::fleet::Fleet;
 use crate::server::Held;
 
 /// How long to wait for the name, which a predecessor gives up a moment before it ends.
@@ -38,8 +41,8 @@ impl TakenOver {
 
 /// Offers listeners to successors until one of them serves. What it serves is then marked as passed.
 ///
-/// `admin` is the admin listener's real address. Dropping the future ends the offer and closes its descriptors.
-pub async fn offer(admin: SocketAddr, held: Vec<Held>) -> TakenOver {
+/// `admin` is the admin listener's real address; `fleet` knows what the operator has set. Dropping the future ends the offer and closes its descriptors.
+pub async fn offer(admin: SocketAddr, held: Vec<Held>, fleet: Arc<ArcSwap<Fleet>>) -> TakenOver {
     let name = name(admin);
     let place = take_place(&name).await;
     tracing::debug!(name, "can be taken over");
@@ -52,7 +55,7 @@ pub async fn offer(admin: SocketAddr, held: Vec<Held>) -> TakenOver {
                 continue;
             }
         };
-        match hand_over(channel, &held).await {
+        match hand_over(channel, &held, &fleet).await {
             Ok(taken_over) => return taken_over,
             Err(error) => tracing::warn!(%error, "nothing came of a takeover; serving goes on"),
         }
@@ -80,7 +83,7 @@ async fn take_place(name: &str) -> Place {
 }
 
 /// One conversation. With an error nothing has happened.
-async fn hand_over(channel: Channel, held: &[Held]) -> io::Result<TakenOver> {
+async fn hand_over(channel: Channel, held: &[Held], fleet: &ArcSwap<Fleet>) -> io::Result<TakenOver> {
     let peer = channel.peer()?;
     if !trusted(peer.uid()) {
         let why = format!("user {} may not take over from this one", peer.uid());
@@ -95,6 +98,9 @@ async fn hand_over(channel: Channel, held: &[Held]) -> io::Result<TakenOver> {
         other => return Err(unexpected(other.map(|(message, _)| message))),
     };
     tracing::info!(version, pid, "a successor asks for the listeners");
+    for backends in operated::of(fleet).chunks(BATCH) {
+        channel.send(&Message::Operated { backends: backends.to_vec() }, &[], PROMPT).await?;
+    }
     send_all(&channel, held).await?;
     let served = loop {
         match channel.receive(UNTIL_READY).await {

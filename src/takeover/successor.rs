@@ -5,11 +5,16 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
+use tokio::sync::mpsc;
+
 use super::channel::Channel;
+use super::operated::{self, Operated};
 use super::{Key, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real_addresses, trusted};
+use crate::keeper::Event;
 use crate::server::{Inherited, Kind};
 
-/// How many listening sockets are taken: far more than workers times addresses of any machine.
+/// How many listening sockets are taken, and how many backends of which the operator has set something: far more than
+/// there are anywhere.
 const MOST: usize = 16_384;
 
 /// The running instance, which serves until it is told that its successor does.
@@ -17,6 +22,7 @@ const MOST: usize = 16_384;
 pub struct Predecessor {
     /// Its process id, as it sees it.
     pub pid: u32,
+    operated: Vec<Operated>,
     channel: Channel,
 }
 
@@ -82,10 +88,15 @@ impl Predecessor {
             .send(&Message::Hello { protocol: PROTOCOL, version, pid: std::process::id() }, &[], PROMPT)
             .await?;
         let (mut inherited, mut count) = (Inherited::default(), 0);
+        let mut operated = Vec::new();
         loop {
             let (version, pid, keys, more, descriptors) = match channel.receive(PROMPT).await? {
                 Some((Message::Sockets { version, pid, sockets, more }, descriptors)) => {
                     (version, pid, sockets, more, descriptors)
+                }
+                Some((Message::Operated { mut backends }, _)) if operated.len() < MOST => {
+                    operated.append(&mut backends);
+                    continue;
                 }
                 other => return Err(unexpected(other.map(|(message, _)| message))),
             };
@@ -99,9 +110,14 @@ impl Predecessor {
             }
             if !more {
                 tracing::info!(version, pid, sockets = count, "taking over");
-                return Ok((Self { pid, channel }, inherited));
+                return Ok((Self { pid, operated, channel }, inherited));
             }
         }
+    }
+
+    /// Sets what the operator had set of backends there. To be called before this one serves.
+    pub async fn operate_again(&mut self, events: &mpsc::Sender<Event>) {
+        operated::again(std::mem::take(&mut self.operated), events).await;
     }
 
     /// Says now and then that this one is still starting, so that it is not taken for dead. Never ends.

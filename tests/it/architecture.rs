@@ -25,7 +25,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
             "telemetry",
         ],
     ),
-    ("takeover", &["server"]),
+    ("takeover", &["server", "keeper", "fleet"]),
     ("admin", &["server", "reload", "keeper", "metrics", "fleet", "settings"]),
     (
         "server",

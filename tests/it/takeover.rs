@@ -10,7 +10,6 @@ use rustix::net::{
     sockopt::Timeout, sockopt::set_socket_timeout,
 };
 
-use crate::backend::{Backend, Does};
 use crate::harness::{Connection, PATIENCE, Signpost, command, run, settings_file, stderr, wait_until};
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
@@ -145,26 +144,60 @@ fn the_old_one_finishes_what_is_under_way() {
 #[test]
 fn while_a_successor_waits_for_its_probes_the_old_one_serves() {
     let mut old = old(2);
-    let silent = Backend::start(Does::Hang);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
     let settings = settings_file(&format!(
-        "[pools.p]\nbackends = ['{}']\n[pools.p.health]\nkind = 'http'\nfast_interval = '100ms'\n\
-         timeout = '10s'\nstartup_timeout = '1h'",
-        silent.url()
+        "[pools.p]\nbackends = ['http://{}']\n[pools.p.health]\nkind = 'http'\ntimeout = '1h'\nstartup_timeout = '1h'",
+        silent.local_addr().unwrap()
     ));
     let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
     let mut starting = command(["--takeover", "--listen", &traffic, "--admin", &admin, "--settings"]);
     starting.arg(settings.path());
     let starting = std::thread::spawn(move || Signpost::start_command(&mut starting));
-    wait_until("it is probed", || silent.open.load(Ordering::SeqCst) > 0);
+    let mut probe = None;
+    wait_until("the successor probes", || {
+        probe = silent.accept().ok();
+        probe.is_some()
+    });
     for _ in 0..20 {
         assert!(old.get("/").location().starts_with("http://127.0.0.1:9001/"), "not the successor's backend");
         assert_eq!(old.admin_get("/readyz").status, 200);
     }
-    // The backend ends its silence, and the probe with it.
-    silent.kill();
+    // The backend ends its silence, and the first round with it.
+    drop((probe, silent));
     let next = starting.join().unwrap();
     assert!(old.wait().success());
     assert_eq!(next.admin_get("/readyz").status, 200);
+}
+
+#[test]
+fn what_the_operator_has_set_stays_set() {
+    let file = settings_file(
+        "[pools.p]\nhealth = { kind = 'none' }\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001/a' }, \
+         { id = 'b', url = 'http://127.0.0.1:9001/b' }, { id = 'c', url = 'http://127.0.0.1:9001/c' }]",
+    );
+    let file = file.path().to_str().unwrap();
+    let mut old = Signpost::start(&["--settings", file]);
+    for (backend, change) in [("a", r#"{"admin":"maintenance"}"#), ("b", r#"{"weight":0}"#)] {
+        let mut operator = Connection::to(old.admin);
+        let head = format!("PATCH /api/v1/pools/p/backends/{backend} HTTP/1.1\r\nHost: localhost\r\n");
+        let length = change.len();
+        let rest = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{change}");
+        operator.send((head + &rest).as_bytes());
+        let answer = operator.read_answer().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
+    let shared = ["--listen", &traffic, "--admin", &admin, "--takeover"];
+    let mut next = Signpost::start_command(&mut command([&["--settings", file], &shared[..]].concat()));
+    assert!(old.wait().success());
+    for _ in 0..10 {
+        assert_eq!(next.get("/").location(), "http://127.0.0.1:9001/c/");
+    }
+    // Where they are no more, nothing is left of it.
+    let last = Signpost::start_command(&mut command([&BACKEND[..], &shared].concat()));
+    assert!(next.wait().success());
+    assert_eq!(last.get("/").status, 302);
 }
 
 #[test]
