@@ -24,7 +24,7 @@ use crate::notify::Notifier;
 use crate::reload::Reloader;
 use crate::server::{Crew, Listener, Listeners, Speaks, Tls, Traffic, max_connections, worker_count};
 use crate::settings::{ForwardedBy, Layers, Settings, Span};
-use crate::takeover::{Predecessor, TakenOver, offer};
+use crate::takeover::{Offer, Predecessor, TakenOver};
 use crate::telemetry::Telemetry;
 
 /// How the process ended.
@@ -202,13 +202,13 @@ pub async fn run(
             return Err(error);
         }
     }
+    let mut offering: Offering = match held {
+        Some(held) => Box::pin(Offer::new(admin, held, offered).taken()),
+        None => Box::pin(pending()),
+    };
     notifier.ready(settings.pools.len());
     ready(&traffic, admin);
 
-    let mut offering: Offering = match held {
-        Some(held) => Box::pin(offer(admin, held, offered)),
-        None => Box::pin(pending()),
-    };
     let why = tokio::select! {
         signal = signals.next() => Why::Asked(signal),
         taken_over = &mut offering => Why::TakenOver(taken_over),

@@ -14,12 +14,8 @@ use super::{Key, Message, PROMPT, PROTOCOL, UNTIL_READY, name, operated, trusted
 use crate::fleet::Fleet;
 use crate::server::Held;
 
-/// How long to wait for the name, which a predecessor gives up a moment before it ends.
-const NAME_TAKEN: Duration = Duration::from_millis(50);
-/// How often to try that before somebody is told.
-const TRIES: u32 = 100;
-/// How long to wait for it after that.
-const NAME_STILL_TAKEN: Duration = Duration::from_secs(10);
+/// How long to wait before trying again what went wrong: to take the name, to hear a successor.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A successor that serves.
 #[derive(Debug)]
@@ -39,45 +35,54 @@ impl TakenOver {
     }
 }
 
-/// Offers listeners to successors until one of them serves. What it serves is then marked as passed.
-///
-/// `admin` is the admin listener's real address; `fleet` knows what the operator has set. Dropping the future ends the offer and closes its descriptors.
-pub async fn offer(admin: SocketAddr, held: Vec<Held>, fleet: Arc<ArcSwap<Fleet>>) -> TakenOver {
-    let name = name(admin);
-    let place = take_place(&name).await;
-    tracing::debug!(name, "can be taken over");
-    loop {
-        let channel = match place.accept().await {
-            Ok(channel) => channel,
+/// The listeners, offered to whoever comes for them. Dropped, it closes its descriptors and can't be found any more.
+#[derive(Debug)]
+pub struct Offer {
+    name: String,
+    place: io::Result<Place>,
+    held: Vec<Held>,
+    fleet: Arc<ArcSwap<Fleet>>,
+}
+
+impl Offer {
+    /// Takes the place where a successor looks; it can come from now on. `admin` is the admin listener's real address,
+    /// `fleet` knows what the operator has set. Must be called inside a runtime.
+    pub fn new(admin: SocketAddr, held: Vec<Held>, fleet: Arc<ArcSwap<Fleet>>) -> Self {
+        let name = name(admin);
+        Self { place: Place::take(&name), name, held, fleet }
+    }
+
+    /// Hears successors until one of them serves. What it serves is then marked as passed.
+    pub async fn taken(self) -> TakenOver {
+        let place = match self.place {
+            Ok(place) => place,
             Err(error) => {
-                tracing::warn!(%error, "a successor could not be heard");
-                sleep(NAME_TAKEN).await;
-                continue;
+                tracing::warn!(%error, self.name, "can't be taken over: somebody has its name; trying on");
+                take_place(&self.name).await
             }
         };
-        match hand_over(channel, &held, &fleet).await {
-            Ok(taken_over) => return taken_over,
-            Err(error) => tracing::warn!(%error, "nothing came of a takeover; serving goes on"),
+        loop {
+            let channel = match place.accept().await {
+                Ok(channel) => channel,
+                Err(error) => {
+                    tracing::warn!(%error, "a successor could not be heard");
+                    sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            match hand_over(channel, &self.held, &self.fleet).await {
+                Ok(taken_over) => return taken_over,
+                Err(error) => tracing::warn!(%error, "nothing came of a takeover; serving goes on"),
+            }
         }
     }
 }
 
 async fn take_place(name: &str) -> Place {
-    let mut tries = 0;
     loop {
-        match Place::take(name) {
-            Ok(place) => return place,
-            Err(_) if tries < TRIES => {
-                tries += 1;
-                sleep(NAME_TAKEN).await;
-            }
-            Err(error) => {
-                if tries == TRIES {
-                    tries += 1;
-                    tracing::warn!(%error, name, "can't be taken over: its name is not to be had; trying on");
-                }
-                sleep(NAME_STILL_TAKEN).await;
-            }
+        sleep(AGAIN).await;
+        if let Ok(place) = Place::take(name) {
+            return place;
         }
     }
 }
