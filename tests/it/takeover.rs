@@ -3,13 +3,15 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket,
-    sockopt::Timeout, sockopt::set_socket_timeout,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, recv, send, socket, sockopt::Timeout,
+    sockopt::set_socket_timeout,
 };
 
+use crate::certificates::{Site, client, connect};
 use crate::harness::{Connection, PATIENCE, Signpost, command, run, settings_file, stderr, wait_until};
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
@@ -171,6 +173,34 @@ fn while_a_successor_waits_for_its_probes_the_old_one_serves() {
 }
 
 #[test]
+fn listeners_of_all_kinds_are_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::write(dir.path(), "site", &["site.test"]);
+    let settings = settings_file(&format!(
+        "[pools.p]\nbackends = ['http://127.0.0.1:9001']\n[server]\nlisten = ['127.0.0.1:0']\n\
+         [server.tls]\nlisten = ['127.0.0.1:0']\nupgrade_listen = ['127.0.0.1:0']\ncertificates = [{}]",
+        site.toml()
+    ));
+    let start = |admin: &str, flag: Option<&str>| {
+        let mut command = command(["--settings"]);
+        Signpost::start_command(command.arg(settings.path()).args(["--admin", admin]).args(flag))
+    };
+    let mut old = start("127.0.0.1:0", None);
+    let config = Arc::new(client(&[&site], &["http/1.1"]));
+    let ask = |signpost: &Signpost| {
+        let mut visitor = connect(signpost.tls.unwrap(), "site.test", &config).unwrap();
+        assert_eq!(visitor.request("GET", "/", &[("Host", "site.test")]).status, 302);
+        let mut visitor = Connection::to(signpost.upgrade.unwrap());
+        assert_eq!(visitor.request("GET", "/", &[("Host", "site.test")]).status, 308);
+    };
+    ask(&old);
+    let next = start(&old.admin.to_string(), Some("--takeover"));
+    assert!(old.wait().success());
+    assert_eq!((next.traffic, next.tls, next.upgrade), (old.traffic, old.tls, old.upgrade));
+    ask(&next);
+}
+
+#[test]
 fn what_the_operator_has_set_stays_set() {
     let file = settings_file(
         "[pools.p]\nhealth = { kind = 'none' }\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001/a' }, \
@@ -236,7 +266,7 @@ fn stranger(admin: SocketAddr) -> Stranger {
     let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).unwrap();
     let name = format!("signpost/{admin}");
-    connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
     Stranger(socket)
 }
 
