@@ -1,6 +1,6 @@
 //! Health checks: who is probed when, and what becomes of the results.
 //!
-//! Each target has a task of its own that probes, counts, and tells the keeper when a [`verdict`] changes. It all
+//! Each target has a task of its own that probes, counts, and tells the keeper when a `verdict` changes. It all
 //! runs on the control runtime, away from the workers. How often, how long and how many in a row are settings; how
 //! many probes run at once is bounded over all pools, and their times are spread, so that thousands of backends
 //! make no bursts.
