@@ -1,7 +1,7 @@
 //! Reading the settings again while visitors are served: on SIGHUP, and when a file has changed.
 //!
-//! New settings are validated whole. Wrong ones change nothing, and every problem is logged. Pools take effect at
-//! once; what `server`, `admin` and `log` say takes effect at the next start, and a line says so.
+//! New settings are validated whole. Wrong ones change nothing, and every problem is logged; so do listeners that can't
+//! be opened. What `log` says and how many probes run at once take effect at the next start, and a line says so.
 
 use std::collections::hash_map::DefaultHasher;
 use std::future::pending;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::keeper::Event;
 use crate::metrics::Reloads;
@@ -26,37 +26,56 @@ pub type Answer = oneshot::Sender<Result<(), Vec<String>>>;
 /// Why a reload was not asked for.
 const CHANGED: &str = "a file has changed";
 
-/// Reads settings again and hands them to the keeper.
+/// Asks for other listeners and workers, since `[server]` or `[admin]` have changed.
+#[derive(Debug)]
+pub struct NewFront {
+    /// All settings, valid.
+    pub settings: Settings,
+    /// Is told once they serve, or why they can't: then nothing has changed.
+    pub answer: Answer,
+}
+
+/// Who is told of a reload.
+#[derive(Debug)]
+pub struct Told {
+    /// The keeper.
+    pub events: mpsc::Sender<Event>,
+    /// Who has the listeners.
+    pub fronts: mpsc::Sender<NewFront>,
+    /// Who reads certificates.
+    pub certificates: watch::Sender<u64>,
+    /// Metrics.
+    pub reloads: Arc<Reloads>,
+    /// The service manager.
+    pub notifier: Notifier,
+}
+
+/// Reads settings again and hands them to whom they concern.
 #[derive(Debug)]
 pub struct Reloader {
     layers: Layers,
-    /// The settings in effect; of `server`, `admin` and `log` those of the start.
+    /// The settings in effect; of `log` those of the start.
     current: Settings,
-    events: mpsc::Sender<Event>,
-    reloads: Arc<Reloads>,
-    /// Has the certificates read again too.
-    certificates: watch::Sender<u64>,
-    notifier: Notifier,
+    told: Told,
+}
+
+/// When files are looked at; 0 is never.
+fn looks(every: Duration) -> Interval {
+    let mut looks = interval(if every.is_zero() { Duration::MAX } else { every });
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
 
 impl Reloader {
     /// For a process that was started with `current`, as `layers` say.
-    pub fn new(
-        layers: Layers,
-        current: Settings,
-        events: mpsc::Sender<Event>,
-        reloads: Arc<Reloads>,
-        certificates: watch::Sender<u64>,
-        notifier: Notifier,
-    ) -> Self {
-        Self { layers, current, events, reloads, certificates, notifier }
+    pub fn new(layers: Layers, current: Settings, told: Told) -> Self {
+        Self { layers, current, told }
     }
 
     /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP, `asked` comes from the API.
     pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Answer>) {
-        let every = self.current.server.watch.0;
-        let mut looks = interval(if every.is_zero() { Duration::MAX } else { every });
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut every = self.current.server.watch.0;
+        let mut looks = looks(every);
         let mut loaded = self.fingerprint().await;
         let mut last = loaded;
         // What changed between the start's own reading and this first look would never be seen.
@@ -87,11 +106,15 @@ impl Reloader {
             };
             if why != CHANGED {
                 // Settings that are wrong elsewhere keep no certificate from being renewed.
-                self.certificates.send_modify(|asked| *asked += 1);
+                self.told.certificates.send_modify(|asked| *asked += 1);
             }
             loaded = self.fingerprint().await;
             last = loaded;
             let outcome = self.reload(why).await;
+            if every != self.current.server.watch.0 {
+                every = self.current.server.watch.0;
+                looks = self::looks(every);
+            }
             if let Some(answer) = answer {
                 // Whoever asked may have gone.
                 let _ = answer.send(outcome);
@@ -116,17 +139,14 @@ impl Reloader {
     /// # Errors
     /// A line for each problem; the old settings are then in effect.
     async fn reload(&mut self, why: &'static str) -> Result<(), Vec<String>> {
-        self.notifier.reloading();
+        self.told.notifier.reloading();
         let outcome = match self.read().await {
-            Ok(Ok(loaded)) => match self.publish(loaded).await {
-                true => Ok(()),
-                false => Err(vec!["they could not be published".to_owned()]),
-            },
+            Ok(Ok(loaded)) => self.publish(loaded).await,
             Ok(Err(problems)) => Err(problems.iter().map(ToString::to_string).collect()),
             Err(error) => Err(vec![format!("they could not be read: {error}")]),
         };
-        self.reloads.note(outcome.is_ok());
-        self.notifier.reloaded(self.current.pools.len(), outcome.is_ok());
+        self.told.reloads.note(outcome.is_ok());
+        self.told.notifier.reloaded(self.current.pools.len(), outcome.is_ok());
         match &outcome {
             Ok(()) => tracing::info!(why, pools = self.current.pools.len(), "settings reloaded"),
             Err(problems) => {
@@ -139,34 +159,50 @@ impl Reloader {
         outcome
     }
 
-    /// Has the pools published; returns whether they were.
-    async fn publish(&mut self, loaded: Loaded) -> bool {
+    /// Has what has changed put into effect: listeners first, since they may be lacking.
+    ///
+    /// # Errors
+    /// What was lacking, a line each; then nothing has changed.
+    async fn publish(&mut self, loaded: Loaded) -> Result<(), Vec<String>> {
+        let lost = || vec!["they could not be published".to_owned()];
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let Settings { server, admin, log, pools } = loaded.settings;
+        let settings = loaded.settings;
         let at_next_start = [
-            ("server", server != self.current.server),
-            ("admin", admin != self.current.admin),
-            ("log", log != self.current.log),
+            ("[log]", settings.log != self.current.log),
+            (
+                "server.limits.max_probes",
+                settings.server.limits.max_probes != self.current.server.limits.max_probes,
+            ),
         ];
-        for (section, _) in at_next_start.iter().filter(|(_, changed)| *changed) {
-            tracing::warn!("[{section}] has changed, which takes effect at the next start");
+        for (what, _) in at_next_start.iter().filter(|(_, changed)| *changed) {
+            tracing::warn!("{what} has changed, which takes effect at the next start");
+        }
+        if (&settings.server, &settings.admin) != (&self.current.server, &self.current.admin) {
+            let (answer, served) = oneshot::channel();
+            let asked = NewFront { settings: settings.clone(), answer };
+            self.told.fronts.send(asked).await.map_err(|_| lost())?;
+            served.await.map_err(|_| lost())??;
+            self.current.server = settings.server;
+            self.current.admin = settings.admin;
         }
         let (published, done) = oneshot::channel();
-        let event = Event::Pools { pools: pools.clone(), published };
-        let accepted = self.events.send(event).await.is_ok() && done.await.is_ok();
-        if accepted {
-            self.current.pools = pools;
-        }
-        accepted
+        let event = Event::Pools { pools: settings.pools.clone(), published };
+        self.told.events.send(event).await.map_err(|_| lost())?;
+        done.await.map_err(|_| lost())?;
+        self.current.pools = settings.pools;
+        Ok(())
     }
 
     /// A hash of what every file holds. By content and not by time or inode: an editor's rename, a swapped
     /// `..data` link of a mounted ConfigMap and a network file system then all look the same.
     async fn fingerprint(&self) -> u64 {
-        let secrets = self.current.pools.iter().filter_map(|pool| pool.pin.as_ref()?.secrets_file.clone());
-        let files: Vec<PathBuf> = self.layers.files.iter().cloned().chain(secrets).collect();
+        let pools = &self.current.pools;
+        let secrets = pools.iter().filter_map(|pool| pool.pin.as_ref()?.secrets_file.clone());
+        let roots = pools.iter().filter_map(|pool| pool.health.ca_file.clone());
+        let files = self.layers.files.iter().cloned().chain(secrets).chain(roots);
+        let files: Vec<PathBuf> = files.chain(self.current.admin.token_file.clone()).collect();
         let hash = move || {
             let mut hasher = DefaultHasher::new();
             for file in files {

@@ -12,9 +12,9 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
     CLOSED_AT, CODES, CODES_AT, HANDSHAKES_AT, Handshake, LIMITS_AT, Limit, OPENED_AT, PANICS_AT,
-    PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, REFUSALS_AT, Reloads, Slab, labels_of, sum,
+    PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, REFUSALS_AT, Reloads, Roll, labels_of,
 };
-use crate::certificates::{Place, Published};
+use crate::certificates::Place;
 use crate::fleet::{Backend, Fleet, Slot, State, Tier};
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
@@ -23,16 +23,12 @@ use crate::pin::Rejection;
 pub struct Sources {
     /// Says which pools and backends there are.
     pub fleet: Arc<ArcSwap<Fleet>>,
-    /// Of every thread that counts.
-    pub slabs: Vec<Arc<Slab>>,
-    /// Each listener's address and the place of its counts.
-    pub listeners: Vec<(String, Slot)>,
+    /// Who counts, and what for.
+    pub roll: Arc<Roll>,
     /// Of every log writer.
     pub dropped_lines: Vec<ErrorCounter>,
     /// How reloads went.
     pub reloads: Arc<Reloads>,
-    /// What TLS is spoken with.
-    pub certificates: Published,
     /// The version of this program.
     pub version: &'static str,
 }
@@ -40,7 +36,7 @@ pub struct Sources {
 /// Everything `/metrics` shows. A registry of our own: nothing is global.
 pub struct Registry {
     registry: prometheus::Registry,
-    slabs: Vec<Arc<Slab>>,
+    roll: Arc<Roll>,
 }
 
 impl Registry {
@@ -52,14 +48,14 @@ impl Registry {
         let registry = prometheus::Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let desc = Desc::new("signpost".into(), "All of signpost_*.".into(), vec![], Default::default())?;
-        let slabs = sources.slabs.clone();
+        let roll = Arc::clone(&sources.roll);
         registry.register(Box::new(Signpost { desc, sources }))?;
-        Ok(Self { registry, slabs })
+        Ok(Self { registry, roll })
     }
 
     /// Visitors sent to a backend so far, in the order of [`Decision::ALL`].
     pub fn redirects(&self, backend: &Backend) -> [u64; 3] {
-        Decision::ALL.map(|decision| sum(&self.slabs, backend.slot, decision as usize))
+        Decision::ALL.map(|decision| self.roll.sum(backend.slot, decision as usize))
     }
 
     /// The text format, version 0.0.4.
@@ -109,7 +105,7 @@ impl Collector for Signpost {
 
 impl Signpost {
     fn sum(&self, slot: Slot, offset: usize) -> u64 {
-        sum(&self.sources.slabs, slot, offset)
+        self.sources.roll.sum(slot, offset)
     }
 
     fn build_info(&self) -> MetricFamily {
@@ -162,13 +158,13 @@ impl Signpost {
 
     /// When each certificate ends, and whether its files are what is served.
     fn certificates(&self) -> [MetricFamily; 2] {
-        let shelf = self.sources.certificates.load();
+        let shelf = self.sources.roll.certificates().map(|published| published.load_full());
         let of = |figure: fn(&Place) -> f64| {
             let metric = move |place: &Place| {
                 let name = place.files.cert.to_string_lossy();
                 gauge(&[("name", &name)], figure(place))
             };
-            shelf.places().iter().map(metric).collect::<Vec<_>>()
+            shelf.iter().flat_map(|shelf| shelf.places()).map(metric).collect::<Vec<_>>()
         };
         [
             family(
@@ -198,8 +194,8 @@ impl Signpost {
 
     fn connections(&self) -> [MetricFamily; 2] {
         let of = |slot| (self.sum(slot, OPENED_AT), self.sum(slot, CLOSED_AT));
-        let figures: Vec<_> =
-            self.sources.listeners.iter().map(|(address, slot)| (address.as_str(), of(*slot))).collect();
+        let listeners = self.sources.roll.listeners();
+        let figures: Vec<_> = listeners.iter().map(|(address, slot)| (address.as_str(), of(*slot))).collect();
         let open = figures.iter().map(|&(address, (opened, closed))| {
             gauge(&[("listener", address)], opened.saturating_sub(closed) as f64)
         });

@@ -5,6 +5,7 @@
 //! a request and every series stands there with 0 from the start.
 
 mod collector;
+mod roll;
 mod slab;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 pub use collector::{Registry, Sources};
+pub use roll::Roll;
 pub use slab::{Slab, Slots};
 
 use crate::fleet::{Backend, Pool, Roster, Slot};
@@ -189,27 +191,27 @@ impl Slots {
     }
 
     /// The place of a pool's own counts, per strategy.
-    pub fn pool(&mut self, pool: &str, strategy: &str) -> Slot {
+    pub fn pool(&self, pool: &str, strategy: &str) -> Slot {
         self.give(format!("pool/{pool}/{strategy}"), POOL_SIZE)
     }
 
     /// The place of a backend's counts, per strategy.
-    pub fn backend(&mut self, pool: &str, strategy: &str, id: &str) -> Slot {
+    pub fn backend(&self, pool: &str, strategy: &str, id: &str) -> Slot {
         self.give(format!("backend/{pool}/{strategy}/{id}"), Decision::ALL.len())
     }
 
     /// The place of a backend's probes, whatever the strategy.
-    pub fn probes(&mut self, pool: &str, id: &str) -> Slot {
+    pub fn probes(&self, pool: &str, id: &str) -> Slot {
         self.give(format!("probes/{pool}/{id}"), Probe::ALL.len())
     }
 
     /// The place of the times that a pool's probes took.
-    pub fn probe_times(&mut self, pool: &str) -> Slot {
+    pub fn probe_times(&self, pool: &str) -> Slot {
         self.give(format!("probe_times/{pool}"), Probe::ALL.len() * PROBE_TIMES_SIZE)
     }
 
     /// The place of a listener's counts.
-    pub fn listener(&mut self, address: &str) -> Slot {
+    pub fn listener(&self, address: &str) -> Slot {
         self.give(format!("listener/{address}"), LISTENER_SIZE)
     }
 }
@@ -337,11 +339,6 @@ impl Reloads {
         let count = if successful { &self.successes } else { &self.errors };
         count.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// Sums one count over all slabs.
-fn sum(slabs: &[Arc<Slab>], slot: Slot, offset: usize) -> u64 {
-    slabs.iter().map(|slab| slab.get(slot, offset)).fold(0, u64::wrapping_add)
 }
 
 /// What of a pool is counted under its name.

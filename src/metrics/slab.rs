@@ -1,8 +1,8 @@
 //! Where a worker counts: a slab of its own, so that no two threads ever write one cache line.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::fleet::Slot;
 
@@ -38,6 +38,21 @@ impl Slab {
     }
 }
 
+impl Slab {
+    /// Adds all counts of another, whose thread has ended. Only this slab's own thread may call it.
+    pub fn absorb(&self, other: &Self) {
+        for (block, counts) in other.blocks.iter().enumerate() {
+            let first = ((1u32 << block) - 1) * FIRST;
+            for (at, count) in counts.get().into_iter().flat_map(|counts| counts.iter().enumerate()) {
+                let count = count.load(Ordering::Relaxed);
+                if count > 0 {
+                    self.add(Slot(first), at, count);
+                }
+            }
+        }
+    }
+}
+
 /// The block of a count, and its place there.
 fn place(index: u32) -> (usize, usize) {
     let block = (index / FIRST + 1).ilog2();
@@ -46,26 +61,32 @@ fn place(index: u32) -> (usize, usize) {
 }
 
 /// Gives out places in the slabs. A key keeps its place for as long as the process runs, so that counts outlive
-/// fleets.
+/// fleets and listeners. Cheap to clone: clones share it.
+#[derive(Clone, Debug)]
+pub struct Slots(Arc<Mutex<Given>>);
+
 #[derive(Debug)]
-pub struct Slots {
+struct Given {
     next: u32,
-    given: HashMap<String, Slot>,
+    slots: HashMap<String, Slot>,
 }
 
 impl Slots {
     /// Leaves the first `reserved` places to series that are always there.
     pub fn after(reserved: usize) -> Self {
-        Self { next: reserved as u32, given: HashMap::new() }
+        Self(Arc::new(Mutex::new(Given { next: reserved as u32, slots: HashMap::new() })))
     }
 
     /// The place of a key, `size` counts long.
-    pub fn give(&mut self, key: String, size: usize) -> Slot {
-        *self.given.entry(key).or_insert_with(|| {
-            let slot = Slot(self.next);
-            self.next += size as u32;
-            slot
-        })
+    pub fn give(&self, key: String, size: usize) -> Slot {
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = given.slots.get(&key) {
+            return *slot;
+        }
+        let slot = Slot(given.next);
+        given.next += size as u32;
+        given.slots.insert(key, slot);
+        slot
     }
 }
 
@@ -92,8 +113,19 @@ mod tests {
     }
 
     #[test]
+    fn what_one_absorbs_is_added() {
+        let (slab, ended) = (Slab::default(), Slab::default());
+        for (at, count) in [(3, 5), (FIRST, 7), (50_000, 11)] {
+            ended.add(Slot(at), 0, count);
+            slab.add(Slot(at), 0, 1);
+        }
+        slab.absorb(&ended);
+        assert_eq!([3, FIRST, 50_000, 4].map(|at| slab.get(Slot(at), 0)), [6, 8, 12, 0]);
+    }
+
+    #[test]
     fn a_key_keeps_its_place() {
-        let mut slots = Slots::after(10);
+        let slots = Slots::after(10);
         let a = slots.give("a".into(), 3);
         let b = slots.give("b".into(), 3);
         assert_eq!((a, b, slots.give("a".into(), 3)), (Slot(10), Slot(13), Slot(10)));

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub struct Places {
     taken: AtomicUsize,
-    most: usize,
+    most: AtomicUsize,
     /// Is told when a place at the cap is free again.
     freed: Notify,
 }
@@ -25,16 +25,22 @@ pub struct Places {
 impl Places {
     /// As many as that.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), most, freed: Notify::new() })
+        Arc::new(Self { taken: AtomicUsize::new(0), most: AtomicUsize::new(most), freed: Notify::new() })
+    }
+
+    /// Changes how many there are; nobody who has one loses it.
+    pub fn resize(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Whether connections should not outlive their next answer.
     fn are_few(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) >= self.most - self.most / 5
+        let most = self.most.load(Ordering::Relaxed);
+        self.taken.load(Ordering::Relaxed) >= most - most / 5
     }
 
     fn are_none(&self) -> bool {
-        self.taken.load(Ordering::Acquire) >= self.most
+        self.taken.load(Ordering::Acquire) >= self.most.load(Ordering::Relaxed)
     }
 
     fn give_back(&self) {

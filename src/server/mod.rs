@@ -138,6 +138,17 @@ impl Listeners {
     }
 }
 
+impl Held {
+    /// One more descriptor of each.
+    ///
+    /// # Errors
+    /// No descriptor was left.
+    pub fn again(&self) -> io::Result<Self> {
+        let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { kind: self.kind, address: self.address, sockets, passed: self.passed.clone() })
+    }
+}
+
 /// How many workers the settings ask for, at least 1.
 pub fn worker_count(settings: &Settings) -> usize {
     match settings.server.workers.0 {
@@ -158,8 +169,8 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Nobody yet. Without `tls` no listener may speak it; `places` is how many connections there may be.
-    pub fn new(settings: &Server, tls: Option<Tls>, places: usize) -> Self {
+    /// Nobody yet. Without `tls` no listener may speak it; `places` are how many connections there may be.
+    pub fn new(settings: &Server, tls: Option<Tls>, places: Arc<Places>) -> Self {
         let limits = &settings.limits;
         let (last_word, ends) = mpsc::unbounded_channel();
         let rules = Rules {
@@ -173,14 +184,7 @@ impl Crew {
             },
         };
         let manners = Manners { rules, tls, upgrade_port: settings.tls.upgrade_port };
-        Self {
-            stop: CancellationToken::new(),
-            ends,
-            last_word,
-            working: 0,
-            manners,
-            places: Places::new(places),
-        }
+        Self { stop: CancellationToken::new(), ends, last_word, working: 0, manners, places }
     }
 
     /// Starts workers, each on a thread of its own and with its own listeners.

@@ -1,10 +1,12 @@
 //! `[pools.NAME.health]`: how backends are probed.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde::{Serialize, Serializer};
 
 use super::reader::Section;
@@ -94,10 +96,10 @@ impl Health {
             ca_file: section.optional::<String>("ca_file").map(PathBuf::from),
         };
         if let Some(file) = &health.ca_file
-            && let Err(error) = std::fs::metadata(file)
+            && let Err(why) = holds_certificates(file)
         {
             let key = section.key("ca_file");
-            section.notes().problem(&key, format!("{} can't be read: {error}", file.display()));
+            section.notes().problem(&key, format!("{}: {why}", file.display()));
         }
         section.finish();
         health
@@ -107,6 +109,16 @@ impl Health {
     pub fn is_on(&self) -> bool {
         self.kind != ProbeKind::None
     }
+}
+
+/// Whether a file holds certificates and nothing but PEM.
+fn holds_certificates(file: &Path) -> Result<(), String> {
+    let mut count = 0;
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())? {
+        certificate.map_err(|error| error.to_string())?;
+        count += 1;
+    }
+    if count > 0 { Ok(()) } else { Err("it holds no certificate, takes one or more in PEM".to_owned()) }
 }
 
 words! {

@@ -21,6 +21,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
             "clients",
             "certificates",
             "metrics",
+            "fleet",
             "settings",
             "telemetry",
         ],

@@ -31,6 +31,7 @@ mod openapi;
 mod settings;
 mod life;
 mod reload;
+mod fronts;
 mod takeover;
 mod systemd;
 mod demo;

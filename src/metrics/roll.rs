@@ -1,0 +1,68 @@
+//! Who counts, and what for: changes when listeners do.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Slab;
+use crate::certificates::Published;
+use crate::fleet::Slot;
+
+/// The slabs of every thread that counts, and the listeners and certificates that figures are shown of.
+#[derive(Debug)]
+pub struct Roll {
+    /// Of the control thread, which keeps the counts of threads that have ended.
+    own: Arc<Slab>,
+    lists: Mutex<Lists>,
+}
+
+#[derive(Debug, Default)]
+struct Lists {
+    slabs: Vec<Arc<Slab>>,
+    listeners: Vec<(String, Slot)>,
+    certificates: Option<Published>,
+}
+
+impl Roll {
+    /// With the control thread's slab alone.
+    pub fn new(own: Arc<Slab>) -> Self {
+        Self { own, lists: Mutex::default() }
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A slab for a thread that is about to count.
+    pub fn enlist(&self) -> Arc<Slab> {
+        let slab = Arc::<Slab>::default();
+        self.lists().slabs.push(Arc::clone(&slab));
+        slab
+    }
+
+    /// Takes over the counts of a thread that has ended. To be called on the control thread alone.
+    pub fn retire(&self, slab: &Arc<Slab>) {
+        let mut lists = self.lists();
+        lists.slabs.retain(|known| !Arc::ptr_eq(known, slab));
+        self.own.absorb(slab);
+    }
+
+    /// Shows figures of these from now on: each listener's address with the place of its counts.
+    pub fn show(&self, listeners: Vec<(String, Slot)>, certificates: Published) {
+        let mut lists = self.lists();
+        lists.listeners = listeners;
+        lists.certificates = Some(certificates);
+    }
+
+    pub(super) fn listeners(&self) -> Vec<(String, Slot)> {
+        self.lists().listeners.clone()
+    }
+
+    pub(super) fn certificates(&self) -> Option<Published> {
+        self.lists().certificates.clone()
+    }
+
+    /// One count, over all threads there are and were.
+    pub(super) fn sum(&self, slot: Slot, offset: usize) -> u64 {
+        let own = self.own.get(slot, offset);
+        self.lists().slabs.iter().map(|slab| slab.get(slot, offset)).fold(own, u64::wrapping_add)
+    }
+}

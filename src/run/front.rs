@@ -1,0 +1,306 @@
+//! The listeners and who serves them, as one.
+//!
+//! When `[server]` or `[admin]` change, the front is replaced as a whole, the way a process replaces another: the next
+//! one is given the sockets of addresses that stay, opens those that are new, and serves; only then does the old one
+//! stop accepting, and it finishes what is under way. So every key of these sections can change while visitors are
+//! served, and what can't be had changes nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Shown};
+use crate::certificates::{self, Published, Shelf};
+use crate::clients::Clients;
+use crate::dispatch::{Policy, Worker};
+use crate::fleet::Slot;
+use crate::forwarded::{Field, Trust};
+use crate::metrics::{Counter, Roll, Slab, Slots};
+use crate::server::{
+    Bound, Crew, Held, Inherited, Kind, Listener, Listeners, Places, Speaks, Tls, Traffic, max_connections,
+    worker_count,
+};
+use crate::settings::{ForwardedBy, Settings};
+use crate::telemetry::Telemetry;
+
+/// What every front stands on.
+pub(super) struct Ground<'t> {
+    pub(super) shown: Shown,
+    pub(super) slots: Slots,
+    pub(super) roll: Arc<Roll>,
+    pub(super) places: Arc<Places>,
+    pub(super) telemetry: &'t Telemetry,
+    pub(super) counter: Counter,
+    /// Asks for certificates to be read again.
+    pub(super) certificates: watch::Sender<u64>,
+}
+
+/// The listeners and who serves them.
+pub(super) struct Front {
+    pub(super) settings: Settings,
+    /// Where visitors are served, in the order of the settings.
+    pub(super) traffic: Vec<(Speaks, SocketAddr)>,
+    /// Where the operator is.
+    pub(super) admin: SocketAddr,
+    crew: Crew,
+    /// Workers that don't serve yet.
+    staffed: Vec<(Worker, Vec<Listener>)>,
+    slabs: Vec<Arc<Slab>>,
+    /// A second descriptor of every listening socket.
+    held: Vec<Held>,
+    /// How many connections there may be.
+    most: usize,
+    /// Each listener with the place of its counts.
+    counted: Vec<(String, Slot)>,
+    certificates: Published,
+    office: Office,
+    /// Ended with this.
+    _upkeep: [Upkeep; 2],
+}
+
+/// The admin listener.
+struct Office {
+    /// Until it serves.
+    closed: Option<Box<dyn FnOnce(CancellationToken) -> JoinHandle<()>>>,
+    open: Option<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+/// A task that ends with its owner.
+struct Upkeep(JoinHandle<()>);
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Front {
+    /// Has everything that could be lacking; serves nobody yet. Must be called inside a [`tokio::task::LocalSet`].
+    ///
+    /// # Errors
+    /// What is lacking.
+    pub(super) fn new(settings: &Settings, listeners: Listeners, ground: &Ground<'_>) -> io::Result<Self> {
+        let limits = &settings.server.limits;
+        let most = max_connections(limits.max_connections).map_err(io::Error::other)?;
+        let certificates = read_certificates(settings)?;
+        let held = listeners.hold()?;
+        let Listeners { traffic: listening, admin: admin_bound } = listeners;
+        let traffic: Vec<_> =
+            listening.iter().map(|traffic| (traffic.speaks, traffic.bound.address)).collect();
+        let admin = admin_bound.address;
+        let slot = |address: SocketAddr| ground.slots.listener(&address.to_string());
+        let workers = worker_count(settings);
+        let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
+        for Traffic { bound, speaks, proxy_protocol } in listening {
+            let (slot, passed) = (slot(bound.address), bound.passed.clone());
+            for (own, sockets) in of_worker.iter_mut().zip(bound.deal(workers)?) {
+                own.extend(sockets.into_iter().map(|socket| {
+                    let passed = passed.clone();
+                    Listener { socket, speaks, slot, proxy_protocol, passed }
+                }));
+            }
+        }
+        let tls = traffic.iter().any(|(speaks, _)| *speaks == Speaks::Tls);
+        let tls = tls.then(|| Tls::new(&settings.server.tls, Arc::clone(&certificates)));
+        let crew = Crew::new(
+            &settings.server,
+            tls.transpose().map_err(io::Error::other)?,
+            Arc::clone(&ground.places),
+        );
+        let clients = Clients::new(limits.requests_per_second_per_client, limits.max_connections_per_client);
+        let mut slabs = Vec::new();
+        let staffed = of_worker.into_iter().map(|own| {
+            let slab = ground.roll.enlist();
+            slabs.push(Arc::clone(&slab));
+            let (fleet, policy) = (Arc::clone(&ground.shown.fleet), policy(settings, &clients));
+            let access_log = ground.telemetry.access_log();
+            (Worker::new(fleet, rand::make_rng(), Counter::new(slab), policy, access_log), own)
+        });
+        let staffed = staffed.collect();
+        let addresses = traffic.iter().map(|(_, address)| *address).chain([admin]);
+        let counted = addresses.map(|address| (address.to_string(), slot(address))).collect();
+        let watching = certificates::watch(
+            Arc::clone(&certificates),
+            settings.server.watch.0,
+            ground.certificates.subscribe(),
+        );
+        Ok(Self {
+            settings: settings.clone(),
+            traffic,
+            admin,
+            crew,
+            staffed,
+            slabs,
+            held,
+            most,
+            counted,
+            certificates,
+            office: Office::new(admin_bound, settings, ground),
+            _upkeep: [
+                Upkeep(tokio::task::spawn_local(watching)),
+                Upkeep(tokio::task::spawn_local(sweep(clients))),
+            ],
+        })
+    }
+
+    /// The front after this one, which shares the sockets of addresses that stay; it serves already, and this one
+    /// is to [`Self::retire`].
+    ///
+    /// # Errors
+    /// A line for each thing that could not be had; nothing has changed then.
+    pub(super) fn next(&self, settings: &Settings, ground: &Ground<'_>) -> Result<Self, Vec<String>> {
+        let line = |error: io::Error| vec![error.to_string()];
+        let mut inherited = Inherited::default();
+        for held in &self.held {
+            for socket in held.again().map_err(line)?.sockets {
+                inherited.add_from_predecessor(held.kind, held.address, socket).map_err(line)?;
+            }
+        }
+        let listeners = Listeners::open(settings, inherited)
+            .map_err(|taken| taken.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let mut next = Self::new(settings, listeners, ground).map_err(line)?;
+        if let Err(error) = next.serve(ground) {
+            next.slabs.iter().for_each(|slab| ground.roll.retire(slab));
+            return Err(line(error));
+        }
+        next.open_office();
+        Ok(next)
+    }
+
+    /// Every listener, by kind and real address.
+    pub(super) fn listeners(&self) -> Vec<(Kind, SocketAddr)> {
+        self.held.iter().map(|held| (held.kind, held.address)).collect()
+    }
+
+    /// A descriptor of every listening socket, for a successor.
+    ///
+    /// # Errors
+    /// No descriptor was left.
+    pub(super) fn hold(&self) -> io::Result<Vec<Held>> {
+        self.held.iter().map(Held::again).collect()
+    }
+
+    /// Has the workers accept visitors.
+    ///
+    /// # Errors
+    /// A thread or a runtime could not be had.
+    pub(super) fn serve(&mut self, ground: &Ground<'_>) -> io::Result<()> {
+        self.crew.start(std::mem::take(&mut self.staffed))?;
+        ground.places.resize(self.most);
+        ground.roll.show(self.counted.clone(), Arc::clone(&self.certificates));
+        Ok(())
+    }
+
+    /// Has the operator served.
+    pub(super) fn open_office(&mut self) {
+        if let Some(open) = self.office.closed.take() {
+            self.office.open = Some(open(self.office.stop.clone()));
+        }
+    }
+
+    /// Stops accepting the operator's connections, and finishes those that are open.
+    pub(super) fn close_office(&self) {
+        self.office.stop.cancel();
+    }
+
+    /// Waits until the last answer to the operator is out.
+    pub(super) async fn office_closed(&mut self) {
+        if let Some(open) = &mut self.office.open {
+            let _ = open.await;
+        }
+    }
+
+    /// Waits until a worker has ended, which none does by itself.
+    pub(super) async fn one_ended(&mut self) {
+        self.crew.one_ended().await;
+    }
+
+    /// Stops accepting visitors. Sockets that nobody else has are closed once their queues are empty.
+    pub(super) fn stop(&mut self) {
+        // First of all: a listener lives for as long as one descriptor of it does.
+        self.held.clear();
+        self.crew.stop();
+    }
+
+    /// Waits until every visitor has their answer.
+    pub(super) async fn served(&mut self) {
+        self.crew.all_ended().await;
+    }
+
+    /// Leaves everything to the next front, and returns once what is under way is finished or `shutdown_grace` over.
+    pub(super) async fn retire(mut self, next: Vec<(Kind, SocketAddr)>, roll: Arc<Roll>) {
+        for held in self.held.iter().filter(|held| next.contains(&(held.kind, held.address))) {
+            held.passed.set();
+        }
+        self.stop();
+        self.close_office();
+        let finished = async {
+            self.crew.all_ended().await;
+            if let Some(open) = &mut self.office.open {
+                let _ = open.await;
+            }
+        };
+        if tokio::time::timeout(self.settings.server.shutdown_grace.0, finished).await.is_err() {
+            tracing::warn!("connections to listeners that have changed outlive shutdown_grace");
+        }
+        self.crew.all_ended().await;
+        // Only now does nobody write to them any more.
+        self.slabs.iter().for_each(|slab| roll.retire(slab));
+    }
+}
+
+impl Office {
+    fn new(bound: Bound, settings: &Settings, ground: &Ground<'_>) -> Self {
+        let slot = ground.slots.listener(&bound.address.to_string());
+        let (counter, shown, settings) =
+            (ground.counter.clone(), ground.shown.clone(), settings.admin.clone());
+        let open = move |stop| {
+            tokio::task::spawn_local(async move {
+                if let Err(error) = admin::serve(bound, slot, counter, &settings, shown, stop).await {
+                    tracing::error!(%error, "the admin listener ended");
+                }
+            })
+        };
+        Self { closed: Some(Box::new(open)), open: None, stop: CancellationToken::new() }
+    }
+}
+
+/// Has clients forgotten who need not be remembered.
+async fn sweep(clients: Arc<Clients>) {
+    loop {
+        tokio::time::sleep(Clients::SWEEP).await;
+        clients.sweep(Instant::now());
+    }
+}
+
+/// Reads every certificate. The settings have read them before; what has changed since then may be wrong.
+fn read_certificates(settings: &Settings) -> io::Result<Published> {
+    let shelf = Shelf::load(settings.server.tls.files()).map_err(|wrongs| {
+        let lines: Vec<_> = wrongs.iter().map(|(_, wrong)| wrong.to_string()).collect();
+        io::Error::other(lines.join("; "))
+    })?;
+    Ok(Arc::new(ArcSwap::from_pointee(shelf)))
+}
+
+/// What the settings say of every request.
+fn policy(settings: &Settings, clients: &Arc<Clients>) -> Policy {
+    let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
+    let field = match settings.server.forwarded_by {
+        ForwardedBy::XForwardedFor => Field::XForwardedFor,
+        ForwardedBy::Forwarded => Field::Forwarded,
+    };
+    let limits = &settings.server.limits;
+    Policy {
+        max_target: limits.max_target_bytes.0,
+        max_headers: limits.max_headers.0.into(),
+        trust: Trust::new(proxies, field),
+        clients: Arc::clone(clients),
+    }
+}

@@ -1,0 +1,281 @@
+//! The process's life: start everything, serve until a signal comes, leave in good order.
+
+mod front;
+mod signals;
+
+use std::future::{Future, pending};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{Readiness, Shown};
+use crate::health::Prober;
+use crate::keeper::Keeper;
+use crate::metrics::{Counter, Registry, Reloads, Roll, Slab, Sources};
+use crate::notify::Notifier;
+use crate::reload::{NewFront, Reloader, Told};
+use crate::server::{Listeners, Places, Speaks};
+use crate::settings::{Layers, Settings, Span};
+use crate::takeover::{Offer, Predecessor, TakenOver};
+use crate::telemetry::Telemetry;
+use front::{Front, Ground};
+use signals::{Asked, Signals};
+
+/// How the process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every request was answered.
+    Drained,
+    /// `shutdown_grace` was over with requests still under way.
+    CutShort,
+    /// A second signal came.
+    AtOnce,
+}
+
+/// How many changes may wait for the keeper.
+const QUEUE: usize = 1024;
+/// How long the admin listener's last answers may take.
+const LAST_FIGURES: Duration = Duration::from_millis(500);
+
+/// Who started this process, and who is told how it goes.
+#[derive(Debug, Default)]
+pub struct Family {
+    /// The instance that is replaced, which waits for this one to serve.
+    pub predecessor: Option<Predecessor>,
+    /// The way to the service manager.
+    pub notifier: Notifier,
+}
+
+/// Serves until a signal comes or a successor serves, then leaves.
+///
+/// `layers` are what the settings came from, to be read again on reload; `None` where they are fixed, and then nobody
+/// can take over either.
+/// `listeners` were opened with the same settings; `ready` is called with them once visitors are served, signals are
+/// heeded and a predecessor accepts no more. Runs on the caller's runtime, inside a [`tokio::task::LocalSet`]; requests run on threads of
+/// their own.
+///
+/// # Errors
+/// What kept it from starting, or a worker that ended by itself.
+pub async fn run(
+    settings: &Settings,
+    layers: Option<Layers>,
+    listeners: Listeners,
+    telemetry: &Telemetry,
+    mut family: Family,
+    ready: impl FnOnce(&[(Speaks, SocketAddr)], SocketAddr),
+) -> io::Result<Ended> {
+    let mut signals = Signals::listen()?;
+    // Of this thread, on which keeper, probes and admin listener run.
+    let own = Arc::<Slab>::default();
+    let counter = Counter::new(Arc::clone(&own));
+    let keeper = Keeper::start(settings, counter.clone());
+    let (fleet, slots, settled) = (keeper.published(), keeper.slots(), keeper.settled());
+    let (roll, reloads) = (Arc::new(Roll::new(own)), Arc::<Reloads>::default());
+    let registry = Registry::new(Sources {
+        fleet: Arc::clone(&fleet),
+        roll: Arc::clone(&roll),
+        dropped_lines: telemetry.dropped_lines(),
+        reloads: Arc::clone(&reloads),
+        version: env!("CARGO_PKG_VERSION"),
+    })
+    .map_err(io::Error::other)?;
+    let (events, changes) = mpsc::channel(QUEUE);
+    let (ask_reload, asked) = mpsc::channel(1);
+    let readiness = Readiness::default();
+    let ground = Ground {
+        shown: Shown {
+            registry: Arc::new(registry),
+            readiness: readiness.clone(),
+            fleet: Arc::clone(&fleet),
+            events: events.clone(),
+            reloads: layers.as_ref().map(|_| ask_reload),
+        },
+        slots,
+        roll,
+        places: Places::new(usize::MAX),
+        telemetry,
+        counter: counter.clone(),
+        certificates: watch::Sender::new(0),
+    };
+    let mut front = Front::new(settings, listeners, &ground)?;
+    let notifier =
+        family.notifier.listening_on(front.traffic.iter().map(|(_, address)| *address), front.admin);
+
+    let prober = Prober::new(settings.server.limits.max_probes.0.into(), events.clone(), counter)?;
+    tokio::task::spawn_local(prober.run(keeper.targets()));
+    tokio::task::spawn_local(keeper.run(changes));
+    if let Some(predecessor) = &mut family.predecessor {
+        predecessor.operate_again(&events).await;
+    }
+    let hangup = signal(SignalKind::hangup())?;
+    let (ask_front, mut fronts_asked) = mpsc::channel(1);
+    // Fixed settings have nothing to reload, and SIGHUP is then heeded by nobody.
+    let is_fixed = layers.is_none();
+    let reloading = layers.map(|layers| {
+        let certificates = ground.certificates.clone();
+        let told = Told { events, fronts: ask_front, certificates, reloads, notifier: notifier.clone() };
+        tokio::task::spawn_local(Reloader::new(layers, settings.clone(), told).run(hangup, asked))
+    });
+    // A predecessor's admin listener is this one's too, and there `/readyz` must not say "starting".
+    if family.predecessor.is_none() {
+        front.open_office();
+    }
+    let alive = tokio::task::spawn_local(notifier.clone().keep_alive());
+
+    // Until the first round of probes is over, who comes waits in the kernel's queue, or is the predecessor's.
+    tokio::select! {
+        () = first_round(settled) => {}
+        () = starting(family.predecessor.as_ref()) => {}
+        _ = signals.next() => return Ok(Ended::Drained),
+    }
+    front.serve(&ground)?;
+    readiness.enter();
+    front.open_office();
+    if let Some(predecessor) = family.predecessor {
+        // Said before the old one can end: a manager that misses its main process takes the service for ended.
+        let pid = predecessor.pid;
+        notifier.main_process(std::process::id());
+        if let Err(error) = predecessor.ready(front.listeners()).await {
+            notifier.main_process(pid);
+            // Whom this one has accepted by now it answers.
+            front.stop();
+            front.close_office();
+            let _ = tokio::time::timeout(settings.server.shutdown_grace.0, front.served()).await;
+            return Err(error);
+        }
+    }
+    let offer = |front: &Front| -> io::Result<Offering> {
+        if is_fixed {
+            return Ok(Box::pin(pending()));
+        }
+        Ok(Box::pin(Offer::new(front.admin, front.hold()?, Arc::clone(&fleet)).taken()))
+    };
+    let mut offering = offer(&front)?;
+    notifier.ready(settings.pools.len());
+    ready(&front.traffic, front.admin);
+
+    let retiring = TaskTracker::new();
+    let why = loop {
+        tokio::select! {
+            signal = signals.next() => break Why::Asked(signal),
+            taken_over = &mut offering => break Why::TakenOver(taken_over),
+            () = front.one_ended() => return Err(io::Error::other("a worker ended by itself")),
+            Some(asked) = fronts_asked.recv() => {
+                let NewFront { settings, answer } = asked;
+                let replaced = front.next(&settings, &ground).map(|next| {
+                    let old = std::mem::replace(&mut front, next);
+                    retiring.spawn_local(old.retire(front.listeners(), Arc::clone(&ground.roll)));
+                });
+                if replaced.is_ok() {
+                    // Dropped first: it holds descriptors of listeners that are to be closed, and the name.
+                    drop(std::mem::replace(&mut offering, Box::pin(pending())));
+                    offering = offer(&front)?;
+                    log_listeners(&front);
+                }
+                let _ = answer.send(replaced);
+            }
+        }
+    };
+    if let Some(reloading) = reloading {
+        reloading.abort();
+    }
+    match &why {
+        Why::Asked(_) => {
+            readiness.leave();
+            notifier.stopping();
+        }
+        // The address is served and the service goes on; the successor speaks for both.
+        Why::TakenOver(_) => alive.abort(),
+    }
+    retiring.close();
+    let ended = leave(why, offering, &mut signals, &mut front, &retiring).await;
+    front.close_office();
+    if ended == Ended::Drained {
+        let _ = tokio::time::timeout(LAST_FIGURES, front.office_closed()).await;
+    }
+    Ok(ended)
+}
+
+/// Says where visitors and operator are served from now on.
+fn log_listeners(front: &Front) {
+    let traffic: Vec<_> = front.traffic.iter().map(|(_, address)| address.to_string()).collect();
+    tracing::info!(traffic = traffic.join(", "), admin = %front.admin, "listeners are served by new workers");
+}
+
+/// Waits until every backend is known to be up or down, or was waited for long enough.
+async fn first_round(mut settled: watch::Receiver<bool>) {
+    if !*settled.borrow() {
+        tracing::info!("waiting for the first round of health checks");
+    }
+    // The keeper lives as long as the process does.
+    let _ = settled.wait_for(|settled| *settled).await;
+}
+
+/// Tells a predecessor that it will be replaced. Never ends.
+async fn starting(predecessor: Option<&Predecessor>) {
+    match predecessor {
+        Some(predecessor) => predecessor.starting().await,
+        None => pending().await,
+    }
+}
+
+/// Ends when a successor serves. Until it is dropped it holds a descriptor of every listening socket.
+type Offering = Pin<Box<dyn Future<Output = TakenOver>>>;
+
+/// Why to leave.
+#[derive(Debug)]
+enum Why {
+    Asked(Asked),
+    TakenOver(TakenOver),
+}
+
+/// Stops accepting and waits for what is under way.
+async fn leave(
+    why: Why,
+    mut offering: Offering,
+    signals: &mut Signals,
+    front: &mut Front,
+    retiring: &TaskTracker,
+) -> Ended {
+    let (delay, grace) = (front.settings.server.shutdown_delay, front.settings.server.shutdown_grace);
+    let mut successor = None;
+    match why {
+        Why::TakenOver(by) => successor = Some(by),
+        Why::Asked(signal) => {
+            let delay = if signal == Asked::Terminate { delay } else { Span::seconds(0) };
+            tracing::info!(signal = signal.name(), %delay, %grace, "leaving");
+            if !delay.0.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(delay.0) => {}
+                    by = &mut offering => successor = Some(by),
+                    _ = signals.next() => return Ended::AtOnce,
+                }
+            }
+        }
+    }
+    // First of all: a listener lives for as long as one descriptor of it does.
+    drop(offering);
+    front.stop();
+    if let Some(successor) = successor {
+        tracing::info!(version = successor.version, pid = successor.pid, %grace, "taken over; leaving");
+        // `/readyz` is the successor's from now on.
+        front.close_office();
+        tokio::task::yield_now().await;
+        successor.left().await;
+    }
+    let finished = async {
+        front.served().await;
+        retiring.wait().await;
+    };
+    tokio::select! {
+        () = finished => Ended::Drained,
+        () = tokio::time::sleep(grace.0) => Ended::CutShort,
+        _ = signals.next() => Ended::AtOnce,
+    }
+}

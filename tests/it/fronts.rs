@@ -1,0 +1,140 @@
+//! Reloads that change listeners, workers and limits: `[server]` and `[admin]`.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::harness::{Connection, Signpost, settings_file, wait_until};
+
+/// A port that was free a moment ago.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn settings(listen: &[SocketAddr], admin: SocketAddr, more: &str) -> String {
+    let listen: Vec<_> = listen.iter().map(ToString::to_string).collect();
+    format!(
+        "[admin]\nlisten = '{admin}'\n[pools.p]\nbackends = [{{ id = 'a', url = 'http://127.0.0.1:9001' }}]\n\
+         [pools.p.health]\nkind = 'none'\n[server]\nwatch = '0s'\nlisten = {listen:?}\n{more}"
+    )
+}
+
+fn start(path: &Path) -> Signpost {
+    Signpost::start_command(&mut crate::harness::command(["--settings", path.to_str().unwrap()]))
+}
+
+/// Writes these settings and waits until they are in effect, or turned down.
+fn reload(signpost: &Signpost, path: &Path, text: &str, result: &str) {
+    let count = || signpost.metric("signpost_settings_reloads_total", &[("result", result)]);
+    let before = count();
+    std::fs::write(path, text).unwrap();
+    signpost.signal("HUP");
+    wait_until(&format!("a reload is a {result}"), || count() > before);
+}
+
+fn status(address: SocketAddr, path: &str) -> u16 {
+    Connection::to(address).request("GET", path, &[]).status
+}
+
+#[test]
+fn listeners_come_and_go_and_no_visitor_is_lost() {
+    let [first, second, admin] = [(); 3].map(|()| free_address());
+    let file = settings_file(&settings(&[first], admin, ""));
+    let signpost = start(file.path());
+    assert!(TcpStream::connect(second).is_err());
+    let (done, asked) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        let _done = OnDrop(|| done.store(true, Ordering::Relaxed));
+        for _ in 0..3 {
+            // A connection for each request: every one must be accepted by somebody.
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(status(first, "/"), 302);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for workers in 1..=4 {
+            let more = format!("workers = {workers}\n");
+            reload(&signpost, file.path(), &settings(&[first, second], admin, &more), "success");
+            assert_eq!((status(first, "/"), status(second, "/")), (302, 302));
+            reload(&signpost, file.path(), &settings(&[first], admin, &more), "success");
+            wait_until("the removed one is closed", || TcpStream::connect(second).is_err());
+        }
+    });
+    let answered = f64::from(asked.load(Ordering::Relaxed)) + 8.0;
+    assert_eq!(
+        signpost.metric("signpost_redirects_total", &[("backend", "a"), ("decision", "picked")]),
+        answered,
+        "counts outlive who counted"
+    );
+    let open = signpost.metric("signpost_connections", &[("listener", &first.to_string())]);
+    assert_eq!(open, 0.0);
+    signpost.wait_for_log("listeners are served by new workers");
+}
+
+#[test]
+fn a_listener_that_cannot_be_had_changes_nothing() {
+    let [first, admin] = [(); 2].map(|()| free_address());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = settings_file(&settings(&[first], admin, ""));
+    let signpost = start(file.path());
+    let wrong =
+        settings(&[first, taken.local_addr().unwrap()], admin, "limits = { max_target_bytes = '64B' }\n");
+    reload(&signpost, file.path(), &wrong, "error");
+    assert_eq!(
+        status(first, &format!("/{}", "x".repeat(100))),
+        302,
+        "the other change is not in effect either"
+    );
+    assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 0.0);
+    signpost.wait_for_log("Address already in use");
+    reload(&signpost, file.path(), &settings(&[first], admin, ""), "success");
+    assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 1.0);
+}
+
+#[test]
+fn what_a_connection_may_cost_changes_while_serving() {
+    let [first, admin] = [(); 2].map(|()| free_address());
+    let file = settings_file(&settings(&[first], admin, ""));
+    let signpost = start(file.path());
+    let long = format!("/{}", "x".repeat(100));
+    assert_eq!(status(first, &long), 302);
+    let mut kept = Connection::to(first);
+    assert_eq!(kept.request("GET", "/", &[]).status, 302);
+    let strict = "limits = { max_target_bytes = '64B', header_timeout = '200ms' }\n";
+    reload(&signpost, file.path(), &settings(&[first], admin, strict), "success");
+    assert_eq!(status(first, &long), 414);
+    assert!(Connection::to(first).closes(), "after the new header_timeout");
+    assert!(kept.closes(), "who was idle is told to come again, in good order");
+}
+
+#[test]
+fn the_operator_s_listener_moves_too() {
+    let [first, admin, elsewhere] = [(); 3].map(|()| free_address());
+    let file = settings_file(&settings(&[first], admin, ""));
+    let signpost = start(file.path());
+    let token = "an admin token of thirty-two bytes or so";
+    let moved = settings(&[first], elsewhere, "").replace("[admin]", &format!("[admin]\ntoken = '{token}'"));
+    std::fs::write(file.path(), moved).unwrap();
+    let reload = |to: SocketAddr, headers: &[(&str, &str)]| {
+        let host = to.to_string();
+        let all: Vec<_> = headers.iter().copied().chain([("Host", &*host)]).collect();
+        Connection::to(to).request("POST", "/api/v1/reload", &all).status
+    };
+    // The answer comes over the listener that is about to go.
+    assert_eq!(reload(admin, &[]), 200);
+    wait_until("the old one is closed", || TcpStream::connect(admin).is_err());
+    assert_eq!(reload(elsewhere, &[]), 401, "the new token holds");
+    assert_eq!(reload(elsewhere, &[("Authorization", &format!("Bearer {token}"))]), 200);
+    assert_eq!(status(first, "/"), 302);
+    drop(signpost);
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
