@@ -66,7 +66,7 @@ listed! {
         ProxyProtocol,
         /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
         UntrustedProxy,
-        /// `max_handshakes`, and no turn came within `handshake_timeout`.
+        /// `max_handshakes`: a handshake had to wait its turn.
         Handshakes,
         /// `max_requests_per_connection`.
         Requests,

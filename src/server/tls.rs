@@ -11,7 +11,6 @@ use rustls::server::{Acceptor, NoServerSessionStorage};
 use rustls::version::{TLS12, TLS13};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -85,49 +84,35 @@ impl Tls {
             () = patience_ends(drain) => return None,
         };
         let shaken = match spoke {
-            Ok(true) => self.shake(socket, deadline).await,
+            Ok(true) => timeout_at(deadline, self.shake(socket, counter)).await,
             Ok(false) => return None,
-            Err(_) => Err(Short::Time),
+            Err(late) => Err(late),
         };
         let (handshake, stream) = match shaken {
-            Ok(stream) => (Handshake::Ok, Some(stream)),
-            Err(Short::Trust) => (Handshake::Failed, None),
-            Err(Short::Time) => (Handshake::TimedOut, None),
-            Err(Short::Places) => {
-                counter.limited(Limit::Handshakes);
-                return None;
+            Ok(Ok(stream)) => (Handshake::Ok, Some(stream)),
+            Ok(Err(error)) => {
+                // Strangers fail at will, so why is for who looks for it.
+                tracing::debug!(%error, "a handshake failed");
+                (Handshake::Failed, None)
             }
+            Err(_) => (Handshake::TimedOut, None),
         };
         counter.handshake(handshake);
         stream
     }
 
-    async fn shake(&self, socket: TcpStream, deadline: Instant) -> Result<TlsStream<TcpStream>, Short> {
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
-        let hello = timeout_at(deadline, hello).await?.map_err(untrusted)?;
-        let place = timeout_at(deadline, self.places.acquire()).await.map_err(|_| Short::Places)?;
-        let stream = timeout_at(deadline, hello.into_stream(Arc::clone(&self.config))).await?;
+    async fn shake(&self, socket: TcpStream, counter: &Counter) -> io::Result<TlsStream<TcpStream>> {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let place = match self.places.try_acquire() {
+            Ok(place) => place,
+            Err(_) => {
+                counter.limited(Limit::Handshakes);
+                self.places.acquire().await.map_err(io::Error::other)?
+            }
+        };
+        let stream = hello.into_stream(Arc::clone(&self.config)).await;
         drop(place);
-        stream.map_err(untrusted)
-    }
-}
-
-/// What a handshake was short of.
-enum Short {
-    Trust,
-    Time,
-    Places,
-}
-
-/// Strangers fail at will, so why is for who looks for it.
-fn untrusted(error: io::Error) -> Short {
-    tracing::debug!(%error, "a handshake failed");
-    Short::Trust
-}
-
-impl From<Elapsed> for Short {
-    fn from(_: Elapsed) -> Self {
-        Self::Time
+        stream
     }
 }
 

@@ -225,7 +225,20 @@ fn handshakes_beyond_the_most_wait_their_turn() {
         .collect();
     assert!(visits.into_iter().all(|visit| visit.join().unwrap() == 302));
     assert_eq!(handshakes(&signpost, "ok"), 20.0);
-    assert_eq!(signpost.metric("signpost_limited_total", &[("limit", "handshakes")]), 0.0);
+}
+
+#[test]
+fn a_handshake_that_stalls_keeps_its_place_until_its_time_is_over() {
+    let (_dir, site, signpost) = one_site("max_handshakes = 1\nhandshake_timeout = '1s'");
+    let (address, config) = (signpost.tls.unwrap(), Arc::new(client(&[&site], &[])));
+    let mut stalled = start(address, "site.test", &config);
+    stalled.conn.write_tls(&mut stalled.sock).unwrap();
+    // Its place is taken once the server has answered.
+    stalled.sock.read_exact(&mut [0]).unwrap();
+    let _waiting = connect(address, "site.test", &config);
+    signpost.wait_for_metric("signpost_limited_total", &[("limit", "handshakes")], 1.0);
+    let _ = stalled.sock.read_to_end(&mut Vec::new());
+    wait_until("there is a place again", || connect(address, "site.test", &config).is_ok());
 }
 
 #[test]
