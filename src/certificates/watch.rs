@@ -64,13 +64,13 @@ pub async fn watch(published: Published, every: Duration, mut asked: Asked) {
 fn publish(published: &Published, index: usize, pair: Result<Arc<Pair>, Wrong>) {
     let mut places = published.load().places().to_vec();
     let Some(Place { files, pair: current, last_read_successful }) = places.get_mut(index) else { return };
-    *last_read_successful = pair.is_ok();
+    let was_wrong = !std::mem::replace(last_read_successful, pair.is_ok());
     match pair {
         Ok(pair) => {
             if let Some(expired) = pair.expired(&files.cert) {
                 tracing::warn!("{expired}");
             }
-            if pair.fingerprint() != current.fingerprint() {
+            if was_wrong || pair.fingerprint() != current.fingerprint() {
                 tracing::info!(cert = %files.cert.display(), "certificate reloaded");
             }
             *current = pair;
