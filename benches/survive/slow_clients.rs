@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::Scenario;
 use crate::http::{client, connect_from};
-use crate::load::{Load, Shot, other_than};
+use crate::load::{Load, Running, Shot, other_than};
 use crate::process::{POOL, Process, Signpost, Start};
 use crate::report::{Report, quantile};
 
@@ -39,19 +39,27 @@ struct Mode {
     name: &'static str,
     /// slowhttptest's arguments; none: our own clients that drip a body.
     args: &'static [&'static str],
+    /// How many requests each connection makes; the time of one that makes some begins when they are answered.
+    requests: usize,
     /// When its connections are closed; none where its clients end by themselves, once they are answered.
     closed_after: Option<Duration>,
 }
 
 const MODES: [Mode; 4] = [
-    Mode { name: "dripping heads", args: &["-H", "-x", "10"], closed_after: Some(TIMEOUT) },
+    Mode { name: "dripping heads", args: &["-H", "-x", "10"], requests: 0, closed_after: Some(TIMEOUT) },
     Mode {
         name: "hardly reading",
         args: &["-X", "-k", "10", "-w", "1", "-y", "10", "-n", "1", "-z", "5"],
+        requests: 10,
         closed_after: Some(TIMEOUT),
     },
-    Mode { name: "dripping bodies", args: &["-B", "-x", "10"], closed_after: None },
-    Mode { name: "dripping bodies and ignoring the answer", args: &[], closed_after: Some(LINGER) },
+    Mode { name: "dripping bodies", args: &["-B", "-x", "10"], requests: 0, closed_after: None },
+    Mode {
+        name: "dripping bodies and ignoring the answer",
+        args: &[],
+        requests: 0,
+        closed_after: Some(LINGER),
+    },
 ];
 
 fn run(report: &mut Report) {
@@ -67,7 +75,7 @@ fn run(report: &mut Report) {
         .go()
     };
     let (signpost, other) = (start(), start());
-    let (_, alone, _) = beside(&signpost, &other, || std::thread::sleep(Duration::from_secs(6)));
+    let (_, alone, _) = beside(&signpost, &other, |_| std::thread::sleep(Duration::from_secs(6)));
     report.note("p99 of a visitor while nobody is slow", &format!("{:.2} ms", median(&windows(&alone))));
     for mode in &MODES {
         play(report, mode, &signpost, &other);
@@ -77,7 +85,7 @@ fn run(report: &mut Report) {
 fn play(report: &mut Report, mode: &Mode, signpost: &Signpost, other: &Signpost) {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
-        let (held, shots, control) = beside(signpost, other, || hold(signpost, mode));
+        let (held, shots, control) = beside(signpost, other, |visitor| hold(signpost, mode, visitor));
         with.extend(windows(&shots));
         without.extend(windows(&control));
         if turn == 0 {
@@ -108,13 +116,17 @@ fn play(report: &mut Report, mode: &Mode, signpost: &Signpost, other: &Signpost)
 }
 
 /// An ordinary visitor's load on both while something is done: 500 requests a second each from 127.0.0.2.
-fn beside<T>(signpost: &Signpost, other: &Signpost, done: impl FnOnce() -> T) -> (T, Vec<Shot>, Vec<Shot>) {
+fn beside<T>(
+    signpost: &Signpost,
+    other: &Signpost,
+    done: impl FnOnce(&Running) -> T,
+) -> (T, Vec<Shot>, Vec<Shot>) {
     let load = |on: &Signpost| {
         let load = Load { from: vec![client(2)], per_connection: 1_000_000, ..Load::on(on.traffic) };
         load.rate(500.0).clients(20).start()
     };
     let (with, without) = (load(signpost), load(other));
-    let result = done();
+    let result = done(&with);
     (result, with.stop(), without.stop())
 }
 
@@ -143,9 +155,15 @@ struct Held {
 }
 
 /// Holds a dispatcher by 1000 slow connections until it has closed them all.
-fn hold(signpost: &Signpost, mode: &Mode) -> Held {
+fn hold(signpost: &Signpost, mode: &Mode, visitor: &Running) -> Held {
     let listener = signpost.traffic.to_string();
     let before = signpost.metric("signpost_connections", &[("listener", &listener)]);
+    // Answers that were not the visitor's.
+    let answers = || {
+        (signpost.metric("signpost_responses_total", &[("code", "302")]) as usize)
+            .saturating_sub(visitor.sent())
+    };
+    let answers_before = answers();
     let started = Instant::now();
     // When each of them came, and was seen to be gone. They are closed in the order in which they came.
     let (mut came, mut gone) = (Vec::new(), Vec::new());
@@ -161,10 +179,14 @@ fn hold(signpost: &Signpost, mode: &Mode) -> Held {
         let now = started.elapsed().as_secs_f64();
         // slowhttptest has a connection of its own now and then, by which it looks how the server is.
         let open = (open.max(0.0) as usize).min(SLOW);
-        if came.len() < SLOW - SLOW / 50 || open > came.len() {
-            came.resize(came.len().max(open), now);
+        let arrived = match mode.requests {
+            0 => open,
+            requests => answers().saturating_sub(answers_before) / requests,
+        };
+        if came.len() < SLOW - SLOW / 50 || arrived > came.len() {
+            came.resize(came.len().max(arrived.min(SLOW)), now);
         } else {
-            gone.resize(gone.len().max(came.len() - open), now);
+            gone.resize(gone.len().max(came.len().saturating_sub(open)), now);
         }
         if let Slow::Own(streams) = &slow
             && drip.elapsed() > Duration::from_secs(1)

@@ -4,10 +4,11 @@ use crate::Scenario;
 use crate::http::{self, client, request};
 use crate::process::{POOL, Signpost, Start, wait_until};
 use crate::report::Report;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `X-Forwarded-For` and `-Proto` from a peer that is not trusted change neither the client in the access log nor
-/// whether the pin is `Secure`; from one that is, they do. So it is with a header of the PROXY protocol. A page on another origin can't use the admin API, by any
+/// whether the pin is `Secure`; from one that is, they do. So it is with a header of the PROXY protocol,
+/// and with a limit by client, which a stranger would escape by another name. A page on another origin can't use the admin API, by any
 /// of the ways a browser leaves open: each case is what a browser sends. None may have an effect, so all bounds
 /// are exact.
 pub const SCENARIO: Scenario = Scenario {
@@ -30,6 +31,7 @@ fn run(report: &mut Report) {
     .go();
     forwarded(report, &signpost);
     proxy_protocol(report, &signpost);
+    per_client(report);
     pages(report, &signpost);
 }
 
@@ -94,6 +96,33 @@ fn proxy_protocol(report: &mut Report, signpost: &Signpost) {
     let all = signpost.access.all();
     let spoofed = all.iter().filter(|line| line.contains("203.0.113.8")).count();
     report.exactly("access lines that name that client", spoofed, 1);
+}
+
+/// A limit by client is by the address that is believed.
+fn per_client(report: &mut Report) {
+    const RATE: u32 = 5;
+    const ASKED: u32 = 60;
+    let signpost = Start::with(&format!(
+        "[log]\naccess = false\n[server]\ntrusted_proxies = ['127.0.0.3/32']\n\
+         [server.limits]\nrequests_per_second_per_client = {RATE}\n{POOL}"
+    ))
+    .go();
+    let redirects = |from: u8| {
+        let statuses = (0..ASKED).map(|number| {
+            let named = format!("203.0.113.{number}");
+            let bytes = request("GET", "/", &[("X-Forwarded-For", &named)], "");
+            http::once(client(from), signpost.traffic, &bytes).map_or(0, |answer| answer.status)
+        });
+        statuses.filter(|status| *status == 302).count()
+    };
+    let started = Instant::now();
+    let stranger = redirects(STRANGER);
+    let allowed = f64::from(RATE) * (1.0 + started.elapsed().as_secs_f64()) + 1.0;
+    let what = format!("redirects for {ASKED} requests of a stranger who names {ASKED} clients");
+    report.at_most(&what, stranger as f64, allowed.floor(), "");
+    report.exactly("for as many of the trusted proxy", redirects(PROXY), ASKED as usize);
+    let limited = signpost.metric("signpost_refusals_total", &[("reason", "rate_limited")]);
+    report.exactly("signpost_refusals_total of it", limited, f64::from(ASKED) - stranger as f64);
 }
 
 fn pages(report: &mut Report, signpost: &Signpost) {
