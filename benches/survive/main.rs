@@ -38,6 +38,8 @@ mod spoofing;
 mod takeover;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -123,8 +125,10 @@ fn play(scenario: &'static Scenario) -> Outcome {
     println!("\n{}: {}", scenario.name, scenario.shows);
     let started = Instant::now();
     let (tell, told) = channel();
+    let given_up = Arc::<AtomicBool>::default();
+    let known = Arc::clone(&given_up);
     let thread = std::thread::spawn(move || {
-        let mut report = Report::new(scenario.name);
+        let mut report = Report::new(scenario.name, known);
         (scenario.run)(&mut report);
         let _ = tell.send(report);
     });
@@ -138,6 +142,7 @@ fn play(scenario: &'static Scenario) -> Outcome {
             Outcome::Missed
         }
         Err(RecvTimeoutError::Timeout) => {
+            given_up.store(true, Ordering::Relaxed);
             println!("{:8}{} took over {} s and was given up", "MISSED", scenario.name, scenario.seconds);
             Outcome::Missed
         }
