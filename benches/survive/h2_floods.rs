@@ -112,7 +112,10 @@ fn run(report: &mut Report) {
             }
             Flooded { frames, seconds, closed } => {
                 if closed {
-                    report.note(&format!("{name}: it closes the connection"), &format!("after {frames} frames"));
+                    report.note(
+                        &format!("{name}: it closes the connection"),
+                        &format!("after {frames} frames"),
+                    );
                 }
                 let share = 100.0 * seconds / frames as f64 / of_request;
                 report.at_most(
