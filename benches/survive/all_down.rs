@@ -10,10 +10,10 @@ use crate::load::{Got, Load, Shot, other_than};
 use crate::process::Signpost;
 use crate::report::Report;
 
-/// All three backends are killed. With `panic_threshold = 1.0` the dispatcher believes that it is the one who sees wrong
-/// and goes on sending visitors to all; with 0 it answers 503, and `Retry-After` is spread over 2 to 8 seconds, so
-/// that clients don't come back as one wave. Either shows in the metrics. Once they are back, visitors are sent
-/// there again within the same time as for one (see kill-backend).
+/// All three backends are killed. With `panic_threshold = 1.0` the dispatcher believes that it is the one who
+/// sees wrong and goes on sending visitors to all; with 0 it answers 503, and `Retry-After` is spread over 2 to
+/// 8 seconds, so that clients don't come back as one wave. Either shows in the metrics. Once they are back,
+/// visitors are sent there again within the same time as for one (see kill-backend).
 pub const SCENARIO: Scenario = Scenario {
     name: "all-down",
     shows: "every backend dead, with and without failing open",

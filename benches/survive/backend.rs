@@ -78,8 +78,8 @@ pub fn listed(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// An address that is free now. Below the range from which the kernel takes ports for outgoing connections, so that
-/// no client of ours sits on it while a backend is away.
+/// An address that is free now. Below the range from which the kernel takes ports for outgoing connections, so
+/// that no client of ours sits on it while a backend is away.
 pub fn free_address() -> SocketAddr {
     static NEXT: Mutex<u16> = Mutex::new(0);
     let mut next = NEXT.lock().unwrap();

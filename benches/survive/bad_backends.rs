@@ -15,11 +15,11 @@ use crate::load::{Load, other_than};
 use crate::process::Start;
 use crate::report::Report;
 
-/// One backend takes no connection, one answers after 30 seconds, one drips its answer, one sends a gigabyte, one
-/// redirects to itself; a sixth is good. Each of the five must be a failed probe and be down, and cost nothing else:
-/// the good one's probes come on time, as its own log has them (`interval` × 1.1, the jitter, and 150 ms for a busy
-/// machine's scheduler), visitors are sent there alone, and memory grows by no more than what five answers of 64 KiB,
-/// the bound of a probe's answer, and their buffers can take, with room: 8 MiB.
+/// One backend takes no connection, one answers after 30 seconds, one drips its answer, one sends a gigabyte,
+/// one redirects to itself; a sixth is good. Each of the five must be a failed probe and be down, and cost
+/// nothing else: the good one's probes come on time, as its own log has them (`interval` × 1.1, the jitter, and
+/// 150 ms for a busy machine's scheduler), visitors are sent there alone, and memory grows by no more than what
+/// five answers of 64 KiB, the bound of a probe's answer, and their buffers can take, with room: 8 MiB.
 pub const SCENARIO: Scenario = Scenario {
     name: "bad-backends",
     shows: "probes of backends that hang, drip, flood and redirect to themselves",
@@ -128,8 +128,8 @@ fn probes_total(text: &str, labels: &[(&str, &str)]) -> f64 {
     of_it.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
-/// A listener whose queue is full and stays so: whoever connects is not answered at all, as behind a firewall that
-/// drops. It lasts as long as what is returned beside its address.
+/// A listener whose queue is full and stays so: whoever connects is not answered at all, as behind a firewall
+/// that drops. It lasts as long as what is returned beside its address.
 fn black_hole() -> (SocketAddr, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();

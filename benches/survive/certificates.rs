@@ -10,10 +10,10 @@ use crate::process::{POOL, Start, replace, wait_until};
 use crate::report::Report;
 use crate::tls::{Files, Pair, config, connect};
 
-/// Four clients do nothing but handshakes, each a whole one with a request, while the certificate is swapped ten times:
-/// key and certificate are two files, so for a moment they don't fit each other. Then the file is broken. There is
-/// always a pair that was served a moment ago, so no handshake has a reason to fail, a broken file leaves the old
-/// certificate in its place, and the metric says so.
+/// Four clients do nothing but handshakes, each a whole one with a request, while the certificate is swapped
+/// ten times: key and certificate are two files, so for a moment they don't fit each other. Then the file is
+/// broken. There is always a pair that was served a moment ago, so no handshake has a reason to fail, a broken
+/// file leaves the old certificate in its place, and the metric says so.
 pub const SCENARIO: Scenario = Scenario {
     name: "certificates",
     shows: "certificates swapped and broken under a load of handshakes",

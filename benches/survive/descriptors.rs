@@ -11,11 +11,11 @@ use crate::http::{self, client, connect_from, exchange, request};
 use crate::process::{POOL, Signpost, Start, wait_until};
 use crate::report::Report;
 
-/// `ulimit -n 256` and 2000 connections. When they send half a head and stay, whoever finds no descriptor waits in the
-/// kernel's queue or is refused; the process goes on, costs next to nothing, and its admin listener, which has
-/// descriptors of its own, answers. Within a second of the flood's end visitors are served: it is as long as one
-/// notices, and 2000 dead connections are taken from the queue in much less. When each had an answer and waits, the
-/// longest idle are closed for who comes, and everybody is served at once.
+/// `ulimit -n 256` and 2000 connections. When they send half a head and stay, whoever finds no descriptor waits
+/// in the kernel's queue or is refused; the process goes on, costs next to nothing, and its admin listener,
+/// which has descriptors of its own, answers. Within a second of the flood's end visitors are served: it is as
+/// long as one notices, and 2000 dead connections are taken from the queue in much less. When each had an
+/// answer and waits, the longest idle are closed for who comes, and everybody is served at once.
 pub const SCENARIO: Scenario =
     Scenario { name: "descriptors", shows: "256 descriptors, 2000 connections", seconds: 60, run };
 

@@ -14,10 +14,11 @@ use crate::process::{POOL, Signpost, Start};
 use crate::report::{Report, quantile};
 use crate::tls::{Files, NAME, Pair, Tls, config, connect};
 
-/// Rapid resets (CVE-2023-44487), CONTINUATION without end (CVE-2024-27316), DATA that holds nothing (CVE-2019-9518), PINGs
-/// (CVE-2019-9512) and SETTINGS (CVE-2019-9515), on one connection each to one worker. An attacker who can't have more
-/// of the processor by a frame than by a plain request gains nothing by the flood, so that is the bound; or the
-/// connection is closed on it. Another visitor of the same worker is answered all the while.
+/// Rapid resets (CVE-2023-44487), CONTINUATION without end (CVE-2024-27316), DATA that holds nothing
+/// (CVE-2019-9518), PINGs (CVE-2019-9512) and SETTINGS (CVE-2019-9515), on one connection each to one worker.
+/// An attacker who can't have more of the processor by a frame than by a plain request gains nothing by the
+/// flood, so that is the bound; or the connection is closed on it. Another visitor of the same worker is
+/// answered all the while.
 pub const SCENARIO: Scenario = Scenario {
     name: "h2-floods",
     shows: "floods of HTTP/2 frames beside another visitor of the same worker",
@@ -31,7 +32,8 @@ const AT_ONCE: usize = 50;
 /// So few that what is still to be worked off stays below what h2 takes for a flood.
 const PACED: usize = 10;
 
-/// A connection that is closed within so many frames is no flood; one that is closed later must have been cheap too.
+/// A connection that is closed within so many frames is no flood; one that is closed later must have been cheap
+/// too.
 const AT_FIRST: usize = 1000;
 
 const DATA: u8 = 0;
@@ -212,7 +214,8 @@ impl Connection {
     }
 }
 
-/// The processor time of one request, in seconds: of as many as a flood has frames, in batches on one connection.
+/// The processor time of one request, in seconds: of as many as a flood has frames, in batches on one
+/// connection.
 fn requests(signpost: &Signpost, address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<f64> {
     let mut connection = Connection::open(address, config)?;
     let before = signpost.process.processor_time();

@@ -9,9 +9,9 @@ use crate::load::{Load, other_than};
 use crate::process::{POOL, Start, descriptors};
 use crate::report::Report;
 
-/// 10000 connections that got one answer each and then wait, as browsers' do. The others must be served as ever. Memory
-/// is a figure without a bound by the issue; the one here is a head buffer and hyper's state (a few KiB) with room, so
-/// that a buffer which is kept by mistake is seen.
+/// 10000 connections that got one answer each and then wait, as browsers' do. The others must be served as
+/// ever. Memory is a figure without a bound by the issue; the one here is a head buffer and hyper's state (a
+/// few KiB) with room, so that a buffer which is kept by mistake is seen.
 pub const SCENARIO: Scenario =
     Scenario { name: "idle", shows: "10000 connections that wait after one answer", seconds: 120, run };
 

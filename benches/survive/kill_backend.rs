@@ -8,14 +8,14 @@ use crate::load::{Load, Shot, other_than};
 use crate::process::{Signpost, Start};
 use crate::report::Report;
 
-/// 3 backends, 2000 requests a second, `interval` 200 ms, `fall` and `rise` 2. One is killed by `kill -9`, so that who
-/// connects is refused; then it is started again; then the next.
+/// 3 backends, 2000 requests a second, `interval` 200 ms, `fall` and `rise` 2. One is killed by `kill -9`, so
+/// that who connects is refused; then it is started again; then the next.
 ///
 /// A visitor that is sent to a dead backend is lost, for nobody retries. The second failed probe is over at the
-/// latest `fall` × `interval` × 1.1 (the jitter) after the death, 440 ms; from 500 ms on nobody may be sent there.
-/// Back again, the second good probe comes `rise` × `interval` × 1.1 after, with 200 ms for a probe's own time and the
-/// scheduler's: then its first visitor must have come. With a slow start it gets a tenth more of its weight at
-/// each of ten steps; at none of them more than 1.1 of the share that is due.
+/// latest `fall` × `interval` × 1.1 (the jitter) after the death, 440 ms; from 500 ms on nobody may be sent
+/// there. Back again, the second good probe comes `rise` × `interval` × 1.1 after, with 200 ms for a probe's
+/// own time and the scheduler's: then its first visitor must have come. With a slow start it gets a tenth more
+/// of its weight at each of ten steps; at none of them more than 1.1 of the share that is due.
 pub const SCENARIO: Scenario = Scenario {
     name: "kill-backend",
     shows: "kill -9 of one backend of three at 2000 requests/s, and its return",
@@ -138,8 +138,8 @@ fn slow_start(report: &mut Report, backends: &mut [Backend]) {
         report.holds("slow start: it comes back", false);
         return;
     };
-    // How much of a step's due share it got. Windows end a little before the step does: the first visitor comes a
-    // little after the first step began.
+    // How much of a step's due share it got. Windows end a little before the step does: the first visitor comes
+    // a little after the first step began.
     let step = RAMP / STEPS;
     let of_due = |number: u32| {
         let (from, to) = (first.begun + step * number, first.begun + step * (number + 1));

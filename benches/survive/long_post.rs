@@ -10,10 +10,10 @@ use crate::process::{POOL, Start};
 use crate::report::Report;
 use crate::tls::{Files, Pair, config, connect};
 
-/// Posts of 20 MB, several at once, by clients that send all before they read, as browsers do. The answer is out
-/// after the head; a server that closed then would reset the sender, whose kernel throws the answer away. At
-/// least 99.9 % must read their 307: what is left is for a machine that stalls for longer than the 5 s of silence
-/// that are allowed them.
+/// Posts of 20 MB, several at once, by clients that send all before they read, as browsers do. The answer is
+/// out after the head; a server that closed then would reset the sender, whose kernel throws the answer away.
+/// At least 99.9 % must read their 307: what is left is for a machine that stalls for longer than the 5 s of
+/// silence that are allowed them.
 pub const SCENARIO: Scenario = Scenario {
     name: "long-post",
     shows: "20 MB posts whose clients send everything before they read",

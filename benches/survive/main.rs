@@ -6,9 +6,9 @@
 //! cargo bench --bench survive -- --list
 //! ```
 //!
-//! Each figure is a line with its bound and `ok` or `MISSED`; the exit code is 1 where one was missed. A scenario is a
-//! file or a part of one, and its doc comment says what it shows and why the bound is what it is. Each is bounded in
-//! time and ends what it started.
+//! Each figure is a line with its bound and `ok` or `MISSED`; the exit code is 1 where one was missed. A
+//! scenario is a file or a part of one, and its doc comment says what it shows and why the bound is what it is.
+//! Each is bounded in time and ends what it started.
 
 #![expect(unreachable_pub, reason = "parts are public to their siblings")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a scenario fails by panicking")]

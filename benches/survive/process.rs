@@ -84,8 +84,8 @@ pub fn end_all() {
     }
 }
 
-/// Goes before other work of the machine, where that is allowed: with a compiler beside it on few cores, half a second
-/// is no bound for anything. Processes that are started inherit it.
+/// Goes before other work of the machine, where that is allowed: with a compiler beside it on few cores, half a
+/// second is no bound for anything. Processes that are started inherit it.
 pub fn go_first() {
     let _ = rustix::process::nice(-10);
 }

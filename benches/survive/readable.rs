@@ -12,11 +12,11 @@ use crate::process::{Signpost, Start, replace, wait_until};
 use crate::report::Report;
 use crate::tls::{Files, Pair};
 
-/// Every change of state that the other scenarios bring about, one after the other on one dispatcher: a backend dies, all
-/// do, they return, one is drained, settings are reloaded, right and wrong ones, a certificate breaks, a deadline
-/// passes, the process leaves. Each must be read from a series of /metrics and from a line of the log that names what
-/// changed (what strangers do is counted, and not logged: they would write the log). An alert or a person woken at
-/// night has nothing else.
+/// Every change of state that the other scenarios bring about, one after the other on one dispatcher: a backend
+/// dies, all do, they return, one is drained, settings are reloaded, right and wrong ones, a certificate
+/// breaks, a deadline passes, the process leaves. Each must be read from a series of /metrics and from a line
+/// of the log that names what changed (what strangers do is counted, and not logged: they would write the log).
+/// An alert or a person woken at night has nothing else.
 pub const SCENARIO: Scenario = Scenario {
     name: "readable",
     shows: "every change of state in /metrics and in the log",

@@ -8,10 +8,10 @@ use crate::load::{Load, other_than};
 use crate::process::Start;
 use crate::report::Report;
 
-/// 100 reloads in 20 seconds by the API, each acknowledged, while visitors come and backends come and go; 50 reloads of
-/// broken settings among them. A redirect must lead to a backend that was in the settings at some moment while its
-/// request was under way: one that began after an acknowledgement may not lead to what that reload removed.
-/// Nothing is allowed to fail, since a reload touches no socket.
+/// 100 reloads in 20 seconds by the API, each acknowledged, while visitors come and backends come and go; 50
+/// reloads of broken settings among them. A redirect must lead to a backend that was in the settings at some
+/// moment while its request was under way: one that began after an acknowledgement may not lead to what that
+/// reload removed. Nothing is allowed to fail, since a reload touches no socket.
 pub const SCENARIO: Scenario = Scenario {
     name: "reload",
     shows: "100 reloads in 20 s under load, 50 broken ones among them",

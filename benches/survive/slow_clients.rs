@@ -11,14 +11,15 @@ use crate::load::{Load, Running, Shot, other_than};
 use crate::process::{POOL, Process, Signpost, Start};
 use crate::report::{Report, quantile};
 
-/// slowhttptest with 1000 connections in each mode (a head that drips, a body that drips, an answer that is hardly read),
-/// and 1000 of our own that drip a body and ignore that they were answered, which slowhttptest does not.
+/// slowhttptest with 1000 connections in each mode (a head that drips, a body that drips, an answer that is
+/// hardly read), and 1000 of our own that drip a body and ignore that they were answered, which slowhttptest
+/// does not.
 ///
-/// Each is closed at its timeout, give or take a second: that is the promise of the setting, with room for how long
-/// 1000 connections take to come and be closed. A visitor from another address must not feel them: the median of its
-/// p99 in windows of a second is at most twice what it is without. "Without" is another dispatcher, whom the same
-/// visitor asks in the same seconds and nobody holds: on a machine of few cores a visitor feels the processor that
-/// slowhttptest and everybody else take, and that is not the figure.
+/// Each is closed at its timeout, give or take a second: that is the promise of the setting, with room for how
+/// long 1000 connections take to come and be closed. A visitor from another address must not feel them: the
+/// median of its p99 in windows of a second is at most twice what it is without. "Without" is another
+/// dispatcher, whom the same visitor asks in the same seconds and nobody holds: on a machine of few cores a
+/// visitor feels the processor that slowhttptest and everybody else take, and that is not the figure.
 pub const SCENARIO: Scenario = Scenario {
     name: "slow-clients",
     shows: "slowhttptest in each mode with 1000 connections, beside an ordinary visitor",

@@ -6,11 +6,11 @@ use crate::process::{POOL, Signpost, Start, wait_until};
 use crate::report::Report;
 use std::time::{Duration, Instant};
 
-/// `X-Forwarded-For` and `-Proto` from a peer that is not trusted change neither the client in the access log nor
-/// whether the pin is `Secure`; from one that is, they do. So it is with a header of the PROXY protocol,
-/// and with a limit by client, which a stranger would escape by another name. A page on another origin can't use the admin API, by any
-/// of the ways a browser leaves open: each case is what a browser sends. None may have an effect, so all bounds
-/// are exact.
+/// `X-Forwarded-For` and `-Proto` from a peer that is not trusted change neither the client in the access log
+/// nor whether the pin is `Secure`; from one that is, they do. So it is with a header of the PROXY protocol,
+/// and with a limit by client, which a stranger would escape by another name. A page on another origin can't
+/// use the admin API, by any of the ways a browser leaves open: each case is what a browser sends. None may
+/// have an effect, so all bounds are exact.
 pub const SCENARIO: Scenario = Scenario {
     name: "spoofing",
     shows: "forwarded fields of strangers, and web pages that call the admin API",

@@ -10,10 +10,10 @@ use crate::load::{Got, Load};
 use crate::process::{POOL, Signpost, Start};
 use crate::report::Report;
 
-/// 20000 requests at 2000 a second, 200 new connections a second among them, while a successor takes the listeners
-/// over, and while another does before the first has finished what was under way. The sockets are the same ones
-/// throughout, so nobody has a reason to be refused, reset or told 5xx. A second instance without `--takeover` on an
-/// address that is taken must not share its visitors: it says so and exits 1.
+/// 20000 requests at 2000 a second, 200 new connections a second among them, while a successor takes the
+/// listeners over, and while another does before the first has finished what was under way. The sockets are the
+/// same ones throughout, so nobody has a reason to be refused, reset or told 5xx. A second instance without
+/// `--takeover` on an address that is taken must not share its visitors: it says so and exits 1.
 pub const SCENARIO: Scenario =
     Scenario { name: "takeover", shows: "the binary replaced under load, three times", seconds: 90, run };
 
@@ -60,8 +60,8 @@ fn run(report: &mut Report) {
     let shots = load.stop();
 
     let nothing = |words: &[&str]| {
-        let is = |shot: &&crate::load::Shot| matches!(&shot.got, Got::Nothing(why) if words.iter().any(|word| why.contains(word)));
-        shots.iter().filter(is).count()
+        let is = |why: &str| words.iter().any(|word| why.contains(word));
+        shots.iter().filter(|shot| matches!(&shot.got, Got::Nothing(why) if is(why))).count()
     };
     report.at_least("requests", shots.len() as f64, REQUESTS as f64, "");
     report.exactly("refused", nothing(&["refused"]), 0);
