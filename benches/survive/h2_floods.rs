@@ -26,12 +26,11 @@ pub const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const FRAMES: usize = 40_000;
-/// How many requests are sent in one go, and what floods send.
+const FRAMES: usize = 200_000;
+/// How many frames are sent in one go.
 const AT_ONCE: usize = 50;
 /// So few that what is still to be worked off stays below what h2 takes for a flood.
-const PACED: usize = 10;
-
+const PACED: usize = 20;
 /// A connection that is closed within so many frames is no flood; one that is closed later must have been cheap
 /// too.
 const AT_FIRST: usize = 1000;
@@ -72,21 +71,62 @@ fn reset(number: u32) -> Vec<u8> {
     both
 }
 
-/// A flood: how many frames are sent in one go, what is sent at first, and its frame number `n`.
-type Flood = (&'static str, usize, fn() -> Vec<u8>, fn(u32) -> Vec<u8>);
+/// A flood.
+struct Flood {
+    name: &'static str,
+    /// How many frames are sent in one go.
+    at_once: usize,
+    /// What is sent at first.
+    first: fn() -> Vec<u8>,
+    /// One step of it, by its number, of so many frames.
+    each: fn(u32) -> Vec<u8>,
+    frames_each: usize,
+    /// Whether a PING may follow each go: its answer says that all of it was worked off.
+    pings: bool,
+}
 
 const FLOODS: [Flood; 6] = [
-    ("rapid resets", AT_ONCE, Vec::new, reset),
-    ("paced resets", PACED, Vec::new, reset),
-    (
-        "CONTINUATION",
-        AT_ONCE,
-        || frame(HEADERS, END_STREAM, 1, &fields(GET)),
-        |_| frame(CONTINUATION, 0, 1, b""),
-    ),
-    ("empty DATA", AT_ONCE, || frame(HEADERS, END_HEADERS, 1, &fields(POST)), |_| frame(DATA, 0, 1, b"")),
-    ("PING", AT_ONCE, Vec::new, |number| frame(PING, 0, 0, &u64::from(number).to_be_bytes())),
-    ("SETTINGS", AT_ONCE, Vec::new, |_| frame(SETTINGS, 0, 0, b"")),
+    Flood {
+        name: "rapid resets",
+        at_once: AT_ONCE,
+        first: Vec::new,
+        each: reset,
+        frames_each: 2,
+        pings: true,
+    },
+    Flood { name: "paced resets", at_once: PACED, first: Vec::new, each: reset, frames_each: 2, pings: true },
+    Flood {
+        name: "CONTINUATION",
+        at_once: AT_ONCE,
+        first: || frame(HEADERS, END_STREAM, 1, &fields(GET)),
+        each: |_| frame(CONTINUATION, 0, 1, b""),
+        frames_each: 1,
+        pings: false,
+    },
+    Flood {
+        name: "empty DATA",
+        at_once: AT_ONCE,
+        first: || frame(HEADERS, END_HEADERS, 1, &fields(POST)),
+        each: |_| frame(DATA, 0, 1, b""),
+        frames_each: 1,
+        pings: true,
+    },
+    Flood {
+        name: "PING",
+        at_once: AT_ONCE,
+        first: Vec::new,
+        each: |number| frame(PING, 0, 0, &u64::from(number).to_be_bytes()),
+        frames_each: 1,
+        pings: true,
+    },
+    Flood {
+        name: "SETTINGS",
+        at_once: AT_ONCE,
+        first: Vec::new,
+        each: |_| frame(SETTINGS, 0, 0, b""),
+        frames_each: 1,
+        pings: true,
+    },
 ];
 
 fn run(report: &mut Report) {
@@ -101,13 +141,19 @@ fn run(report: &mut Report) {
     .go();
     let address = signpost.tls.expect("a TLS listener");
     let h2 = config(&[&pair], &["h2"]);
-    let of_request = requests(&signpost, address, &h2).expect("requests by HTTP/2");
-    report.note("processor time of a request", &format!("{:.1} µs", of_request * 1e6));
+    let of_request = |at_once| requests(&signpost, address, &h2, at_once).expect("requests by HTTP/2");
+    let costs = [AT_ONCE, PACED].map(|at_once| (at_once, of_request(at_once)));
+    for (at_once, cost) in costs {
+        report.note(
+            &format!("processor time of a request, {at_once} at once"),
+            &format!("{:.1} µs", cost * 1e6),
+        );
+    }
     let other = config(&[&pair], &["http/1.1"]);
-    for (name, at_once, first, each) in &FLOODS {
-        let (done, latencies) = beside(address, &other, || {
-            flood(&signpost, address, &h2, *at_once, &first(), *each).expect("a connection to flood")
-        });
+    for one in &FLOODS {
+        let name = one.name;
+        let (done, latencies) =
+            beside(address, &other, || flood(&signpost, address, &h2, one).expect("a connection to flood"));
         match done {
             Flooded { frames, closed: true, .. } if frames < AT_FIRST => {
                 report.holds(&format!("{name}: it closes the connection, after {frames} frames"), true);
@@ -119,6 +165,7 @@ fn run(report: &mut Report) {
                         &format!("after {frames} frames"),
                     );
                 }
+                let of_request = costs.iter().find(|cost| cost.0 == one.at_once).map_or(0.0, |cost| cost.1);
                 let share = 100.0 * seconds / frames as f64 / of_request;
                 report.at_most(
                     &format!("{name}: processor time of a frame, of a request's"),
@@ -155,6 +202,8 @@ struct Connection {
     read: Vec<u8>,
     /// Answers, by their HEADERS.
     answers: usize,
+    /// Answers to PINGs.
+    pongs: usize,
     closed: bool,
 }
 
@@ -163,12 +212,12 @@ impl Connection {
         let mut stream = connect(client(2), address, config)?;
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
         stream.write_all(&frame(SETTINGS, 0, 0, b""))?;
-        stream.sock.set_read_timeout(Some(Duration::from_millis(1)))?;
         stream.sock.set_write_timeout(Some(Duration::from_secs(5)))?;
-        let mut connection = Self { stream, read: Vec::new(), answers: 0, closed: false };
+        let mut connection = Self { stream, read: Vec::new(), answers: 0, pongs: 0, closed: false };
         // The peer's settings must be there before they are acknowledged.
-        let give_up = Instant::now() + Duration::from_secs(10);
-        while !connection.look()? && !connection.closed && Instant::now() < give_up {}
+        connection.stream.sock.set_read_timeout(Some(Duration::from_secs(5)))?;
+        connection.look();
+        connection.stream.sock.set_read_timeout(Some(Duration::from_millis(1)))?;
         connection.send(&frame(SETTINGS, ACK, 0, b""));
         Ok(connection)
     }
@@ -180,63 +229,63 @@ impl Connection {
         }
     }
 
-    /// Reads what is there; whether there was anything.
-    fn look(&mut self) -> io::Result<bool> {
+    /// Waits for something to come; whether it did.
+    fn look(&mut self) -> bool {
         let mut buffer = [0; 16 << 10];
-        let mut any = false;
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => {
-                    self.closed = true;
-                    break;
-                }
-                Ok(count) => {
-                    any = true;
-                    self.read.extend_from_slice(&buffer[..count]);
-                }
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
-                Err(_) => {
-                    self.closed = true;
-                    break;
-                }
+        let any = match self.stream.read(&mut buffer) {
+            Ok(count) => {
+                self.closed |= count == 0;
+                self.read.extend_from_slice(&buffer[..count]);
+                count > 0
             }
-        }
-        while let [a, b, c, kind, ..] = self.read[..] {
+            Err(error) => {
+                self.closed |= !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+                false
+            }
+        };
+        while let [a, b, c, kind, flags, ..] = self.read[..] {
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             if self.read.len() < 9 + length {
                 break;
             }
             self.answers += usize::from(kind == HEADERS);
+            self.pongs += usize::from(kind == PING && flags == ACK);
             self.closed |= kind == GOAWAY;
             self.read.drain(..9 + length);
         }
-        Ok(any)
+        any
+    }
+
+    /// Waits until something has come; whether it did before the peer closed.
+    fn wait(&mut self, so: impl Fn(&Self) -> bool) -> bool {
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while !so(self) && !self.closed && Instant::now() < give_up {
+            self.look();
+        }
+        so(self)
     }
 }
 
-/// The processor time of one request, in seconds: of as many as a flood has frames, in batches on one
+/// The processor time of one request, in seconds: of as many as a flood has frames, so many at once on one
 /// connection.
-fn requests(signpost: &Signpost, address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<f64> {
+fn requests(
+    signpost: &Signpost,
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+    at_once: usize,
+) -> io::Result<f64> {
     let mut connection = Connection::open(address, config)?;
     let before = signpost.process.processor_time();
-    for batch in 0..(FRAMES / AT_ONCE) as u32 {
-        let mut bytes = Vec::new();
-        for number in 0..AT_ONCE as u32 {
-            let stream = 2 * (batch * AT_ONCE as u32 + number) + 1;
-            bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields(GET)));
-        }
+    for first in (0..FRAMES).step_by(at_once) {
+        let get = |number| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &fields(GET));
+        let bytes: Vec<u8> = (first..first + at_once).flat_map(|number| get(number as u32)).collect();
         connection.send(&bytes);
-        let due = (batch as usize + 1) * AT_ONCE;
-        let give_up = Instant::now() + Duration::from_secs(10);
-        while connection.answers < due {
-            connection.look()?;
-            if connection.closed || Instant::now() > give_up {
-                return Err(io::Error::other(format!("{} answers of {due}", connection.answers)));
-            }
+        if !connection.wait(|connection| connection.answers >= first + at_once) {
+            return Err(io::Error::other(format!("{} answers of {}", connection.answers, first + at_once)));
         }
     }
     let used = signpost.process.processor_time() - before;
-    Ok(used.as_secs_f64() / FRAMES as f64)
+    Ok(used.as_secs_f64() / connection.answers as f64)
 }
 
 /// What a flood came to.
@@ -251,25 +300,33 @@ fn flood(
     signpost: &Signpost,
     address: SocketAddr,
     config: &Arc<ClientConfig>,
-    at_once: usize,
-    first: &[u8],
-    each: fn(u32) -> Vec<u8>,
+    flood: &Flood,
 ) -> io::Result<Flooded> {
     let mut connection = Connection::open(address, config)?;
     let before = signpost.process.processor_time();
-    connection.send(first);
-    let mut frames = 0;
+    connection.send(&(flood.first)());
+    let steps = flood.at_once / flood.frames_each;
+    let (mut frames, mut number) = (0, 0);
     while frames < FRAMES && !connection.closed {
-        let bytes: Vec<u8> = (frames..frames + at_once).flat_map(|number| each(number as u32)).collect();
+        let mut bytes: Vec<u8> =
+            (number..number + steps).flat_map(|number| (flood.each)(number as u32)).collect();
+        number += steps;
+        frames += steps * flood.frames_each;
+        let pongs = connection.pongs;
+        if flood.pings {
+            bytes.extend(frame(PING, 0, 0, &[0; 8]));
+            frames += 1;
+        }
         connection.send(&bytes);
-        frames += at_once;
-        connection.look()?;
+        if flood.pings {
+            connection.wait(|connection| connection.pongs > pongs);
+        } else {
+            connection.look();
+        }
     }
     // What was sent last is worked off too.
-    let settled = Instant::now() + Duration::from_millis(300);
-    while Instant::now() < settled && !connection.closed {
-        connection.look()?;
-    }
+    let settled = Instant::now() + Duration::from_millis(100);
+    connection.wait(|_| Instant::now() > settled);
     let seconds = (signpost.process.processor_time() - before).as_secs_f64();
     Ok(Flooded { frames, seconds, closed: connection.closed })
 }
