@@ -23,6 +23,10 @@ use crate::settings::{Layers, Loaded, Problem, Settings};
 /// Where the outcome of a reload that was asked for goes: an error has one line per problem.
 pub type Answer = oneshot::Sender<Result<(), Vec<String>>>;
 
+/// The process, or the whole system, has no descriptor left.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
 /// Why a reload was not asked for.
 const CHANGED: &str = "a file has changed";
 
@@ -95,6 +99,9 @@ impl Reloader {
                 }
                 _ = looks.tick(), if !every.is_zero() => {
                     let now = self.fingerprint().await;
+                    if now.is_none() {
+                        continue;
+                    }
                     // Twice the same: an editor that is still writing is given the time to finish.
                     let settled = now == last;
                     last = now;
@@ -197,7 +204,8 @@ impl Reloader {
 
     /// A hash of what every file holds. By content and not by time or inode: an editor's rename, a swapped
     /// `..data` link of a mounted ConfigMap and a network file system then all look the same.
-    async fn fingerprint(&self) -> u64 {
+    /// `None` while no descriptor is left to read with, which says nothing of the files.
+    async fn fingerprint(&self) -> Option<u64> {
         let pools = &self.current.pools;
         let secrets = pools.iter().filter_map(|pool| pool.pin.as_ref()?.secrets_file.clone());
         let roots = pools.iter().filter_map(|pool| pool.health.ca_file.clone());
@@ -206,10 +214,14 @@ impl Reloader {
         let hash = move || {
             let mut hasher = DefaultHasher::new();
             for file in files {
-                std::fs::read(file).map_err(|error| error.kind()).hash(&mut hasher);
+                let read = std::fs::read(file);
+                if read.as_ref().is_err_and(|error| matches!(error.raw_os_error(), Some(EMFILE | ENFILE))) {
+                    return None;
+                }
+                read.map_err(|error| error.kind()).hash(&mut hasher);
             }
-            hasher.finish()
+            Some(hasher.finish())
         };
-        tokio::task::spawn_blocking(hash).await.unwrap_or_default()
+        tokio::task::spawn_blocking(hash).await.ok().flatten()
     }
 }
