@@ -87,7 +87,7 @@ fn run(report: &mut Report) {
         |value| ("signpost_certificate_last_reload_successful", [("name", name.as_str()), NO], value);
     seen("a broken certificate", certificate(0.0), &["ERROR", "site.crt"]);
     files.write(&pair);
-    seen("it is repaired", certificate(1.0), &[]);
+    seen("it is repaired", certificate(1.0), &["certificate reloaded", "site.crt"]);
     let mut slow = connect_from(client(2), signpost.traffic).unwrap();
     slow.write_all(b"GET / HT").unwrap();
     seen("a deadline passes", ("signpost_limited_total", [("limit", "header_timeout"), NO], 1.0), &[]);
