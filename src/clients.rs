@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::{DashMap, Entry};
@@ -38,7 +39,11 @@ pub struct Clients {
     most_connections: u32,
     /// When each client's next request would be on time, in nanoseconds since `began`.
     due: DashMap<Client, u64>,
+    /// How many are in `due`: the map's own `len` locks every shard.
+    due_known: AtomicUsize,
     connections: DashMap<Client, u32>,
+    /// How many are in `connections`.
+    connections_known: AtomicUsize,
     began: Instant,
     room: usize,
 }
@@ -65,7 +70,9 @@ impl Clients {
             rate,
             most_connections,
             due: DashMap::new(),
+            due_known: AtomicUsize::new(0),
             connections: DashMap::new(),
+            connections_known: AtomicUsize::new(0),
             began: Instant::now(),
             room: ROOM,
         })
@@ -81,7 +88,6 @@ impl Clients {
         }
         let now = now.saturating_duration_since(self.began).as_nanos() as u64;
         let each = SECOND / u64::from(self.rate);
-        let is_full = self.due.len() >= self.room;
         match self.due.entry(address.into()) {
             Entry::Occupied(mut known) => {
                 let due = (*known.get()).max(now);
@@ -90,8 +96,13 @@ impl Clients {
                 }
                 *known.get_mut() = due + each;
             }
-            Entry::Vacant(_) if is_full => return Verdict::Unknown,
-            Entry::Vacant(new) => drop(new.insert(now + each)),
+            Entry::Vacant(_) if self.due_known.load(Ordering::Relaxed) >= self.room => {
+                return Verdict::Unknown;
+            }
+            Entry::Vacant(new) => {
+                self.due_known.fetch_add(1, Ordering::Relaxed);
+                drop(new.insert(now + each));
+            }
         }
         Verdict::Serve
     }
@@ -102,12 +113,16 @@ impl Clients {
             return Some(Connected(None));
         }
         let client = Client::from(address);
-        let is_full = self.connections.len() >= self.room;
         match self.connections.entry(client) {
             Entry::Occupied(known) if *known.get() >= self.most_connections => return None,
             Entry::Occupied(mut known) => *known.get_mut() += 1,
-            Entry::Vacant(_) if is_full => return Some(Connected(None)),
-            Entry::Vacant(new) => drop(new.insert(1)),
+            Entry::Vacant(_) if self.connections_known.load(Ordering::Relaxed) >= self.room => {
+                return Some(Connected(None));
+            }
+            Entry::Vacant(new) => {
+                self.connections_known.fetch_add(1, Ordering::Relaxed);
+                drop(new.insert(1));
+            }
         }
         Some(Connected(Some((Arc::clone(self), client))))
     }
@@ -115,7 +130,13 @@ impl Clients {
     /// Forgets clients whose requests are all on time again. To be called now and then; O(clients).
     pub fn sweep(&self, now: Instant) {
         let now = now.saturating_duration_since(self.began).as_nanos() as u64;
-        self.due.retain(|_, due| *due > now);
+        self.due.retain(|_, due| {
+            let stays = *due > now;
+            if !stays {
+                self.due_known.fetch_sub(1, Ordering::Relaxed);
+            }
+            stays
+        });
     }
 
     /// How often that should be.
@@ -134,6 +155,7 @@ impl Drop for Connected {
             *known.get_mut() -= 1;
             if *known.get() == 0 {
                 known.remove();
+                clients.connections_known.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -197,5 +219,6 @@ mod tests {
         drop(first);
         assert!(clients.connect(ip("192.0.2.1")).is_some());
         assert_eq!(clients.connections.len(), 1, "who has none left is forgotten");
+        assert_eq!(clients.connections_known.load(Ordering::Relaxed), 1);
     }
 }

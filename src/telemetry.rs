@@ -8,6 +8,9 @@ use std::io::IsTerminal;
 use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::access_log::{AccessLog, Format};
 use crate::settings::{Log, LogFormat, LogLevel};
@@ -72,11 +75,17 @@ fn subscribe(log: &Log, writer: NonBlocking) {
     };
     let builder =
         tracing_subscriber::fmt().with_max_level(LevelFilter::from_level(level)).with_writer(writer);
+    // Libraries warn of what strangers send; that is counted, and would fill the log.
+    let ours = Targets::new().with_target("signpost", level).with_default(Level::ERROR);
     let set = match format(log.format, &std::io::stderr()) {
         Format::Json => {
-            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+            let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            builder.finish().with(ours).try_init()
         }
-        Format::Human => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+        Format::Human => {
+            let builder = builder.with_ansi(std::io::stderr().is_terminal()).with_target(false);
+            builder.finish().with(ours).try_init()
+        }
     };
     // Somebody who embeds the library may log already; then theirs stays.
     let _ = set;

@@ -226,7 +226,7 @@ pub(crate) async fn serve(
                 if let End::Limited(limit) = served.end {
                     counter.limited(limit);
                 }
-                served.linger().await;
+                served.linger(&Seat::of_nobody()).await;
                 drop(permit);
             });
         }

@@ -145,7 +145,7 @@ fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
     if !up.is_empty() {
         return (tier, up);
     }
-    let waiting = those(&|standing| standing.waits);
+    let waiting: Vec<u32> = all.into_iter().filter(|&index| standings[index as usize].waits).collect();
     if waiting.is_empty() { (Tier::Nobody, waiting) } else { (tier, waiting) }
 }
 
@@ -225,6 +225,7 @@ mod tests {
         assert_eq!(tier(1.0, &["down", "waits"]), (Tier::FailOpen, vec![0, 1]));
         assert_eq!(tier(0.0, &["down", "waits"]), (Tier::Primaries, vec![1]));
         assert_eq!(tier(1.0, &["waits", "waits"]), (Tier::Primaries, vec![0, 1]));
+        assert_eq!(tier(1.0, &["waits", "waits backup"]), (Tier::Primaries, vec![0]));
     }
 
     #[test]

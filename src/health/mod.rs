@@ -128,11 +128,12 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
             Err(Failure { reason, .. }) => (false, reason),
         };
         if let Some(health) = verdict.note(ok, Instant::now(), rules) {
-            known.set(health);
             let event = Event::Health { target: Arc::clone(&target), health, reason };
             if shared.events.send(event).await.is_err() {
                 return;
             }
+            // Not before: who goes on from here takes it that the keeper was told.
+            known.set(health);
         } else if !ok {
             tracing::debug!(pool = &*target.pool, backend = &*target.backend, reason, "a probe failed");
         }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
@@ -80,12 +81,10 @@ impl Tools {
 
     async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Failure> {
         let (host, port) = (target.url.host(), target.url.port());
-        let addresses = self
-            .resolver
-            .resolve(&host)
-            .await
-            .map_err(|error| failure(Probe::Dns, format!("{host}: {error}")))?;
-        let socket = connect_one(&addresses, port).await?;
+        let patience = target.health.timeout.0;
+        let addresses = self.resolver.resolve(&host, patience).await;
+        let addresses = addresses.map_err(|error| failure(Probe::Dns, format!("{host}: {error}")))?;
+        let socket = connect_one(&addresses, port, patience).await?;
         if !target.url.is_https() {
             return Ok(Box::new(socket));
         }
@@ -109,14 +108,17 @@ impl Tools {
     }
 }
 
-/// The first address that takes the connection.
-async fn connect_one(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
+/// The first address that takes the connection. Where there are several, none may use up the time of the others.
+async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Result<TcpStream, Failure> {
     let mut last = failure(Probe::Dns, "the name has no address");
+    let share = patience / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     for &address in addresses {
-        match TcpStream::connect((address, port)).await {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = failure(Probe::Connect, format!("{address} port {port}: {error}")),
-        }
+        let connected = tokio::time::timeout(share, TcpStream::connect((address, port))).await;
+        last = match connected {
+            Ok(Ok(socket)) => return Ok(socket),
+            Ok(Err(error)) => failure(Probe::Connect, format!("{address} port {port}: {error}")),
+            Err(_) => failure(Probe::Timeout, format!("{address} port {port}: no answer")),
+        };
     }
     Err(last)
 }

@@ -35,28 +35,30 @@ impl Resolver {
         Ok(Self { hickory, last_good: RefCell::default() })
     }
 
-    /// The addresses of a host, which may be one itself (an IPv6 one in brackets).
+    /// The addresses of a host, which may be one itself (an IPv6 one in brackets). Where some were good lately, a
+    /// name server has half of `patience` to say otherwise.
     ///
     /// # Errors
     /// Why there is none, where none was found lately either.
-    pub(super) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+    pub(super) async fn resolve(&self, host: &str, patience: Duration) -> Result<Vec<IpAddr>, String> {
         if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse() {
             return Ok(vec![ip]);
         }
-        let found = match self.hickory.lookup_ip(host).await {
-            Ok(found) => Ok(found.iter().collect::<Vec<_>>()),
-            Err(error) => Err(error.to_string()),
+        let stale = self.last_good.borrow().get(host).filter(|(_, at)| at.elapsed() < STALE).cloned();
+        let patience = if stale.is_some() { patience / 2 } else { patience };
+        let found = match tokio::time::timeout(patience, self.hickory.lookup_ip(host)).await {
+            Ok(Ok(found)) => Ok(found.iter().collect::<Vec<_>>()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no name server answers".to_owned()),
         };
-        let mut last_good = self.last_good.borrow_mut();
-        match found {
-            Ok(addresses) if !addresses.is_empty() => {
-                last_good.insert(host.to_owned(), (addresses.clone(), Instant::now()));
+        match (found, stale) {
+            (Ok(addresses), _) if !addresses.is_empty() => {
+                let good = (addresses.clone(), Instant::now());
+                self.last_good.borrow_mut().insert(host.to_owned(), good);
                 Ok(addresses)
             }
-            failed => match last_good.get(host) {
-                Some((addresses, at)) if at.elapsed() < STALE => Ok(addresses.clone()),
-                _ => Err(failed.err().unwrap_or_else(|| "the name has no address".to_owned())),
-            },
+            (_, Some((addresses, _))) => Ok(addresses),
+            (failed, None) => Err(failed.err().unwrap_or_else(|| "the name has no address".to_owned())),
         }
     }
 }

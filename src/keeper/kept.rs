@@ -10,8 +10,9 @@ use super::vitals::Vitals;
 use crate::fleet::{Health, Pool, Roster, Tier};
 use crate::settings;
 
-/// A pool's settings, what is known of its backends, and the pool that was built of both.
-#[derive(Debug)]
+/// A pool's settings, what is known of its backends, and the pool that was built of both. Cheap to clone but for the
+/// list of its backends.
+#[derive(Clone, Debug)]
 pub(super) struct Kept {
     settings: Arc<settings::Pool>,
     roster: Arc<Roster>,
@@ -19,7 +20,7 @@ pub(super) struct Kept {
     vitals: Vec<Vitals>,
     /// One for each backend that is probed: all or none.
     targets: Vec<Arc<Target>>,
-    indices: HashMap<String, usize>,
+    indices: Arc<HashMap<String, usize>>,
     /// `None` until it is first built.
     pool: Option<Arc<Pool>>,
     /// Something changed since `pool` was built.
@@ -47,11 +48,11 @@ impl Kept {
             let known = last.as_ref().and_then(|last| last.known(backend.id.as_str(), targets.get(index)));
             known.unwrap_or_else(|| Vitals::new(now, waits_until))
         };
+        let indices = settings.backends.iter().enumerate();
+        let indices = indices.map(|(index, backend)| (backend.id.as_str().to_owned(), index));
         Self {
             vitals: settings.backends.iter().enumerate().map(vitals).collect(),
-            indices: (settings.backends.iter().enumerate())
-                .map(|(index, backend)| (backend.id.as_str().to_owned(), index))
-                .collect(),
+            indices: Arc::new(indices.collect()),
             targets,
             settings,
             roster,

@@ -170,14 +170,7 @@ impl Keeper {
                 }
                 () = due => {}
             }
-            let worked = catch_unwind(AssertUnwindSafe(|| self.work(batch.drain(..), Instant::now())));
-            batch.clear();
-            if worked.is_err() {
-                self.counter.panicked();
-                tracing::error!("a change panicked and was dropped; the fleet stays as it was");
-                // What was worked in half is built anew with the next change.
-                self.kept.iter_mut().for_each(Kept::changed);
-            }
+            self.work(batch.drain(..), Instant::now());
             tokio::time::sleep(PACE).await;
         }
     }
@@ -186,13 +179,27 @@ impl Keeper {
     fn work(&mut self, events: impl Iterator<Item = Event>, now: Instant) {
         let mut told = Vec::new();
         for event in events {
-            told.extend(self.apply(event, now));
+            told.extend(self.guarded(|this| this.apply(event, now)).flatten());
         }
-        self.publish(now);
+        if self.guarded(|this| this.publish(now)).is_none() {
+            // Built anew with the next change; whoever waits for this one is not told that it is in effect.
+            self.kept.iter_mut().for_each(Kept::changed);
+            return;
+        }
         for published in told {
             // Whoever asked may have gone; then nobody needs to know.
             let _ = published.send(());
         }
+    }
+
+    /// Does something that must not end the keeper.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let worked = catch_unwind(AssertUnwindSafe(|| work(self)));
+        if worked.is_err() {
+            self.counter.panicked();
+            tracing::error!("a change panicked and was dropped; the fleet stays as it was");
+        }
+        worked.ok()
     }
 
     /// Works one event in, and returns who is to be told once it is published.
@@ -201,12 +208,15 @@ impl Keeper {
             Event::Pools { pools, published } => {
                 let pools: Vec<_> = pools.into_iter().map(Arc::new).collect();
                 self.lasting.forget_others(&pools);
-                let mut last = std::mem::take(&mut self.kept);
+                // Not in place: were it to panic halfway, what there was must still be there.
+                let mut last = self.kept.clone();
+                let mut next = Vec::with_capacity(pools.len());
                 for pool in pools {
                     let at = last.iter().position(|kept| kept.settings().name == pool.name);
                     let last = at.map(|at| last.swap_remove(at));
-                    self.kept.push(Kept::new(pool, last, &mut self.lasting, now));
+                    next.push(Kept::new(pool, last, &mut self.lasting, now));
                 }
+                self.kept = next;
                 self.tell_targets();
                 Some(published)
             }
@@ -288,8 +298,6 @@ mod tests {
         let (events, changes) = mpsc::channel(8);
         let keeping = tokio::spawn(keeper.run(changes));
         events.send(Event::Panic).await.unwrap();
-        // Not in the same batch, which is lost as a whole.
-        tokio::time::sleep(2 * PACE).await;
         let (published, done) = oneshot::channel();
         events.send(Event::Pools { pools: settings("http://127.0.0.1:2").pools, published }).await.unwrap();
         done.await.unwrap();

@@ -159,17 +159,12 @@ impl Front {
         let line = |error: io::Error| vec![error.to_string()];
         let mut inherited = Inherited::default();
         for held in &self.held {
-            for socket in held.again().map_err(line)?.sockets {
-                inherited.add_from_predecessor(held.kind, held.address, socket).map_err(line)?;
-            }
+            inherited.add_own(held.again().map_err(line)?);
         }
         let listeners = Listeners::open(settings, inherited)
             .map_err(|taken| taken.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let mut next = Self::new(settings, listeners, ground).map_err(line)?;
-        if let Err(error) = next.serve(ground) {
-            next.slabs.iter().for_each(|slab| ground.roll.retire(slab));
-            return Err(line(error));
-        }
+        next.serve(ground).map_err(line)?;
         next.open_office();
         Ok(next)
     }
@@ -248,9 +243,10 @@ impl Front {
             }
         };
         if tokio::time::timeout(self.settings.server.shutdown_grace.0, finished).await.is_err() {
-            tracing::warn!("connections to listeners that have changed outlive shutdown_grace");
+            tracing::warn!("shutdown_grace is over; what the workers of before had under way was cut short");
+            self.crew.abandon();
+            self.crew.all_ended().await;
         }
-        self.crew.all_ended().await;
         // Only now does nobody write to them any more.
         self.slabs.iter().for_each(|slab| roll.retire(slab));
     }

@@ -22,7 +22,7 @@ use crate::notify::Notifier;
 use crate::reload::{NewFront, Reloader, Told};
 use crate::server::{Listeners, Places, Speaks};
 use crate::settings::{Layers, Settings, Span};
-use crate::takeover::{Offer, Predecessor, TakenOver};
+use crate::takeover::{Busy, Offer, Predecessor, TakenOver};
 use crate::telemetry::Telemetry;
 use front::{Front, Ground};
 use signals::{Asked, Signals};
@@ -150,13 +150,18 @@ pub async fn run(
             return Err(error);
         }
     }
-    let offer = |front: &Front| -> io::Result<Offering> {
-        if is_fixed {
-            return Ok(Box::pin(pending()));
+    let busy = Busy::default();
+    let offer = |front: &Front| -> Offering {
+        match front.hold() {
+            _ if is_fixed => Box::pin(pending()),
+            Ok(held) => Box::pin(Offer::new(front.admin, held, Arc::clone(&fleet), busy.clone()).taken()),
+            Err(error) => {
+                tracing::error!(%error, "no descriptor is left to hand the listeners on with: this one can't be taken over");
+                Box::pin(pending())
+            }
         }
-        Ok(Box::pin(Offer::new(front.admin, front.hold()?, Arc::clone(&fleet)).taken()))
     };
-    let mut offering = offer(&front)?;
+    let mut offering = offer(&front);
     notifier.ready(settings.pools.len());
     ready(&front.traffic, front.admin);
 
@@ -168,6 +173,10 @@ pub async fn run(
             () = front.one_ended() => return Err(io::Error::other("a worker ended by itself")),
             Some(asked) = fronts_asked.recv() => {
                 let NewFront { settings, answer } = asked;
+                if busy.is_set() {
+                    let _ = answer.send(Err(vec!["a successor is taking over; try again if it fails".to_owned()]));
+                    continue;
+                }
                 let replaced = front.next(&settings, &ground).map(|next| {
                     let old = std::mem::replace(&mut front, next);
                     retiring.spawn_local(old.retire(front.listeners(), Arc::clone(&ground.roll)));
@@ -175,7 +184,7 @@ pub async fn run(
                 if replaced.is_ok() {
                     // Dropped first: it holds descriptors of listeners that are to be closed, and the name.
                     drop(std::mem::replace(&mut offering, Box::pin(pending())));
-                    offering = offer(&front)?;
+                    offering = offer(&front);
                     log_listeners(&front);
                 }
                 let _ = answer.send(replaced);

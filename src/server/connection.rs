@@ -126,6 +126,7 @@ where
     })
     .await;
 
+    watch.ended();
     let (end, unread) = match served {
         Err(limit) => (limit.map_or(End::Closed, End::Limited), false),
         Ok(Ok(())) if watch.is_spent() => (End::Limited(Limit::Requests), true),
@@ -166,9 +167,15 @@ impl<T: Transport> Served<T> {
     ///
     /// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
     /// throw away an answer that was not read yet. Browsers send the whole body before they look.
-    pub async fn linger(self) {
+    ///
+    /// Where there is no room for it, `seat` says so, and it ends at once.
+    pub async fn linger(self, seat: &Seat) {
         let Some(rest) = self.rest else { return };
-        let _ = tokio::time::timeout(LINGER, finish(rest, self.end, self.unread)).await;
+        seat.idle(Some(Instant::now()));
+        tokio::select! {
+            _ = tokio::time::timeout(LINGER, finish(rest, self.end, self.unread)) => {}
+            () = seat.evicted() => {}
+        }
     }
 }
 

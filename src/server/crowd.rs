@@ -5,10 +5,11 @@
 //! answer is its connection's last.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -153,11 +154,23 @@ impl Seat {
 
     /// Whether its next answer should be its last.
     pub(super) fn is_pressed(&self) -> bool {
-        self.places.are_few()
+        self.is_marked() || self.places.are_few()
+    }
+
+    /// Whether it was told to make room and has not yet.
+    pub(super) fn is_marked(&self) -> bool {
+        self.is_evicted.get()
+    }
+
+    /// Waits until it is to make room.
+    pub(super) async fn evicted(&self) {
+        poll_fn(|cx| if self.is_evicted(cx.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     fn evict(&self) {
         self.is_evicted.set(true);
+        // Others are looked for next time, whether or not it goes at once.
+        self.idle_since.set(None);
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

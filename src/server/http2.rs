@@ -117,6 +117,7 @@ where
                 None => None,
             };
             if let Some(limit) = why {
+                tally.seat.idle(None);
                 leaving = Some((Instant::now(), limit));
                 connection.as_mut().leave();
             }
@@ -207,7 +208,9 @@ impl Tally {
     fn request(&self) {
         let now = Instant::now();
         self.last.set(Some(now));
-        self.seat.idle(Some(now));
+        if !self.seat.is_marked() {
+            self.seat.idle(Some(now));
+        }
         match self.left.get() {
             0 => self.overdraft.set(self.overdraft.get().saturating_add(1)),
             left => self.left.set(left - 1),

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use super::Taken;
 use super::listener::{Bound, Kind, Passed, adopt};
+use super::{Held, Taken};
 
 /// Sockets from systemd or from a running instance. Nothing where neither gave any.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ struct Item {
     /// What it is for; `None`: whatever its address says.
     kind: Option<Kind>,
     address: SocketAddr,
+    /// The address of the setting that it served until now, where that is known.
+    setting: Option<SocketAddr>,
     sockets: Vec<TcpListener>,
     from: Source,
 }
@@ -50,10 +52,18 @@ impl Inherited {
             Some(item) => item.sockets.push(socket),
             None => {
                 let from = Source::Predecessor;
-                self.items.push(Item { kind: Some(kind), address, sockets: vec![socket], from });
+                let (kind, sockets) = (Some(kind), vec![socket]);
+                self.items.push(Item { kind, address, setting: None, sockets, from });
             }
         }
         Ok(())
+    }
+
+    /// Adds the sockets of an address that this process has served until now.
+    pub fn add_own(&mut self, held: Held) {
+        let Held { kind, address, setting, sockets, .. } = held;
+        let (kind, setting, from) = (Some(kind), Some(setting), Source::Predecessor);
+        self.items.push(Item { kind, address, setting, sockets, from });
     }
 
     /// Adds a socket of systemd, whose name is a kind's or says nothing.
@@ -62,28 +72,30 @@ impl Inherited {
     /// It is not listening.
     pub(super) fn add_from_systemd(&mut self, name: &str, socket: TcpListener) -> io::Result<()> {
         let address = adopt(&socket)?;
-        let item = Item { kind: Kind::of_name(name), address, sockets: vec![socket], from: Source::Systemd };
+        let (kind, from) = (Kind::of_name(name), Source::Systemd);
+        let item = Item { kind, address, setting: None, sockets: vec![socket], from };
         self.items.push(item);
         Ok(())
     }
 
-    /// Gives each wanted address its sockets, where there are any. First who names the very address, then who names
+    /// Gives each wanted address its sockets, where there are any. First the setting that it served until now, then who names the very address, then who names
     /// port 0, then for sockets that systemd calls by a kind's name whoever is left of that kind. What nobody
     /// gets is dropped, and is an error where systemd passed it.
     pub(super) fn hand_out(mut self, wanted: &[(Kind, SocketAddr)]) -> (Vec<Option<Bound>>, Vec<Taken>) {
         let mut given: Vec<Option<Bound>> = wanted.iter().map(|_| None).collect();
-        for fits in [exactly, by_port_0, by_name] {
+        for fits in [by_setting, exactly, by_port_0, by_name] {
             for ((kind, address), given) in wanted.iter().zip(&mut given) {
                 if given.is_some() {
                     continue;
                 }
                 let fitting = |item: &Item| item.kind.is_none_or(|of| of == *kind) && fits(item, *address);
                 if let Some(at) = self.items.iter().position(fitting) {
-                    let Item { address: real, sockets, .. } = self.items.remove(at);
-                    if real.port() != address.port() {
+                    let Item { address: real, setting, sockets, .. } = self.items.remove(at);
+                    if real.port() != address.port() && setting != Some(*address) {
                         tracing::info!(setting = %address, listener = %real, "an inherited listener is used");
                     }
-                    *given = Some(Bound { kind: *kind, address: real, sockets, passed: Passed::default() });
+                    let (kind, setting, passed) = (*kind, *address, Passed::default());
+                    *given = Some(Bound { kind, address: real, setting, sockets, passed });
                 }
             }
         }
@@ -103,6 +115,10 @@ impl Inherited {
         });
         (given, unnamed.collect())
     }
+}
+
+fn by_setting(item: &Item, wanted: SocketAddr) -> bool {
+    item.setting == Some(wanted)
 }
 
 fn exactly(item: &Item, wanted: SocketAddr) -> bool {

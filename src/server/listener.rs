@@ -59,6 +59,8 @@ pub struct Bound {
     pub kind: Kind,
     /// The address, with the real port where 0 was asked for.
     pub address: SocketAddr,
+    /// The address of the setting that led to it.
+    pub setting: SocketAddr,
     /// Its sockets, at least one, each with a queue of its own.
     pub sockets: Vec<TcpListener>,
     /// Whether a successor has them too.
@@ -113,6 +115,7 @@ impl Passed {
 /// # Errors
 /// Most often that the address is taken.
 pub fn bind(kind: Kind, address: SocketAddr, count: usize) -> io::Result<Bound> {
+    let setting = address;
     let first = match open(address, false) {
         Err(error) if address.ip().is_unspecified() && address.is_ipv6() && no_ipv6(&error) => {
             tracing::warn!(%address, "no IPv6 on this machine; listening on IPv4 alone");
@@ -126,7 +129,7 @@ pub fn bind(kind: Kind, address: SocketAddr, count: usize) -> io::Result<Bound> 
     for _ in 1..count {
         sockets.push(open(address, true)?);
     }
-    Ok(Bound { kind, address, sockets, passed: Passed::default() })
+    Ok(Bound { kind, address, setting, sockets, passed: Passed::default() })
 }
 
 /// Makes a socket that somebody else bound what [`bind`] would have made of it. Its description is shared with them,

@@ -78,6 +78,8 @@ pub struct Held {
     pub kind: Kind,
     /// The real address.
     pub address: SocketAddr,
+    /// The address of the setting that led to it.
+    pub setting: SocketAddr,
     /// A descriptor of each.
     pub sockets: Vec<TcpListener>,
     /// To be set when a successor serves them.
@@ -104,7 +106,7 @@ impl Listeners {
         for ((kind, address), given) in wanted.into_iter().zip(given) {
             let count = if kind == Kind::Admin { 1 } else { workers };
             match given.map_or_else(|| bind(kind, address, count), Ok) {
-                Ok(bound) => bounds.push(bound),
+                Ok(bound) => bounds.push(Bound { setting: address, ..bound }),
                 Err(error) => taken.push(Taken { address, error }),
             }
         }
@@ -132,7 +134,8 @@ impl Listeners {
     pub fn hold(&self) -> io::Result<Vec<Held>> {
         let held = self.all().map(|bound| {
             let sockets = bound.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-            Ok(Held { kind: bound.kind, address: bound.address, sockets, passed: bound.passed.clone() })
+            let passed = bound.passed.clone();
+            Ok(Held { kind: bound.kind, address: bound.address, setting: bound.setting, sockets, passed })
         });
         held.collect()
     }
@@ -145,7 +148,8 @@ impl Held {
     /// No descriptor was left.
     pub fn again(&self) -> io::Result<Self> {
         let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-        Ok(Self { kind: self.kind, address: self.address, sockets, passed: self.passed.clone() })
+        let (address, setting, passed) = (self.address, self.setting, self.passed.clone());
+        Ok(Self { kind: self.kind, address, setting, sockets, passed })
     }
 }
 
@@ -161,6 +165,7 @@ pub fn worker_count(settings: &Settings) -> usize {
 #[derive(Debug)]
 pub struct Crew {
     stop: CancellationToken,
+    abandon: CancellationToken,
     ends: mpsc::UnboundedReceiver<()>,
     last_word: mpsc::UnboundedSender<()>,
     working: usize,
@@ -184,7 +189,8 @@ impl Crew {
             },
         };
         let manners = Manners { rules, tls, upgrade_port: settings.tls.upgrade_port };
-        Self { stop: CancellationToken::new(), ends, last_word, working: 0, manners, places }
+        let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
+        Self { stop, abandon, ends, last_word, working: 0, manners, places }
     }
 
     /// Starts workers, each on a thread of its own and with its own listeners.
@@ -196,10 +202,17 @@ impl Crew {
         for ((worker, listeners), runtime) in workers.into_iter().zip(runtimes) {
             let (manners, stop) = (self.manners.clone(), self.stop.clone());
             let (places, last_word) = (Arc::clone(&self.places), LastWord(self.last_word.clone()));
-            thread::Builder::new().name(format!("worker-{}", self.working)).spawn(move || {
-                worker::run(&runtime, worker, listeners, manners, places, stop);
+            let abandon = self.abandon.clone();
+            let name = format!("worker-{}", self.working);
+            let started = thread::Builder::new().name(name).spawn(move || {
+                worker::run(&runtime, worker, listeners, manners, places, &stop, &abandon);
                 drop(last_word);
-            })?;
+            });
+            if let Err(error) = started {
+                // Half a crew is none.
+                self.stop();
+                return Err(error);
+            }
             self.working += 1;
         }
         Ok(())
@@ -208,6 +221,12 @@ impl Crew {
     /// Tells all to accept no more and to finish what is under way.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Tells all to give up what is still under way.
+    pub fn abandon(&self) {
+        self.stop.cancel();
+        self.abandon.cancel();
     }
 
     /// Waits until one has ended.

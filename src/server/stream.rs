@@ -94,6 +94,11 @@ impl Watch {
         self.seat.idle((phase == Phase::Idle).then_some(now));
     }
 
+    /// The connection waits for no request any more.
+    pub(super) fn ended(&self) {
+        self.seat.idle(None);
+    }
+
     /// Whether it waits for a request and another needs its place; the waker is told when that changes.
     pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
         self.seat.is_evicted(waker) && matches!(self.phase.get(), Phase::Fresh | Phase::Idle)

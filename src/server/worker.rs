@@ -74,17 +74,18 @@ struct Shared {
 }
 
 /// Serves on every listener until `stop` is cancelled, then empties the accept queues, lets what is under way end,
-/// and returns. The caller bounds how long it waits for that.
+/// and returns; once `abandon` is cancelled too, at once, and what is still under way is lost.
 pub(super) fn run(
     runtime: &Runtime,
     worker: Worker,
     listeners: Vec<Listener>,
     manners: Manners,
     places: Arc<Places>,
-    stop: CancellationToken,
+    stop: &CancellationToken,
+    abandon: &CancellationToken,
 ) {
     let crowd = Rc::new(Crowd::new(places));
-    let shared = Rc::new(Shared { worker, manners, crowd, stop });
+    let shared = Rc::new(Shared { worker, manners, crowd, stop: stop.clone() });
     LocalSet::new().block_on(runtime, async {
         let connections = TaskTracker::new();
         let accepting = listeners.into_iter().map(|listener| {
@@ -109,7 +110,10 @@ pub(super) fn run(
             }
         }
         connections.close();
-        connections.wait().await;
+        tokio::select! {
+            () = connections.wait() => {}
+            () = abandon.cancelled() => {}
+        }
     });
 }
 
@@ -204,7 +208,7 @@ async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
     let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat, &shared.stop).await;
     shared.note(served.end, came);
     // Boxed: few connections have something left, and all would carry the state otherwise.
-    Box::pin(served.linger()).await;
+    Box::pin(served.linger(&arrival.place.seat())).await;
 }
 
 /// The same for a visitor who speaks TLS.
@@ -225,7 +229,7 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
         connection::serve(stream, service, rules, seat, stop).await
     };
     shared.note(served.end, came);
-    Box::pin(served.linger()).await;
+    Box::pin(served.linger(&arrival.place.seat())).await;
 }
 
 /// [`dispatch`] as a service over TLS.
@@ -258,7 +262,7 @@ async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
     let seat = arrival.place.seat();
     let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat, &shared.stop).await;
     shared.note(served.end, came);
-    Box::pin(served.linger()).await;
+    Box::pin(served.linger(&arrival.place.seat())).await;
 }
 
 impl Shared {

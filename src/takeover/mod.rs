@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use offer::{Offer, TakenOver};
+pub use offer::{Busy, Offer, TakenOver};
 pub use successor::{Nobody, Predecessor};
 
 use crate::server::Kind;

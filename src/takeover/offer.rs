@@ -1,8 +1,10 @@
 //! The old one's side: offering its listeners for as long as it runs.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,14 +44,28 @@ pub struct Offer {
     place: io::Result<Place>,
     held: Vec<Held>,
     fleet: Arc<ArcSwap<Fleet>>,
+    busy: Busy,
+}
+
+/// Whether a successor is being spoken with: until that is over, the listeners must stay what it was told. Cheap to
+/// clone: clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Busy(Rc<Cell<bool>>);
+
+impl Busy {
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        self.0.get()
+    }
 }
 
 impl Offer {
     /// Takes the place where a successor looks; it can come from now on. `admin` is the admin listener's real address,
     /// `fleet` knows what the operator has set. Must be called inside a runtime.
-    pub fn new(admin: SocketAddr, held: Vec<Held>, fleet: Arc<ArcSwap<Fleet>>) -> Self {
+    /// `busy` says from now on whether a successor is being spoken with.
+    pub fn new(admin: SocketAddr, held: Vec<Held>, fleet: Arc<ArcSwap<Fleet>>, busy: Busy) -> Self {
         let name = name(admin);
-        Self { place: Place::take(&name), name, held, fleet }
+        Self { place: Place::take(&name), name, held, fleet, busy }
     }
 
     /// Hears successors until one of them serves. What it serves is then marked as passed.
@@ -70,10 +86,12 @@ impl Offer {
                     continue;
                 }
             };
+            self.busy.0.set(true);
             match hand_over(channel, &self.held, &self.fleet).await {
                 Ok(taken_over) => return taken_over,
                 Err(error) => tracing::warn!(%error, "nothing came of a takeover; serving goes on"),
             }
+            self.busy.0.set(false);
         }
     }
 }
