@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL,
-    CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE, VARY,
+    CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::Full;
 
 use crate::fleet::{Cors, Pins, Roster};
@@ -150,6 +151,17 @@ pub fn refuse(refusal: Refusal, spread: u32) -> Answer {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         _ => {}
+    }
+    answer
+}
+
+/// The same answer to `HEAD`: it tells the length of what `GET` would get (RFC 9110 §9.3.2). hyper leaves the body
+/// away over HTTP/1.1, but not over HTTP/2.
+pub fn head_alone(mut answer: Answer) -> Answer {
+    let length = answer.body().size_hint().exact().unwrap_or(0);
+    if length > 0 {
+        *answer.body_mut() = Full::default();
+        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     answer
 }

@@ -119,7 +119,7 @@ fn answer<B>(
 
     worker.counter.response(answer.status());
     worker.log(request, came, &seen, answer.status(), started);
-    answer
+    if *request.method() == Method::HEAD { answer::head_alone(answer) } else { answer }
 }
 
 /// What was found out on the way, for the access log.

@@ -63,6 +63,20 @@ impl Notifier {
         Ok(Self { manager: Some(Arc::new(manager)), listeners: String::new() })
     }
 
+    /// How long the manager lets this process be silent.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.manager.as_ref().and_then(|manager| manager.watchdog)
+    }
+
+    /// The same for a process that takes over from one that may be silent for `watchdog`: the manager watches the
+    /// service, and this process was not told of it.
+    pub fn watched(mut self, watchdog: Option<Duration>) -> Self {
+        if let Some(manager) = self.manager.as_mut().and_then(Arc::get_mut) {
+            manager.watchdog = manager.watchdog.or(watchdog.filter(|time| !time.is_zero()));
+        }
+        self
+    }
+
     /// The same, knowing what `STATUS` is to say of the listeners.
     pub fn listening_on(self, traffic: impl Iterator<Item = SocketAddr>, admin: SocketAddr) -> Self {
         let addresses: Vec<_> = traffic.map(|address| address.to_string()).collect();

@@ -1,5 +1,6 @@
 //! `/api/v1`: what there is, where it stands, and changing that while visitors are served.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Bytes;
@@ -117,6 +118,12 @@ pub(super) async fn change_backend(
     let body = body?;
     let change =
         parse_change(&body).map_err(|detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))?;
+    if shown.handing_over.load(Ordering::Relaxed) {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "a successor is taking over: change it there, in a moment",
+        ));
+    }
     let (published, done) = oneshot::channel();
     let event = Event::Operate { pool: pool.clone(), backend: backend.clone(), change, published };
     if shown.events.send(event).await.is_err() {

@@ -25,7 +25,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -39,7 +39,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, patch, post};
 use http::Request;
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -56,7 +56,7 @@ use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use guard::Guard;
 
-use crate::server::{Bound, End, Rules, Seat, serve as serve_connection};
+use crate::server::{Bound, Crowd, End, Places, Rules, empty_queue, serve as serve_connection};
 
 /// How many connections it serves at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -109,6 +109,8 @@ pub struct Shown {
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// The way to the keeper.
     pub events: mpsc::Sender<Event>,
+    /// Whether a successor has been told how things stand: nothing may change then.
+    pub handing_over: Arc<AtomicBool>,
     /// The way to who reloads; `None` where the settings are fixed.
     pub reloads: Option<mpsc::Sender<ReloadAnswer>>,
 }
@@ -197,38 +199,39 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let router = router(shown, Guard::new(settings, bound.address));
     let counter = Rc::new(counter);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let crowd = Rc::new(Crowd::new(Places::new(MAX_CONNECTIONS)));
     let connections = TaskTracker::new();
+    let spawn = |socket| {
+        let (router, counter, stop) = (router.clone(), Rc::clone(&counter), stop.clone());
+        let place = crowd.enter();
+        connections.spawn_local(async move {
+            let _open = counter.open(slot);
+            let served = serve_connection(socket, Endpoints(router), &RULES, place.seat(), &stop).await;
+            if let End::Limited(limit) = served.end {
+                counter.limited(limit);
+            }
+            served.linger(&place.seat()).await;
+        });
+    };
     for socket in bound.sockets {
         let listener = tokio::net::TcpListener::from_std(socket)?;
+        // At the cap the longest idle make room, so that nobody's leaked connections hide `/readyz`.
+        let accept = async || {
+            crowd.room(|| counter.limited(Limit::AdminConnections)).await;
+            listener.accept().await
+        };
         loop {
-            if places.available_permits() == 0 {
-                counter.limited(Limit::AdminConnections);
-            }
-            // At the cap nobody is accepted; who comes waits in the kernel's queue.
-            let permit = tokio::select! {
-                () = stop.cancelled() => break,
-                permit = Arc::clone(&places).acquire_owned() => permit,
-            };
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                accepted = accept() => accepted,
             };
-            let Ok((socket, _)) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let (router, counter, stop) = (router.clone(), Rc::clone(&counter), stop.clone());
-            connections.spawn_local(async move {
-                let _open = counter.open(slot);
-                let served =
-                    serve_connection(socket, Endpoints(router), &RULES, Seat::of_nobody(), &stop).await;
-                if let End::Limited(limit) = served.end {
-                    counter.limited(limit);
-                }
-                served.linger(&Seat::of_nobody()).await;
-                drop(permit);
-            });
+            match accepted {
+                Ok((socket, _)) => spawn(socket),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        if !bound.passed.is_set() {
+            empty_queue(listener, |socket, _| spawn(socket)).await?;
         }
     }
     connections.close();

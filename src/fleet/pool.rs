@@ -138,7 +138,7 @@ fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
     let is_down = |&&index: &&u32| standings[index as usize].health == Health::Down;
     let down = all.iter().filter(is_down).count();
     // Who waits for its first probe is no reason to give up on the others, nor one to get all of their visitors.
-    let enough = up.is_empty() || down as f64 >= threshold * all.len() as f64;
+    let enough = up.is_empty() || down as f64 / all.len() as f64 >= threshold;
     if threshold > 0.0 && down > 0 && enough {
         return (Tier::FailOpen, all);
     }
@@ -146,7 +146,12 @@ fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
         return (tier, up);
     }
     let waiting: Vec<u32> = all.into_iter().filter(|&index| standings[index as usize].waits).collect();
-    if waiting.is_empty() { (Tier::Nobody, waiting) } else { (tier, waiting) }
+    let backups = those(&|standing| standing.backup && standing.waits);
+    match (waiting.is_empty(), backups.is_empty()) {
+        (false, _) => (tier, waiting),
+        (true, false) => (Tier::Backups, backups),
+        (true, true) => (Tier::Nobody, backups),
+    }
 }
 
 /// The weights of the eligible. While somebody is in slow start all count in tenths.
@@ -216,6 +221,9 @@ mod tests {
         // Who is not active is not counted.
         assert_eq!(tier(0.5, &["down", "down maintenance", "up", "up"]), (Tier::Primaries, vec![2, 3]));
         assert_eq!(tier(0.5, &["down", "up draining", "up"]), (Tier::FailOpen, vec![0, 2]));
+        let mut eleven_of_twenty = ["down"; 20];
+        eleven_of_twenty[11..].fill("up");
+        assert_eq!(tier(0.55, &eleven_of_twenty).0, Tier::FailOpen);
         assert_eq!(tier(0.01, &["up", "up"]), (Tier::Primaries, vec![0, 1]), "nobody is down");
     }
 
@@ -224,6 +232,7 @@ mod tests {
         assert_eq!(tier(1.0, &["up", "waits"]), (Tier::Primaries, vec![0]));
         assert_eq!(tier(1.0, &["down", "waits"]), (Tier::FailOpen, vec![0, 1]));
         assert_eq!(tier(0.0, &["down", "waits"]), (Tier::Primaries, vec![1]));
+        assert_eq!(tier(0.0, &["down", "waits backup"]), (Tier::Backups, vec![1]));
         assert_eq!(tier(1.0, &["waits", "waits"]), (Tier::Primaries, vec![0, 1]));
         assert_eq!(tier(1.0, &["waits", "waits backup"]), (Tier::Primaries, vec![0]));
     }

@@ -123,19 +123,23 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
     loop {
         let began = Instant::now();
         let outcome = probe_once(&shared, &target).await;
-        let (ok, reason) = match outcome {
-            Ok(()) => (true, String::new()),
-            Err(Failure { reason, .. }) => (false, reason),
-        };
-        if let Some(health) = verdict.note(ok, Instant::now(), rules) {
+        let failure = outcome.err();
+        let ok = failure.is_none();
+        let is_ours = failure.as_ref().is_some_and(|failure| failure.is_ours);
+        let reason = failure.map_or_else(String::new, |failure| failure.reason);
+        let (pool, backend) = (&*target.pool, &*target.backend);
+        let changed = if is_ours { None } else { verdict.note(ok, Instant::now(), rules) };
+        if let Some(health) = changed {
             let event = Event::Health { target: Arc::clone(&target), health, reason };
             if shared.events.send(event).await.is_err() {
                 return;
             }
             // Not before: who goes on from here takes it that the keeper was told.
             known.set(health);
+        } else if is_ours {
+            tracing::warn!(pool, backend, reason, "could not probe, which says nothing of the backend");
         } else if !ok {
-            tracing::debug!(pool = &*target.pool, backend = &*target.backend, reason, "a probe failed");
+            tracing::debug!(pool, backend, reason, "a probe failed");
         }
         let next = if verdict.is_changing() {
             // Never later than it says: how soon a failure is noticed depends on it.
@@ -153,7 +157,7 @@ async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<(), Fai
     let began = Instant::now();
     let late = || {
         let reason = format!("no answer within {}", target.health.timeout);
-        Err(Failure { result: Probe::Timeout, reason })
+        Err(Failure { result: Probe::Timeout, reason, is_ours: false })
     };
     // A task of its own: were it to panic, this backend would never be probed again.
     let probing = {
@@ -164,7 +168,7 @@ async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<(), Fai
         Ok(in_time) => in_time.unwrap_or_else(|_| late()),
         Err(_) => {
             shared.counter.panicked();
-            Err(Failure { result: Probe::Protocol, reason: "the probe panicked".to_owned() })
+            Err(Failure { result: Probe::Protocol, reason: "the probe panicked".to_owned(), is_ours: true })
         }
     };
     let result = outcome.as_ref().err().map_or(Probe::Ok, |failure| failure.result);

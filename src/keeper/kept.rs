@@ -111,19 +111,23 @@ impl Kept {
 
     /// Notes what probes found of a backend, and returns what they had found before. `None` where that target is
     /// none any more, or nothing new.
-    pub(super) fn note(&mut self, target: &Target, health: Health, now: Instant) -> Option<Health> {
+    pub(super) fn note(
+        &mut self,
+        target: &Target,
+        health: Health,
+        lasting: &Lasting,
+        now: Instant,
+    ) -> Option<Health> {
         let index = self.index(&target.backend)?;
         self.targets.get(index).filter(|known| known.is_at(target))?;
         let before = self.vitals[index].health();
         if before == health {
             return None;
         }
-        let standings = self.pool.as_ref().map_or(&[][..], |pool| &pool.standings);
-        let others_up = (0..self.vitals.len()).any(|other| {
-            let vitals = &self.vitals[other];
-            let is_active =
-                standings.get(other).is_none_or(|standing| standing.is_active() && !standing.backup);
-            other != index && is_active && vitals.health() != Health::Down && !vitals.waits(now)
+        let mut others = self.settings.backends.iter().zip(&self.vitals).enumerate();
+        let others_up = others.any(|(other, (backend, vitals))| {
+            let standing = lasting.standing(&self.settings, backend, vitals, now);
+            other != index && !standing.backup && standing.is_active() && standing.is_up()
         });
         self.vitals[index].note(health, now, others_up);
         self.changed();

@@ -232,7 +232,7 @@ impl Keeper {
             Event::Health { target, health, reason } => {
                 let mut kept = self.kept.iter_mut();
                 let kept = kept.find(|kept| kept.settings().name.as_str() == &*target.pool)?;
-                let before = kept.note(&target, health, now)?;
+                let before = kept.note(&target, health, &self.lasting, now)?;
                 let (pool, backend) = (&*target.pool, &*target.backend);
                 match health {
                     Health::Down => {

@@ -88,7 +88,7 @@ impl Front {
     /// What is lacking.
     pub(super) fn new(settings: &Settings, listeners: Listeners, ground: &Ground<'_>) -> io::Result<Self> {
         let limits = &settings.server.limits;
-        let most = max_connections(limits.max_connections).map_err(io::Error::other)?;
+        let most = max_connections(limits.max_connections, limits.max_probes.0).map_err(io::Error::other)?;
         let certificates = read_certificates(settings)?;
         let held = listeners.hold()?;
         let Listeners { traffic: listening, admin: admin_bound } = listeners;

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +23,7 @@ use crate::notify::Notifier;
 use crate::reload::{NewFront, Reloader, Told};
 use crate::server::{Listeners, Places, Speaks};
 use crate::settings::{Layers, Settings, Span};
-use crate::takeover::{Busy, Offer, Predecessor, TakenOver};
+use crate::takeover::{Offer, Predecessor, TakenOver};
 use crate::telemetry::Telemetry;
 use front::{Front, Ground};
 use signals::{Asked, Signals};
@@ -40,6 +41,8 @@ pub enum Ended {
 
 /// How many changes may wait for the keeper.
 const QUEUE: usize = 1024;
+/// How often a change that waits looks whether it may happen.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the admin listener's last answers may take.
 const LAST_FIGURES: Duration = Duration::from_millis(500);
 
@@ -88,8 +91,10 @@ pub async fn run(
     let (events, changes) = mpsc::channel(QUEUE);
     let (ask_reload, asked) = mpsc::channel(1);
     let readiness = Readiness::default();
+    let busy = Arc::<AtomicBool>::default();
     let ground = Ground {
         shown: Shown {
+            handing_over: Arc::clone(&busy),
             registry: Arc::new(registry),
             readiness: readiness.clone(),
             fleet: Arc::clone(&fleet),
@@ -104,8 +109,11 @@ pub async fn run(
         certificates: watch::Sender::new(0),
     };
     let mut front = Front::new(settings, listeners, &ground)?;
-    let notifier =
-        family.notifier.listening_on(front.traffic.iter().map(|(_, address)| *address), front.admin);
+    let watchdog = family.predecessor.as_ref().and_then(|predecessor| predecessor.watchdog);
+    let notifier = family
+        .notifier
+        .watched(watchdog)
+        .listening_on(front.traffic.iter().map(|(_, address)| *address), front.admin);
 
     let prober = Prober::new(settings.server.limits.max_probes.0.into(), events.clone(), counter)?;
     tokio::task::spawn_local(prober.run(keeper.targets()));
@@ -150,11 +158,13 @@ pub async fn run(
             return Err(error);
         }
     }
-    let busy = Busy::default();
     let offer = |front: &Front| -> Offering {
         match front.hold() {
             _ if is_fixed => Box::pin(pending()),
-            Ok(held) => Box::pin(Offer::new(front.admin, held, Arc::clone(&fleet), busy.clone()).taken()),
+            Ok(held) => Box::pin(
+                Offer::new(front.admin, held, Arc::clone(&fleet), Arc::clone(&busy), notifier.watchdog())
+                    .taken(),
+            ),
             Err(error) => {
                 tracing::error!(%error, "no descriptor is left to hand the listeners on with: this one can't be taken over");
                 Box::pin(pending())
@@ -166,29 +176,28 @@ pub async fn run(
     ready(&front.traffic, front.admin);
 
     let retiring = TaskTracker::new();
+    let mut asked: Option<NewFront> = None;
     let why = loop {
+        // While a successor is being spoken with, what it was told must stay true: a change waits for how that ends.
+        if let Some(NewFront { settings, answer }) = asked.take_if(|_| !busy.load(Ordering::Relaxed)) {
+            let replaced = front.next(&settings, &ground).map(|next| {
+                let old = std::mem::replace(&mut front, next);
+                retiring.spawn_local(old.retire(front.listeners(), Arc::clone(&ground.roll)));
+            });
+            if replaced.is_ok() {
+                // Dropped first: it holds descriptors of listeners that are to be closed, and the name.
+                drop(std::mem::replace(&mut offering, Box::pin(pending())));
+                offering = offer(&front);
+                log_listeners(&front);
+            }
+            let _ = answer.send(replaced);
+        }
         tokio::select! {
             signal = signals.next() => break Why::Asked(signal),
             taken_over = &mut offering => break Why::TakenOver(taken_over),
             () = front.one_ended() => return Err(io::Error::other("a worker ended by itself")),
-            Some(asked) = fronts_asked.recv() => {
-                let NewFront { settings, answer } = asked;
-                if busy.is_set() {
-                    let _ = answer.send(Err(vec!["a successor is taking over; try again if it fails".to_owned()]));
-                    continue;
-                }
-                let replaced = front.next(&settings, &ground).map(|next| {
-                    let old = std::mem::replace(&mut front, next);
-                    retiring.spawn_local(old.retire(front.listeners(), Arc::clone(&ground.roll)));
-                });
-                if replaced.is_ok() {
-                    // Dropped first: it holds descriptors of listeners that are to be closed, and the name.
-                    drop(std::mem::replace(&mut offering, Box::pin(pending())));
-                    offering = offer(&front);
-                    log_listeners(&front);
-                }
-                let _ = answer.send(replaced);
-            }
+            Some(next) = fronts_asked.recv(), if asked.is_none() => asked = Some(next),
+            () = tokio::time::sleep(LOOK_AGAIN), if asked.is_some() => {}
         }
     };
     if let Some(reloading) = reloading {

@@ -57,7 +57,7 @@ const AT_A_TIME: usize = 64;
 
 /// One worker's connections.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     places: Arc<Places>,
     seats: RefCell<Vec<Rc<Seat>>>,
 }
@@ -75,14 +75,14 @@ pub struct Seat {
 }
 
 impl Crowd {
-    pub(super) fn new(places: Arc<Places>) -> Self {
+    pub(crate) fn new(places: Arc<Places>) -> Self {
         Self { places, seats: RefCell::default() }
     }
 
     /// Waits until there is a place. Where there is none, makes some; `full` is told once.
     ///
     /// A place is taken only once somebody has come, so that each worker may be one over the cap.
-    pub(super) async fn room(&self, full: impl FnOnce()) {
+    pub(crate) async fn room(&self, full: impl FnOnce()) {
         if !self.places.are_none() {
             return;
         }
@@ -95,7 +95,7 @@ impl Crowd {
     }
 
     /// Takes a place.
-    pub(super) fn enter(self: &Rc<Self>) -> Taken {
+    pub(crate) fn enter(self: &Rc<Self>) -> Taken {
         self.places.taken.fetch_add(1, Ordering::AcqRel);
         let mut seats = self.seats.borrow_mut();
         let seat = Rc::new(Seat {
@@ -127,15 +127,10 @@ impl Crowd {
 }
 
 impl Seat {
-    /// For a connection that nobody counts.
-    pub fn of_nobody() -> Rc<Self> {
-        Rc::new(Self {
-            at: Cell::new(0),
-            idle_since: Cell::new(None),
-            is_evicted: Cell::new(false),
-            waker: RefCell::default(),
-            places: Places::new(usize::MAX),
-        })
+    /// Its last answer is out: what was asked of it so far has been done, or is no more to be done.
+    pub(super) fn ended(&self) {
+        self.idle_since.set(None);
+        self.is_evicted.set(false);
     }
 
     /// Says since when the connection waits for a request; `None` while it does not.
@@ -179,14 +174,14 @@ impl Seat {
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     crowd: Rc<Crowd>,
     seat: Rc<Seat>,
 }
 
 impl Taken {
     /// What the connection is to know of it.
-    pub(super) fn seat(&self) -> Rc<Seat> {
+    pub(crate) fn seat(&self) -> Rc<Seat> {
         Rc::clone(&self.seat)
     }
 }

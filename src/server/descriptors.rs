@@ -19,18 +19,19 @@ pub fn raise_limit() {
     }
 }
 
-/// How many descriptors are left to everything but visitors: admin, probes, logs, listeners.
+/// How many descriptors are left to everything but visitors and probes: admin, logs, listeners.
 const RESERVED: usize = 256;
 /// The most connections where the settings name no number: some 600 MB of them.
 const MOST: usize = 50_000;
 
-/// How many connections of visitors there may be; 0 asks for as many as descriptors allow.
+/// How many connections of visitors there may be beside `probes` health checks; 0 asks for as many as descriptors
+/// allow. Where there are few, no more than a quarter is kept from visitors.
 ///
 /// # Errors
 /// What to change, where more are asked for than that.
-pub fn max_connections(asked: u32) -> Result<usize, String> {
+pub fn max_connections(asked: u32, probes: u16) -> Result<usize, String> {
     let limit = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
-    let allowed = limit - (limit / 4).min(RESERVED);
+    let allowed = limit - (limit / 4).min(RESERVED + usize::from(probes));
     match asked as usize {
         0 => Ok(allowed.min(MOST)),
         asked if asked <= allowed => Ok(asked),

@@ -86,6 +86,7 @@ where
             .serve_connection(io, Tallied { service, tally: Rc::clone(&tally) });
         drive(pin!(connection), &tally, rules, drain).await
     };
+    tally.seat.ended();
     // The connection is dropped and has given back what it was served over. Last frames of the peer's may be under
     // way, and would be answered with a reset; nobody reads on from a peer that was cut off.
     Served { end, rest: back.take(), unread: !broken }

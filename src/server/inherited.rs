@@ -33,7 +33,7 @@ enum Source {
 }
 
 impl Inherited {
-    /// Adds a socket of the running instance.
+    /// Adds a socket of the running instance, and the address of the setting that led to it, where that is known.
     ///
     /// # Errors
     /// It does not listen on that address.
@@ -41,6 +41,7 @@ impl Inherited {
         &mut self,
         kind: Kind,
         address: SocketAddr,
+        setting: Option<SocketAddr>,
         socket: TcpListener,
     ) -> io::Result<()> {
         let real = adopt(&socket)?;
@@ -53,7 +54,7 @@ impl Inherited {
             None => {
                 let from = Source::Predecessor;
                 let (kind, sockets) = (Some(kind), vec![socket]);
-                self.items.push(Item { kind, address, setting: None, sockets, from });
+                self.items.push(Item { kind, address, setting, sockets, from });
             }
         }
         Ok(())
@@ -61,8 +62,9 @@ impl Inherited {
 
     /// Adds the sockets of an address that this process has served until now.
     pub fn add_own(&mut self, held: Held) {
-        let Held { kind, address, setting, sockets, .. } = held;
-        let (kind, setting, from) = (Some(kind), Some(setting), Source::Predecessor);
+        let Held { kind, address, setting, is_systemd_s, sockets, .. } = held;
+        let from = if is_systemd_s { Source::Systemd } else { Source::Predecessor };
+        let (kind, setting) = (Some(kind), Some(setting));
         self.items.push(Item { kind, address, setting, sockets, from });
     }
 
@@ -78,24 +80,25 @@ impl Inherited {
         Ok(())
     }
 
-    /// Gives each wanted address its sockets, where there are any. First the setting that it served until now, then who names the very address, then who names
+    /// Gives each wanted address its sockets, where there are any. First who names the very address, then the setting that it served until now, then who names
     /// port 0, then for sockets that systemd calls by a kind's name whoever is left of that kind. What nobody
     /// gets is dropped, and is an error where systemd passed it.
     pub(super) fn hand_out(mut self, wanted: &[(Kind, SocketAddr)]) -> (Vec<Option<Bound>>, Vec<Taken>) {
         let mut given: Vec<Option<Bound>> = wanted.iter().map(|_| None).collect();
-        for fits in [by_setting, exactly, by_port_0, by_name] {
+        for fits in [exactly, by_setting, by_port_0, by_name] {
             for ((kind, address), given) in wanted.iter().zip(&mut given) {
                 if given.is_some() {
                     continue;
                 }
                 let fitting = |item: &Item| item.kind.is_none_or(|of| of == *kind) && fits(item, *address);
                 if let Some(at) = self.items.iter().position(fitting) {
-                    let Item { address: real, setting, sockets, .. } = self.items.remove(at);
+                    let Item { address: real, setting, sockets, from, .. } = self.items.remove(at);
                     if real.port() != address.port() && setting != Some(*address) {
                         tracing::info!(setting = %address, listener = %real, "an inherited listener is used");
                     }
                     let (kind, setting, passed) = (*kind, *address, Passed::default());
-                    *given = Some(Bound { kind, address: real, setting, sockets, passed });
+                    let is_systemd_s = from == Source::Systemd;
+                    *given = Some(Bound { kind, address: real, setting, is_systemd_s, sockets, passed });
                 }
             }
         }

@@ -61,6 +61,8 @@ pub struct Bound {
     pub address: SocketAddr,
     /// The address of the setting that led to it.
     pub setting: SocketAddr,
+    /// Whether systemd bound it, and holds it open whatever we do.
+    pub is_systemd_s: bool,
     /// Its sockets, at least one, each with a queue of its own.
     pub sockets: Vec<TcpListener>,
     /// Whether a successor has them too.
@@ -129,7 +131,8 @@ pub fn bind(kind: Kind, address: SocketAddr, count: usize) -> io::Result<Bound> 
     for _ in 1..count {
         sockets.push(open(address, true)?);
     }
-    Ok(Bound { kind, address, setting, sockets, passed: Passed::default() })
+    let (is_systemd_s, passed) = (false, Passed::default());
+    Ok(Bound { kind, address, setting, is_systemd_s, sockets, passed })
 }
 
 /// Makes a socket that somebody else bound what [`bind`] would have made of it. Its description is shared with them,
@@ -146,6 +149,44 @@ pub(super) fn adopt(socket: &TcpListener) -> io::Result<SocketAddr> {
     equip(&socket)?;
     socket.listen(BACKLOG)?;
     Ok(address)
+}
+
+/// How long a queue is tried to be emptied while no descriptor is left for who is in it.
+const EMPTYING: Duration = Duration::from_secs(1);
+
+/// Accepts who is in the queue of a listener that is about to be closed: closing resets them.
+///
+/// # Errors
+/// What keeps the listener or a connection from being used.
+pub(crate) async fn empty_queue(
+    listener: tokio::net::TcpListener,
+    mut spawn: impl FnMut(tokio::net::TcpStream, SocketAddr),
+) -> io::Result<()> {
+    let give_up = tokio::time::Instant::now() + EMPTYING;
+    // Not tokio's accept: it gives way now and then, and that looks like an empty queue.
+    let listener = listener.into_std()?;
+    loop {
+        match listener.accept() {
+            Ok((socket, peer)) => {
+                socket.set_nonblocking(true)?;
+                spawn(tokio::net::TcpStream::from_std(socket)?, peer);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if out_of_descriptors(&error) => {
+                if tokio::time::Instant::now() > give_up {
+                    return Err(error);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // About one connection that is already gone.
+            Err(_) => {}
+        }
+    }
+}
+
+/// ENFILE, EMFILE, ENOMEM, ENOBUFS: the connection stays in the queue, and asking again at once is a busy loop.
+pub(super) fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24 | 12 | 105))
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

@@ -23,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use activation::from_systemd;
 pub use connection::{End, Rules, Served, serve};
+pub(crate) use crowd::Crowd;
 pub use crowd::{Places, Seat};
 pub use descriptors::{max_connections, raise_limit};
 pub use inherited::Inherited;
+pub(crate) use listener::empty_queue;
 pub use listener::{Bound, Kind, Passed, bind};
 pub use stream::Transport;
 pub use tls::Tls;
@@ -80,6 +82,8 @@ pub struct Held {
     pub address: SocketAddr,
     /// The address of the setting that led to it.
     pub setting: SocketAddr,
+    /// Whether systemd bound it, and holds it open whatever we do.
+    pub is_systemd_s: bool,
     /// A descriptor of each.
     pub sockets: Vec<TcpListener>,
     /// To be set when a successor serves them.
@@ -135,7 +139,8 @@ impl Listeners {
         let held = self.all().map(|bound| {
             let sockets = bound.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
             let passed = bound.passed.clone();
-            Ok(Held { kind: bound.kind, address: bound.address, setting: bound.setting, sockets, passed })
+            let Bound { kind, address, setting, is_systemd_s, .. } = *bound;
+            Ok(Held { kind, address, setting, is_systemd_s, sockets, passed })
         });
         held.collect()
     }
@@ -148,8 +153,8 @@ impl Held {
     /// No descriptor was left.
     pub fn again(&self) -> io::Result<Self> {
         let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-        let (address, setting, passed) = (self.address, self.setting, self.passed.clone());
-        Ok(Self { kind: self.kind, address, setting, sockets, passed })
+        let Self { kind, address, setting, is_systemd_s, .. } = *self;
+        Ok(Self { kind, address, setting, is_systemd_s, sockets, passed: self.passed.clone() })
     }
 }
 

@@ -96,7 +96,7 @@ impl Watch {
 
     /// The connection waits for no request any more.
     pub(super) fn ended(&self) {
-        self.seat.idle(None);
+        self.seat.ended();
     }
 
     /// Whether it waits for a request and another needs its place; the waker is told when that changes.

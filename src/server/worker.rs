@@ -1,13 +1,13 @@
 //! A worker: a thread with a runtime of its own and a socket on every address.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::{HeaderValue, Request};
@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, End, Rules};
-use super::crowd::{Crowd, Places, Taken};
+use super::crowd::{Crowd, Places, Seat, Taken};
 use super::http2;
 use super::listener::Passed;
+use super::listener::{empty_queue, out_of_descriptors};
 use super::proxied;
 use super::tls::{self, Tls};
 use crate::answer::Answer;
@@ -107,6 +108,8 @@ pub(super) fn run(
         for accepting in accepting {
             if let Ok(Err(error)) | Err(error) = accepting.await.map_err(io::Error::other) {
                 tracing::error!(%error, "a listener ended");
+                // Its queue would fill with visitors whom nobody serves: a worker that ends is noticed.
+                return;
             }
         }
         connections.close();
@@ -160,18 +163,7 @@ async fn accept(
         // The queue lives on, and is the successor's.
         return Ok(());
     }
-    // Not tokio's accept: it gives way now and then, and that looks like an empty queue.
-    let listener = listener.into_std()?;
-    while let Ok((socket, peer)) = listener.accept() {
-        socket.set_nonblocking(true)?;
-        spawn(TcpStream::from_std(socket)?, peer);
-    }
-    Ok(())
-}
-
-/// ENFILE, EMFILE, ENOMEM, ENOBUFS: the connection stays in the queue, and asking again at once is a busy loop.
-fn out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24 | 12 | 105))
+    empty_queue(listener, spawn).await
 }
 
 /// How long to wait before accepting again: 5 ms at first, 50 ms at the most, so that service is back as soon
@@ -219,7 +211,8 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
     let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
     let came = Came { by_tls: true, ..came };
     // Boxed: a handshake's state is large and soon over.
-    let accepted = Box::pin(tls.accept(arrival.socket, &worker.counter, &shared.stop)).await;
+    let shaking = tls.accept(arrival.socket, &worker.counter, &shared.stop);
+    let accepted = Box::pin(unless_evicted(shaking, &arrival.place.seat(), worker)).await;
     let Some(stream) = accepted else { return };
     let service = ByTls { worker, hsts: tls.hsts(), came };
     let (rules, seat, stop) = (&shared.manners.rules, arrival.place.seat(), &shared.stop);
@@ -265,6 +258,18 @@ async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
     Box::pin(served.linger(&arrival.place.seat())).await;
 }
 
+/// Waits for something that a connection does before its first request; `None` where it is to make room meanwhile.
+async fn unless_evicted<T>(work: impl Future<Output = Option<T>>, seat: &Seat, worker: &Worker) -> Option<T> {
+    seat.idle(Some(Instant::now()));
+    tokio::select! {
+        done = work => done,
+        () = seat.evicted() => {
+            worker.counter.limited(Limit::Evicted);
+            None
+        }
+    }
+}
+
 impl Shared {
     /// Finds out where a connection comes from and counts it as its client's until what is returned is dropped;
     /// `None` where it is to be closed, which is counted by then.
@@ -273,7 +278,8 @@ impl Shared {
         let mut came = Came { client: arrival.peer.ip().to_canonical(), by_tls: false };
         if arrival.proxy_protocol {
             let (rules, socket) = (&self.manners.rules, &mut arrival.socket);
-            came = proxied::came(socket, came.client, worker, rules, &self.stop).await?;
+            let telling = proxied::came(socket, came.client, worker, rules, &self.stop);
+            came = unless_evicted(telling, &arrival.place.seat(), worker).await?;
         }
         if worker.trusts(came.client) {
             return Some((came, None));

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use offer::{Busy, Offer, TakenOver};
+pub use offer::{Offer, TakenOver};
 pub use successor::{Nobody, Predecessor};
 
 use crate::server::Kind;
@@ -52,7 +52,15 @@ enum Message {
     /// What the operator has set at run time; comes before the listeners, in as many packets as it takes.
     Operated { backends: Vec<Operated> },
     /// Some listeners; the packet carries a descriptor for each, in this order. The last one says `more: false`.
-    Sockets { version: String, pid: u32, sockets: Vec<Key>, more: bool },
+    Sockets {
+        version: String,
+        pid: u32,
+        sockets: Vec<Key>,
+        /// How long the service manager lets its process be silent, in microseconds.
+        #[serde(default)]
+        watchdog_usec: Option<u64>,
+        more: bool,
+    },
     /// The successor is not dead: it waits for its first round of probes.
     Starting,
     /// The successor serves, and these are its listeners.
@@ -68,11 +76,18 @@ enum Message {
 struct Key {
     kind: String,
     address: SocketAddr,
+    /// The address of the setting that led to it, where that is known: systemd may have given it another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    setting: Option<SocketAddr>,
 }
 
 impl Key {
     fn new(kind: Kind, address: SocketAddr) -> Self {
-        Self { kind: kind.name().to_owned(), address }
+        Self { kind: kind.name().to_owned(), address, setting: None }
+    }
+
+    fn is(&self, kind: Kind, address: SocketAddr) -> bool {
+        self.kind == kind.name() && self.address == address
     }
 }
 

@@ -1,11 +1,10 @@
 //! The old one's side: offering its listeners for as long as it runs.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,6 +17,9 @@ use crate::server::Held;
 
 /// How long to wait before trying again what went wrong: to take the name, to hear a successor.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a successor may take to say who it is: others wait meanwhile.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 
 /// A successor that serves.
 #[derive(Debug)]
@@ -44,28 +46,24 @@ pub struct Offer {
     place: io::Result<Place>,
     held: Vec<Held>,
     fleet: Arc<ArcSwap<Fleet>>,
-    busy: Busy,
-}
-
-/// Whether a successor is being spoken with: until that is over, the listeners must stay what it was told. Cheap to
-/// clone: clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Busy(Rc<Cell<bool>>);
-
-impl Busy {
-    /// Whether there is one.
-    pub fn is_set(&self) -> bool {
-        self.0.get()
-    }
+    busy: Arc<AtomicBool>,
+    watchdog: Option<Duration>,
 }
 
 impl Offer {
     /// Takes the place where a successor looks; it can come from now on. `admin` is the admin listener's real address,
     /// `fleet` knows what the operator has set. Must be called inside a runtime.
-    /// `busy` says from now on whether a successor is being spoken with.
-    pub fn new(admin: SocketAddr, held: Vec<Held>, fleet: Arc<ArcSwap<Fleet>>, busy: Busy) -> Self {
+    /// `busy` says from now on whether a successor is being spoken with; `watchdog` is how long the service manager
+    /// lets this process be silent, which holds for a successor too.
+    pub fn new(
+        admin: SocketAddr,
+        held: Vec<Held>,
+        fleet: Arc<ArcSwap<Fleet>>,
+        busy: Arc<AtomicBool>,
+        watchdog: Option<Duration>,
+    ) -> Self {
         let name = name(admin);
-        Self { place: Place::take(&name), name, held, fleet, busy }
+        Self { place: Place::take(&name), name, held, fleet, busy, watchdog }
     }
 
     /// Hears successors until one of them serves. What it serves is then marked as passed.
@@ -86,12 +84,17 @@ impl Offer {
                     continue;
                 }
             };
-            self.busy.0.set(true);
-            match hand_over(channel, &self.held, &self.fleet).await {
-                Ok(taken_over) => return taken_over,
-                Err(error) => tracing::warn!(%error, "nothing came of a takeover; serving goes on"),
+            // From here on what it was told must stay true.
+            self.busy.store(true, Ordering::Relaxed);
+            match hand_over(&channel, &self.held, &self.fleet, self.watchdog).await {
+                Ok((version, pid)) => return TakenOver { version, pid, channel },
+                Err(error) => {
+                    tracing::warn!(%error, "nothing came of a takeover; serving goes on");
+                    // Whatever it was: a successor that hears nothing takes this one for dead, and serves beside it.
+                    refuse(&channel, error.to_string()).await;
+                }
             }
-            self.busy.0.set(false);
+            self.busy.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -106,17 +109,22 @@ async fn take_place(name: &str) -> Place {
 }
 
 /// One conversation. With an error nothing has happened.
-async fn hand_over(channel: Channel, held: &[Held], fleet: &ArcSwap<Fleet>) -> io::Result<TakenOver> {
+async fn hand_over(
+    channel: &Channel,
+    held: &[Held],
+    fleet: &ArcSwap<Fleet>,
+    watchdog: Option<Duration>,
+) -> io::Result<(String, u32)> {
     let peer = channel.peer()?;
     if !trusted(peer.uid()) {
         let why = format!("user {} may not take over from this one", peer.uid());
-        return Err(refuse(&channel, why).await);
+        return Err(io::Error::other(why));
     }
-    let (version, pid) = match channel.receive(PROMPT).await? {
+    let (version, pid) = match channel.receive(FIRST_WORD).await? {
         Some((Message::Hello { protocol: PROTOCOL, version, pid }, _)) => (version, pid),
         Some((Message::Hello { protocol, version, .. }, _)) => {
             let why = format!("version {version} speaks protocol {protocol}, this one {PROTOCOL}");
-            return Err(refuse(&channel, why).await);
+            return Err(io::Error::other(why));
         }
         other => return Err(unexpected(other.map(|(message, _)| message))),
     };
@@ -124,31 +132,26 @@ async fn hand_over(channel: Channel, held: &[Held], fleet: &ArcSwap<Fleet>) -> i
     for backends in operated::of(fleet).chunks(BATCH) {
         channel.send(&Message::Operated { backends: backends.to_vec() }, &[], PROMPT).await?;
     }
-    send_all(&channel, held).await?;
+    send_all(channel, held, watchdog).await?;
     let served = loop {
         match channel.receive(UNTIL_READY).await {
             Ok(Some((Message::Starting, _))) => {}
             Ok(Some((Message::Ready { sockets }, _))) => break sockets,
             Ok(other) => return Err(unexpected(other.map(|(message, _)| message))),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                // Should it be ready later all the same, then it must not serve beside this one.
-                refuse(&channel, format!("nothing was heard for {UNTIL_READY:?}")).await;
-                return Err(error);
-            }
             Err(error) => return Err(error),
         }
     };
     for held in held {
-        if served.contains(&Key::new(held.kind, held.address)) {
+        if served.iter().any(|key| key.is(held.kind, held.address)) {
             held.passed.set();
         }
     }
-    Ok(TakenOver { version, pid, channel })
+    Ok((version, pid))
 }
 
-async fn send_all(channel: &Channel, held: &[Held]) -> io::Result<()> {
+async fn send_all(channel: &Channel, held: &[Held], watchdog: Option<Duration>) -> io::Result<()> {
     let keyed = held.iter().flat_map(|held| {
-        let key = Key::new(held.kind, held.address);
+        let key = Key { setting: Some(held.setting), ..Key::new(held.kind, held.address) };
         held.sockets.iter().map(move |socket| (key.clone(), socket.as_fd()))
     });
     let keyed: Vec<_> = keyed.collect();
@@ -159,6 +162,7 @@ async fn send_all(channel: &Channel, held: &[Held]) -> io::Result<()> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             sockets,
+            watchdog_usec: watchdog.map(|time| time.as_micros() as u64),
             more: batches.peek().is_some(),
         };
         channel.send(&message, &descriptors, PROMPT).await?;
@@ -166,10 +170,10 @@ async fn send_all(channel: &Channel, held: &[Held]) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells the successor why not; returns the same as an error.
-async fn refuse(channel: &Channel, why: String) -> io::Error {
-    let _ = channel.send(&Message::Refused { why: why.clone() }, &[], PROMPT).await;
-    io::Error::other(why)
+/// Tells the successor why not.
+async fn refuse(channel: &Channel, why: String) {
+    // It may have gone, which is as good.
+    let _ = channel.send(&Message::Refused { why }, &[], PROMPT).await;
 }
 
 fn unexpected(message: Option<Message>) -> io::Error {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -22,6 +23,8 @@ const MOST: usize = 16_384;
 pub struct Predecessor {
     /// Its process id, as it sees it.
     pub pid: u32,
+    /// How long the service manager lets it be silent.
+    pub watchdog: Option<Duration>,
     operated: Vec<Operated>,
     channel: Channel,
 }
@@ -90,9 +93,9 @@ impl Predecessor {
         let (mut inherited, mut count) = (Inherited::default(), 0);
         let mut operated = Vec::new();
         loop {
-            let (version, pid, keys, more, descriptors) = match channel.receive(PROMPT).await? {
-                Some((Message::Sockets { version, pid, sockets, more }, descriptors)) => {
-                    (version, pid, sockets, more, descriptors)
+            let (version, pid, keys, watchdog, more, descriptors) = match channel.receive(PROMPT).await? {
+                Some((Message::Sockets { version, pid, sockets, watchdog_usec, more }, descriptors)) => {
+                    (version, pid, sockets, watchdog_usec, more, descriptors)
                 }
                 Some((Message::Operated { mut backends }, _)) if operated.len() < MOST => {
                     operated.append(&mut backends);
@@ -110,7 +113,8 @@ impl Predecessor {
             }
             if !more {
                 tracing::info!(version, pid, sockets = count, "taking over");
-                return Ok((Self { pid, operated, channel }, inherited));
+                let watchdog = watchdog.map(Duration::from_micros);
+                return Ok((Self { pid, watchdog, operated, channel }, inherited));
             }
         }
     }
@@ -154,7 +158,10 @@ impl Predecessor {
 /// Takes one listener. One of a kind that this version does not know is left to the old one, which empties it.
 fn receive(inherited: &mut Inherited, key: Key, descriptor: OwnedFd) -> io::Result<()> {
     match Kind::of_name(&key.kind) {
-        Some(kind) => inherited.add_from_predecessor(kind, key.address, TcpListener::from(descriptor)),
+        Some(kind) => {
+            let socket = TcpListener::from(descriptor);
+            inherited.add_from_predecessor(kind, key.address, key.setting, socket)
+        }
         None => {
             tracing::warn!(kind = key.kind, address = %key.address, "a listener this version does not know");
             Ok(())

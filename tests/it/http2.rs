@@ -229,6 +229,28 @@ fn a_body_is_not_waited_for() {
     });
 }
 
+#[test]
+fn head_gets_the_length_of_what_get_would_get() {
+    let server = serve("");
+    run(async {
+        let (mut requests, _driver) = server.open().await;
+        for (method, bytes) in [("GET", 30), ("HEAD", 0)] {
+            let request = Request::builder().method(method).uri("https://other.test/").body(()).unwrap();
+            let answer = ask(&mut requests, request).await.unwrap();
+            assert_eq!(
+                (answer.status().as_u16(), &answer.headers()["content-length"]),
+                (421, &"30".parse().unwrap())
+            );
+            let mut body = answer.into_body();
+            let mut came = 0;
+            while let Some(data) = body.data().await {
+                came += data.unwrap().len();
+            }
+            assert_eq!(came, bytes, "{method}");
+        }
+    });
+}
+
 /// A client that is in wide use and throws the answer away where the reset comes with it.
 #[test]
 fn curl_reads_the_answer_to_a_body() {

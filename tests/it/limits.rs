@@ -183,3 +183,16 @@ fn at_the_cap_the_idle_make_room() {
     assert!(open <= 10.0 + std::thread::available_parallelism().unwrap().get() as f64, "{open}");
     assert_eq!(signpost.admin_get("/healthz").status, 200, "the operator has places of their own");
 }
+
+#[test]
+fn who_lingers_or_says_nothing_makes_room_too() {
+    let signpost = start("max_connections = 10\nidle_timeout = '1h'\nheader_timeout = '1h'");
+    // Ten that have their answer, and go on with a body that never ends.
+    let mut lingering: Vec<_> = (0..10).map(|_| signpost.connect()).collect();
+    for connection in &mut lingering {
+        connection.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nx");
+        assert_eq!(connection.read_answer().unwrap().status, 307);
+    }
+    assert_eq!(signpost.get("/").status, 302);
+    assert!(signpost.metric("signpost_limited_total", &[("limit", "connections")]) >= 1.0);
+}

@@ -250,13 +250,45 @@ fn a_successor_that_cannot_serve_changes_nothing() {
     let refused = stranger(old.admin).say(br#"{"say":"hello","protocol":99,"version":"9.0.0","pid":1}"#);
     assert!(refused.contains("protocol 99"), "{refused}");
     let listed = stranger(old.admin).say(HELLO);
-    assert!(listed.contains(&format!(r#"{{"kind":"http","address":"{address}"}}"#)), "{listed}");
-    assert!(listed.contains(&format!(r#"{{"kind":"admin","address":"{}"}}"#, old.admin)), "{listed}");
+    assert!(listed.contains(&format!(r#"{{"kind":"http","address":"{address}""#)), "{listed}");
+    assert!(listed.contains(&format!(r#"{{"kind":"admin","address":"{}""#, old.admin)), "{listed}");
 
     assert_eq!((old.get("/").status, old.admin_get("/readyz").status), (302, 200));
     let next = Signpost::start_command(&mut successor(&old, &[&address]));
     assert!(old.wait().success(), "it can be asked again");
     assert_eq!(next.get("/").status, 302);
+}
+
+#[test]
+fn what_a_successor_was_told_stays_true_while_it_starts() {
+    let settings = |more: &str| {
+        format!(
+            "[server]\nwatch = '0s'\nlisten = ['127.0.0.1:0']\n{more}[admin]\nlisten = '127.0.0.1:0'\n\
+             [pools.p]\nbackends = [{{ id = 'a', url = 'http://127.0.0.1:9001' }}]"
+        )
+    };
+    let file = settings_file(&settings(""));
+    let old = Signpost::start_command(&mut command(["--settings", file.path().to_str().unwrap()]));
+    let starting = stranger(old.admin);
+    assert!(starting.say(HELLO).contains("sockets"));
+    // The operator is told to wait, and so is a change of listeners.
+    let change = || {
+        let body = r#"{"admin":"draining"}"#;
+        let (host, length) = (old.admin.to_string(), body.len().to_string());
+        let mut operator = Connection::to(old.admin);
+        let head = "PATCH /api/v1/pools/p/backends/a HTTP/1.1\r\nContent-Type: application/json\r\n";
+        operator.send(format!("{head}Host: {host}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());
+        operator.read_answer().unwrap().status
+    };
+    assert_eq!(change(), 503);
+    std::fs::write(file.path(), settings("limits = { max_target_bytes = '64B' }\n")).unwrap();
+    old.signal("HUP");
+    let long = format!("/{}", "x".repeat(100));
+    assert_eq!((change(), old.get(&long).status), (503, 302));
+    // It dies, and all that has waited happens.
+    drop(starting);
+    old.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    assert_eq!((change(), old.get(&long).status), (200, 414));
 }
 
 /// Somebody who speaks to a running one by hand.

@@ -396,3 +396,15 @@ fn wrong_certificates_are_wrong_settings() {
         );
     }
 }
+
+#[test]
+fn who_begins_no_handshake_makes_room_for_others() {
+    let (_dir, _site, signpost) =
+        one_site("handshake_timeout = '1h'\n[server.limits]\nmax_connections = 10\nheader_timeout = '1h'");
+    // Each accept loop may be one over the cap.
+    let _silent: Vec<_> = (0..40).map(|_| Connection::to(signpost.tls.unwrap())).collect();
+    assert_eq!(signpost.request("GET", "/", &[("Host", "site.test")]).status, 302);
+    wait_until("some have made room", || {
+        signpost.metric("signpost_limited_total", &[("limit", "evicted")]) >= 1.0
+    });
+}
