@@ -110,47 +110,37 @@ impl Pool {
     }
 }
 
-/// Who may be picked, and as what: primaries that are up, else backups that are, else all as `threshold` says.
-///
-/// The share that `threshold` is about is that of the primaries, or of the backups where there is no active
-/// primary: how many backups stand by says nothing of whether probes of the primaries can be believed.
+/// Who may be picked, and as what. `threshold` is about the share of all active backends that is down, backups too.
 fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
     let those = |wanted: &dyn Fn(&Standing) -> bool| -> Vec<u32> {
-        let indexed = standings.iter().enumerate();
-        indexed
-            .filter(|(_, standing)| standing.is_active() && wanted(standing))
-            .map(|(index, _)| index as u32)
-            .collect()
+        let active = standings.iter().enumerate().filter(|(_, standing)| standing.is_active());
+        active.filter(|(_, standing)| wanted(standing)).map(|(index, _)| index as u32).collect()
     };
-    let mut all = those(&|standing| !standing.backup);
-    let mut up = those(&|standing| !standing.backup && standing.is_up());
+    let up = those(&|standing| !standing.backup && standing.is_up());
     let up_backups = those(&|standing| standing.backup && standing.is_up());
-    let mut tier = Tier::Primaries;
+    let primaries = those(&|standing| !standing.backup);
+    let is_up = !up.is_empty() || !up_backups.is_empty();
+    let (down, all) = (those(&|standing| standing.health == Health::Down).len(), those(&|_| true).len());
+    // Who waits for its first probe is no reason to give up on the others, nor one to get all of their visitors.
+    let panics = down > 0 && threshold > 0.0 && (!is_up || down as f64 / all as f64 >= threshold);
     if up.is_empty() && !up_backups.is_empty() {
         return (Tier::Backups, up_backups);
     }
-    if all.is_empty() {
-        (all, up, tier) = (those(&|standing| standing.backup), up_backups, Tier::Backups);
-    }
-    if all.is_empty() {
-        return (Tier::Nobody, all);
-    }
-    let is_down = |&&index: &&u32| standings[index as usize].health == Health::Down;
-    let down = all.iter().filter(is_down).count();
-    // Who waits for its first probe is no reason to give up on the others, nor one to get all of their visitors.
-    let enough = up.is_empty() || down as f64 / all.len() as f64 >= threshold;
-    if threshold > 0.0 && down > 0 && enough {
+    if panics {
+        // Backups stand in for primaries; where nobody can be believed to be up, they are no better.
+        let all = if primaries.is_empty() { those(&|_| true) } else { primaries };
         return (Tier::FailOpen, all);
     }
     if !up.is_empty() {
-        return (tier, up);
+        return (Tier::Primaries, up);
     }
-    let waiting: Vec<u32> = all.into_iter().filter(|&index| standings[index as usize].waits).collect();
-    let backups = those(&|standing| standing.backup && standing.waits);
-    match (waiting.is_empty(), backups.is_empty()) {
-        (false, _) => (tier, waiting),
-        (true, false) => (Tier::Backups, backups),
-        (true, true) => (Tier::Nobody, backups),
+    // Nobody is known to be up. Who has not been probed yet is a better guess than who is down.
+    let waiting = those(&|standing| !standing.backup && standing.waits);
+    let waiting_backups = those(&|standing| standing.backup && standing.waits);
+    match (waiting.is_empty(), waiting_backups.is_empty()) {
+        (false, _) => (Tier::Primaries, waiting),
+        (true, false) => (Tier::Backups, waiting_backups),
+        (true, true) => (Tier::Nobody, waiting),
     }
 }
 
@@ -218,6 +208,8 @@ mod tests {
     fn a_share_of_the_active_that_is_down_opens_too() {
         assert_eq!(tier(0.5, &["down", "up", "up"]), (Tier::Primaries, vec![1, 2]));
         assert_eq!(tier(0.5, &["down", "down", "up", "up"]), (Tier::FailOpen, vec![0, 1, 2, 3]));
+        assert_eq!(tier(0.5, &["down", "up", "up backup"]), (Tier::Primaries, vec![1]), "one of three");
+        assert_eq!(tier(0.5, &["down", "down", "up backup"]), (Tier::Backups, vec![2]));
         // Who is not active is not counted.
         assert_eq!(tier(0.5, &["down", "down maintenance", "up", "up"]), (Tier::Primaries, vec![2, 3]));
         assert_eq!(tier(0.5, &["down", "up draining", "up"]), (Tier::FailOpen, vec![0, 2]));

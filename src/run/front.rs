@@ -23,8 +23,8 @@ use crate::fleet::Slot;
 use crate::forwarded::{Field, Trust};
 use crate::metrics::{Counter, Roll, Slab, Slots};
 use crate::server::{
-    Bound, Crew, Held, Inherited, Kind, Listener, Listeners, Places, Speaks, Tls, Traffic, max_connections,
-    worker_count,
+    Bound, Crew, Held, Inherited, Kind, Listener, Listeners, Places, Speaks, Taken, Tls, Traffic,
+    max_connections, worker_count,
 };
 use crate::settings::{ForwardedBy, Settings};
 use crate::telemetry::Telemetry;
@@ -162,11 +162,22 @@ impl Front {
             inherited.add_own(held.again().map_err(line)?);
         }
         let listeners = Listeners::open(settings, inherited)
-            .map_err(|taken| taken.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            .map_err(|taken| taken.iter().map(|taken| self.explained(taken)).collect::<Vec<_>>())?;
         let mut next = Self::new(settings, listeners, ground).map_err(line)?;
         next.serve(ground).map_err(line)?;
         next.open_office();
         Ok(next)
+    }
+
+    /// Why an address can't be had, where it may be our own.
+    fn explained(&self, taken: &Taken) -> String {
+        match self.held.iter().find(|held| held.address == taken.address) {
+            Some(held) => format!(
+                "{taken}: this process serves {} there, and what is served on an address changes with a restart only",
+                held.kind.name()
+            ),
+            None => taken.to_string(),
+        }
     }
 
     /// Every listener, by kind and real address.

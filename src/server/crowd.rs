@@ -1,8 +1,8 @@
 //! How many connections there are, and who goes when there are too many.
 //!
 //! All workers share one count. At the cap nobody is accepted: who comes waits in the kernel's queue, and those who
-//! have been waiting longest for a request of theirs are closed to make room. From four fifths of the cap on, each
-//! answer is its connection's last.
+//! have been waiting longest for a request of theirs are closed to make room. From four fifths of the cap on, an
+//! answer over HTTP/1.1 is its connection's last.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -23,6 +23,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     }
     super::tls::check(&server.tls, notes, &mut warnings);
     listeners_differ(settings, notes);
+    tls_alone(settings, &mut warnings);
     proxies_are_named(settings, notes);
     if settings.pools.is_empty() && !notes.is_wrong("pools") {
         notes.problem(
@@ -210,7 +211,34 @@ fn come_by_https(pool: &Pool, settings: &Settings) -> Option<&'static str> {
     }
 }
 
+/// Settings of TLS that do nothing where TLS is not spoken.
+fn tls_alone(settings: &Settings, warnings: &mut Vec<String>) {
+    let tls = &settings.server.tls;
+    if !tls.listen.is_empty() {
+        return;
+    }
+    if !tls.upgrade_listen.is_empty() {
+        warnings.push(format!(
+            "server.tls.upgrade_listen sends visitors to https on port {}, and there is no server.tls.listen: \
+             something else must serve them there",
+            tls.upgrade_port
+        ));
+    }
+    if !tls.hsts.0.is_zero() {
+        warnings.push(
+            "server.tls.hsts says nothing: it is sent over TLS, and there is no server.tls.listen".to_owned(),
+        );
+    }
+}
+
 fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
+    if pin.same_site == SameSite::None && pin.secure == SecureAttribute::Auto {
+        warnings.push(format!(
+            "pools.{}.pin.same_site = \"none\": browsers drop it where a visitor did not come by https; set secure = \
+             \"always\" if all do",
+            pool.name.as_str()
+        ));
+    }
     if pin.same_site == SameSite::None && pin.secure == SecureAttribute::Never {
         notes.problem(
             &key(pool, "pin.secure"),

@@ -154,6 +154,12 @@ impl Leaf for Span {
         if text == "0" {
             return Ok(Self(Duration::ZERO));
         }
+        // humantime's months and years are averages of the calendar, and "1M" is a slip for "1m".
+        let mut units = text.split(|c: char| !c.is_ascii_alphabetic());
+        if units.any(|unit| matches!(unit, "M" | "month" | "months" | "y" | "year" | "years" | "yr" | "yrs"))
+        {
+            return Err("a duration in days or less, such as \"365d\", \"12h\" or \"30s\"".to_owned());
+        }
         match humantime::parse_duration(text) {
             Ok(span) if span <= Self::MAX => Ok(Self(span)),
             Ok(_) => Err("a duration of at most 400 days".to_owned()),
@@ -164,7 +170,20 @@ impl Leaf for Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
+        let (seconds, nanos) = (self.0.as_secs(), self.0.subsec_nanos());
+        let parts = [
+            (seconds / 86_400, "d"),
+            (seconds / 3600 % 24, "h"),
+            (seconds / 60 % 60, "m"),
+            (seconds % 60, "s"),
+            (u64::from(nanos / 1_000_000), "ms"),
+            (u64::from(nanos / 1000 % 1000), "us"),
+            (u64::from(nanos % 1000), "ns"),
+        ];
+        let parts = parts.iter().filter(|(count, _)| *count > 0);
+        let text: Vec<_> = parts.map(|(count, unit)| format!("{count}{unit}")).collect();
+        f.write_str(if text.is_empty() { "0s" } else { "" })?;
+        f.write_str(&text.join(" "))
     }
 }
 
@@ -417,13 +436,13 @@ mod tests {
         for text in ["16KiB", "1MiB", "1000B"] {
             assert_eq!(Size::parse(text).unwrap().to_string(), text);
         }
-        for text in ["10s", "500ms", "1h", "1h 30m"] {
+        for text in ["0s", "10s", "500ms", "1h", "1h 30m", "365d", "1d 2h 3m 4s 5ms 6us 7ns"] {
             assert_eq!(Span::parse(text).unwrap().to_string(), text);
         }
         for bad in ["", "x", "10XB", "-1", "99999999999999999999MiB"] {
             assert!(Size::parse(bad).is_err(), "{bad}");
         }
-        for bad in ["", "10", "-1s", "500d"] {
+        for bad in ["", "10", "-1s", "500d", "1M", "1 month", "1y"] {
             assert!(Span::parse(bad).is_err(), "{bad}");
         }
     }
