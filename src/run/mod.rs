@@ -140,7 +140,14 @@ pub async fn run(
     tokio::select! {
         () = first_round(settled) => {}
         () = starting(family.predecessor.as_ref()) => {}
-        _ = signals.next() => return Ok(Ended::Drained),
+        signal = signals.next() => {
+            if family.predecessor.is_some() {
+                return Ok(Ended::Drained);
+            }
+            // Who waits in the queue by now is answered still.
+            front.serve(&ground)?;
+            return Ok(leave(Why::Asked(signal), Box::pin(pending()), &mut signals, &mut front, None).await);
+        }
     }
     front.serve(&ground)?;
     readiness.enter();
@@ -212,7 +219,7 @@ pub async fn run(
         Why::TakenOver(_) => alive.abort(),
     }
     retiring.close();
-    let ended = leave(why, offering, &mut signals, &mut front, &retiring).await;
+    let ended = leave(why, offering, &mut signals, &mut front, Some(&retiring)).await;
     front.close_office();
     if ended == Ended::Drained {
         let _ = tokio::time::timeout(LAST_FIGURES, front.office_closed()).await;
@@ -259,7 +266,7 @@ async fn leave(
     mut offering: Offering,
     signals: &mut Signals,
     front: &mut Front,
-    retiring: &TaskTracker,
+    retiring: Option<&TaskTracker>,
 ) -> Ended {
     let (delay, grace) = (front.settings.server.shutdown_delay, front.settings.server.shutdown_grace);
     let mut successor = None;
@@ -289,7 +296,9 @@ async fn leave(
     }
     let finished = async {
         front.served().await;
-        retiring.wait().await;
+        if let Some(retiring) = retiring {
+            retiring.wait().await;
+        }
     };
     tokio::select! {
         () = finished => Ended::Drained,

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::crowd::Seat;
-use super::stream::{Stream, Transport, Watch};
+use super::stream::{LAST_WAIT, Stream, Transport, Watch};
 use crate::metrics::Limit;
 use crate::outcome::Refusal;
 
@@ -61,8 +61,8 @@ pub struct Served<T> {
     pub end: End,
     /// What it was served over, where something is left to do with it.
     pub(super) rest: Option<T>,
-    /// Whether the peer may still be sending.
-    pub(super) unread: bool,
+    /// How long it is listened to though it is silent, where the peer may still be sending.
+    pub(super) listens: Option<Duration>,
 }
 
 /// Serves one connection until its last answer is out.
@@ -127,17 +127,20 @@ where
     .await;
 
     watch.ended();
-    let (end, unread) = match served {
-        Err(limit) => (limit.map_or(End::Closed, End::Limited), false),
-        Ok(Ok(())) if watch.is_spent() => (End::Limited(Limit::Requests), true),
-        Ok(Ok(())) => (End::Closed, watch.body_announced()),
+    // Who was told that it is the last answer may have sent more before it could know.
+    let after_last =
+        if watch.body_announced() { Some(SILENCE) } else { watch.said_close().then_some(LAST_WAIT) };
+    let (end, listens) = match served {
+        Err(limit) => (limit.map_or(End::Closed, End::Limited), None),
+        Ok(Ok(())) if watch.is_spent() => (End::Limited(Limit::Requests), Some(SILENCE)),
+        Ok(Ok(())) => (End::Closed, after_last),
         Ok(Err(error)) => match refused(&error) {
-            Some(refusal) => (End::Refused(refusal), true),
-            None => (End::Closed, watch.body_announced()),
+            Some(refusal) => (End::Refused(refusal), Some(SILENCE)),
+            None => (End::Closed, after_last),
         },
     };
-    let rest = (unread || T::SAYS_GOODBYE).then(|| connection.into_parts().io.into_inner().io);
-    Served { end, rest, unread }
+    let rest = (listens.is_some() || T::SAYS_GOODBYE).then(|| connection.into_parts().io.into_inner().io);
+    Served { end, rest, listens }
 }
 
 /// What hyper answered by itself: 400, 431, and nothing at all to HTTP/2.
@@ -156,7 +159,7 @@ fn refused(error: &hyper::Error) -> Option<Refusal> {
 /// How long it may take to say the end to a peer that reads nothing.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a peer may be silent while it is lingered for.
-const SILENCE: Duration = Duration::from_secs(5);
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// How long the end may take in all, with TLS's own farewell.
 const LINGER: Duration = Duration::from_secs(30);
 /// How many bytes are discarded.
@@ -173,28 +176,26 @@ impl<T: Transport> Served<T> {
         let Some(rest) = self.rest else { return };
         seat.idle(Some(Instant::now()));
         tokio::select! {
-            _ = tokio::time::timeout(LINGER, finish(rest, self.end, self.unread)) => {}
+            _ = tokio::time::timeout(LINGER, finish(rest, self.end, self.listens)) => {}
             () = seat.evicted() => {}
         }
     }
 }
 
 /// The last words and the last read.
-async fn finish<T: Transport>(mut io: T, end: End, unread: bool) {
+async fn finish<T: Transport>(mut io: T, end: End, listens: Option<Duration>) {
     if end == End::Refused(Refusal::Http2InTheClear) {
         // A client that tries HTTP/2 by prior knowledge reads HTTP/1.1 well enough to tell a person.
         let _ = io.write_all(NO_HTTP2).await;
     }
     let said = tokio::time::timeout(GOODBYE, io.shutdown()).await;
-    if !unread || !matches!(said, Ok(Ok(()))) {
-        return;
-    }
+    let (Some(silence), Ok(Ok(()))) = (listens, said) else { return };
     // From the socket itself: what TLS carries needs no deciphering to be thrown away.
     let socket = io.socket();
     let mut buffer = vec![0; 16 << 10];
     let mut left = DISCARD;
     while left > 0 {
-        match tokio::time::timeout(SILENCE, socket.read(&mut buffer)).await {
+        match tokio::time::timeout(silence, socket.read(&mut buffer)).await {
             Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
             _ => break,
         }
@@ -240,6 +241,7 @@ where
             && self.watch.is_last()
         {
             answer.headers_mut().insert(CONNECTION, CLOSE);
+            self.watch.say_close();
         }
         Poll::Ready(answer)
     }

@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{End, Rules, Served};
+use super::connection::{End, Rules, SILENCE, Served};
 use super::crowd::Seat;
 use super::stream::Transport;
 use crate::metrics::Limit;
@@ -89,7 +89,7 @@ where
     tally.seat.ended();
     // The connection is dropped and has given back what it was served over. Last frames of the peer's may be under
     // way, and would be answered with a reset; nobody reads on from a peer that was cut off.
-    Served { end, rest: back.take(), unread: !broken }
+    Served { end, rest: back.take(), listens: (!broken).then_some(SILENCE) }
 }
 
 /// Polls a connection to its end; returns how it ended and whether it was cut off.

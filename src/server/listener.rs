@@ -14,6 +14,11 @@ use crate::listed::listed;
 /// How many connections may wait to be accepted. tokio's own listeners take 128; the kernel cuts this to
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// What the kernel may keep of answers that a peer does not read: a few of the longest. Left to itself it keeps
+/// megabytes for each, which no limit of ours sees.
+const SEND_BUFFER: usize = 64 << 10;
+/// And of what a peer sends while we are not reading. A body is discarded at this much a round trip.
+const RECEIVE_BUFFER: usize = 256 << 10;
 /// How long a peer that acknowledges nothing holds a socket: hyper has no write timeout, so it is this that
 /// ends a client that does not read.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
@@ -215,6 +220,8 @@ fn open(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
 fn equip(socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
 }

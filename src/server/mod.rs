@@ -18,6 +18,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -203,7 +204,17 @@ impl Crew {
     /// # Errors
     /// A thread or a runtime could not be had.
     pub fn start(&mut self, workers: Vec<(Worker, Vec<Listener>)>) -> io::Result<()> {
-        let runtimes: Vec<_> = workers.iter().map(|_| worker::runtime()).collect::<io::Result<_>>()?;
+        let mut runtimes = Vec::with_capacity(workers.len());
+        for _ in &workers {
+            match worker::runtime() {
+                Ok(runtime) => runtimes.push(runtime),
+                Err(error) => {
+                    // Dropped as they are they would wait for their threads, which no task of another runtime may do.
+                    runtimes.into_iter().for_each(Runtime::shutdown_background);
+                    return Err(error);
+                }
+            }
+        }
         for ((worker, listeners), runtime) in workers.into_iter().zip(runtimes) {
             let (manners, stop) = (self.manners.clone(), self.stop.clone());
             let (places, last_word) = (Arc::clone(&self.places), LastWord(self.last_word.clone()));

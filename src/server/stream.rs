@@ -64,6 +64,8 @@ pub(super) struct Watch {
     /// How many more requests it may send.
     requests_left: Cell<u32>,
     draining_since: Cell<Option<Instant>>,
+    /// The peer was told that the last answer was the last.
+    said_close: Cell<bool>,
     seat: Rc<Seat>,
 }
 
@@ -83,6 +85,7 @@ impl Watch {
             body_announced: Cell::new(false),
             requests_left: Cell::new(rules.max_requests),
             draining_since: Cell::new(None),
+            said_close: Cell::new(false),
             seat,
         }
     }
@@ -132,6 +135,15 @@ impl Watch {
             || self.draining_since.get().is_some()
             || self.is_spent()
             || self.seat.is_pressed()
+    }
+
+    pub(super) fn say_close(&self) {
+        self.said_close.set(true);
+    }
+
+    /// Whether the peer was told that the last answer was the last.
+    pub(super) fn said_close(&self) -> bool {
+        self.said_close.get()
     }
 
     /// Whether it has sent all the requests it may.

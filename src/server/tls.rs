@@ -1,6 +1,7 @@
 //! TLS on accepted sockets: what is offered, and handshakes with a bound on their time and their number.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use rustls::server::{Acceptor, NoServerSessionStorage};
 use rustls::version::{TLS12, TLS13};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,9 @@ use crate::settings;
 /// ALPN's names of what is spoken over TLS, the preferred one first.
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
+
+/// How long a handshake takes a place from others: longer than its reckoning takes, and than most peers.
+const COSTLY: Duration = Duration::from_millis(250);
 
 /// How TLS is spoken, one for all workers. Cheap to clone: clones share it.
 #[derive(Clone, Debug)]
@@ -110,9 +114,13 @@ impl Tls {
                 self.places.acquire().await.map_err(io::Error::other)?
             }
         };
-        let stream = hello.into_stream(Arc::clone(&self.config)).await;
+        let mut shaking = pin!(hello.into_stream(Arc::clone(&self.config)));
+        // What a handshake costs is spent at once. A peer that does not go on keeps nobody from beginning.
+        if let Ok(stream) = timeout(COSTLY, &mut shaking).await {
+            return stream;
+        }
         drop(place);
-        stream
+        shaking.await
     }
 }
 

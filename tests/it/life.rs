@@ -39,6 +39,41 @@ fn a_request_in_flight_is_answered_while_leaving() {
 }
 
 #[test]
+fn who_waits_while_it_starts_is_answered_though_it_is_told_to_leave() {
+    let silent = crate::backend::Backend::start(crate::backend::Does::Hang);
+    let (listen, admin) = ("127.0.0.1:0", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let traffic = TcpListener::bind(listen).unwrap().local_addr().unwrap();
+    let file = crate::harness::settings_file(&format!(
+        "[server]\nlisten = ['{traffic}']\n[admin]\nlisten = '{admin}'\n[pools.p]\nbackends = ['{}']\n\
+         [pools.p.health]\nkind = 'http'\ntimeout = '1h'\nstartup_timeout = '1h'",
+        silent.url()
+    ));
+    let mut command = command(["--settings", file.path().to_str().unwrap()]);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    wait_until("it listens", || std::net::TcpStream::connect(traffic).is_ok());
+    let mut waiting = Connection::to(traffic);
+    waiting.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let kill = format!("kill -TERM {}", child.id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    assert_eq!(waiting.read_answer().unwrap().status, 302);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn who_sends_more_than_the_last_request_reads_its_answer() {
+    let signpost = Signpost::with_settings(
+        "[pools.p]\nbackends = ['http://127.0.0.1:9001']\n[server.limits]\nmax_connections = 1",
+    );
+    // At the cap each answer is the last of its connection, and what was sent behind is discarded, not reset.
+    for _ in 0..20 {
+        let mut eager = signpost.connect();
+        eager.send(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(200));
+        assert_eq!(eager.read_answer().unwrap().header("connection"), Some("close"));
+        assert!(eager.closes(), "with FIN");
+    }
+}
+
+#[test]
 fn shutdown_grace_bounds_the_wait() {
     let mut signpost = Signpost::with_settings(
         "[server]\nshutdown_grace = '100ms'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']\n[server.limits]\nheader_timeout = '1h'",
