@@ -212,7 +212,13 @@ fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
         Failure::listen(&taken, advice)
     })?;
     let family = Family { predecessor, notifier };
-    run_server(&runtime, &loaded.settings, Some(layers), listeners, &telemetry, family, |_, _| String::new())
+    let ended =
+        run_server(&runtime, &loaded.settings, Some(layers), listeners, &telemetry, family, |_, _| {
+            String::new()
+        });
+    // A file that never ends to be read, on a mount that hangs say, must not keep the process.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Serves until told to leave. `invite` makes what is printed below the addresses.

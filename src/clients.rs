@@ -78,6 +78,11 @@ impl Clients {
         })
     }
 
+    /// Whether these are its limits.
+    pub fn has_limits(&self, rate: u32, most_connections: u32) -> bool {
+        (self.rate, self.most_connections) == (rate, most_connections)
+    }
+
     /// Takes note of a request.
     ///
     /// This is the generic cell rate algorithm (ITU-T I.371): a client that was silent for a second may send a

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinError;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::keeper::Event;
 use crate::metrics::Reloads;
@@ -26,6 +26,9 @@ pub type Answer = oneshot::Sender<Result<(), Vec<String>>>;
 /// The process, or the whole system, has no descriptor left.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
+
+/// How long reading files may take.
+const LONG: Duration = Duration::from_secs(5);
 
 /// Why a reload was not asked for.
 const CHANGED: &str = "a file has changed";
@@ -61,6 +64,8 @@ pub struct Reloader {
     /// The settings in effect; of `log` those of the start.
     current: Settings,
     told: Told,
+    /// A look at the files that has not come back.
+    looking: Option<JoinHandle<Option<u64>>>,
 }
 
 /// When files are looked at; 0 is never.
@@ -73,7 +78,7 @@ fn looks(every: Duration) -> Interval {
 impl Reloader {
     /// For a process that was started with `current`, as `layers` say.
     pub fn new(layers: Layers, current: Settings, told: Told) -> Self {
-        Self { layers, current, told }
+        Self { layers, current, told, looking: None }
     }
 
     /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP, `asked` comes from the API.
@@ -136,9 +141,11 @@ impl Reloader {
     }
 
     /// Reads all layers, on a thread that may block.
-    async fn read(&self) -> Result<Result<Loaded, Vec<Problem>>, JoinError> {
+    async fn read(&self) -> Result<Result<Loaded, Vec<Problem>>, String> {
         let layers = self.layers.clone();
-        tokio::task::spawn_blocking(move || Settings::load(&layers)).await
+        let read = tokio::task::spawn_blocking(move || Settings::load(&layers));
+        let read = timeout(LONG, read).await.map_err(|_| format!("it took longer than {LONG:?}"))?;
+        read.map_err(|error| error.to_string())
     }
 
     /// Reloads once.
@@ -204,8 +211,11 @@ impl Reloader {
 
     /// A hash of what every file holds. By content and not by time or inode: an editor's rename, a swapped
     /// `..data` link of a mounted ConfigMap and a network file system then all look the same.
-    /// `None` while no descriptor is left to read with, which says nothing of the files.
-    async fn fingerprint(&self) -> Option<u64> {
+    /// `None` while no descriptor is left to read with, or a file does not end: that says nothing of the files.
+    async fn fingerprint(&mut self) -> Option<u64> {
+        if self.looking.as_ref().is_some_and(|look| !look.is_finished()) {
+            return None;
+        }
         let pools = &self.current.pools;
         let secrets = pools.iter().filter_map(|pool| pool.pin.as_ref()?.secrets_file.clone());
         let roots = pools.iter().filter_map(|pool| pool.health.ca_file.clone());
@@ -222,6 +232,16 @@ impl Reloader {
             }
             Some(hasher.finish())
         };
-        tokio::task::spawn_blocking(hash).await.ok().flatten()
+        let mut look = tokio::task::spawn_blocking(hash);
+        match timeout(LONG, &mut look).await {
+            Ok(hash) => hash.ok().flatten(),
+            Err(_) => {
+                tracing::error!(
+                    "a settings file can't be read to its end; files are not looked at until it can"
+                );
+                self.looking = Some(look);
+                None
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! stop accepting, and it finishes what is under way. So every key of these sections can change while visitors are
 //! served, and what can't be had changes nothing.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub(super) struct Ground<'t> {
     pub(super) slots: Slots,
     pub(super) roll: Arc<Roll>,
     pub(super) places: Arc<Places>,
+    pub(super) clients: RefCell<Arc<Clients>>,
     pub(super) telemetry: &'t Telemetry,
     pub(super) counter: Counter,
     /// Asks for certificates to be read again.
@@ -114,7 +116,14 @@ impl Front {
             tls.transpose().map_err(io::Error::other)?,
             Arc::clone(&ground.places),
         );
-        let clients = Clients::new(limits.requests_per_second_per_client, limits.max_connections_per_client);
+        let (rate, connections) = (limits.requests_per_second_per_client, limits.max_connections_per_client);
+        let mut known = ground.clients.borrow_mut();
+        // Where the limits stay, so does what each client has had.
+        if !known.has_limits(rate, connections) {
+            *known = Clients::new(rate, connections);
+        }
+        let clients = Arc::clone(&known);
+        drop(known);
         let mut slabs = Vec::new();
         let staffed = of_worker.into_iter().map(|own| {
             let slab = ground.roll.enlist();

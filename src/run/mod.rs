@@ -3,6 +3,7 @@
 mod front;
 mod signals;
 
+use std::cell::RefCell;
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{Readiness, Shown};
+use crate::clients::Clients;
 use crate::health::Prober;
 use crate::keeper::Keeper;
 use crate::metrics::{Counter, Registry, Reloads, Roll, Slab, Sources};
@@ -104,6 +106,7 @@ pub async fn run(
         slots,
         roll,
         places: Places::new(usize::MAX),
+        clients: RefCell::new(Clients::new(0, 0)),
         telemetry,
         counter: counter.clone(),
         certificates: watch::Sender::new(0),

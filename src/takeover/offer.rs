@@ -18,6 +18,8 @@ use crate::server::Held;
 /// How long to wait before trying again what went wrong: to take the name, to hear a successor.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// The least time from one vain conversation to the next.
+const BREATH: Duration = Duration::from_millis(20);
 /// How long a successor may take to say who it is: others wait meanwhile.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 
@@ -89,12 +91,18 @@ impl Offer {
             match hand_over(&channel, &self.held, &self.fleet, self.watchdog).await {
                 Ok((version, pid)) => return TakenOver { version, pid, channel },
                 Err(error) => {
-                    tracing::warn!(%error, "nothing came of a takeover; serving goes on");
+                    // Everybody on the machine can come and be refused: that must not fill the log.
+                    if error.kind() == io::ErrorKind::PermissionDenied {
+                        tracing::debug!(%error, "a stranger was refused");
+                    } else {
+                        tracing::warn!(%error, "nothing came of a takeover; serving goes on");
+                    }
                     // Whatever it was: a successor that hears nothing takes this one for dead, and serves beside it.
                     refuse(&channel, error.to_string()).await;
                 }
             }
             self.busy.store(false, Ordering::Relaxed);
+            sleep(BREATH).await;
         }
     }
 }
@@ -118,7 +126,7 @@ async fn hand_over(
     let peer = channel.peer()?;
     if !trusted(peer.uid()) {
         let why = format!("user {} may not take over from this one", peer.uid());
-        return Err(io::Error::other(why));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let (version, pid) = match channel.receive(FIRST_WORD).await? {
         Some((Message::Hello { protocol: PROTOCOL, version, pid }, _)) => (version, pid),
