@@ -24,8 +24,8 @@ use crate::fleet::Slot;
 use crate::forwarded::{Field, Trust};
 use crate::metrics::{Counter, Roll, Slab, Slots};
 use crate::server::{
-    Bound, Crew, Held, Inherited, Kind, Listener, Listeners, Places, Speaks, Taken, Tls, Traffic,
-    max_connections, worker_count,
+    Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Speaks, Taken, Tls, Traffic, max_connections,
+    worker_count,
 };
 use crate::settings::{ForwardedBy, Settings};
 use crate::telemetry::Telemetry;
@@ -55,7 +55,7 @@ pub(super) struct Front {
     staffed: Vec<(Worker, Vec<Listener>)>,
     slabs: Vec<Arc<Slab>>,
     /// A second descriptor of every listening socket.
-    held: Vec<Held>,
+    held: Vec<Bound>,
     /// How many connections there may be.
     most: usize,
     /// Each listener with the place of its counts.
@@ -198,8 +198,8 @@ impl Front {
     ///
     /// # Errors
     /// No descriptor was left.
-    pub(super) fn hold(&self) -> io::Result<Vec<Held>> {
-        self.held.iter().map(Held::again).collect()
+    pub(super) fn hold(&self) -> io::Result<Vec<Bound>> {
+        self.held.iter().map(Bound::again).collect()
     }
 
     /// Has the workers accept visitors.

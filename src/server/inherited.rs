@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
+use super::Taken;
 use super::listener::{Bound, Kind, Passed, adopt};
-use super::{Held, Taken};
 
 /// Sockets from systemd or from a running instance. Nothing where neither gave any.
 #[derive(Debug, Default)]
@@ -61,8 +61,8 @@ impl Inherited {
     }
 
     /// Adds the sockets of an address that this process has served until now.
-    pub fn add_own(&mut self, held: Held) {
-        let Held { kind, address, setting, is_systemd_s, sockets, .. } = held;
+    pub fn add_own(&mut self, held: Bound) {
+        let Bound { kind, address, setting, is_systemd_s, sockets, .. } = held;
         let from = if is_systemd_s { Source::Systemd } else { Source::Predecessor };
         let (kind, setting) = (Some(kind), Some(setting));
         self.items.push(Item { kind, address, setting, sockets, from });

@@ -75,6 +75,16 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// One more descriptor of each socket, for a successor.
+    ///
+    /// # Errors
+    /// No descriptor was left.
+    pub fn again(&self) -> io::Result<Self> {
+        let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        let Self { kind, address, setting, is_systemd_s, .. } = *self;
+        Ok(Self { kind, address, setting, is_systemd_s, sockets, passed: self.passed.clone() })
+    }
+
     /// Deals the sockets out to workers. With more sockets than workers some get several, for a queue that nobody
     /// accepts from would keep its visitors waiting; with fewer, some share one.
     ///

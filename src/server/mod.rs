@@ -14,7 +14,7 @@ mod tls;
 mod worker;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
@@ -74,23 +74,6 @@ impl std::fmt::Display for Taken {
     }
 }
 
-/// A second way to the sockets of one address, for a successor.
-#[derive(Debug)]
-pub struct Held {
-    /// What they are for.
-    pub kind: Kind,
-    /// The real address.
-    pub address: SocketAddr,
-    /// The address of the setting that led to it.
-    pub setting: SocketAddr,
-    /// Whether systemd bound it, and holds it open whatever we do.
-    pub is_systemd_s: bool,
-    /// A descriptor of each.
-    pub sockets: Vec<TcpListener>,
-    /// To be set when a successor serves them.
-    pub passed: Passed,
-}
-
 impl Listeners {
     /// Has every address the settings name: what was inherited is taken, the rest is bound.
     ///
@@ -136,26 +119,8 @@ impl Listeners {
     ///
     /// # Errors
     /// No descriptor was left.
-    pub fn hold(&self) -> io::Result<Vec<Held>> {
-        let held = self.all().map(|bound| {
-            let sockets = bound.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-            let passed = bound.passed.clone();
-            let Bound { kind, address, setting, is_systemd_s, .. } = *bound;
-            Ok(Held { kind, address, setting, is_systemd_s, sockets, passed })
-        });
-        held.collect()
-    }
-}
-
-impl Held {
-    /// One more descriptor of each.
-    ///
-    /// # Errors
-    /// No descriptor was left.
-    pub fn again(&self) -> io::Result<Self> {
-        let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-        let Self { kind, address, setting, is_systemd_s, .. } = *self;
-        Ok(Self { kind, address, setting, is_systemd_s, sockets, passed: self.passed.clone() })
+    pub fn hold(&self) -> io::Result<Vec<Bound>> {
+        self.all().map(Bound::again).collect()
     }
 }
 

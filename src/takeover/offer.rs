@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::channel::{BATCH, Channel, Place};
 use super::{Key, Message, PROMPT, PROTOCOL, UNTIL_READY, name, operated, trusted};
 use crate::fleet::Fleet;
-use crate::server::Held;
+use crate::server::Bound;
 
 /// How long to wait before trying again what went wrong: to take the name, to hear a successor.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl TakenOver {
 pub struct Offer {
     name: String,
     place: io::Result<Place>,
-    held: Vec<Held>,
+    held: Vec<Bound>,
     fleet: Arc<ArcSwap<Fleet>>,
     busy: Arc<AtomicBool>,
     watchdog: Option<Duration>,
@@ -59,7 +59,7 @@ impl Offer {
     /// lets this process be silent, which holds for a successor too.
     pub fn new(
         admin: SocketAddr,
-        held: Vec<Held>,
+        held: Vec<Bound>,
         fleet: Arc<ArcSwap<Fleet>>,
         busy: Arc<AtomicBool>,
         watchdog: Option<Duration>,
@@ -119,7 +119,7 @@ async fn take_place(name: &str) -> Place {
 /// One conversation. With an error nothing has happened.
 async fn hand_over(
     channel: &Channel,
-    held: &[Held],
+    held: &[Bound],
     fleet: &ArcSwap<Fleet>,
     watchdog: Option<Duration>,
 ) -> io::Result<(String, u32)> {
@@ -157,7 +157,7 @@ async fn hand_over(
     Ok((version, pid))
 }
 
-async fn send_all(channel: &Channel, held: &[Held], watchdog: Option<Duration>) -> io::Result<()> {
+async fn send_all(channel: &Channel, held: &[Bound], watchdog: Option<Duration>) -> io::Result<()> {
     let keyed = held.iter().flat_map(|held| {
         let key = Key { setting: Some(held.setting), ..Key::new(held.kind, held.address) };
         held.sockets.iter().map(move |socket| (key.clone(), socket.as_fd()))
