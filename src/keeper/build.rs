@@ -34,6 +34,8 @@ struct Override {
     weight: Option<Weight>,
     /// Since when `admin` is what it is, in seconds since 1970.
     since: u64,
+    /// When no pin to it can be valid any more, where another instance has said so.
+    drained_at: Option<u64>,
 }
 
 /// How long after its `max_age` a pin may still be taken for valid: a replica's clock may be ahead by as much.
@@ -55,6 +57,7 @@ impl Lasting {
         if let Some(admin) = change.admin {
             if admin != set.admin {
                 set.since = now;
+                set.drained_at = change.drained_at;
             }
             set.admin = admin;
         }
@@ -94,7 +97,7 @@ impl Lasting {
             held: pool.pin.as_ref().is_some_and(|pin| vitals.held(now, pin.hold.0)),
             admin_is_set: set.admin.is_some(),
             weight_is_set: set.weight.is_some(),
-            drained_at: (admin == Admin::Draining).then_some(set.since + pins_end),
+            drained_at: (admin == Admin::Draining).then(|| set.drained_at.unwrap_or(set.since + pins_end)),
         }
     }
 

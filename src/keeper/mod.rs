@@ -64,6 +64,9 @@ pub struct Change {
     pub admin: Option<Option<Admin>>,
     /// Its share of new visitors.
     pub weight: Option<Option<Weight>>,
+    /// Beside `admin`: when no pin to it can be valid any more, in seconds since 1970, where it has been draining for a
+    /// while elsewhere; `None`: it begins now.
+    pub drained_at: Option<u64>,
 }
 
 /// A backend that is to be probed.

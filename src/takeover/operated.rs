@@ -16,6 +16,8 @@ pub(super) struct Operated {
     admin: Option<Admin>,
     #[serde(default)]
     weight: Option<u16>,
+    #[serde(default)]
+    drained_at: Option<u64>,
 }
 
 /// All that is set just now.
@@ -27,6 +29,7 @@ pub(super) fn of(fleet: &ArcSwap<Fleet>) -> Vec<Operated> {
             backend: backend.id.to_string(),
             admin: standing.admin_is_set.then_some(standing.admin),
             weight: standing.weight_is_set.then_some(standing.weight.get()),
+            drained_at: standing.drained_at,
         })
     });
     of_pools.filter(|operated| operated.admin.is_some() || operated.weight.is_some()).collect()
@@ -35,8 +38,9 @@ pub(super) fn of(fleet: &ArcSwap<Fleet>) -> Vec<Operated> {
 /// Sets the same here, and waits until every request that begins reads it.
 pub(super) async fn again(operated: Vec<Operated>, events: &mpsc::Sender<Event>) {
     let mut sent = Vec::new();
-    for Operated { pool, backend, admin, weight } in operated {
-        let change = Change { admin: admin.map(Some), weight: weight.and_then(Weight::new).map(Some) };
+    for Operated { pool, backend, admin, weight, drained_at } in operated {
+        let weight = weight.and_then(Weight::new).map(Some);
+        let change = Change { admin: admin.map(Some), weight, drained_at };
         let (published, done) = oneshot::channel();
         let event = Event::Operate { pool: pool.clone(), backend: backend.clone(), change, published };
         if events.send(event).await.is_ok() {

@@ -204,11 +204,14 @@ fn listeners_of_all_kinds_are_taken_over() {
 fn what_the_operator_has_set_stays_set() {
     let file = settings_file(
         "[pools.p]\nhealth = { kind = 'none' }\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001/a' }, \
-         { id = 'b', url = 'http://127.0.0.1:9001/b' }, { id = 'c', url = 'http://127.0.0.1:9001/c' }]",
+         { id = 'b', url = 'http://127.0.0.1:9001/b' }, { id = 'c', url = 'http://127.0.0.1:9001/c' }, \
+         { id = 'd', url = 'http://127.0.0.1:9001/d' }]",
     );
     let file = file.path().to_str().unwrap();
     let mut old = Signpost::start(&["--settings", file]);
-    for (backend, change) in [("a", r#"{"admin":"maintenance"}"#), ("b", r#"{"weight":0}"#)] {
+    let changes =
+        [("a", r#"{"admin":"maintenance"}"#), ("b", r#"{"weight":0}"#), ("d", r#"{"admin":"draining"}"#)];
+    for (backend, change) in changes {
         let mut operator = Connection::to(old.admin);
         let head = format!("PATCH /api/v1/pools/p/backends/{backend} HTTP/1.1\r\nHost: localhost\r\n");
         let length = change.len();
@@ -217,6 +220,12 @@ fn what_the_operator_has_set_stays_set() {
         let answer = operator.read_answer().unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
+    let drained =
+        |of: &Signpost| of.metric("signpost_backend_drained_timestamp_seconds", &[("backend", "d")]);
+    let drained_before = drained(&old);
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let began = now();
+    wait_until("the second is over", || now() > began);
     let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
     let shared = ["--listen", &traffic, "--admin", &admin, "--takeover"];
     let mut next = Signpost::start_command(&mut command([&["--settings", file], &shared[..]].concat()));
@@ -224,6 +233,7 @@ fn what_the_operator_has_set_stays_set() {
     for _ in 0..10 {
         assert_eq!(next.get("/").location(), "http://127.0.0.1:9001/c/");
     }
+    assert_eq!(drained(&next), drained_before, "it has been draining for as long as it has");
     // Where they are no more, nothing is left of it.
     let last = Signpost::start_command(&mut command([&BACKEND[..], &shared].concat()));
     assert!(next.wait().success());
