@@ -9,9 +9,10 @@ use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
+use crate::descriptors::raise_limit;
 use crate::notify::Notifier;
 use crate::run::{Ended, Family, run};
-use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd, raise_limit};
+use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd};
 use crate::settings::{Flags, Layers, Listen, Loaded, Problem, Settings};
 use crate::takeover::Predecessor;
 use crate::telemetry::Telemetry;

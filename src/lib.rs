@@ -40,6 +40,7 @@ pub mod settings;
 // The operator's side.
 pub mod admin;
 pub mod metrics;
+pub mod descriptors;
 pub mod telemetry;
 pub mod notify;
 

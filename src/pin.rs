@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use http::header::COOKIE;
 
-use crate::fleet::{MAC_BYTES, Pins, Tag};
+use crate::fleet::{CLOCK_SKEW, MAC_BYTES, Pins, Tag};
 use crate::listed::listed;
 
 const VERSION: u8 = 1;
@@ -20,8 +20,6 @@ const CLAIMS_BYTES: usize = 1 + 8 + 4 + 8 + 8;
 const TOKEN_BYTES: usize = CLAIMS_BYTES + MAC_BYTES;
 /// The length of a pin as text.
 pub const TOKEN_CHARS: usize = TOKEN_BYTES / 3 * 4;
-/// How far a replica's clock may be ahead, in seconds.
-const CLOCK_SKEW: u64 = 300;
 /// How many cookies of the right name are looked at: verifying costs a hash each.
 const MAX_CANDIDATES: usize = 4;
 

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
+use crate::descriptors;
 use crate::keeper::Event;
 use crate::metrics::Reloads;
 use crate::notify::Notifier;
@@ -22,10 +23,6 @@ use crate::settings::{Layers, Loaded, Problem, Settings};
 
 /// Where the outcome of a reload that was asked for goes: an error has one line per problem.
 pub type Answer = oneshot::Sender<Result<(), Vec<String>>>;
-
-/// The process, or the whole system, has no descriptor left.
-const EMFILE: i32 = 24;
-const ENFILE: i32 = 23;
 
 /// How long reading files may take.
 const LONG: Duration = Duration::from_secs(5);
@@ -225,7 +222,7 @@ impl Reloader {
             let mut hasher = DefaultHasher::new();
             for file in files {
                 let read = std::fs::read(file);
-                if read.as_ref().is_err_and(|error| matches!(error.raw_os_error(), Some(EMFILE | ENFILE))) {
+                if read.as_ref().is_err_and(descriptors::are_out) {
                     return None;
                 }
                 read.map_err(|error| error.kind()).hash(&mut hasher);

@@ -18,8 +18,9 @@ use signpost::visit::Came;
 const BASE: &str = "https://b.example:8443/base";
 const PEER: Came = Came { client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), by_tls: false };
 
-fn worker() -> Worker {
-    let flags = Flags { backends: vec![BASE.to_owned()], pin: true, ..Flags::default() };
+/// Who answers for one backend, with pins where asked for. It trusts no proxy and limits nobody.
+pub fn worker(backend: &str, pin: bool) -> Worker {
+    let flags = Flags { backends: vec![backend.to_owned()], pin, ..Flags::default() };
     let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
     let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
     let policy = Policy { max_target: 8192, max_headers: 100, trust, clients };
@@ -39,7 +40,7 @@ fn answer(method: Method, uri: Uri, headers: HeaderMap) -> signpost::answer::Ans
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    WORKER.with(|cell| dispatch(cell.get_or_init(worker), &request, PEER))
+    WORKER.with(|cell| dispatch(cell.get_or_init(|| worker(BASE, true)), &request, PEER))
 }
 
 /// The first line is a method, the second a host, the rest a target: whatever they are, no answer leads anywhere

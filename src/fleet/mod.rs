@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
 pub use cors::Cors;
 pub use host::Host;
-pub use pins::{Cookie, MAC_BYTES, Pins, Tag};
+pub use pins::{CLOCK_SKEW, Cookie, MAC_BYTES, Pins, Tag};
 pub use pool::{Keeps, Pool, Roster, Tier};
 pub use routes::{HostMatch, NoRoute, Route, Routes};
 pub use standing::{Admin, Health, Ramp, Standing, State};

@@ -8,6 +8,10 @@ use sha2::{Digest, Sha256};
 /// How many bytes of an HMAC-SHA256 a pin carries: half, which RFC 2104 §5 still calls sound.
 pub const MAC_BYTES: usize = 16;
 
+/// How far the clocks of replicas may differ, in seconds: a pin may have been issued so much later than now, and may
+/// be taken for valid so much longer.
+pub const CLOCK_SKEW: u64 = 300;
+
 /// A name as a pin holds it: fixed in size, the same on every replica, and saying nothing of the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tag([u8; 8]);

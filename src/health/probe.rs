@@ -2,12 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,12 +17,13 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::resolver::Resolver;
 use super::tls;
+use crate::descriptors;
 use crate::keeper::Target;
 use crate::metrics::Probe;
 use crate::settings::{self, ProbeKind};
@@ -37,7 +35,7 @@ const AGENT: HeaderValue =
 
 /// The most that is read of one connection, whatever it is: interim answers and the lengths of chunks are without end
 /// too.
-const MAX_BYTES: usize = 256 << 10;
+const MAX_BYTES: u64 = 256 << 10;
 
 /// What probes share.
 pub(super) struct Tools {
@@ -60,11 +58,6 @@ pub(super) struct Failure {
 
 fn failure(result: Probe, reason: impl ToString) -> Failure {
     Failure { result, reason: reason.to_string(), is_ours: false }
-}
-
-/// Whether the process, or the system, had no descriptor left.
-fn is_ours(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -130,7 +123,7 @@ async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Res
         last = match connected {
             Ok(Ok(socket)) => return Ok(socket),
             Ok(Err(error)) => {
-                let is_ours = is_ours(&error);
+                let is_ours = descriptors::are_out(&error);
                 Failure { is_ours, ..failure(Probe::Connect, format!("{address} port {port}: {error}")) }
             }
             Err(_) => failure(Probe::Timeout, format!("{address} port {port}: no answer")),
@@ -146,48 +139,12 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// A stream that ends with an error once too much was read of it.
-struct Bounded {
-    stream: Box<dyn Stream>,
-    left: usize,
-}
-
-impl AsyncRead for Bounded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        match self.left.checked_sub(buf.filled().len() - before) {
-            Some(left) => self.left = left,
-            None => return Poll::Ready(Err(io::Error::other("the answer is without end"))),
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 /// Sends the request and reads the answer to its end, or to a bound.
 async fn ask(stream: Box<dyn Stream>, target: &Target) -> Result<(), Failure> {
     let protocol = |error: hyper::Error| failure(Probe::Protocol, error);
-    let handshake = http1::Builder::new()
-        .max_buf_size(MAX_ANSWER)
-        .handshake(TokioIo::new(Bounded { stream, left: MAX_BYTES }));
+    let (reader, writer) = split(stream);
+    let stream = TokioIo::new(join(reader.take(MAX_BYTES), writer));
+    let handshake = http1::Builder::new().max_buf_size(MAX_ANSWER).handshake(stream);
     let (mut sender, connection) = handshake.await.map_err(protocol)?;
     let answer = async {
         let response = sender.send_request(request(target)?).await.map_err(protocol)?;

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use super::Change;
 use super::vitals::Vitals;
 use crate::fleet::{
-    Admin, Backend, Cookie, Cors, HostMatch, Pins, Pool, Roster, Route, Routes, Standing, Weight,
+    Admin, Backend, CLOCK_SKEW, Cookie, Cors, HostMatch, Pins, Pool, Roster, Route, Routes, Standing, Weight,
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Token};
@@ -37,9 +37,6 @@ struct Override {
     /// When no pin to it can be valid any more, where another instance has said so.
     drained_at: Option<u64>,
 }
-
-/// How long after its `max_age` a pin may still be taken for valid: a replica's clock may be ahead by as much.
-const CLOCK_SKEW: u64 = 300;
 
 impl Lasting {
     pub(super) fn new() -> Self {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fleet::{Admin, Fleet, Health, Slot, Weight};
+use crate::fleet::{Admin, Fleet, Health, Routes, Slot, Weight};
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
 use build::{Lasting, routes};
@@ -98,6 +98,8 @@ impl Target {
 pub struct Keeper {
     published: Arc<ArcSwap<Fleet>>,
     kept: Vec<Kept>,
+    /// Which of them serves what: changes with the settings alone.
+    routes: Arc<Routes>,
     lasting: Lasting,
     targets: watch::Sender<Vec<Arc<Target>>>,
     settled: watch::Sender<bool>,
@@ -120,8 +122,10 @@ impl Keeper {
         for kept in &mut kept {
             kept.build(&mut lasting, now);
         }
+        let routes = Arc::new(routes(kept.iter().map(Kept::settings)));
         let this = Self {
-            published: Arc::new(ArcSwap::from_pointee(fleet(&kept))),
+            published: Arc::new(ArcSwap::from_pointee(fleet(&routes, &kept))),
+            routes,
             kept,
             lasting,
             targets: watch::Sender::new(Vec::new()),
@@ -219,6 +223,7 @@ impl Keeper {
                     let last = at.map(|at| last.swap_remove(at));
                     next.push(Kept::new(pool, last, &mut self.lasting, now));
                 }
+                self.routes = Arc::new(routes(next.iter().map(Kept::settings)));
                 self.kept = next;
                 self.tell_targets();
                 Some(published)
@@ -256,10 +261,10 @@ impl Keeper {
             kept.build(&mut self.lasting, now);
         }
         let last = self.published.load();
-        let same = last.pools.len() == self.kept.len()
+        let same = Arc::ptr_eq(&last.routes, &self.routes)
             && last.pools.iter().zip(&self.kept).all(|(last, kept)| Arc::ptr_eq(last, kept.pool()));
         if !same {
-            self.published.store(Arc::new(fleet(&self.kept)));
+            self.published.store(Arc::new(fleet(&self.routes, &self.kept)));
         }
         self.settle(now);
     }
@@ -276,11 +281,8 @@ impl Keeper {
     }
 }
 
-fn fleet(kept: &[Kept]) -> Fleet {
-    Fleet {
-        routes: Arc::new(routes(kept.iter().map(Kept::settings))),
-        pools: kept.iter().map(|kept| Arc::clone(kept.pool())).collect(),
-    }
+fn fleet(routes: &Arc<Routes>, kept: &[Kept]) -> Fleet {
+    Fleet { routes: Arc::clone(routes), pools: kept.iter().map(|kept| Arc::clone(kept.pool())).collect() }
 }
 
 #[cfg(test)]

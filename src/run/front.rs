@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Shown};
 use crate::certificates::{self, Published, Shelf};
 use crate::clients::Clients;
+use crate::descriptors::max_connections;
 use crate::dispatch::{Policy, Worker};
 use crate::fleet::Slot;
 use crate::forwarded::{Field, Trust};
 use crate::metrics::{Counter, Roll, Slab, Slots};
 use crate::server::{
-    Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Speaks, Taken, Tls, Traffic, max_connections,
-    worker_count,
+    Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Speaks, Taken, Tls, Traffic, worker_count,
 };
 use crate::settings::{ForwardedBy, Settings};
 use crate::telemetry::Telemetry;
@@ -69,7 +69,7 @@ pub(super) struct Front {
 /// The admin listener.
 struct Office {
     /// Until it serves.
-    closed: Option<Box<dyn FnOnce(CancellationToken) -> JoinHandle<()>>>,
+    closed: Option<Bound>,
     open: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
@@ -151,7 +151,7 @@ impl Front {
             most,
             counted,
             certificates,
-            office: Office::new(admin_bound, settings, ground),
+            office: Office { closed: Some(admin_bound), open: None, stop: CancellationToken::new() },
             _upkeep: [
                 Upkeep(tokio::task::spawn_local(watching)),
                 Upkeep(tokio::task::spawn_local(sweep(clients))),
@@ -174,7 +174,7 @@ impl Front {
             .map_err(|taken| taken.iter().map(|taken| self.explained(taken)).collect::<Vec<_>>())?;
         let mut next = Self::new(settings, listeners, ground).map_err(line)?;
         next.serve(ground).map_err(line)?;
-        next.open_office();
+        next.open_office(ground);
         Ok(next)
     }
 
@@ -214,10 +214,16 @@ impl Front {
     }
 
     /// Has the operator served.
-    pub(super) fn open_office(&mut self) {
-        if let Some(open) = self.office.closed.take() {
-            self.office.open = Some(open(self.office.stop.clone()));
-        }
+    pub(super) fn open_office(&mut self, ground: &Ground<'_>) {
+        let Some(bound) = self.office.closed.take() else { return };
+        let slot = ground.slots.listener(&bound.address.to_string());
+        let (counter, shown) = (ground.counter.clone(), ground.shown.clone());
+        let (settings, stop) = (self.settings.admin.clone(), self.office.stop.clone());
+        self.office.open = Some(tokio::task::spawn_local(async move {
+            if let Err(error) = admin::serve(bound, slot, counter, &settings, shown, stop).await {
+                tracing::error!(%error, "the admin listener ended");
+            }
+        }));
     }
 
     /// Stops accepting the operator's connections, and finishes those that are open.
@@ -269,22 +275,6 @@ impl Front {
         }
         // Only now does nobody write to them any more.
         self.slabs.iter().for_each(|slab| roll.retire(slab));
-    }
-}
-
-impl Office {
-    fn new(bound: Bound, settings: &Settings, ground: &Ground<'_>) -> Self {
-        let slot = ground.slots.listener(&bound.address.to_string());
-        let (counter, shown, settings) =
-            (ground.counter.clone(), ground.shown.clone(), settings.admin.clone());
-        let open = move |stop| {
-            tokio::task::spawn_local(async move {
-                if let Err(error) = admin::serve(bound, slot, counter, &settings, shown, stop).await {
-                    tracing::error!(%error, "the admin listener ended");
-                }
-            })
-        };
-        Self { closed: Some(Box::new(open)), open: None, stop: CancellationToken::new() }
     }
 }
 

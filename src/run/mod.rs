@@ -135,7 +135,7 @@ pub async fn run(
     });
     // A predecessor's admin listener is this one's too, and there `/readyz` must not say "starting".
     if family.predecessor.is_none() {
-        front.open_office();
+        front.open_office(&ground);
     }
     let alive = tokio::task::spawn_local(notifier.clone().keep_alive());
 
@@ -154,7 +154,7 @@ pub async fn run(
     }
     front.serve(&ground)?;
     readiness.enter();
-    front.open_office();
+    front.open_office(&ground);
     if let Some(predecessor) = family.predecessor {
         // Said before the old one can end: a manager that misses its main process takes the service for ended.
         let pid = predecessor.pid;

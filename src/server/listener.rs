@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::descriptors;
 use crate::listed::listed;
 
 /// How many connections may wait to be accepted. tokio's own listeners take 128; the kernel cuts this to
@@ -187,7 +188,7 @@ pub(crate) async fn empty_queue(
                 spawn(tokio::net::TcpStream::from_std(socket)?, peer);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) if out_of_descriptors(&error) => {
+            Err(error) if descriptors::are_out(&error) => {
                 if tokio::time::Instant::now() > give_up {
                     return Err(error);
                 }
@@ -197,11 +198,6 @@ pub(crate) async fn empty_queue(
             Err(_) => {}
         }
     }
-}
-
-/// ENFILE, EMFILE, ENOMEM, ENOBUFS: the connection stays in the queue, and asking again at once is a busy loop.
-pub(super) fn out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24 | 12 | 105))
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

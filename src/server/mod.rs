@@ -3,7 +3,6 @@
 mod activation;
 mod connection;
 mod crowd;
-mod descriptors;
 mod http2;
 mod inherited;
 mod listener;
@@ -26,7 +25,6 @@ pub use activation::from_systemd;
 pub use connection::{End, Rules, Served, serve};
 pub(crate) use crowd::Crowd;
 pub use crowd::{Places, Seat};
-pub use descriptors::{max_connections, raise_limit};
 pub use inherited::Inherited;
 pub(crate) use listener::empty_queue;
 pub use listener::{Bound, Kind, Passed, bind};

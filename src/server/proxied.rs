@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -10,12 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Rules;
 use super::proxy_protocol::{self as protocol, Header, MAX, Malformed, Parsed};
+use super::stream::patience_ends;
 use crate::dispatch::Worker;
 use crate::metrics::Limit;
 use crate::visit::Came;
-
-/// While draining, how long a header is still waited for: as long as for a request.
-const LAST_WAIT: Duration = Duration::from_millis(250);
 
 /// Why there was no header.
 enum Lack {
@@ -45,10 +42,6 @@ pub(super) async fn came(
     if !worker.trusts(peer) {
         return close(Limit::UntrustedProxy, "the peer is not among server.trusted_proxies");
     }
-    let leaving = async {
-        stop.cancelled().await;
-        tokio::time::sleep(LAST_WAIT).await;
-    };
     tokio::select! {
         header = take(socket) => match header {
             Ok(Header { client, by_tls }) => Some(Came { client: client.unwrap_or(peer), by_tls }),
@@ -56,7 +49,7 @@ pub(super) async fn came(
             Err(Lack::Malformed(Malformed(why))) => close(Limit::ProxyProtocol, why),
         },
         () = tokio::time::sleep(rules.header_timeout) => close(Limit::ProxyProtocol, "header_timeout is over"),
-        () = leaving => None,
+        () = patience_ends(stop) => None,
     }
 }
 

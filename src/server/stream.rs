@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::connection::Rules;
 use super::crowd::Seat;
@@ -72,6 +73,13 @@ pub(super) struct Watch {
 /// While draining, how long a connection that waits for a request goes on waiting: a request that was sent
 /// before our FIN could arrive is still answered.
 pub(super) const LAST_WAIT: Duration = Duration::from_millis(250);
+
+/// Returns when that has passed since draining began.
+pub(super) async fn patience_ends(drain: &CancellationToken) {
+    drain.cancelled().await;
+    tokio::time::sleep(LAST_WAIT).await;
+}
+
 /// An answer in the making has no deadline of the connection's; the driver looks again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 

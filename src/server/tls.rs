@@ -17,7 +17,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::stream::LAST_WAIT;
+use super::stream::patience_ends;
 use crate::certificates::{Published, Resolver};
 use crate::metrics::{Counter, Handshake, Limit};
 use crate::settings;
@@ -127,10 +127,4 @@ impl Tls {
 /// Whether HTTP/2 was agreed on.
 pub(super) fn chose_http2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
-}
-
-/// Returns a moment after draining began.
-async fn patience_ends(drain: &CancellationToken) {
-    drain.cancelled().await;
-    tokio::time::sleep(LAST_WAIT).await;
 }

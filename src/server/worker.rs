@@ -22,11 +22,12 @@ use super::connection::{self, End, Rules};
 use super::crowd::{Crowd, Places, Seat, Taken};
 use super::http2;
 use super::listener::Passed;
-use super::listener::{empty_queue, out_of_descriptors};
+use super::listener::empty_queue;
 use super::proxied;
 use super::tls::{self, Tls};
 use crate::answer::Answer;
 use crate::clients::Connected;
+use crate::descriptors;
 use crate::dispatch::{Worker, dispatch, upgrade};
 use crate::fleet::Slot;
 use crate::metrics::Limit;
@@ -151,7 +152,8 @@ async fn accept(
                 spawn(socket, peer);
             }
             Err(error) => {
-                if out_of_descriptors(&error) {
+                if descriptors::are_out(&error) {
+                    // It stays in the queue, and asking again at once is a busy loop.
                     shared.worker.counter.limited(Limit::Descriptors);
                     tokio::time::sleep(pause.next(&error)).await;
                 }

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 26] = [
+const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("main", &["cli"]),
-    ("cli", &["run", "takeover", "server", "notify", "settings", "telemetry", "admin", "demo"]),
+    (
+        "cli",
+        &["descriptors", "run", "takeover", "server", "notify", "settings", "telemetry", "admin", "demo"],
+    ),
     (
         "run",
         &[
@@ -16,6 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
             "health",
             "notify",
             "keeper",
+            "descriptors",
             "dispatch",
             "forwarded",
             "clients",
@@ -31,6 +35,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     (
         "server",
         &[
+            "descriptors",
             "dispatch",
             "clients",
             "answer",
@@ -61,8 +66,8 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("clients", &[]),
     ("answer", &["outcome", "visit", "pin", "fleet"]),
     ("telemetry", &["access_log", "settings"]),
-    ("reload", &["keeper", "notify", "metrics", "settings"]),
-    ("health", &["keeper", "metrics", "fleet", "settings"]),
+    ("reload", &["descriptors", "keeper", "notify", "metrics", "settings"]),
+    ("health", &["descriptors", "keeper", "metrics", "fleet", "settings"]),
     ("keeper", &["settings", "metrics", "fleet", "strategy"]),
     ("metrics", &["outcome", "pin", "certificates", "fleet", "listed"]),
     ("access_log", &["outcome", "fleet"]),
@@ -76,6 +81,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("strategy", &["listed"]),
     ("listed", &[]),
     ("notify", &[]),
+    ("descriptors", &[]),
     ("demo", &[]),
 ];
 

@@ -17,10 +17,6 @@ fn backends(backends: &[(&Backend, &str)]) -> String {
     format!("backends = [{}]\n", tables.join(","))
 }
 
-fn wait_for_state(signpost: &Signpost, backend: &str, state: &str) {
-    signpost.wait_for_metric("signpost_backend_state", &[("backend", backend), ("state", state)], 1.0);
-}
-
 /// Where `count` visitors are sent.
 fn sent(signpost: &Signpost, count: usize) -> BTreeMap<String, usize> {
     let mut sent = BTreeMap::new();
@@ -42,10 +38,10 @@ fn a_backend_that_dies_gets_nobody_and_comes_back() {
     let signpost = Signpost::with_settings(&settings);
     assert_eq!(ids(&signpost, 4), "ab");
     let address = a.kill();
-    wait_for_state(&signpost, "a", "down");
+    signpost.wait_for_state("a", "down");
     assert_eq!(ids(&signpost, 10), "b");
     let _back = Backend::start_on(address, Does::Answer);
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     assert_eq!(sent(&signpost, 10), BTreeMap::from([("a".into(), 5), ("b".into(), 5)]));
     signpost.wait_for_log("backend is down");
     signpost.wait_for_log("backend is up");
@@ -59,11 +55,11 @@ fn backups_stand_in_only_while_no_primary_is_up() {
     let signpost = Signpost::with_settings(&settings);
     assert_eq!(ids(&signpost, 6), "a");
     let address = a.kill();
-    wait_for_state(&signpost, "a", "down");
+    signpost.wait_for_state("a", "down");
     assert_eq!(ids(&signpost, 6), "b");
     assert_eq!(signpost.metric("signpost_pool_fail_open", &[("pool", "p")]), 0.0);
     let _back = Backend::start_on(address, Does::Answer);
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     assert_eq!(ids(&signpost, 6), "a");
     signpost.wait_for_log("visitors are sent to backups");
     signpost.wait_for_log("primaries that are up again");
@@ -77,15 +73,15 @@ fn all_down_fails_open_or_says_503_as_told() {
     let closed = Signpost::with_settings(&format!("[pools.p]\npanic_threshold = 0\n{both}{FAST}"));
     let half = Signpost::with_settings(&format!("[pools.p]\npanic_threshold = 0.5\n{both}{FAST}"));
     drop(a);
-    wait_for_state(&half, "a", "down");
+    half.wait_for_state("a", "down");
     assert_eq!(ids(&half, 6), "ab", "half of them are down");
     assert_eq!(half.metric("signpost_pool_fail_open", &[("pool", "p")]), 1.0);
-    wait_for_state(&open, "a", "down");
+    open.wait_for_state("a", "down");
     assert_eq!(ids(&open, 6), "b");
     drop(b);
     for signpost in [&open, &closed] {
-        wait_for_state(signpost, "a", "down");
-        wait_for_state(signpost, "b", "down");
+        signpost.wait_for_state("a", "down");
+        signpost.wait_for_state("b", "down");
     }
     assert_eq!(ids(&open, 6), "ab");
     assert_eq!(open.metric("signpost_pool_fail_open", &[("pool", "p")]), 1.0);
@@ -106,9 +102,9 @@ fn a_backend_that_is_back_starts_slowly() {
     let signpost = Signpost::with_settings(&format!("[pools.p]\nslow_start = '3s'\n{weights}{FAST}"));
     assert_eq!(signpost.metric("signpost_backend_weight", &[("backend", "a")]), 4.0, "not at program start");
     let address = a.kill();
-    wait_for_state(&signpost, "a", "down");
+    signpost.wait_for_state("a", "down");
     let _back = Backend::start_on(address, Does::Answer);
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     let mut steps = Vec::new();
     wait_until("it has all of its weight", || {
         let weight = signpost.metric("signpost_backend_weight", &[("backend", "a")]);
@@ -127,13 +123,13 @@ fn nobody_starts_slowly_where_no_other_is_up() {
     let settings = format!("[pools.p]\nslow_start = '1h'\n{}{FAST}", backends(&[(&a, ""), (&b, "")]));
     let signpost = Signpost::with_settings(&settings);
     let [at_a, at_b] = [a.kill(), b.kill()];
-    wait_for_state(&signpost, "a", "down");
-    wait_for_state(&signpost, "b", "down");
+    signpost.wait_for_state("a", "down");
+    signpost.wait_for_state("b", "down");
     let _a = Backend::start_on(at_a, Does::Answer);
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     assert_eq!(signpost.metric("signpost_backend_weight", &[("backend", "a")]), 1.0);
     let _b = Backend::start_on(at_b, Does::Answer);
-    wait_for_state(&signpost, "b", "up");
+    signpost.wait_for_state("b", "up");
     assert_eq!(signpost.metric("signpost_backend_weight", &[("backend", "b")]), 0.1);
     assert_eq!(sent(&signpost, 11), BTreeMap::from([("a".into(), 10), ("b".into(), 1)]));
 }
@@ -151,8 +147,8 @@ fn a_pinned_visitor_of_a_dead_backend_is_pinned_anew() {
     let visit = |signpost: &Signpost| signpost.request("GET", "/", &[("Cookie", cookie)]);
     assert_eq!(visit(&signpost).cookie(), None);
     drop(a);
-    wait_for_state(&signpost, "a", "down");
-    wait_for_state(&held, "a", "down");
+    signpost.wait_for_state("a", "down");
+    held.wait_for_state("a", "down");
     let again = visit(&signpost);
     assert!(again.location().ends_with("/b/") && again.cookie().is_some());
     assert_eq!(
@@ -165,7 +161,7 @@ fn a_pinned_visitor_of_a_dead_backend_is_pinned_anew() {
     assert_eq!(ids(&held, 4), "b");
     // All down: failing open, a pin is as good as a throw.
     drop(b);
-    wait_for_state(&signpost, "b", "down");
+    signpost.wait_for_state("b", "down");
     assert!(visit(&signpost).location().ends_with("/a/"));
 }
 
@@ -178,18 +174,18 @@ fn a_reload_keeps_health_and_sends_nobody_to_a_new_dead_backend() {
     let with_dead = text(&[(&a, ""), (&b, ""), (&dead, "")]);
     drop(dead);
     let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     std::fs::write(file.path(), with_dead).unwrap();
     signpost.signal("HUP");
     signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
     assert_eq!(ids(&signpost, 30), "ab");
     assert_eq!(signpost.metric("signpost_backend_state", &[("backend", "a"), ("state", "up")]), 1.0);
-    wait_for_state(&signpost, "c", "down");
+    signpost.wait_for_state("c", "down");
     // Probed elsewhere, its health starts over; the others' does not.
     let moved = Backend::start(Does::Answer);
     std::fs::write(file.path(), text(&[(&a, ""), (&b, ""), (&moved, "")])).unwrap();
     signpost.signal("HUP");
-    wait_for_state(&signpost, "c", "up");
+    signpost.wait_for_state("c", "up");
     assert_eq!(ids(&signpost, 30), "abc");
     let of_a = |line: &&str| line.contains("backend is") && line.contains("\"backend\":\"a\"");
     assert_eq!(signpost.log().lines().filter(of_a).count(), 1, "a came up once and never changed");

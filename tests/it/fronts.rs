@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::harness::{Connection, Signpost, settings_file, wait_until};
+use crate::harness::{Connection, OnDrop, Signpost, settings_file, wait_until};
 
 /// A port that was free a moment ago.
 fn free_address() -> SocketAddr {
@@ -129,12 +129,4 @@ fn the_operator_s_listener_moves_too() {
     assert_eq!(reload(elsewhere, &[("Authorization", &format!("Bearer {token}"))]), 200);
     assert_eq!(status(first, "/"), 302);
     drop(signpost);
-}
-
-struct OnDrop<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
 }

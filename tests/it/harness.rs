@@ -195,6 +195,11 @@ impl Signpost {
         self.child.id()
     }
 
+    /// Waits until a backend is in a state.
+    pub fn wait_for_state(&self, backend: &str, state: &str) {
+        self.wait_for_metric("signpost_backend_state", &[("backend", backend), ("state", state)], 1.0);
+    }
+
     /// Sends a signal by its name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         // The shell's own `kill`: not every machine has one as a program.
@@ -259,6 +264,15 @@ fn lines(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
         }
     });
     receiver
+}
+
+/// Does something at the end of a scope, also where an assertion in it fails.
+pub struct OnDrop<F: Fn()>(pub F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// Waits for something to be so.

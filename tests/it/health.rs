@@ -22,10 +22,6 @@ fn pool(backends: &[&Backend], health: &str) -> String {
     )
 }
 
-fn wait_for_state(signpost: &Signpost, backend: &str, state: &str) {
-    signpost.wait_for_metric("signpost_backend_state", &[("backend", backend), ("state", state)], 1.0);
-}
-
 fn probes(signpost: &Signpost, backend: &str, result: &str) -> f64 {
     signpost.metric("signpost_probes_total", &[("backend", backend), ("result", result)])
 }
@@ -41,8 +37,8 @@ fn a_start_never_sends_anybody_to_a_dead_backend() {
     let locations: BTreeSet<_> = (0..20).map(|_| signpost.get("/").location().to_owned()).collect();
     assert_eq!(locations.into_iter().collect::<Vec<_>>(), ["http://127.0.0.1:9001/a/"]);
     assert_eq!(signpost.admin_get("/readyz").status, 200);
-    wait_for_state(&signpost, "a", "up");
-    wait_for_state(&signpost, "b", "down");
+    signpost.wait_for_state("a", "up");
+    signpost.wait_for_state("b", "down");
     assert!(probes(&signpost, "b", "connect") >= 1.0 && probes(&signpost, "a", "ok") >= 1.0);
     signpost.wait_for_log("Connection refused");
 }
@@ -84,12 +80,12 @@ fn every_way_to_be_unwell_is_a_failed_probe() {
         ("g", "status"),
         ("h", "status"),
     ] {
-        wait_for_state(&signpost, backend, "down");
+        signpost.wait_for_state(backend, "down");
         assert!(probes(&signpost, backend, result) >= 1.0, "{backend} {result}:\n{}", signpost.metrics());
     }
     // 302 is expected unless the settings say otherwise, but not to itself; and none was followed.
-    wait_for_state(&signpost, "i", "up");
-    wait_for_state(&signpost, "j", "up");
+    signpost.wait_for_state("i", "up");
+    signpost.wait_for_state("j", "up");
     assert!(backends[8].heads().iter().all(|(_, head)| head.starts_with("GET /health HTTP/1.1\r\n")));
 }
 
@@ -99,14 +95,14 @@ fn a_probe_asks_what_the_settings_say() {
     let health =
         "kind = 'http'\nmethod = 'HEAD'\npath = '/health?deep=1'\nhost = 'www.example.com'\nexpect = '204'";
     let signpost = Signpost::with_settings(&pool(&[&backend], health));
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     let (_, head) = backend.heads().into_iter().next().unwrap();
     assert!(head.starts_with("HEAD /health?deep=1 HTTP/1.1\r\n"), "{head}");
     let head = head.to_ascii_lowercase();
     assert!(head.contains("host: www.example.com\r\n") && head.contains("connection: close\r\n"), "{head}");
     assert!(head.contains("user-agent: signpost/"), "{head}");
     backend.now_does(Does::Answer);
-    wait_for_state(&signpost, "a", "down");
+    signpost.wait_for_state("a", "down");
     assert!(probes(&signpost, "a", "status") >= 3.0, "fall is 3");
 }
 
@@ -115,14 +111,14 @@ fn rise_and_fall_are_counted_in_a_row() {
     let backend = Backend::start(Does::Answer);
     let other = Backend::start(Does::Answer);
     let signpost = Signpost::with_settings(&pool(&[&backend, &other], "kind = 'http'\nrise = 3\nfall = 2"));
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     backend.now_does(Does::Status(503));
-    wait_for_state(&signpost, "a", "down");
+    signpost.wait_for_state("a", "down");
     let failures = probes(&signpost, "a", "status");
     assert!(failures >= 2.0);
     backend.now_does(Does::Answer);
     let before = probes(&signpost, "a", "ok");
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     assert!(probes(&signpost, "a", "ok") >= before + 2.0);
     signpost.wait_for_log("answered 503 Service Unavailable, expected 200-399");
     signpost.wait_for_log("backend is up");
@@ -136,7 +132,7 @@ fn a_name_is_resolved_by_the_hosts_file() {
         "[pools.p]\nbackends = [{{ id = 'a', url = 'http://127.0.0.1:9001', probe_url = 'http://localhost:{port}' }}]\n\
          [pools.p.health]\nkind = 'http'\ninterval = '50ms'"
     ));
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     let (_, head) = backend.heads().into_iter().next().unwrap();
     assert!(head.to_ascii_lowercase().contains(&format!("host: localhost:{port}\r\n")), "{head}");
 }
@@ -149,7 +145,7 @@ fn a_probe_url_with_a_path_says_what_is_asked() {
          [pools.p.health]\nkind = 'http'\npath = '/of-the-pool'",
         backend.url()
     ));
-    wait_for_state(&signpost, "a", "up");
+    signpost.wait_for_state("a", "up");
     assert!(backend.heads()[0].1.starts_with("GET /own/check HTTP/1.1"));
 }
 
@@ -213,7 +209,7 @@ fn an_https_backend_is_probed_over_tls_and_its_certificate_is_judged() {
         ("tcp", "up"),
         ("tcp-unknown-ca", "down"),
     ] {
-        wait_for_state(&signpost, backend, state);
+        signpost.wait_for_state(backend, state);
         if state == "down" {
             assert!(probes(&signpost, backend, "tls") >= 1.0, "{backend}");
         }

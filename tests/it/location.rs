@@ -4,32 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::{Request, Uri};
 use proptest::prelude::*;
-use signpost::clients::Clients;
-use signpost::dispatch::{Policy, Worker, dispatch};
-use signpost::forwarded::{Field, Trust};
-use signpost::keeper::Keeper;
-use signpost::metrics::Counter;
-use signpost::settings::{Flags, Layers, Settings};
+use signpost::dispatch::dispatch;
 use signpost::visit::Came;
 
-const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
+use crate::fuzz_seeds::targets::worker;
 
-fn worker(backend: &str) -> Worker {
-    let layers = Layers {
-        flags: Flags { backends: vec![backend.to_owned()], ..Flags::default() },
-        ..Layers::default()
-    };
-    let settings = Settings::load(&layers).unwrap().settings;
-    let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
-    let policy = Policy { max_target: 8192, max_headers: 100, trust, clients };
-    Worker::new(
-        Keeper::start(&settings, Counter::default()).published(),
-        rand::make_rng(),
-        Counter::default(),
-        policy,
-        None,
-    )
-}
+const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
 
 /// Raw bytes up to a `#`, those from 0x80 up percent-encoded: what DESIGN promises of path and query.
 fn encoded(target: &str) -> String {
@@ -68,7 +48,7 @@ proptest! {
         let base = if with_base { "https://b.example:8443/base/path" } else { "https://b.example:8443" };
         let Ok(uri) = target.parse::<Uri>() else { return Ok(()) };
         let request = Request::get(uri).header("host", "site.example").body(()).unwrap();
-        let answer = dispatch(&worker(base), &request, CAME);
+        let answer = dispatch(&worker(base, false), &request, CAME);
         if answer.status() != 302 {
             prop_assert_eq!(answer.status(), 400);
             return Ok(());

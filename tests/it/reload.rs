@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Connection, Signpost, settings_file};
+use crate::harness::{Connection, OnDrop, Signpost, settings_file};
 
 /// A pool of backends by id, each with its id as path.
 fn pool(ids: &[&str], more: &str) -> String {
@@ -148,12 +148,4 @@ fn no_request_fails_while_settings_come_and_go() {
         }
     });
     assert_eq!((reloads(&signpost, "success"), reloads(&signpost, "error")), (40.0, 40.0));
-}
-
-struct OnDrop<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
 }

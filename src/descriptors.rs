@@ -1,5 +1,7 @@
 //! How many descriptors the process may have: each connection takes one.
 
+use std::io;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the soft limit to the hard one. Shells and init systems hand down a soft limit of 1024 for the sake of
@@ -40,4 +42,10 @@ pub fn max_connections(asked: u32, probes: u16) -> Result<usize, String> {
              (ulimit -n, LimitNOFILE=) or set a lower number"
         )),
     }
+}
+
+/// Whether a call failed because the process, or the system, had no descriptor or no memory for one: ENFILE, EMFILE,
+/// ENOMEM, ENOBUFS. That is our own lack, it passes, and it says nothing of whom the call was about.
+pub fn are_out(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24 | 12 | 105))
 }
