@@ -23,6 +23,8 @@ pub enum Does {
     DripBody,
     /// A body without end.
     Flood,
+    /// Interim answers without end.
+    Interim,
     /// Bytes that are no HTTP.
     Nonsense,
     /// Closes at once.
@@ -148,6 +150,10 @@ fn serve(mut socket: TcpStream, does: Does, log: &Mutex<Vec<(Instant, String)>>,
         Does::Flood => {
             drop(socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"));
             while !stop.load(Ordering::SeqCst) && socket.write_all(&[b'.'; 1 << 16]).is_ok() {}
+        }
+        Does::Interim => {
+            let continues = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100);
+            while !stop.load(Ordering::SeqCst) && socket.write_all(&continues).is_ok() {}
         }
         Does::Nonsense => drop(socket.write_all(b"220 mail.example ESMTP\r\n")),
         Does::Close => {}

@@ -66,6 +66,7 @@ fn every_way_to_be_unwell_is_a_failed_probe() {
         Does::Redirect(302, "/health"),
         Does::Redirect(302, "/elsewhere"),
         Does::Answer,
+        Does::Interim,
     ]
     .map(Backend::start);
     let all: Vec<_> = backends.iter().collect();
@@ -79,6 +80,7 @@ fn every_way_to_be_unwell_is_a_failed_probe() {
         ("f", "protocol"),
         ("g", "status"),
         ("h", "status"),
+        ("k", "protocol"),
     ] {
         signpost.wait_for_state(backend, "down");
         assert!(probes(&signpost, backend, result) >= 1.0, "{backend} {result}:\n{}", signpost.metrics());
