@@ -40,8 +40,8 @@ use axum::routing::{MethodRouter, get, patch, post};
 use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
+use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -56,7 +56,7 @@ use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use guard::Guard;
 
-use crate::server::{Bound, Crowd, End, Places, Rules, empty_queue, serve as serve_connection};
+use crate::server::{Bound, Crowd, End, Places, Queue, Rules, serve as serve_connection};
 
 /// How many connections it serves at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -200,25 +200,24 @@ pub(crate) async fn serve(
     let router = router(shown, Guard::new(settings, bound.address));
     let counter = Rc::new(counter);
     let crowd = Rc::new(Crowd::new(Places::new(MAX_CONNECTIONS)));
-    let connections = TaskTracker::new();
     let spawn = |socket| {
-        let (router, counter, stop) = (router.clone(), Rc::clone(&counter), stop.clone());
+        let (router, counter) = (router.clone(), Rc::clone(&counter));
         let place = crowd.enter();
-        connections.spawn_local(async move {
+        spawn_local(async move {
             let _open = counter.open(slot);
-            let served = serve_connection(socket, Endpoints(router), &RULES, place.seat(), &stop).await;
+            let served = serve_connection(socket, Endpoints(router), &RULES, place.seat()).await;
             if let End::Limited(limit) = served.end {
                 counter.limited(limit);
             }
-            served.linger(&place.seat()).await;
+            served.linger(place.seat()).await;
         });
     };
     for socket in bound.sockets {
-        let listener = tokio::net::TcpListener::from_std(socket)?;
+        let queue = Queue::new(socket)?;
         // At the cap the longest idle make room, so that nobody's leaked connections hide `/readyz`.
         let accept = async || {
             crowd.room(|| counter.limited(Limit::AdminConnections)).await;
-            listener.accept().await
+            queue.next().await
         };
         loop {
             let accepted = tokio::select! {
@@ -230,12 +229,12 @@ pub(crate) async fn serve(
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
+        crowd.drain();
         if !bound.passed.is_set() {
-            empty_queue(listener, |socket, _| spawn(socket)).await?;
+            queue.empty(|socket, _| spawn(socket)).await?;
         }
     }
-    connections.close();
-    connections.wait().await;
+    crowd.emptied().await;
     Ok(())
 }
 

@@ -102,10 +102,11 @@ impl Front {
         let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for Traffic { bound, speaks, proxy_protocol } in listening {
             let (slot, passed) = (slot(bound.address), bound.passed.clone());
+            let defers = !settings.server.tcp_defer_accept.0.is_zero();
             for (own, sockets) in of_worker.iter_mut().zip(bound.deal(workers)?) {
                 own.extend(sockets.into_iter().map(|socket| {
                     let passed = passed.clone();
-                    Listener { socket, speaks, slot, proxy_protocol, passed }
+                    Listener { socket, speaks, slot, proxy_protocol, passed, defers }
                 }));
             }
         }

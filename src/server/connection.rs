@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
@@ -14,11 +15,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_util::sync::CancellationToken;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::crowd::Seat;
-use super::stream::{LAST_WAIT, Stream, Transport, Watch};
+use super::stream::{LAST_WAIT, Stream, Transport, Watch, passes};
 use crate::metrics::Limit;
 use crate::outcome::Refusal;
 
@@ -67,25 +67,81 @@ pub struct Served<T> {
 
 /// Serves one connection until its last answer is out.
 ///
-/// Once `drain` is cancelled, each answer says `Connection: close`, and a connection that waits for a request is
-/// closed a quarter of a second later. `seat` says when there is no room for a connection that waits.
-pub async fn serve<T, S, B>(
-    io: T,
-    service: S,
-    rules: &Rules,
-    seat: Rc<Seat>,
-    drain: &CancellationToken,
-) -> Served<T>
+/// Once draining has begun, each answer says `Connection: close`, and a connection that waits for a request is
+/// closed a quarter of a second later. `seat` says so, and when there is no room for a connection that waits.
+///
+/// While it waits for a request the connection is parked: no more is kept of it than the socket and a timer.
+pub async fn serve<T, S, B>(mut io: T, service: S, rules: &Rules, seat: &Seat) -> Served<T>
 where
     T: Transport,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Unpin,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     S::Future: Unpin,
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let watch = Rc::new(Watch::new(rules, seat));
-    let stream = TokioIo::new(Stream { io, watch: Rc::clone(&watch) });
-    let watched = Watched { service, watch: Rc::clone(&watch) };
+    let watch = Watch::new(rules, seat);
+    let mut first = Bytes::new();
+    let served = loop {
+        if first.is_empty() {
+            match parked(&mut io, &watch, rules).await {
+                Ok(bytes) => first = bytes,
+                Err(end) => break Served { end, rest: T::SAYS_GOODBYE.then_some(io), listens: None },
+            }
+        }
+        watch.bytes_came();
+        // Boxed: who is parked carries nothing of it.
+        match Box::pin(converse(io, first, &service, &watch, rules)).await {
+            Pause::Rest(rested, unread) => (io, first) = (rested, unread),
+            Pause::End(served) => break served,
+        }
+    };
+    watch.ended();
+    served
+}
+
+/// The most bytes of a first request that are read before there is anything to parse them: a browser's fits.
+const FIRST: usize = 2 << 10;
+
+/// Waits for bytes and returns them, or how the connection ended instead. Allocates their buffer, and nothing before.
+async fn parked<T: Transport>(io: &mut T, watch: &Watch<'_>, rules: &Rules) -> Result<Bytes, End> {
+    let mut timer = pin!(None);
+    poll_fn(|cx| {
+        let mut space = [const { MaybeUninit::uninit() }; FIRST];
+        let mut first = ReadBuf::uninit(&mut space);
+        match Pin::new(&mut *io).poll_read(cx, &mut first) {
+            Poll::Ready(Ok(())) if !first.filled().is_empty() => {
+                return Poll::Ready(Ok(Bytes::copy_from_slice(first.filled())));
+            }
+            Poll::Ready(_) => return Poll::Ready(Err(End::Closed)),
+            Poll::Pending => {}
+        }
+        if watch.is_evicted(cx.waker()) {
+            return Poll::Ready(Err(End::Limited(Limit::Evicted)));
+        }
+        ready!(passes(timer.as_mut(), cx, || watch.deadline(rules)));
+        Poll::Ready(Err(watch.limit().map_or(End::Closed, End::Limited)))
+    })
+    .await
+}
+
+/// Why a connection is not served on.
+enum Pause<T> {
+    /// It has been waiting for its next request for a while, of which there may be a part.
+    Rest(T, Bytes),
+    /// It has ended.
+    End(Served<T>),
+}
+
+/// Serves requests while they keep coming; `first` is what was read of the first.
+async fn converse<T, S, B>(io: T, first: Bytes, service: &S, watch: &Watch<'_>, rules: &Rules) -> Pause<T>
+where
+    T: Transport,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S::Future: Unpin,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = TokioIo::new(Stream { io, first, watch });
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         // `max_header_size` is looked at when the head is complete, `max_buf_size` bounds it on the way.
@@ -94,53 +150,48 @@ where
         .max_headers(rules.max_headers)
         // A peer that sends FIN after its request still gets its answer.
         .half_close(true)
-        .serve_connection(stream, watched);
+        .serve_connection(stream, Watched { service, watch });
 
-    let mut draining = pin!(drain.cancelled());
-    let mut is_draining = false;
-    let mut timer = pin!(tokio::time::sleep_until(watch.deadline(rules).into()));
+    let mut timer = pin!(None);
+    // `Ok(None)` where it is to rest.
     let served = poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
-            watch.drain();
-        }
-        if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
-            return Poll::Ready(Ok(result));
+        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Ok(Some(result)));
         }
         if watch.is_evicted(cx.waker()) {
             return Poll::Ready(Err(Some(Limit::Evicted)));
         }
-        // The timer is only moved when it is late or early: a request that is answered at once costs no timer.
-        let mut deadline = watch.deadline(rules);
-        if deadline < timer.deadline().into_std() {
-            timer.as_mut().reset(deadline.into());
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            deadline = watch.deadline(rules);
-            if deadline <= Instant::now() {
-                return Poll::Ready(Err(watch.limit()));
-            }
-            timer.as_mut().reset(deadline.into());
-        }
-        Poll::Pending
+        let deadline = || {
+            let deadline = watch.deadline(rules);
+            watch.rests_from().map_or(deadline, |rest| rest.min(deadline))
+        };
+        ready!(passes(timer.as_mut(), cx, deadline));
+        let is_over = watch.deadline(rules) <= Instant::now();
+        Poll::Ready(if is_over { Err(watch.limit()) } else { Ok(None) })
     })
     .await;
 
-    watch.ended();
-    // Who was told that it is the last answer may have sent more before it could know.
-    let after_last =
-        if watch.body_announced() { Some(SILENCE) } else { watch.said_close().then_some(LAST_WAIT) };
+    let parts = connection.into_parts();
+    let (io, unread) = (parts.io.into_inner().io, parts.read_buf);
+    // What was sent beyond the last answer is in the way of a FIN, as a body is. Who was told that it is the last
+    // answer may have sent more before it could know.
+    let after_last = if watch.body_announced() {
+        Some(SILENCE)
+    } else {
+        (watch.said_close() || !unread.is_empty()).then_some(LAST_WAIT)
+    };
     let (end, listens) = match served {
+        Ok(None) => return Pause::Rest(io, unread),
         Err(limit) => (limit.map_or(End::Closed, End::Limited), None),
-        Ok(Ok(())) if watch.is_spent() => (End::Limited(Limit::Requests), Some(SILENCE)),
-        Ok(Ok(())) => (End::Closed, after_last),
-        Ok(Err(error)) => match refused(&error) {
+        Ok(Some(Ok(()))) if watch.is_spent() => (End::Limited(Limit::Requests), Some(SILENCE)),
+        Ok(Some(Ok(()))) => (End::Closed, after_last),
+        Ok(Some(Err(error))) => match refused(&error) {
             Some(refusal) => (End::Refused(refusal), Some(SILENCE)),
             None => (End::Closed, after_last),
         },
     };
-    let rest = (listens.is_some() || T::SAYS_GOODBYE).then(|| connection.into_parts().io.into_inner().io);
-    Served { end, rest, listens }
+    let rest = (listens.is_some() || T::SAYS_GOODBYE).then_some(io);
+    Pause::End(Served { end, rest, listens })
 }
 
 /// What hyper answered by itself: 400, 431, and nothing at all to HTTP/2.
@@ -166,6 +217,11 @@ const LINGER: Duration = Duration::from_secs(30);
 const DISCARD: u64 = 64 << 20;
 
 impl<T: Transport> Served<T> {
+    /// Whether nothing is left to be said or heard.
+    pub(super) fn is_over(&self) -> bool {
+        self.rest.is_none()
+    }
+
     /// Says that we are done, then discards what the peer still sends, where it may be sending.
     ///
     /// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
@@ -203,32 +259,32 @@ async fn finish<T: Transport>(mut io: T, end: End, listens: Option<Duration>) {
 }
 
 /// A service that tells the [`Watch`] what it serves, and says on the last answer that it is the last.
-struct Watched<S> {
-    service: S,
-    watch: Rc<Watch>,
+struct Watched<'a, S> {
+    service: &'a S,
+    watch: &'a Watch<'a>,
 }
 
-impl<S, B> Service<Request<Incoming>> for Watched<S>
+impl<'a, S, B> Service<Request<Incoming>> for Watched<'a, S>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     S::Future: Unpin,
 {
     type Response = Response<B>;
     type Error = Infallible;
-    type Future = Answering<S::Future>;
+    type Future = Answering<'a, S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.watch.request(!request.body().is_end_stream());
-        Answering { future: self.service.call(request), watch: Rc::clone(&self.watch) }
+        Answering { future: self.service.call(request), watch: self.watch }
     }
 }
 
-struct Answering<F> {
+struct Answering<'a, F> {
     future: F,
-    watch: Rc<Watch>,
+    watch: &'a Watch<'a>,
 }
 
-impl<F, B> Future for Answering<F>
+impl<F, B> Future for Answering<'_, F>
 where
     F: Future<Output = Result<Response<B>, Infallible>> + Unpin,
 {

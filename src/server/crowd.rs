@@ -1,10 +1,11 @@
-//! How many connections there are, and who goes when there are too many.
+//! How many connections there are, who goes when there are too many, and how all are told that it is over.
 //!
 //! All workers share one count. At the cap nobody is accepted: who comes waits in the kernel's queue, and those who
-//! have been waiting longest for a request of theirs are closed to make room. From four fifths of the cap on, an
-//! answer over HTTP/1.1 is its connection's last.
+//! have been waiting longest for a request of theirs are closed to make room. From half of the cap on, connections
+//! may be idle for less and less; from four fifths on, an answer over HTTP/1.1 is its connection's last.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,6 +45,15 @@ impl Places {
         self.taken.load(Ordering::Acquire) >= self.most.load(Ordering::Relaxed)
     }
 
+    /// How long a connection may be idle that may be idle for `timeout` while there is room: from half of the cap
+    /// on less, in a straight line down to [`HASTE`] at the cap. `None` while there is room.
+    fn shortened(&self, timeout: Duration) -> Option<Duration> {
+        let most = self.most.load(Ordering::Relaxed);
+        let free = most.saturating_sub(self.taken.load(Ordering::Relaxed));
+        let half = most / 2;
+        (free < half).then(|| timeout.mul_f64(free as f64 / half as f64).max(HASTE))
+    }
+
     fn give_back(&self) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
         self.freed.notify_one();
@@ -54,16 +64,20 @@ impl Places {
 const SPARED: Duration = Duration::from_millis(250);
 /// How many are closed at a time: looking for them takes a look at all.
 const AT_A_TIME: usize = 64;
+/// What a shortened idle timeout comes down to.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// One worker's connections.
 #[derive(Debug)]
 pub(crate) struct Crowd {
     places: Arc<Places>,
     seats: RefCell<Vec<Rc<Seat>>>,
+    draining_since: Cell<Option<Instant>>,
+    /// Is told when the last has left while draining.
+    emptied: Notify,
 }
 
-/// What a connection and its worker know together of the room there is.
-#[derive(Debug)]
+/// What a connection and its worker know together: whether it is to make room, and whether it is over.
 pub struct Seat {
     /// Its place among the worker's seats.
     at: Cell<usize>,
@@ -71,12 +85,22 @@ pub struct Seat {
     idle_since: Cell<Option<Instant>>,
     is_evicted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    places: Arc<Places>,
+    crowd: Rc<Crowd>,
+}
+
+impl fmt::Debug for Seat {
+    /// Without the crowd, which has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, idle_since, is_evicted, .. } = self;
+        let mut seat = f.debug_struct("Seat");
+        seat.field("at", at).field("idle_since", idle_since).field("is_evicted", is_evicted);
+        seat.finish_non_exhaustive()
+    }
 }
 
 impl Crowd {
     pub(crate) fn new(places: Arc<Places>) -> Self {
-        Self { places, seats: RefCell::default() }
+        Self { places, seats: RefCell::default(), draining_since: Cell::new(None), emptied: Notify::new() }
     }
 
     /// Waits until there is a place. Where there is none, makes some; `full` is told once.
@@ -103,10 +127,10 @@ impl Crowd {
             idle_since: Cell::new(None),
             is_evicted: Cell::new(false),
             waker: RefCell::default(),
-            places: Arc::clone(&self.places),
+            crowd: Rc::clone(self),
         });
         seats.push(Rc::clone(&seat));
-        Taken { crowd: Rc::clone(self), seat }
+        Taken(seat)
     }
 
     /// Closes those who have been idle longest, where some have been for a while. O(connections).
@@ -124,6 +148,31 @@ impl Crowd {
             seat.evict();
         }
     }
+
+    /// Closes those who have been idle for too long, now that there are so many. To be called now and then;
+    /// O(connections) from half of the cap on.
+    pub(crate) fn tidy(&self, idle_timeout: Duration) {
+        let Some(patience) = self.places.shortened(idle_timeout) else { return };
+        let now = Instant::now();
+        for seat in &*self.seats.borrow() {
+            if seat.idle_since.get().is_some_and(|since| now.saturating_duration_since(since) >= patience) {
+                seat.evict();
+            }
+        }
+    }
+
+    /// Tells all, and all who are still to come, that the next answer is the last.
+    pub(crate) fn drain(&self) {
+        self.draining_since.set(Some(Instant::now()));
+        self.seats.borrow().iter().for_each(|seat| seat.wake());
+    }
+
+    /// Waits until nobody is left of those who are drained.
+    pub(crate) async fn emptied(&self) {
+        while !self.seats.borrow().is_empty() {
+            self.emptied.notified().await;
+        }
+    }
 }
 
 impl Seat {
@@ -138,34 +187,56 @@ impl Seat {
         self.idle_since.set(since);
     }
 
-    /// Whether it is to make room. The waker is told when that changes.
-    pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
+    /// Has the waker told when it is to make room, or when draining begins.
+    pub(super) fn listen(&self, waker: &Waker) {
         let mut known = self.waker.borrow_mut();
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *known = Some(waker.clone());
         }
-        self.is_evicted.get()
     }
 
-    /// Whether its next answer should be its last.
+    /// Whether its next answer should be its last, for there is little room.
     pub(super) fn is_pressed(&self) -> bool {
-        self.is_marked() || self.places.are_few()
+        self.is_evicted() || self.crowd.places.are_few()
     }
 
-    /// Whether it was told to make room and has not yet.
-    pub(super) fn is_marked(&self) -> bool {
+    /// Whether it is to make room.
+    pub(super) fn is_evicted(&self) -> bool {
         self.is_evicted.get()
+    }
+
+    /// Since when the worker has been draining.
+    pub(super) fn draining_since(&self) -> Option<Instant> {
+        self.crowd.draining_since.get()
     }
 
     /// Waits until it is to make room.
     pub(super) async fn evicted(&self) {
-        poll_fn(|cx| if self.is_evicted(cx.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
+        self.until(|| self.is_evicted()).await;
+    }
+
+    /// Waits until draining has begun.
+    pub(super) async fn drained(&self) {
+        self.until(|| self.draining_since().is_some()).await;
+    }
+
+    /// One task waits at a time, for as many things as it likes.
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        poll_fn(|cx| {
+            self.listen(cx.waker());
+            if is_so() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     fn evict(&self) {
         self.is_evicted.set(true);
         // Others are looked for next time, whether or not it goes at once.
         self.idle_since.set(None);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -174,27 +245,28 @@ impl Seat {
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Taken {
-    crowd: Rc<Crowd>,
-    seat: Rc<Seat>,
-}
+pub(crate) struct Taken(Rc<Seat>);
 
 impl Taken {
     /// What the connection is to know of it.
-    pub(crate) fn seat(&self) -> Rc<Seat> {
-        Rc::clone(&self.seat)
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.0
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        let mut seats = self.crowd.seats.borrow_mut();
-        let at = self.seat.at.get();
+        let crowd = &self.0.crowd;
+        let mut seats = crowd.seats.borrow_mut();
+        let at = self.0.at.get();
         seats.swap_remove(at);
         if let Some(moved) = seats.get(at) {
             moved.at.set(at);
         }
-        self.crowd.places.give_back();
+        crowd.places.give_back();
+        if seats.is_empty() && crowd.draining_since.get().is_some() {
+            crowd.emptied.notify_one();
+        }
     }
 }
 
@@ -207,13 +279,13 @@ mod tests {
         let crowd = Rc::new(Crowd::new(Places::new(3)));
         let mut taken: Vec<_> = (0..3).map(|_| crowd.enter()).collect();
         let ago = |millis| Instant::now().checked_sub(Duration::from_millis(millis)).unwrap();
-        taken[0].seat.idle(Some(ago(100)));
-        taken[1].seat.idle(Some(ago(10_000)));
-        taken[2].seat.idle(None);
+        taken[0].0.idle(Some(ago(100)));
+        taken[1].0.idle(Some(ago(10_000)));
+        taken[2].0.idle(None);
         let mut is_full = false;
         let waited = tokio::time::timeout(Duration::ZERO, crowd.room(|| is_full = true)).await;
         assert!(waited.is_err() && is_full, "nobody has gone yet");
-        let evicted: Vec<_> = taken.iter().map(|taken| taken.seat.is_evicted.get()).collect();
+        let evicted: Vec<_> = taken.iter().map(|taken| taken.0.is_evicted.get()).collect();
         assert_eq!(evicted, [false, true, false]);
         drop(taken.remove(1));
         crowd.room(|| panic!("there is room")).await;
@@ -229,7 +301,7 @@ mod tests {
         let mut taken = Vec::new();
         for count in 1..=10 {
             taken.push(crowd.enter());
-            assert_eq!(taken[0].seat.is_pressed(), count >= 8, "{count}");
+            assert_eq!(taken[0].0.is_pressed(), count >= 8, "{count}");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -24,11 +24,10 @@ use hyper::server::conn::http2;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::CancellationToken;
 
 use super::connection::{End, Rules, SILENCE, Served};
 use super::crowd::Seat;
-use super::stream::Transport;
+use super::stream::{Transport, passes};
 use crate::metrics::Limit;
 
 /// The most streams that may be open at once.
@@ -54,13 +53,7 @@ const OVERDRAFT: u32 = 2 * STREAMS;
 /// A stream is answered at once, and a body is never read: its stream is reset with `NO_ERROR` a moment after the
 /// answer.
 /// Whatever ends a connection is said by GOAWAY first, so that a request that is under way is still answered.
-pub(super) async fn serve<T, S, B>(
-    io: T,
-    service: S,
-    rules: &Rules,
-    seat: Rc<Seat>,
-    drain: &CancellationToken,
-) -> Served<T>
+pub(super) async fn serve<T, S, B>(io: T, service: S, rules: &Rules, seat: &Seat) -> Served<T>
 where
     T: Transport,
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
@@ -69,7 +62,7 @@ where
     B::Data: 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let tally = Rc::new(Tally::new(rules, seat));
+    let tally = Tally::new(rules, seat);
     let back = Rc::new(Cell::new(None));
     let (end, broken) = {
         let io = TokioIo::new(Lent { io: Some(io), back: Rc::clone(&back) });
@@ -83,8 +76,8 @@ where
             .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
-            .serve_connection(io, Tallied { service, tally: Rc::clone(&tally) });
-        drive(pin!(connection), &tally, rules, drain).await
+            .serve_connection(io, Tallied { service, tally: &tally });
+        drive(pin!(connection), &tally, rules).await
     };
     tally.seat.ended();
     // The connection is dropped and has given back what it was served over. Last frames of the peer's may be under
@@ -93,26 +86,21 @@ where
 }
 
 /// Polls a connection to its end; returns how it ended and whether it was cut off.
-async fn drive<C>(
-    mut connection: Pin<&mut C>,
-    tally: &Tally,
-    rules: &Rules,
-    drain: &CancellationToken,
-) -> (End, bool)
+async fn drive<C>(mut connection: Pin<&mut C>, tally: &Tally<'_>, rules: &Rules) -> (End, bool)
 where
     C: Graceful,
 {
-    let mut draining = pin!(drain.cancelled());
-    let mut timer = pin!(tokio::time::sleep_until(tally.deadline(rules).into()));
+    let mut timer = pin!(None);
     // Since when the peer is being told to end, and the limit that is the reason, where it is one.
     let mut leaving: Option<(Instant, Option<Limit>)> = None;
     poll_fn(|cx| {
         let end = |limit: Option<Limit>| limit.map_or(End::Closed, End::Limited);
+        tally.seat.listen(cx.waker());
         loop {
             let why = match leaving {
                 Some(_) => None,
-                None if draining.as_mut().poll(cx).is_ready() => Some(None),
-                None if tally.seat.is_evicted(cx.waker()) => Some(Some(Limit::Evicted)),
+                None if tally.seat.draining_since().is_some() => Some(None),
+                None if tally.seat.is_evicted() => Some(Some(Limit::Evicted)),
                 None if tally.requests_left() == 0 => Some(Some(Limit::Requests)),
                 None if tally.deadline(rules) <= Instant::now() => Some(Some(tally.limit())),
                 None => None,
@@ -137,20 +125,11 @@ where
             if leaving.is_none() && tally.requests_left() == 0 {
                 continue;
             }
-            let deadline = match leaving {
+            ready!(passes(timer.as_mut(), cx, || match leaving {
                 Some((since, _)) => since + LAST_WORDS,
                 None => tally.deadline(rules),
-            };
-            // The timer is only moved when it is late or early, as with HTTP/1.1.
-            if deadline < timer.deadline().into_std() {
-                timer.as_mut().reset(deadline.into());
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if deadline > Instant::now() {
-                timer.as_mut().reset(deadline.into());
-            } else if leaving.is_some() {
+            }));
+            if leaving.is_some() {
                 return Poll::Ready((end(limit), true));
             }
         }
@@ -184,17 +163,17 @@ where
 }
 
 /// What service and driver of one connection know together.
-struct Tally {
+struct Tally<'a> {
     started: Instant,
-    seat: Rc<Seat>,
+    seat: &'a Seat,
     /// When the last request came.
     last: Cell<Option<Instant>>,
     left: Cell<u32>,
     overdraft: Cell<u32>,
 }
 
-impl Tally {
-    fn new(rules: &Rules, seat: Rc<Seat>) -> Self {
+impl<'a> Tally<'a> {
+    fn new(rules: &Rules, seat: &'a Seat) -> Self {
         let now = Instant::now();
         seat.idle(Some(now));
         Self {
@@ -209,7 +188,7 @@ impl Tally {
     fn request(&self) {
         let now = Instant::now();
         self.last.set(Some(now));
-        if !self.seat.is_marked() {
+        if !self.seat.is_evicted() {
             self.seat.idle(Some(now));
         }
         match self.left.get() {
@@ -240,12 +219,12 @@ impl Tally {
 }
 
 /// A service that tells the [`Tally`] what it serves.
-struct Tallied<S> {
+struct Tallied<'a, S> {
     service: S,
-    tally: Rc<Tally>,
+    tally: &'a Tally<'a>,
 }
 
-impl<S: Service<Request<()>>> Service<Request<Incoming>> for Tallied<S> {
+impl<S: Service<Request<()>>> Service<Request<Incoming>> for Tallied<'_, S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;

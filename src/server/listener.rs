@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::descriptors;
+use super::kernel::{self, TcpOption};
 use crate::listed::listed;
+use crate::settings::Server;
 
 /// How many connections may wait to be accepted. tokio's own listeners take 128; the kernel cuts this to
 /// `net.core.somaxconn`.
@@ -105,6 +106,34 @@ impl Bound {
     }
 }
 
+impl Bound {
+    /// Sets what the settings say of how connections come to be. Those that wait already are as they are.
+    pub(super) fn tune(&self, settings: &Server) {
+        let number = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
+        for (option, value) in [
+            (TcpOption::DeferAccept, number(settings.tcp_defer_accept.0.as_secs())),
+            (TcpOption::FastOpen, number(settings.tcp_fast_open.into())),
+        ] {
+            let set = self.sockets.iter().try_for_each(|socket| kernel::set(socket, option, value));
+            if let (Err(error), true) = (set, value > 0) {
+                tracing::warn!(%error, address = %self.address, ?option, "can't be had; serving without it");
+            }
+        }
+        if settings.tcp_fast_open > 0 && !fast_open_is_allowed() {
+            tracing::warn!(
+                "tcp_fast_open changes nothing: net.ipv4.tcp_fastopen lacks the bit for servers, 2"
+            );
+        }
+    }
+}
+
+/// Whether the kernel grants fast open to servers at all (ip-sysctl, `tcp_fastopen`).
+fn fast_open_is_allowed() -> bool {
+    let allowed = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen");
+    // Where it can't be told, nobody is alarmed.
+    allowed.ok().and_then(|text| text.trim().parse::<u32>().ok()).is_none_or(|bits| bits & 2 != 0)
+}
+
 /// Whether the sockets of an address were passed to a successor. Then their queues are the successor's, and are left
 /// alone when we stop. Cheap to clone: clones share it.
 #[derive(Clone, Debug, Default)]
@@ -165,39 +194,6 @@ pub(super) fn adopt(socket: &TcpListener) -> io::Result<SocketAddr> {
     equip(&socket)?;
     socket.listen(BACKLOG)?;
     Ok(address)
-}
-
-/// How long a queue is tried to be emptied while no descriptor is left for who is in it.
-const EMPTYING: Duration = Duration::from_secs(1);
-
-/// Accepts who is in the queue of a listener that is about to be closed: closing resets them.
-///
-/// # Errors
-/// What keeps the listener or a connection from being used.
-pub(crate) async fn empty_queue(
-    listener: tokio::net::TcpListener,
-    mut spawn: impl FnMut(tokio::net::TcpStream, SocketAddr),
-) -> io::Result<()> {
-    let give_up = tokio::time::Instant::now() + EMPTYING;
-    // Not tokio's accept: it gives way now and then, and that looks like an empty queue.
-    let listener = listener.into_std()?;
-    loop {
-        match listener.accept() {
-            Ok((socket, peer)) => {
-                socket.set_nonblocking(true)?;
-                spawn(tokio::net::TcpStream::from_std(socket)?, peer);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) if descriptors::are_out(&error) => {
-                if tokio::time::Instant::now() > give_up {
-                    return Err(error);
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            // About one connection that is already gone.
-            Err(_) => {}
-        }
-    }
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

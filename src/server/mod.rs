@@ -5,9 +5,12 @@ mod connection;
 mod crowd;
 mod http2;
 mod inherited;
+mod kernel;
 mod listener;
 mod proxied;
 pub mod proxy_protocol;
+mod queue;
+mod socket;
 mod stream;
 mod tls;
 mod worker;
@@ -17,7 +20,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
-use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +28,9 @@ pub use connection::{End, Rules, Served, serve};
 pub(crate) use crowd::Crowd;
 pub use crowd::{Places, Seat};
 pub use inherited::Inherited;
-pub(crate) use listener::empty_queue;
 pub use listener::{Bound, Kind, Passed, bind};
+pub(crate) use queue::Queue;
+pub use socket::Socket;
 pub use stream::Transport;
 pub use tls::Tls;
 pub use worker::{Listener, Speaks};
@@ -92,7 +95,12 @@ impl Listeners {
         for ((kind, address), given) in wanted.into_iter().zip(given) {
             let count = if kind == Kind::Admin { 1 } else { workers };
             match given.map_or_else(|| bind(kind, address, count), Ok) {
-                Ok(bound) => bounds.push(Bound { setting: address, ..bound }),
+                Ok(bound) => {
+                    if kind != Kind::Admin {
+                        bound.tune(server);
+                    }
+                    bounds.push(Bound { setting: address, ..bound });
+                }
                 Err(error) => taken.push(Taken { address, error }),
             }
         }
@@ -140,6 +148,7 @@ pub struct Crew {
     working: usize,
     manners: Manners,
     places: Arc<Places>,
+    has_affinity: bool,
 }
 
 impl Crew {
@@ -159,40 +168,50 @@ impl Crew {
         };
         let manners = Manners { rules, tls, upgrade_port: settings.tls.upgrade_port };
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
-        Self { stop, abandon, ends, last_word, working: 0, manners, places }
+        let has_affinity = settings.worker_affinity;
+        Self { stop, abandon, ends, last_word, working: 0, manners, places, has_affinity }
     }
 
-    /// Starts workers, each on a thread of its own and with its own listeners.
+    /// Starts workers, each on a thread of its own and with its own listeners. None serves before all are ready to:
+    /// a runtime needs descriptors, and visitors may take the last.
     ///
     /// # Errors
     /// A thread or a runtime could not be had.
     pub fn start(&mut self, workers: Vec<(Worker, Vec<Listener>)>) -> io::Result<()> {
-        let mut runtimes = Vec::with_capacity(workers.len());
-        for _ in &workers {
-            match worker::runtime() {
-                Ok(runtime) => runtimes.push(runtime),
-                Err(error) => {
-                    // Dropped as they are they would wait for their threads, which no task of another runtime may do.
-                    runtimes.into_iter().for_each(Runtime::shutdown_background);
-                    return Err(error);
-                }
-            }
-        }
-        for ((worker, listeners), runtime) in workers.into_iter().zip(runtimes) {
-            let (manners, stop) = (self.manners.clone(), self.stop.clone());
+        let (ready, reports) = std::sync::mpsc::channel();
+        let mut waiting = Vec::with_capacity(workers.len());
+        for (worker, listeners) in workers {
+            let (go, told) = std::sync::mpsc::channel::<()>();
+            let (ready, manners, stop) = (ready.clone(), self.manners.clone(), self.stop.clone());
             let (places, last_word) = (Arc::clone(&self.places), LastWord(self.last_word.clone()));
             let abandon = self.abandon.clone();
-            let name = format!("worker-{}", self.working);
-            let started = thread::Builder::new().name(name).spawn(move || {
-                worker::run(&runtime, worker, listeners, manners, places, &stop, &abandon);
-                drop(last_word);
-            });
-            if let Err(error) = started {
-                // Half a crew is none.
-                self.stop();
-                return Err(error);
-            }
-            self.working += 1;
+            let number = self.working + waiting.len();
+            let core = self.has_affinity.then_some(number);
+            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                if let Some(Err(error)) = core.map(worker::stay_on_core) {
+                    tracing::warn!(%error, "a worker can't be kept on one core");
+                }
+                // Made here, for it never leaves its thread.
+                let (runtime, report) = match worker::runtime() {
+                    Ok(runtime) => (Some(runtime), Ok(())),
+                    Err(error) => (None, Err(error)),
+                };
+                // Who asked has gone where another worker could not be had; then nobody says go either.
+                let _ = ready.send(report);
+                drop(ready);
+                if let (Some(runtime), Ok(())) = (runtime, told.recv()) {
+                    worker::run(&runtime, worker, listeners, manners, places, &stop, &abandon);
+                    drop(last_word);
+                }
+            })?;
+            waiting.push(go);
+        }
+        drop(ready);
+        reports.into_iter().collect::<io::Result<()>>()?;
+        self.working += waiting.len();
+        for go in waiting {
+            // One that ended since then says so by its last word.
+            let _ = go.send(());
         }
         Ok(())
     }

@@ -4,11 +4,11 @@ use std::io;
 use std::net::IpAddr;
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use super::connection::Rules;
+use super::crowd::Seat;
 use super::proxy_protocol::{self as protocol, Header, MAX, Malformed, Parsed};
+use super::socket::Socket;
 use super::stream::patience_ends;
 use crate::dispatch::Worker;
 use crate::metrics::Limit;
@@ -28,11 +28,11 @@ enum Lack {
 /// What follows the header stays in the socket. The header may take `header_timeout`, and the first request as long
 /// again. Allocates the header's buffer, 4 KiB, for as long as it is read.
 pub(super) async fn came(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     peer: IpAddr,
     worker: &Worker,
     rules: &Rules,
-    stop: &CancellationToken,
+    seat: &Seat,
 ) -> Option<Came> {
     let close = |limit, why: &str| {
         worker.counter.limited(limit);
@@ -49,13 +49,13 @@ pub(super) async fn came(
             Err(Lack::Malformed(Malformed(why))) => close(Limit::ProxyProtocol, why),
         },
         () = tokio::time::sleep(rules.header_timeout) => close(Limit::ProxyProtocol, "header_timeout is over"),
-        () = patience_ends(stop) => None,
+        () = patience_ends(seat) => None,
     }
 }
 
 /// Takes the header off. It looks at what is there, and takes what is the header's: all of it while the header is
 /// not whole, since then it does not end in there.
-async fn take(socket: &mut TcpStream) -> Result<Header, Lack> {
+async fn take(socket: &mut Socket) -> Result<Header, Lack> {
     let mut bytes = vec![0; MAX];
     let mut taken = 0;
     loop {

@@ -3,17 +3,17 @@
 use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
 
 use super::connection::Rules;
 use super::crowd::Seat;
+use super::socket::Socket;
 use crate::metrics::Limit;
 
 /// Where a connection stands between the peer and us.
@@ -25,7 +25,7 @@ enum Phase {
     Head,
     /// A request is being answered.
     Answering,
-    /// An answer is out; the next request may come.
+    /// An answer is ready; the next request may come.
     Idle,
 }
 
@@ -35,21 +35,21 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     const SAYS_GOODBYE: bool;
 
     /// The socket below.
-    fn socket(&mut self) -> &mut TcpStream;
+    fn socket(&mut self) -> &mut Socket;
 }
 
-impl Transport for TcpStream {
+impl Transport for Socket {
     const SAYS_GOODBYE: bool = false;
 
-    fn socket(&mut self) -> &mut TcpStream {
+    fn socket(&mut self) -> &mut Socket {
         self
     }
 }
 
-impl Transport for TlsStream<TcpStream> {
+impl Transport for TlsStream<Socket> {
     const SAYS_GOODBYE: bool = true;
 
-    fn socket(&mut self) -> &mut TcpStream {
+    fn socket(&mut self) -> &mut Socket {
         self.get_mut().0
     }
 }
@@ -57,17 +57,18 @@ impl Transport for TlsStream<TcpStream> {
 /// What stream, service and driver of one connection know together. hyper's own timer is one and the same for a
 /// slow head and an idle connection; this tells them apart.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Watch<'a> {
     phase: Cell<Phase>,
     since: Cell<Instant>,
+    /// What was written is with the kernel.
+    flushed: Cell<bool>,
     /// The last request announced a body, which is never read.
     body_announced: Cell<bool>,
     /// How many more requests it may send.
     requests_left: Cell<u32>,
-    draining_since: Cell<Option<Instant>>,
     /// The peer was told that the last answer was the last.
     said_close: Cell<bool>,
-    seat: Rc<Seat>,
+    seat: &'a Seat,
 }
 
 /// While draining, how long a connection that waits for a request goes on waiting: a request that was sent
@@ -75,24 +76,26 @@ pub(super) struct Watch {
 pub(super) const LAST_WAIT: Duration = Duration::from_millis(250);
 
 /// Returns when that has passed since draining began.
-pub(super) async fn patience_ends(drain: &CancellationToken) {
-    drain.cancelled().await;
+pub(super) async fn patience_ends(seat: &Seat) {
+    seat.drained().await;
     tokio::time::sleep(LAST_WAIT).await;
 }
 
+/// After how long without a byte an idle connection gives back what it needs to be served.
+const PARKED_AFTER: Duration = Duration::from_secs(1);
 /// An answer in the making has no deadline of the connection's; the driver looks again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-impl Watch {
-    pub(super) fn new(rules: &Rules, seat: Rc<Seat>) -> Self {
+impl<'a> Watch<'a> {
+    pub(super) fn new(rules: &Rules, seat: &'a Seat) -> Self {
         let now = Instant::now();
         seat.idle(Some(now));
         Self {
             phase: Cell::new(Phase::Fresh),
             since: Cell::new(now),
+            flushed: Cell::new(true),
             body_announced: Cell::new(false),
             requests_left: Cell::new(rules.max_requests),
-            draining_since: Cell::new(None),
             said_close: Cell::new(false),
             seat,
         }
@@ -110,13 +113,20 @@ impl Watch {
         self.seat.ended();
     }
 
-    /// Whether it waits for a request and another needs its place; the waker is told when that changes.
+    /// Whether it waits for a request and another needs its place; the waker is told when that changes, and when
+    /// draining begins.
     pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
-        self.seat.is_evicted(waker) && matches!(self.phase.get(), Phase::Fresh | Phase::Idle)
+        self.seat.listen(waker);
+        self.seat.is_evicted() && self.waits()
     }
 
-    fn bytes_came(&self) {
-        if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
+    fn waits(&self) -> bool {
+        matches!(self.phase.get(), Phase::Fresh | Phase::Idle)
+    }
+
+    /// Some bytes of a head have come.
+    pub(super) fn bytes_came(&self) {
+        if self.waits() {
             self.enter(Phase::Head);
         }
     }
@@ -133,14 +143,10 @@ impl Watch {
         self.enter(Phase::Idle);
     }
 
-    pub(super) fn drain(&self) {
-        self.draining_since.set(Some(Instant::now()));
-    }
-
     /// Whether this answer is the connection's last: a body that is not read can't be told from a next request.
     pub(super) fn is_last(&self) -> bool {
         self.body_announced.get()
-            || self.draining_since.get().is_some()
+            || self.seat.draining_since().is_some()
             || self.is_spent()
             || self.seat.is_pressed()
     }
@@ -166,38 +172,74 @@ impl Watch {
     /// When the connection is to be ended if nothing more happens.
     pub(super) fn deadline(&self, rules: &Rules) -> Instant {
         let since = self.since.get();
-        match (self.phase.get(), self.draining_since.get()) {
+        match (self.phase.get(), self.seat.draining_since()) {
             (Phase::Answering, _) => Instant::now() + LOOK_AGAIN,
             (Phase::Head, _) => since + rules.header_timeout,
-            (Phase::Fresh | Phase::Idle, Some(draining)) => draining + LAST_WAIT,
+            (Phase::Fresh | Phase::Idle, Some(draining)) => since.max(draining) + LAST_WAIT,
             (Phase::Fresh, None) => since + rules.header_timeout,
             (Phase::Idle, None) => since + rules.idle_timeout,
         }
     }
 
+    /// When the connection may be parked if nothing more happens: everything is said, and nothing is being read.
+    pub(super) fn rests_from(&self) -> Option<Instant> {
+        let rests = self.phase.get() == Phase::Idle && self.flushed.get();
+        rests.then(|| self.since.get() + PARKED_AFTER)
+    }
+
     /// The limit that a passed deadline stands for, where it is one: draining is none.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self.phase.get() {
-            Phase::Fresh | Phase::Idle if self.draining_since.get().is_some() => None,
+            Phase::Fresh | Phase::Idle if self.seat.draining_since().is_some() => None,
             Phase::Idle => Some(Limit::IdleTimeout),
             Phase::Fresh | Phase::Head | Phase::Answering => Some(Limit::HeaderTimeout),
         }
     }
 }
 
-/// A stream that tells its [`Watch`] when bytes come.
-#[derive(Debug)]
-pub(super) struct Stream<T> {
-    pub(super) io: T,
-    pub(super) watch: Rc<Watch>,
+/// Waits until a deadline that may move. A timer is made by the first who has to wait, and only moved when it is
+/// late or early: a request that is answered at once costs none.
+pub(super) fn passes(
+    mut timer: Pin<&mut Option<Sleep>>,
+    cx: &mut Context<'_>,
+    deadline: impl Fn() -> Instant,
+) -> Poll<()> {
+    let mut due = deadline();
+    if timer.as_mut().as_pin_mut().is_none_or(|timer| due < timer.deadline().into_std()) {
+        timer.set(Some(sleep_until(due.into())));
+    }
+    while let Some(sleep) = timer.as_mut().as_pin_mut() {
+        ready!(sleep.poll(cx));
+        due = deadline();
+        if due <= Instant::now() {
+            break;
+        }
+        timer.set(Some(sleep_until(due.into())));
+    }
+    Poll::Ready(())
 }
 
-impl<T: Transport> AsyncRead for Stream<T> {
+/// A stream that tells its [`Watch`] when bytes come and go.
+#[derive(Debug)]
+pub(super) struct Stream<'a, T> {
+    pub(super) io: T,
+    /// Bytes that were read already.
+    pub(super) first: Bytes,
+    pub(super) watch: &'a Watch<'a>,
+}
+
+impl<T: Transport> AsyncRead for Stream<'_, T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let count = buf.remaining().min(self.first.len());
+            buf.put_slice(&self.first[..count]);
+            self.first.advance(count);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -207,28 +249,23 @@ impl<T: Transport> AsyncRead for Stream<T> {
     }
 }
 
-impl<T: Transport> AsyncWrite for Stream<T> {
+impl<T: Transport> AsyncWrite for Stream<'_, T> {
+    /// Vectored writing is not offered, so that hyper writes head and body from one buffer.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.watch.flushed.set(false);
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        // hyper flushes what is below it once it has nothing left itself.
+        self.watch.flushed.set(flushed.is_ready());
+        flushed
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    /// hyper has written all of its answer by then, which it has not where it says that it is done without this.
+    /// What comes next is not its to decide: most connections need no FIN before they are closed.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }

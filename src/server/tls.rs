@@ -10,13 +10,13 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{Acceptor, NoServerSessionStorage};
 use rustls::version::{TLS12, TLS13};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
 
+use super::crowd::Seat;
+use super::socket::Socket;
 use super::stream::patience_ends;
 use crate::certificates::{Published, Resolver};
 use crate::metrics::{Counter, Handshake, Limit};
@@ -76,16 +76,16 @@ impl Tls {
     /// place from others. Who connects and says nothing at all is no handshake, and while draining is not waited for.
     pub(super) async fn accept(
         &self,
-        socket: TcpStream,
+        mut socket: Socket,
         counter: &Counter,
-        drain: &CancellationToken,
-    ) -> Option<TlsStream<TcpStream>> {
+        seat: &Seat,
+    ) -> Option<TlsStream<Socket>> {
         let deadline = Instant::now() + self.timeout;
         let first = async { matches!(socket.peek(&mut [0]).await, Ok(1)) };
         let spoke = tokio::select! {
             biased;
             first = timeout_at(deadline, first) => first,
-            () = patience_ends(drain) => return None,
+            () = patience_ends(seat) => return None,
         };
         let shaken = match spoke {
             Ok(true) => timeout_at(deadline, self.shake(socket, counter)).await,
@@ -105,7 +105,7 @@ impl Tls {
         stream
     }
 
-    async fn shake(&self, socket: TcpStream, counter: &Counter) -> io::Result<TlsStream<TcpStream>> {
+    async fn shake(&self, socket: Socket, counter: &Counter) -> io::Result<TlsStream<Socket>> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
         let place = match self.places.try_acquire() {
             Ok(place) => place,
@@ -125,6 +125,6 @@ impl Tls {
 }
 
 /// Whether HTTP/2 was agreed on.
-pub(super) fn chose_http2(stream: &TlsStream<TcpStream>) -> bool {
+pub(super) fn chose_http2(stream: &TlsStream<Socket>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }

@@ -5,6 +5,7 @@ use std::future::{Future, Ready, ready};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU16;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,18 +13,19 @@ use std::time::{Duration, Instant};
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::{HeaderValue, Request};
 use hyper::service::{Service, service_fn};
-use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
-use tokio::task::LocalSet;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::runtime::{LocalOptions, LocalRuntime};
+use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::connection::{self, End, Rules};
 use super::crowd::{Crowd, Places, Seat, Taken};
 use super::http2;
 use super::listener::Passed;
-use super::listener::empty_queue;
 use super::proxied;
+use super::queue::Queue;
+use super::socket::Socket;
+use super::stream::LAST_WAIT;
 use super::tls::{self, Tls};
 use crate::answer::Answer;
 use crate::clients::Connected;
@@ -57,6 +59,8 @@ pub struct Listener {
     pub proxy_protocol: bool,
     /// Whether a successor accepts from it too.
     pub passed: Passed,
+    /// Whether the kernel keeps silent connections to itself.
+    pub defers: bool,
 }
 
 /// How connections are treated.
@@ -75,10 +79,13 @@ struct Shared {
     stop: CancellationToken,
 }
 
+/// How often it is looked whether connections may no longer be idle for so long.
+const TIDIED_EVERY: Duration = Duration::from_secs(1);
+
 /// Serves on every listener until `stop` is cancelled, then empties the accept queues, lets what is under way end,
 /// and returns; once `abandon` is cancelled too, at once, and what is still under way is lost.
 pub(super) fn run(
-    runtime: &Runtime,
+    runtime: &LocalRuntime,
     worker: Worker,
     listeners: Vec<Listener>,
     manners: Manners,
@@ -87,43 +94,64 @@ pub(super) fn run(
     abandon: &CancellationToken,
 ) {
     let crowd = Rc::new(Crowd::new(places));
-    let shared = Rc::new(Shared { worker, manners, crowd, stop: stop.clone() });
-    LocalSet::new().block_on(runtime, async {
-        let connections = TaskTracker::new();
+    let idle_timeout = manners.rules.idle_timeout;
+    let shared = Rc::new(Shared { worker, manners, crowd: Rc::clone(&crowd), stop: stop.clone() });
+    runtime.block_on(async {
         let accepting = listeners.into_iter().map(|listener| {
             let Listener { slot, speaks, proxy_protocol, .. } = listener;
-            let (connections, of_visit) = (connections.clone(), Rc::clone(&shared));
+            let of_visit = Rc::clone(&shared);
             accept(listener, Rc::clone(&shared), move |socket, peer| {
                 let place = of_visit.crowd.enter();
                 let arrival = Arrival { socket, peer, slot, proxy_protocol, place };
                 let shared = Rc::clone(&of_visit);
                 // Tasks of their own kinds: a plain connection carries no state of the others.
                 match speaks {
-                    Speaks::Http => connections.spawn_local(visit(arrival, shared)),
-                    Speaks::Tls => connections.spawn_local(visit_by_tls(arrival, shared)),
-                    Speaks::Upgrade => connections.spawn_local(visit_to_upgrade(arrival, shared)),
+                    Speaks::Http => spawn_local(visit(arrival, shared)),
+                    Speaks::Tls => spawn_local(visit_by_tls(arrival, shared)),
+                    Speaks::Upgrade => spawn_local(visit_to_upgrade(arrival, shared)),
                 };
             })
         });
-        let accepting: Vec<_> = accepting.map(tokio::task::spawn_local).collect();
-        for accepting in accepting {
-            if let Ok(Err(error)) | Err(error) = accepting.await.map_err(io::Error::other) {
-                tracing::error!(%error, "a listener ended");
-                // Its queue would fill with visitors whom nobody serves: a worker that ends is noticed.
-                return;
+        let accepting: Vec<_> = accepting.map(spawn_local).collect();
+        let serving = async {
+            for accepting in accepting {
+                if let Ok(Err(error)) | Err(error) = accepting.await.map_err(io::Error::other) {
+                    tracing::error!(%error, "a listener ended");
+                    // Its queue would fill with visitors whom nobody serves: a worker that ends is noticed.
+                    return;
+                }
             }
-        }
-        connections.close();
+            crowd.emptied().await;
+        };
+        let tidying = async {
+            loop {
+                tokio::time::sleep(TIDIED_EVERY).await;
+                crowd.tidy(idle_timeout);
+            }
+        };
         tokio::select! {
-            () = connections.wait() => {}
+            () = serving => {}
             () = abandon.cancelled() => {}
+            () = tidying => {}
         }
     });
 }
 
-/// A worker's runtime. Made before any worker serves: it needs descriptors, and visitors may take the last.
-pub(super) fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()
+/// Keeps this thread on one of the cores that it may use: the one of that number, counted around.
+pub(super) fn stay_on_core(number: usize) -> io::Result<()> {
+    let usable = sched_getaffinity(None)?;
+    let cores = (0..CpuSet::MAX_CPU).filter(|&core| usable.is_set(core));
+    let mut own = CpuSet::new();
+    cores.cycle().nth(number).into_iter().for_each(|core| own.set(core));
+    Ok(sched_setaffinity(None, &own)?)
+}
+
+/// A worker's runtime.
+pub(super) fn runtime() -> io::Result<LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(LocalOptions::default())
 }
 
 /// Accepts until told to stop. Then whoever is in the queue already is accepted still, for a socket that is
@@ -131,14 +159,14 @@ pub(super) fn runtime() -> io::Result<Runtime> {
 async fn accept(
     listener: Listener,
     shared: Rc<Shared>,
-    mut spawn: impl FnMut(TcpStream, SocketAddr),
+    mut spawn: impl FnMut(Socket, SocketAddr),
 ) -> io::Result<()> {
-    let passed = listener.passed;
-    let listener = tokio::net::TcpListener::from_std(listener.socket)?;
+    let (passed, defers) = (listener.passed, listener.defers);
+    let queue = Queue::new(listener.socket)?;
     let mut pause = Pause::default();
     let accept = async || {
         shared.crowd.room(|| shared.worker.counter.limited(Limit::Connections)).await;
-        listener.accept().await
+        queue.next().await
     };
     loop {
         let accepted = tokio::select! {
@@ -161,11 +189,26 @@ async fn accept(
             }
         }
     }
+    shared.crowd.drain();
     if passed.is_set() {
         // The queue lives on, and is the successor's.
         return Ok(());
     }
-    empty_queue(listener, spawn).await
+    if defers {
+        // Whoever has connected and whose request is under way is in no queue yet.
+        queue.defer_no_more();
+        let waited = tokio::time::sleep(LAST_WAIT);
+        let mut waited = pin!(waited);
+        while let Some(accepted) = tokio::select! {
+            biased;
+            () = &mut waited => None,
+            accepted = queue.next() => Some(accepted),
+        } {
+            let Ok((socket, peer)) = accepted else { break };
+            spawn(socket, peer);
+        }
+    }
+    queue.empty(spawn).await
 }
 
 /// How long to wait before accepting again: 5 ms at first, 50 ms at the most, so that service is back as soon
@@ -185,7 +228,7 @@ impl Pause {
 
 /// A connection that was accepted.
 struct Arrival {
-    socket: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     slot: Slot,
     proxy_protocol: bool,
@@ -199,10 +242,13 @@ async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
     // Its answer is there at once: there is nothing to await.
     let service = service_fn(|request| ready(Ok(dispatch(&shared.worker, &request, came))));
     let seat = arrival.place.seat();
-    let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat, &shared.stop).await;
+    let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat).await;
     shared.note(served.end, came);
+    if served.is_over() {
+        return;
+    }
     // Boxed: few connections have something left, and all would carry the state otherwise.
-    Box::pin(served.linger(&arrival.place.seat())).await;
+    Box::pin(served.linger(seat)).await;
 }
 
 /// The same for a visitor who speaks TLS.
@@ -213,18 +259,19 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
     let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
     let came = Came { by_tls: true, ..came };
     // Boxed: a handshake's state is large and soon over.
-    let shaking = tls.accept(arrival.socket, &worker.counter, &shared.stop);
-    let accepted = Box::pin(unless_evicted(shaking, &arrival.place.seat(), worker)).await;
+    let seat = arrival.place.seat();
+    let shaking = tls.accept(arrival.socket, &worker.counter, seat);
+    let accepted = Box::pin(unless_evicted(shaking, seat, worker)).await;
     let Some(stream) = accepted else { return };
     let service = ByTls { worker, hsts: tls.hsts(), came };
-    let (rules, seat, stop) = (&shared.manners.rules, arrival.place.seat(), &shared.stop);
+    let rules = &shared.manners.rules;
     let served = if tls::chose_http2(&stream) {
-        Box::pin(http2::serve(stream, service, rules, seat, stop)).await
+        Box::pin(http2::serve(stream, service, rules, seat)).await
     } else {
-        connection::serve(stream, service, rules, seat, stop).await
+        connection::serve(stream, service, rules, seat).await
     };
     shared.note(served.end, came);
-    Box::pin(served.linger(&arrival.place.seat())).await;
+    Box::pin(served.linger(seat)).await;
 }
 
 /// [`dispatch`] as a service over TLS.
@@ -255,9 +302,9 @@ async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
     let port = shared.manners.upgrade_port;
     let service = service_fn(|request| ready(Ok(upgrade(&shared.worker, &request, came, port))));
     let seat = arrival.place.seat();
-    let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat, &shared.stop).await;
+    let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat).await;
     shared.note(served.end, came);
-    Box::pin(served.linger(&arrival.place.seat())).await;
+    Box::pin(served.linger(seat)).await;
 }
 
 /// Waits for something that a connection does before its first request; `None` where it is to make room meanwhile.
@@ -279,9 +326,9 @@ impl Shared {
         let worker = &self.worker;
         let mut came = Came { client: arrival.peer.ip().to_canonical(), by_tls: false };
         if arrival.proxy_protocol {
-            let (rules, socket) = (&self.manners.rules, &mut arrival.socket);
-            let telling = proxied::came(socket, came.client, worker, rules, &self.stop);
-            came = unless_evicted(telling, &arrival.place.seat(), worker).await?;
+            let (rules, socket, seat) = (&self.manners.rules, &mut arrival.socket, arrival.place.seat());
+            came =
+                unless_evicted(proxied::came(socket, came.client, worker, rules, seat), seat, worker).await?;
         }
         if worker.trusts(came.client) {
             return Some((came, None));

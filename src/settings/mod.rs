@@ -53,6 +53,12 @@ pub struct Server {
     pub listen: Vec<Listener>,
     /// Threads that serve requests; 0: one per core.
     pub workers: Workers,
+    /// Whether each worker stays on one core.
+    pub worker_affinity: bool,
+    /// For how long the kernel keeps a connection to itself while its request has not come; 0: not at all.
+    pub tcp_defer_accept: Span,
+    /// How many connections may wait whose request came with their first packet (RFC 7413); 0: none.
+    pub tcp_fast_open: u32,
     /// How long after SIGTERM requests are still accepted while `/readyz` says no; SIGINT skips it.
     pub shutdown_delay: Span,
     /// How long requests in flight may take to finish once nothing is accepted any more.
@@ -179,6 +185,9 @@ impl Default for Server {
         Self {
             listen: vec![Listener::plain(Listen((std::net::Ipv6Addr::UNSPECIFIED, 8080).into()))],
             workers: Workers(0),
+            worker_affinity: false,
+            tcp_defer_accept: Span::seconds(0),
+            tcp_fast_open: 0,
             shutdown_delay: Span::seconds(0),
             shutdown_grace: Span::seconds(30),
             watch: Span::seconds(2),
@@ -212,6 +221,19 @@ impl Server {
         let server = Self {
             listen,
             workers: section.or("workers", default.workers),
+            worker_affinity: section.or("worker_affinity", default.worker_affinity),
+            tcp_defer_accept: section.within(
+                "tcp_defer_accept",
+                default.tcp_defer_accept,
+                "whole seconds from 0s (off) to 60s",
+                |span| span.0.subsec_nanos() == 0 && span.0.as_secs() <= 60,
+            ),
+            tcp_fast_open: section.within(
+                "tcp_fast_open",
+                default.tcp_fast_open,
+                "a whole number from 0 (off) to 65535",
+                |&count| count <= u16::MAX.into(),
+            ),
             shutdown_delay: section.or("shutdown_delay", default.shutdown_delay),
             shutdown_grace: section.or("shutdown_grace", default.shutdown_grace),
             watch: section.within("watch", default.watch, "0s or 100ms and more", |span| {

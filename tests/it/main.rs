@@ -15,6 +15,7 @@ mod pins;
 mod backend;
 mod bad_input;
 mod limits;
+mod sockets;
 mod proxies;
 mod tls;
 mod http2;

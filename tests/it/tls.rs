@@ -56,6 +56,19 @@ fn a_visitor_is_redirected_over_tls() {
 }
 
 #[test]
+fn a_parked_connection_is_served_on_over_tls() {
+    let (_dir, site, signpost) = one_site("");
+    let config = Arc::new(client(&[&site], &["http/1.1"]));
+    let mut connection = connect(signpost.tls.unwrap(), "site.test", &config).unwrap();
+    for path in ["/a", "/b", "/c"] {
+        let answer = connection.request("GET", path, &[("Host", "site.test")]);
+        assert_eq!(answer.location(), format!("http://127.0.0.1:9001{path}"));
+        std::thread::sleep(std::time::Duration::from_millis(1300));
+    }
+    assert_eq!(handshakes(&signpost, "ok"), 1.0);
+}
+
+#[test]
 fn a_proxy_may_say_who_is_there_before_tls_begins() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site::write(dir.path(), "site", &["site.test"]);

@@ -1,0 +1,74 @@
+//! The queue of a listener: connections that the kernel has made and nobody has accepted yet.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use super::kernel::{self, TcpOption};
+use super::socket::Socket;
+use crate::descriptors;
+
+/// How long a queue is tried to be emptied while no descriptor is left for who is in it.
+const EMPTYING: Duration = Duration::from_secs(1);
+
+/// The queue of one listener.
+#[derive(Debug)]
+pub(crate) struct Queue(AsyncFd<TcpListener>);
+
+impl Queue {
+    /// Has the reactor say when somebody has come. The listener must not block.
+    pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
+        kernel::watch(listener).map(Self)
+    }
+
+    /// Takes the next one out, or waits for one. Whoever waits for the next again and again takes out all who have
+    /// come before the reactor is asked anew, or a hundred and some, whichever is less.
+    pub(crate) async fn next(&self) -> io::Result<(Socket, SocketAddr)> {
+        loop {
+            if let Ok(accepted) = self.0.readable().await?.try_io(|listener| accept(listener.get_ref())) {
+                return accepted;
+            }
+        }
+    }
+
+    /// Has connections come into the queue though they are silent, as those do that the kernel is not asked to defer.
+    pub(crate) fn defer_no_more(&self) {
+        // Where the kernel can't defer nothing was.
+        let _ = kernel::set(self.0.get_ref(), TcpOption::DeferAccept, 0);
+    }
+
+    /// Takes out who is in the queue of a listener that is about to be closed: closing resets them.
+    ///
+    /// # Errors
+    /// What keeps the listener from being used.
+    pub(crate) async fn empty(self, mut spawn: impl FnMut(Socket, SocketAddr)) -> io::Result<()> {
+        let give_up = Instant::now() + EMPTYING;
+        let listener = self.0.into_inner();
+        loop {
+            match accept(&listener) {
+                Ok((socket, peer)) => spawn(socket, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if descriptors::are_out(&error) => {
+                    if Instant::now() > give_up {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                // About one connection that is already gone.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// One system call: what else a socket is to be, the listener's sockets are already.
+fn accept(listener: &TcpListener) -> io::Result<(Socket, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(io::ErrorKind::NotConnected)?;
+    Ok((Socket::new(socket), peer))
+}

@@ -1,0 +1,237 @@
+//! A socket that the reactor hears of only once somebody has to wait for it.
+//!
+//! Most visitors bring their request along, take an answer that fits into the send buffer and leave. tokio's own
+//! stream makes epoll known to each of them and unknown again: two system calls that nobody needed. This one reads
+//! and writes first, and is registered when that would block.
+
+use std::io::{self, IoSlice, Write};
+use std::mem::{self, MaybeUninit};
+use std::net::{self, Shutdown};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// An accepted socket.
+///
+/// Reading and writing are those of [`TcpStream`], and as safe to cancel: what was not returned was not taken.
+#[derive(Debug)]
+pub struct Socket(State);
+
+#[derive(Debug)]
+enum State {
+    /// The reactor does not know it.
+    Unwatched(net::TcpStream),
+    /// It was waited for, and the reactor knows it until it is closed.
+    Watched(TcpStream),
+    /// The reactor could not take it, which closed it.
+    Lost,
+}
+
+/// The most that one read takes before the socket is watched: as much as hyper asks for.
+const CHUNK: usize = 8 << 10;
+
+impl Socket {
+    /// Takes a socket over. It must not block.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self(State::Unwatched(socket.into()))
+    }
+
+    /// Reads without taking; 0 is the end. Returns once there is something.
+    ///
+    /// # Errors
+    /// The connection is broken, or the reactor can't take the socket.
+    pub async fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let State::Unwatched(socket) = &self.0
+            && let Some(count) = unless_blocked(socket.peek(buffer))
+        {
+            return count;
+        }
+        self.watched()?.peek(buffer).await
+    }
+
+    /// The socket as the reactor knows it.
+    fn watched(&mut self) -> io::Result<&mut TcpStream> {
+        if let State::Unwatched(_) = self.0
+            && let State::Unwatched(socket) = mem::replace(&mut self.0, State::Lost)
+        {
+            // epoll reports what has come in the meantime: it looks when it is told of a socket.
+            self.0 = State::Watched(TcpStream::from_std(socket)?);
+        }
+        match &mut self.0 {
+            State::Watched(socket) => Ok(socket),
+            State::Unwatched(_) | State::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+/// What a call returned, but `None` where it would have blocked.
+fn unless_blocked<T>(result: io::Result<T>) -> Option<io::Result<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        result => Some(result),
+    }
+}
+
+/// Reads what is there. By way of the stack: a `ReadBuf` lends what it has not yet initialized to unsafe code only,
+/// and to copy a request is cheaper than to write zeros first where 8 KiB could go.
+fn receive(socket: &net::TcpStream, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+    let mut chunk = [const { MaybeUninit::uninit() }; CHUNK];
+    let room = buf.remaining().min(CHUNK);
+    let ((bytes, _), _) = recv(socket, &mut chunk[..room], RecvFlags::empty())?;
+    buf.put_slice(bytes);
+    Ok(())
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let State::Unwatched(socket) = &self.0
+            && let Some(read) = unless_blocked(receive(socket, buf))
+        {
+            return Poll::Ready(read);
+        }
+        Pin::new(self.watched()?).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let State::Unwatched(socket) = &mut self.0
+            && let Some(written) = unless_blocked(socket.write(buf))
+        {
+            return Poll::Ready(written);
+        }
+        Pin::new(self.watched()?).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let State::Unwatched(socket) = &mut self.0
+            && let Some(written) = unless_blocked(socket.write_vectored(bufs))
+        {
+            return Poll::Ready(written);
+        }
+        Pin::new(self.watched()?).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            State::Unwatched(socket) => Poll::Ready(socket.shutdown(Shutdown::Write)),
+            State::Watched(socket) => Pin::new(socket).poll_shutdown(cx),
+            State::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Both ends of a connection, ours first.
+    fn pair() -> (Socket, net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Socket::new(ours.into()), theirs)
+    }
+
+    fn is_watched(socket: &Socket) -> bool {
+        matches!(socket.0, State::Watched(_))
+    }
+
+    #[tokio::test]
+    async fn who_need_not_wait_is_never_watched() {
+        let (mut ours, mut theirs) = pair();
+        theirs.write_all(b"question").unwrap();
+        let mut read = [0; 64];
+        assert_eq!(ours.peek(&mut read).await.unwrap(), 8);
+        assert_eq!(ours.read(&mut read).await.unwrap(), 8);
+        ours.write_all(b"answer").await.unwrap();
+        theirs.read_exact(&mut read[..6]).unwrap();
+        // FIN after its last byte is half an end: it is still answered.
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(ours.read(&mut read).await.unwrap(), 0);
+        ours.write_all(b"and more").await.unwrap();
+        assert!(!is_watched(&ours));
+        ours.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"and more");
+    }
+
+    #[tokio::test]
+    async fn what_comes_later_is_waited_for_and_nothing_is_lost_when_nobody_waits_any_more() {
+        let (mut ours, mut theirs) = pair();
+        let mut read = [0; 5];
+        for waits in 0..3 {
+            let waited = timeout(Duration::from_millis(20), ours.read_exact(&mut read)).await;
+            assert!(waited.is_err() && is_watched(&ours), "{waits}");
+        }
+        theirs.write_all(b"first").unwrap();
+        ours.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"first");
+        theirs.write_all(b"later").unwrap();
+        assert_eq!(ours.peek(&mut [0; 64]).await.unwrap(), 5);
+        ours.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"later");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_waited_for() {
+        let (mut ours, mut theirs) = pair();
+        let sent: Vec<u8> = (0..32 << 20).map(|index| (index % 251) as u8).collect();
+        let reading = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            let mut read = Vec::new();
+            theirs.read_to_end(&mut read).unwrap();
+            read
+        });
+        let half = sent.len() / 2;
+        ours.write_all(&sent[..half]).await.unwrap();
+        assert!(is_watched(&ours), "no kernel keeps 16 MB of it");
+        let mut at = half;
+        while at < sent.len() {
+            let (one, two) = sent[at..].split_at((sent.len() - at) / 2);
+            at += ours.write_vectored(&[IoSlice::new(one), IoSlice::new(two)]).await.unwrap();
+        }
+        ours.shutdown().await.unwrap();
+        assert!(reading.join().unwrap() == sent, "every byte, in order");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_resets_is_an_error_once_and_for_all() {
+        let (mut ours, theirs) = pair();
+        ours.write_all(b"unread").await.unwrap();
+        let written = timeout(Duration::from_millis(20), ours.read(&mut [0])).await;
+        assert!(written.is_err());
+        // Closing with unread bytes is a reset.
+        drop(theirs);
+        assert_eq!(ours.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+}
