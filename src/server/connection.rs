@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -274,8 +274,17 @@ where
     type Future = Answering<'a, S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.watch.request(!request.body().is_end_stream());
+        self.watch.request(!request.body().is_end_stream(), asks_close(&request));
         Answering { future: self.service.call(request), watch: self.watch }
+    }
+}
+
+/// Whether no request follows this one, as hyper reads it too (RFC 9112 §9.3). Where `Connection` says so beside other
+/// things it is not seen here, which costs a segment.
+fn asks_close<B>(request: &Request<B>) -> bool {
+    match request.headers().get(CONNECTION) {
+        Some(options) => options.as_bytes().eq_ignore_ascii_case(b"close"),
+        None => request.version() < Version::HTTP_11,
     }
 }
 

@@ -3,23 +3,30 @@
 //! Most visitors bring their request along, take an answer that fits into the send buffer and leave. tokio's own
 //! stream makes epoll known to each of them and unknown again: two system calls that nobody needed. This one reads
 //! and writes first, and is registered when that would block.
+//!
+//! It can be told that its next words are the last. Then the kernel keeps them until the FIN that follows at once, and
+//! both are one segment: one less to be made, sent, acknowledged and heard of, a quarter of what a visitor costs.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
 use std::net::{self, Shutdown};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// An accepted socket.
 ///
 /// Reading and writing are those of [`TcpStream`], and as safe to cancel: what was not returned was not taken.
 #[derive(Debug)]
-pub struct Socket(State);
+pub struct Socket {
+    state: State,
+    /// Whether what is sent waits for the FIN.
+    ends: bool,
+}
 
 #[derive(Debug)]
 enum State {
@@ -37,7 +44,13 @@ const CHUNK: usize = 8 << 10;
 impl Socket {
     /// Takes a socket over. It must not block.
     pub fn new(socket: OwnedFd) -> Self {
-        Self(State::Unwatched(socket.into()))
+        Self { state: State::Unwatched(socket.into()), ends: false }
+    }
+
+    /// Says that what is written from now on is the last, and that the socket will be shut down or closed as soon as
+    /// it is written. Where it is not, the peer gets it up to 200 ms late (`MSG_MORE` in send(2), `TCP_CORK` in tcp(7)).
+    pub fn ends(&mut self) {
+        self.ends = true;
     }
 
     /// Reads without taking; 0 is the end. Returns once there is something.
@@ -45,7 +58,7 @@ impl Socket {
     /// # Errors
     /// The connection is broken, or the reactor can't take the socket.
     pub async fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let State::Unwatched(socket) = &self.0
+        if let State::Unwatched(socket) = &self.state
             && let Some(count) = unless_blocked(socket.peek(buffer))
         {
             return count;
@@ -55,13 +68,13 @@ impl Socket {
 
     /// The socket as the reactor knows it.
     fn watched(&mut self) -> io::Result<&mut TcpStream> {
-        if let State::Unwatched(_) = self.0
-            && let State::Unwatched(socket) = mem::replace(&mut self.0, State::Lost)
+        if let State::Unwatched(_) = self.state
+            && let State::Unwatched(socket) = mem::replace(&mut self.state, State::Lost)
         {
             // epoll reports what has come in the meantime: it looks when it is told of a socket.
-            self.0 = State::Watched(TcpStream::from_std(socket)?);
+            self.state = State::Watched(TcpStream::from_std(socket)?);
         }
-        match &mut self.0 {
+        match &mut self.state {
             State::Watched(socket) => Ok(socket),
             State::Unwatched(_) | State::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -86,13 +99,21 @@ fn receive(socket: &net::TcpStream, buf: &mut ReadBuf<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes what there is room for.
+fn transmit(socket: impl AsFd, bufs: &[IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
+    Ok(match bufs {
+        [buf] => send(socket, buf, flags)?,
+        bufs => sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), flags)?,
+    })
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let State::Unwatched(socket) = &self.0
+        if let State::Unwatched(socket) = &self.state
             && let Some(read) = unless_blocked(receive(socket, buf))
         {
             return Poll::Ready(read);
@@ -102,13 +123,8 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if let State::Unwatched(socket) = &mut self.0
-            && let Some(written) = unless_blocked(socket.write(buf))
-        {
-            return Poll::Ready(written);
-        }
-        Pin::new(self.watched()?).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -116,12 +132,21 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let State::Unwatched(socket) = &mut self.0
-            && let Some(written) = unless_blocked(socket.write_vectored(bufs))
+        let more = if self.ends { SendFlags::MORE } else { SendFlags::empty() };
+        let flags = SendFlags::NOSIGNAL | more;
+        if let State::Unwatched(socket) = &self.state
+            && let Some(written) = unless_blocked(transmit(socket, bufs, flags))
         {
             return Poll::Ready(written);
         }
-        Pin::new(self.watched()?).poll_write_vectored(cx, bufs)
+        let socket = self.watched()?;
+        loop {
+            ready!(socket.poll_write_ready(cx))?;
+            let written = socket.try_io(Interest::WRITABLE, || transmit(&*socket, bufs, flags));
+            if let Some(written) = unless_blocked(written) {
+                return Poll::Ready(written);
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -133,7 +158,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.state {
             State::Unwatched(socket) => Poll::Ready(socket.shutdown(Shutdown::Write)),
             State::Watched(socket) => Pin::new(socket).poll_shutdown(cx),
             State::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -143,7 +168,7 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::time::Duration;
 
@@ -162,7 +187,7 @@ mod tests {
     }
 
     fn is_watched(socket: &Socket) -> bool {
-        matches!(socket.0, State::Watched(_))
+        matches!(socket.state, State::Watched(_))
     }
 
     #[tokio::test]

@@ -68,6 +68,8 @@ pub(super) struct Watch<'a> {
     requests_left: Cell<u32>,
     /// The peer was told that the last answer was the last.
     said_close: Cell<bool>,
+    /// The peer says that its last request is its last.
+    asked_close: Cell<bool>,
     seat: &'a Seat,
 }
 
@@ -97,6 +99,7 @@ impl<'a> Watch<'a> {
             body_announced: Cell::new(false),
             requests_left: Cell::new(rules.max_requests),
             said_close: Cell::new(false),
+            asked_close: Cell::new(false),
             seat,
         }
     }
@@ -132,9 +135,10 @@ impl<'a> Watch<'a> {
     }
 
     /// A head was read.
-    pub(super) fn request(&self, announces_body: bool) {
+    pub(super) fn request(&self, announces_body: bool, asks_close: bool) {
         self.phase.set(Phase::Answering);
         self.body_announced.set(announces_body);
+        self.asked_close.set(asks_close);
         self.requests_left.set(self.requests_left.get().saturating_sub(1));
     }
 
@@ -163,6 +167,11 @@ impl<'a> Watch<'a> {
     /// Whether it has sent all the requests it may.
     pub(super) fn is_spent(&self) -> bool {
         self.requests_left.get() == 0
+    }
+
+    /// Whether the connection is shut down or closed as soon as what is written now is out.
+    fn ends(&self) -> bool {
+        self.said_close.get() || self.asked_close.get()
     }
 
     pub(super) fn body_announced(&self) -> bool {
@@ -253,6 +262,9 @@ impl<T: Transport> AsyncWrite for Stream<'_, T> {
     /// Vectored writing is not offered, so that hyper writes head and body from one buffer.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.watch.flushed.set(false);
+        if self.watch.ends() {
+            self.io.socket().ends();
+        }
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
