@@ -25,7 +25,6 @@ use super::listener::Passed;
 use super::proxied;
 use super::queue::Queue;
 use super::socket::Socket;
-use super::stream::LAST_WAIT;
 use super::tls::{self, Tls};
 use crate::answer::Answer;
 use crate::clients::Connected;
@@ -195,10 +194,9 @@ async fn accept(
         return Ok(());
     }
     if defers {
-        // Whoever has connected and whose request is under way is in no queue yet.
+        // Whoever has connected is in no queue yet. The kernel asks the silent once more, and then they are.
         queue.defer_no_more();
-        let waited = tokio::time::sleep(LAST_WAIT);
-        let mut waited = pin!(waited);
+        let mut waited = pin!(tokio::time::sleep(ASKED_AGAIN));
         while let Some(accepted) = tokio::select! {
             biased;
             () = &mut waited => None,
@@ -210,6 +208,10 @@ async fn accept(
     }
     queue.empty(spawn).await
 }
+
+/// After how long the kernel has asked everybody again whose connection it keeps: TCP's first timeout (RFC 6298 §2.1),
+/// and the time it takes.
+const ASKED_AGAIN: Duration = Duration::from_millis(1250);
 
 /// How long to wait before accepting again: 5 ms at first, 50 ms at the most, so that service is back as soon
 /// as descriptors are.

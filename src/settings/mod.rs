@@ -186,7 +186,7 @@ impl Default for Server {
             listen: vec![Listener::plain(Listen((std::net::Ipv6Addr::UNSPECIFIED, 8080).into()))],
             workers: Workers(0),
             worker_affinity: false,
-            tcp_defer_accept: Span::seconds(0),
+            tcp_defer_accept: Span::seconds(1),
             tcp_fast_open: 0,
             shutdown_delay: Span::seconds(0),
             shutdown_grace: Span::seconds(30),

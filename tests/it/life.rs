@@ -6,10 +6,18 @@ use crate::harness::{Connection, Signpost, command, run, stderr, wait_until};
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
 
+/// With connections that the kernel keeps while they are silent, and without.
+fn deferring_or_not() -> [Signpost; 2] {
+    ["0s", "1s"].map(|defer| {
+        Signpost::with_settings(&format!(
+            "[server]\ntcp_defer_accept = '{defer}'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']"
+        ))
+    })
+}
+
 #[test]
 fn a_signal_ends_it_in_good_order() {
-    for signal in ["TERM", "INT"] {
-        let mut signpost = Signpost::start(&BACKEND);
+    for (mut signpost, signal) in deferring_or_not().into_iter().zip(["TERM", "INT"]) {
         let mut idle = signpost.connect();
         assert_eq!(idle.request("GET", "/", &[]).status, 302);
         let mut fresh = signpost.connect();
@@ -22,20 +30,21 @@ fn a_signal_ends_it_in_good_order() {
 
 #[test]
 fn a_request_in_flight_is_answered_while_leaving() {
-    let mut signpost = Signpost::start(&BACKEND);
-    let mut slow = signpost.connect();
-    slow.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n");
-    // Its head has come this far for certain once another request, sent later on each worker, is answered.
-    for _ in 0..20 {
-        signpost.get("/");
+    for mut signpost in deferring_or_not() {
+        let mut slow = signpost.connect();
+        slow.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n");
+        // Its head has come this far for certain once another request, sent later on each worker, is answered.
+        for _ in 0..20 {
+            signpost.get("/");
+        }
+        signpost.signal("TERM");
+        wait_until("it accepts no more", || std::net::TcpStream::connect(signpost.traffic).is_err());
+        slow.send(b"\r\n");
+        let answer = slow.read_answer().expect("an answer while leaving");
+        assert_eq!((answer.status, answer.header("connection")), (302, Some("close")));
+        assert!(slow.closes());
+        assert!(signpost.wait().success());
     }
-    signpost.signal("TERM");
-    wait_until("it accepts no more", || std::net::TcpStream::connect(signpost.traffic).is_err());
-    slow.send(b"\r\n");
-    let answer = slow.read_answer().expect("an answer while leaving");
-    assert_eq!((answer.status, answer.header("connection")), (302, Some("close")));
-    assert!(slow.closes());
-    assert!(signpost.wait().success());
 }
 
 #[test]

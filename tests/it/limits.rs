@@ -10,26 +10,34 @@ fn start(limits: &str) -> Signpost {
 
 #[test]
 fn a_head_that_takes_too_long_ends_its_connection() {
-    let signpost = start("header_timeout = '300ms'\nidle_timeout = '1h'");
-    let mut silent = signpost.connect();
-    let mut partial = signpost.connect();
-    partial.send(b"GET / HT");
-    let mut second = signpost.connect();
-    assert_eq!(second.request("GET", "/", &[]).status, 302);
-    second.send(b"GET / HT");
-    assert!(silent.closes() && partial.closes() && second.closes());
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "header_timeout")], 3.0);
-    assert_eq!(signpost.metric("signpost_limited_total", &[("limit", "idle_timeout")]), 0.0);
+    for defer in ["0s", "1s"] {
+        let signpost = start(&format!(
+            "header_timeout = '300ms'\nidle_timeout = '1h'\n[server]\ntcp_defer_accept = '{defer}'"
+        ));
+        let mut silent = signpost.connect();
+        let mut partial = signpost.connect();
+        partial.send(b"GET / HT");
+        let mut second = signpost.connect();
+        assert_eq!(second.request("GET", "/", &[]).status, 302);
+        second.send(b"GET / HT");
+        assert!(silent.closes() && partial.closes() && second.closes());
+        signpost.wait_for_metric("signpost_limited_total", &[("limit", "header_timeout")], 3.0);
+        assert_eq!(signpost.metric("signpost_limited_total", &[("limit", "idle_timeout")]), 0.0);
+    }
 }
 
 #[test]
 fn an_idle_connection_ends() {
-    let signpost = start("header_timeout = '1h'\nidle_timeout = '300ms'");
-    let mut connection = signpost.connect();
-    assert_eq!(connection.request("GET", "/", &[]).status, 302);
-    assert!(connection.closes());
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "idle_timeout")], 1.0);
-    signpost.wait_for_metric("signpost_connections", &[("listener", &signpost.traffic.to_string())], 0.0);
+    for defer in ["0s", "1s"] {
+        let signpost = start(&format!(
+            "header_timeout = '1h'\nidle_timeout = '300ms'\n[server]\ntcp_defer_accept = '{defer}'"
+        ));
+        let mut connection = signpost.connect();
+        assert_eq!(connection.request("GET", "/", &[]).status, 302);
+        assert!(connection.closes());
+        signpost.wait_for_metric("signpost_limited_total", &[("limit", "idle_timeout")], 1.0);
+        signpost.wait_for_metric("signpost_connections", &[("listener", &signpost.traffic.to_string())], 0.0);
+    }
 }
 
 #[test]
@@ -162,7 +170,7 @@ fn more_connections_than_descriptors_allow_are_no_setting() {
 
 #[test]
 fn at_the_cap_the_idle_make_room() {
-    let signpost = start("max_connections = 10\nidle_timeout = '1h'");
+    let signpost = start("max_connections = 10\nidle_timeout = '1h'\n[server]\ntcp_defer_accept = '0s'");
     let mut idle: Vec<_> = (0..7).map(|_| signpost.connect()).collect();
     for connection in &mut idle {
         assert_eq!(connection.request("GET", "/", &[]).header("connection"), None);

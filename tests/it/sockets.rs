@@ -76,7 +76,7 @@ fn a_parked_connection_makes_room() {
 
 #[test]
 fn from_half_of_the_cap_on_the_idle_go_sooner() {
-    let limits = "[server.limits]\nmax_connections = 20\nidle_timeout = '1h'\nheader_timeout = '1h'";
+    let limits = "[server.limits]\nmax_connections = 20\nidle_timeout = '1h'\nheader_timeout = '1h'\n[server]\ntcp_defer_accept = '0s'";
     let signpost = Signpost::with_settings(&format!("{POOL}{limits}"));
     let open = [("listener", &*signpost.traffic.to_string())];
     // Fewer than half stay. 15 of 20 may be idle for half an hour.
