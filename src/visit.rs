@@ -51,8 +51,8 @@ pub enum Target<'a> {
 /// The raw path and query, never decoded, up to a `#`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathAndQuery<'a> {
-    /// A slash that an absolute-form target without a path lacks.
-    missing_slash: bool,
+    path: &'a str,
+    /// Both as sent. An absolute-form target without a path lacks the slash.
     raw: &'a str,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Visit<'a> {
             // Authority form (`evil.example`, `:80@evil`, `javascript:x`) and other schemes.
             _ => return Err(Refusal::BadTarget),
         };
-        let target = Target::read(raw, method, uri.scheme().is_some() && !is_http2)?;
+        let target = Target::read(raw, uri.path(), method, uri.scheme().is_some() && !is_http2)?;
         if raw.len() > max_target {
             return Err(Refusal::TargetTooLong);
         }
@@ -120,23 +120,28 @@ fn lower(name: &str) -> Result<Cow<'_, str>, Refusal> {
     if name.is_empty() || name.ends_with('.') {
         return Err(Refusal::HostMalformed);
     }
-    Ok(if name.bytes().any(|b| b.is_ascii_uppercase()) {
+    Ok(if has(name, |b| b.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())
     } else {
         Cow::Borrowed(name)
     })
 }
 
+/// Whether a text has such a byte. It looks at all of them without stopping, so that many are looked at in one go.
+fn has(text: &str, such: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(false, |found, byte| found | such(byte))
+}
+
 impl<'a> Target<'a> {
-    fn read(raw: &'a str, method: &Method, absolute: bool) -> Result<Self, Refusal> {
+    fn read(raw: &'a str, path: &'a str, method: &Method, absolute: bool) -> Result<Self, Refusal> {
         // No browser sends these raw, and a `Location` may not hold them.
-        if raw.bytes().any(|b| b <= b' ' || b == 0x7f) {
+        if has(raw, |b| b <= b' ' || b == 0x7f) {
             return Err(Refusal::BadTarget);
         }
         match raw.as_bytes() {
-            [b'/', ..] => Ok(Self::Path(PathAndQuery { missing_slash: false, raw })),
+            [b'/', ..] => Ok(Self::Path(PathAndQuery { path, raw })),
             // `http://host` and `http://host?query`.
-            [] | [b'?', ..] if absolute => Ok(Self::Path(PathAndQuery { missing_slash: true, raw })),
+            [] | [b'?', ..] if absolute => Ok(Self::Path(PathAndQuery { path: "/", raw })),
             b"*" if method == Method::OPTIONS && !absolute => Ok(Self::Server),
             _ => Err(Refusal::BadTarget),
         }
@@ -146,17 +151,19 @@ impl<'a> Target<'a> {
 impl<'a> PathAndQuery<'a> {
     /// The path; it begins with `/`.
     pub fn path(self) -> &'a str {
-        let path = self.raw.split('?').next().unwrap_or_default();
-        if self.missing_slash { "/" } else { path }
+        self.path
+    }
+
+    /// The slash that an absolute-form target without a path lacks.
+    fn missing_slash(self) -> &'static str {
+        if self.raw.starts_with('/') { "" } else { "/" }
     }
 
     /// Appends both to a buffer: byte for byte, but bytes from 0x80 up are percent-encoded, since a `Location`
     /// is a URI reference and browsers differ on raw ones.
     pub fn append_to(self, buffer: &mut Vec<u8>) {
         const HEX: &[u8; 16] = b"0123456789ABCDEF";
-        if self.missing_slash {
-            buffer.push(b'/');
-        }
+        buffer.extend_from_slice(self.missing_slash().as_bytes());
         if self.raw.is_ascii() {
             buffer.extend_from_slice(self.raw.as_bytes());
             return;
@@ -173,7 +180,7 @@ impl<'a> PathAndQuery<'a> {
     /// How many bytes [`Self::append_to`] appends.
     pub fn encoded_len(self) -> usize {
         let high = if self.raw.is_ascii() { 0 } else { self.raw.bytes().filter(|&b| b >= 0x80).count() };
-        usize::from(self.missing_slash) + self.raw.len() + 2 * high
+        self.missing_slash().len() + self.raw.len() + 2 * high
     }
 }
 

@@ -18,8 +18,8 @@ impl<'a> Host<'a> {
             address.parse::<Ipv6Addr>().ok()?;
             (&text[..address.len() + 2], rest.strip_prefix(':').or(rest.is_empty().then_some(""))?)
         } else {
-            let (name, port) = text.split_once(':').unwrap_or((text, ""));
-            is_reg_name(name.as_bytes()).then_some((name, port))?
+            let (name, rest) = text.split_at(reg_name(text.as_bytes())?);
+            (name, rest.strip_prefix(':').or(rest.is_empty().then_some(""))?)
         };
         let port = match port {
             "" => None,
@@ -35,40 +35,85 @@ impl<'a> Host<'a> {
     }
 }
 
-/// `reg-name` of RFC 3986 §3.2.2, not empty, at most 255 bytes, not only a dot.
-fn is_reg_name(name: &[u8]) -> bool {
-    if name.is_empty() || name.len() > 255 || name[0] == b'.' {
-        return false;
+/// Bytes that stand for themselves in a `reg-name`: `unreserved` and `sub-delims` of RFC 3986. A table, for this is
+/// asked of every byte of every `Host`.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        plain[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
     }
-    let mut rest = name.iter();
-    while let Some(&byte) = rest.next() {
-        let fits = match byte {
-            b'%' => {
-                matches!((rest.next(), rest.next()), (Some(a), Some(b)) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
-            }
-            _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte),
+    let marks = b"-._~!$&'()*+,;=";
+    let mut at = 0;
+    while at < marks.len() {
+        plain[marks[at] as usize] = true;
+        at += 1;
+    }
+    plain
+};
+
+/// The length of the `reg-name` (RFC 3986 §3.2.2) that a text begins with: at least one byte, at most 255, and no dot
+/// in front.
+fn reg_name(text: &[u8]) -> Option<usize> {
+    let mut length = 0;
+    while let Some(&byte) = text.get(length) {
+        length += match text.get(length + 1..length + 3) {
+            _ if PLAIN[usize::from(byte)] => 1,
+            Some(hex) if byte == b'%' && hex.iter().all(u8::is_ascii_hexdigit) => 3,
+            _ => break,
         };
-        if !fits {
-            return false;
-        }
     }
-    true
+    ((1..=255).contains(&length) && text[0] != b'.').then_some(length)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn hosts_follow_the_grammar() {
-        for good in ["a", "a.example.com:80", "a:", "[::1]", "[::1]:80", "127.0.0.1", "a_b", "a%20b"] {
-            assert!(Host::parse(good).is_some(), "{good}");
+        for (good, name, port) in [
+            ("a", "a", None),
+            ("a.example.com:80", "a.example.com", Some(80)),
+            ("a:", "a", None),
+            ("[::1]", "[::1]", None),
+            ("[::1]:80", "[::1]", Some(80)),
+            ("127.0.0.1", "127.0.0.1", None),
+            ("a_b", "a_b", None),
+            ("a%20b%2F:1", "a%20b%2F", Some(1)),
+        ] {
+            let host = Host::parse(good).map(|host| (host.name, host.port));
+            assert_eq!(host, Some((name, port)), "{good}");
         }
         for bad in [
             "", ".", ":80", "a/evil", "a b", "[::1", "::1", "[x]", "a:99999", "a:80x", "a@b", "[::1]x",
-            "a%2", "a\\b",
+            "a%2", "a%", "a%2:80", "%", "a\\b", "é", ".a", "a:80:80",
         ] {
             assert!(Host::parse(bad).is_none(), "{bad}");
+        }
+        assert!(Host::parse(&"a".repeat(255)).is_some());
+        assert!(Host::parse(&"a".repeat(256)).is_none());
+    }
+
+    proptest! {
+        /// The grammar as RFC 3986 writes it down, one character at a time.
+        #[test]
+        fn a_name_is_what_the_grammar_says(text in "[a-zA-Z0-9._~!$&'()*+,;=%/@: é-]{0,8}") {
+            let mut rest = text.as_str();
+            let mut fits = !rest.is_empty() && !rest.starts_with('.');
+            while let Some(c) = rest.chars().next() {
+                let escape = rest.get(1..3).filter(|_| c == '%');
+                let length = match escape {
+                    Some(hex) if hex.chars().all(|c| c.is_ascii_hexdigit()) => 3,
+                    _ => c.len_utf8(),
+                };
+                fits &= length == 3 || c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=".contains(c);
+                rest = &rest[length..];
+            }
+            prop_assert_eq!(reg_name(text.as_bytes()) == Some(text.len()), fits);
         }
     }
 }
