@@ -31,25 +31,33 @@ const VARY_PREFLIGHT: HeaderValue =
 
 /// An empty answer that no cache keeps.
 fn empty(status: StatusCode) -> Answer {
+    empty_in(HeaderMap::default(), status)
+}
+
+/// The same in an empty map that may have room already.
+fn empty_in(headers: HeaderMap, status: StatusCode) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
     answer.headers_mut().insert(CACHE_CONTROL, NO_STORE);
     answer
 }
 
-/// Sends the visitor to a backend. `now` is in seconds since 1970 and only read where a pin is set.
+/// Sends the visitor to a backend. `now` is in seconds since 1970 and only read where a pin is set; `headers` is an
+/// empty map to write to.
 pub fn redirect(
     roster: &Roster,
     choice: Choice,
     visit: &Visit<'_>,
     target: PathAndQuery<'_>,
     now: u64,
+    headers: HeaderMap,
 ) -> Answer {
     let plain = visit.method == Method::GET || visit.method == Method::HEAD;
     let Some(location) = location(&roster.backends[choice.backend].base, target) else {
         return refuse(Refusal::BadTarget, 0);
     };
-    let mut answer = empty(if plain { roster.status } else { roster.status_other });
+    let mut answer = empty_in(headers, if plain { roster.status } else { roster.status_other });
     answer.headers_mut().insert(LOCATION, location);
     if let Some(pins) = roster.pins.as_ref().filter(|_| choice.pin)
         && let Some(cookie) = set_cookie(pins, choice.backend, visit.came, now)

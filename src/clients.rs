@@ -83,12 +83,17 @@ impl Clients {
         (self.rate, self.most_connections) == (rate, most_connections)
     }
 
+    /// Whether requests are limited at all.
+    pub fn limits_requests(&self) -> bool {
+        self.rate > 0
+    }
+
     /// Takes note of a request.
     ///
     /// This is the generic cell rate algorithm (ITU-T I.371): a client that was silent for a second may send a
     /// second's worth at once, and from then on one each 1/rate.
     pub fn request(&self, address: IpAddr, now: Instant) -> Verdict {
-        if self.rate == 0 {
+        if !self.limits_requests() {
             return Verdict::Serve;
         }
         let now = now.saturating_duration_since(self.began).as_nanos() as u64;

@@ -31,6 +31,8 @@ pub struct Worker {
     fleet: RefCell<Cache<Arc<ArcSwap<Fleet>>, Arc<Fleet>>>,
     rng: RefCell<SmallRng>,
     picks: Cell<u32>,
+    /// The header map of the last request, empty: the next answer's, so that none is allocated.
+    spare: RefCell<HeaderMap>,
     policy: Policy,
     access_log: Option<AccessLog>,
     /// Where it counts.
@@ -63,6 +65,7 @@ impl Worker {
             fleet: RefCell::new(Cache::new(fleet)),
             rng: RefCell::new(rng),
             picks: Cell::new(0),
+            spare: RefCell::default(),
             policy,
             access_log,
             counter,
@@ -76,12 +79,12 @@ impl Worker {
 }
 
 /// Answers one request; `peer` is who sent it, a visitor or a proxy.
-pub fn dispatch<B>(worker: &Worker, request: &Request<B>, peer: Came) -> Answer {
+pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: Came) -> Answer {
     answer(worker, request, peer, serve)
 }
 
 /// Sends one request to the same host by TLS, on `port`, where some pool serves that host.
-pub fn upgrade<B>(worker: &Worker, request: &Request<B>, peer: Came, port: NonZeroU16) -> Answer {
+pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZeroU16) -> Answer {
     answer(worker, request, peer, |worker, fleet, request, came, _| {
         let visit = Visit::read(request, came, worker.policy.max_target)?;
         let host = visit.host.as_deref().ok_or(Refusal::HostMissing)?;
@@ -96,11 +99,11 @@ pub fn upgrade<B>(worker: &Worker, request: &Request<B>, peer: Came, port: NonZe
 /// Has a request answered, counted and logged.
 fn answer<B>(
     worker: &Worker,
-    request: &Request<B>,
+    mut request: Request<B>,
     peer: Came,
     serve: impl for<'f> FnOnce(&Worker, &'f Fleet, &Request<B>, Came, &mut Seen<'f>) -> Result<Answer, Refusal>,
 ) -> Answer {
-    let started = Instant::now();
+    let started = worker.keeps_time().then(Instant::now);
     let came = worker.policy.trust.resolve(peer, request.headers());
     let mut cache = worker.fleet.borrow_mut();
     let fleet = cache.load();
@@ -109,7 +112,7 @@ fn answer<B>(
     // Nothing that was borrowed outlives a panic but the counts, which are whole after each step.
     let served = catch_unwind(AssertUnwindSafe(|| {
         worker.admit(came, started)?;
-        serve(worker, fleet, request, came, &mut seen)
+        serve(worker, fleet, &request, came, &mut seen)
     }));
     let answer = served.unwrap_or_else(|_| worker.panicked()).unwrap_or_else(|refusal| {
         seen.refusal = Some(refusal);
@@ -118,7 +121,8 @@ fn answer<B>(
     });
 
     worker.counter.response(answer.status());
-    worker.log(request, came, &seen, answer.status(), started);
+    worker.log(&request, came, &seen, answer.status(), started);
+    worker.keep(std::mem::take(request.headers_mut()));
     if *request.method() == Method::HEAD { answer::head_alone(answer) } else { answer }
 }
 
@@ -165,12 +169,28 @@ fn serve<'f, B>(
     let choice = worker.choose(pool, worker.pinned(roster, visit.headers, issued))?;
     seen.choice = Some(choice);
     worker.counter.redirect(&roster.backends[choice.backend], choice.decision);
-    Ok(answer::redirect(roster, choice, &visit, target, issued))
+    Ok(answer::redirect(roster, choice, &visit, target, issued, worker.spare.take()))
 }
 
 impl Worker {
+    /// Whether anybody asks when a request came.
+    fn keeps_time(&self) -> bool {
+        self.access_log.is_some() || self.policy.clients.limits_requests()
+    }
+
+    /// Keeps a request's header map for an answer, with its room and without its fields. hyper reads the next head
+    /// into the map of that answer, so on a connection two maps take turns.
+    fn keep(&self, mut map: HeaderMap) {
+        // More than a browser needs would be held by each connection that waits.
+        if map.capacity() <= SPARE_ROOM {
+            map.clear();
+            drop(self.spare.replace(map));
+        }
+    }
+
     /// Turns a client away that sends more than it may.
-    fn admit(&self, came: Came, now: Instant) -> Result<(), Refusal> {
+    fn admit(&self, came: Came, started: Option<Instant>) -> Result<(), Refusal> {
+        let Some(now) = started else { return Ok(()) };
         match self.policy.clients.request(came.client, now) {
             Verdict::Serve => Ok(()),
             Verdict::TooMany => Err(Refusal::RateLimited),
@@ -234,11 +254,10 @@ impl Worker {
         came: Came,
         seen: &Seen<'_>,
         status: StatusCode,
-        started: Instant,
+        started: Option<Instant>,
     ) {
-        let Some(log) = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut())) else {
-            return;
-        };
+        let wanting = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut()));
+        let (Some(log), Some(started)) = (wanting, started) else { return };
         log.log(&Line {
             time: SystemTime::now(),
             asked: Some(Asked { method: request.method(), uri: request.uri(), headers: request.headers() }),
@@ -271,6 +290,9 @@ impl Worker {
         });
     }
 }
+
+/// The header fields that a map which is kept has room for, at most.
+const SPARE_ROOM: usize = 24;
 
 /// One pick in this many is timed.
 const TIMED: u32 = 64;
@@ -330,10 +352,10 @@ mod tests {
     #[test]
     fn nobody_eligible_is_503_with_a_spread_retry_after() {
         let worker = with_nobody_eligible(0);
-        let request = Request::get("/").header("host", "a").body(()).unwrap();
+        let request = || Request::get("/").header("host", "a").body(()).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..500 {
-            let answer = dispatch(&worker, &request, CAME);
+            let answer = dispatch(&worker, request(), CAME);
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(answer.headers()["cache-control"], "no-store");
             seen.insert(answer.headers()["retry-after"].to_str().unwrap().to_owned());
@@ -346,12 +368,12 @@ mod tests {
         let worker = with_nobody_eligible(7);
         let request = |path: &str| Request::get(path).header("host", "a").body(()).unwrap();
         for count in 1..=3 {
-            let answer = dispatch(&worker, &request("/"), CAME);
+            let answer = dispatch(&worker, request("/"), CAME);
             assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
             assert_eq!(answer.headers()["cache-control"], "no-store");
             assert_eq!(worker.counter.panics(), count);
         }
         let bad = Request::get("/").body(()).unwrap();
-        assert_eq!(dispatch(&worker, &bad, CAME).status(), StatusCode::BAD_REQUEST, "it goes on serving");
+        assert_eq!(dispatch(&worker, bad, CAME).status(), StatusCode::BAD_REQUEST, "it goes on serving");
     }
 }

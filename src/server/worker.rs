@@ -242,7 +242,7 @@ async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
     let _open = shared.worker.counter.open(arrival.slot);
     let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
     // Its answer is there at once: there is nothing to await.
-    let service = service_fn(|request| ready(Ok(dispatch(&shared.worker, &request, came))));
+    let service = service_fn(|request| ready(Ok(dispatch(&shared.worker, request, came))));
     let seat = arrival.place.seat();
     let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat).await;
     shared.note(served.end, came);
@@ -289,7 +289,7 @@ impl<B> Service<Request<B>> for ByTls<'_> {
     type Future = Ready<Result<Answer, Infallible>>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        let mut answer = dispatch(self.worker, &request, self.came);
+        let mut answer = dispatch(self.worker, request, self.came);
         if let Some(hsts) = self.hsts {
             answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
@@ -302,7 +302,7 @@ async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
     let _open = shared.worker.counter.open(arrival.slot);
     let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
     let port = shared.manners.upgrade_port;
-    let service = service_fn(|request| ready(Ok(upgrade(&shared.worker, &request, came, port))));
+    let service = service_fn(|request| ready(Ok(upgrade(&shared.worker, request, came, port))));
     let seat = arrival.place.seat();
     let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat).await;
     shared.note(served.end, came);
