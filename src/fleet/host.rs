@@ -58,13 +58,18 @@ const PLAIN: [bool; 256] = {
 fn reg_name(text: &[u8]) -> Option<usize> {
     let mut length = 0;
     while let Some(&byte) = text.get(length) {
-        length += match text.get(length + 1..length + 3) {
+        length += match byte {
             _ if PLAIN[usize::from(byte)] => 1,
-            Some(hex) if byte == b'%' && hex.iter().all(u8::is_ascii_hexdigit) => 3,
+            b'%' if is_escape(&text[length..]) => 3,
             _ => break,
         };
     }
     ((1..=255).contains(&length) && text[0] != b'.').then_some(length)
+}
+
+/// Whether a text begins with a percent-encoded byte.
+fn is_escape(text: &[u8]) -> bool {
+    matches!(text, [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
 }
 
 #[cfg(test)]

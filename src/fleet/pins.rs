@@ -1,7 +1,5 @@
 //! A pool's pin policy with everything about it that does not change between requests.
 
-use std::collections::HashMap;
-
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
@@ -13,7 +11,7 @@ pub const MAC_BYTES: usize = 16;
 pub const CLOCK_SKEW: u64 = 300;
 
 /// A name as a pin holds it: fixed in size, the same on every replica, and saying nothing of the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tag([u8; 8]);
 
 impl Tag {
@@ -54,7 +52,8 @@ pub struct Pins {
     signer: Hmac<Sha256>,
     older: Box<[Hmac<Sha256>]>,
     tags: Box<[Tag]>,
-    backends: HashMap<Tag, u32>,
+    /// The same, sorted, each with its backend.
+    backends: Box<[(Tag, u32)]>,
 }
 
 /// The parts of a `Set-Cookie` around the value.
@@ -80,6 +79,8 @@ impl Pins {
         cookie: Cookie,
     ) -> Self {
         let tags: Box<[Tag]> = ids.into_iter().map(|id| Tag::of("backend", &[pool, id])).collect();
+        let mut backends: Box<[(Tag, u32)]> = tags.iter().copied().zip(0..).collect();
+        backends.sort_unstable();
         Self {
             pool: Tag::of("pool", &[pool]),
             generation,
@@ -87,8 +88,8 @@ impl Pins {
             cookie,
             signer: keyed(signing_key),
             older: older_keys.into_iter().map(keyed).collect(),
-            backends: tags.iter().enumerate().map(|(index, &tag)| (tag, index as u32)).collect(),
             tags,
+            backends,
         }
     }
 
@@ -97,9 +98,10 @@ impl Pins {
         self.tags[backend]
     }
 
-    /// The roster's index of a backend that a pin names, where it is still there.
+    /// The roster's index of a backend that a pin names, where it is still there. O(log backends).
     pub fn backend(&self, tag: Tag) -> Option<usize> {
-        self.backends.get(&tag).map(|&index| index as usize)
+        let at = self.backends.binary_search_by_key(&tag, |&(known, _)| known).ok()?;
+        Some(self.backends[at].1 as usize)
     }
 
     /// Signs with the first key.
