@@ -213,6 +213,26 @@ mod tests {
         assert_eq!(token(&pins, 1).len(), TOKEN_CHARS);
     }
 
+    /// Visitors come back with what an older version wrote: this was worked out by other means, once and for all.
+    #[test]
+    fn the_form_of_a_pin_never_changes() {
+        let text = b"AdrqwotnOZhgAAAAAwAAAABrSdIA6NVP404dBfGd1FoYGUiG_oBn2LtUTpdV";
+        let pins = pins("p", &["a", "b"], &[KEY], 3);
+        assert_eq!(token(&pins, 1), text);
+        assert_eq!(open(&pins, text, NOW), Ok((1, false)));
+    }
+
+    #[test]
+    fn every_backend_s_pin_leads_to_it_alone() {
+        let ids: Vec<_> = (0..1000).map(|id| id.to_string()).collect();
+        let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+        let (before, after) = (pins("p", &ids, &[KEY], 0), pins("p", &ids[..999], &[KEY], 0));
+        for backend in 0..999 {
+            assert_eq!(open(&after, &token(&before, backend), NOW), Ok((backend, false)));
+        }
+        assert_eq!(open(&after, &token(&before, 999), NOW), Err(Rejection::UnknownBackend));
+    }
+
     #[test]
     fn each_kind_of_wrong_pin_has_its_reason() {
         let ours = pins("p", &["a", "b"], &[KEY], 1);
@@ -267,6 +287,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pairs_are_what_stands_between_semicolons(field in "[;=a ]{0,40}") {
+            let apart: Vec<_> = field.as_bytes().split(|&byte| byte == b';').collect();
+            prop_assert_eq!(pairs(field.as_bytes()).collect::<Vec<_>>(), apart);
+        }
+
         #[test]
         fn no_changed_byte_verifies(backend in 0usize..3, at in 0..TOKEN_CHARS, to in any::<u8>()) {
             let pins = pins("p", &["a", "b", "c"], &[KEY], 0);
