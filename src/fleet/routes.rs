@@ -1,6 +1,6 @@
 //! Which pool serves which hosts and paths.
 
-use std::collections::HashMap;
+use fnv::FnvHashMap;
 
 /// One claim: a pool serves this host and what is under this prefix.
 #[derive(Clone, Debug)]
@@ -39,8 +39,9 @@ type Prefixes = Vec<(Box<str>, usize)>;
 /// All routes: exact hosts before the longest wildcard before none.
 #[derive(Debug, Default)]
 pub struct Routes {
-    exact: HashMap<Box<str>, Prefixes>,
-    suffix: HashMap<Box<str>, Prefixes>,
+    // Names of the settings alone are in there, so no client can make them collide.
+    exact: FnvHashMap<Box<str>, Prefixes>,
+    suffix: FnvHashMap<Box<str>, Prefixes>,
     any: Prefixes,
 }
 
