@@ -3,7 +3,9 @@
 //! Not a `tracing` event: a line is formatted once into a buffer of the worker's own and goes to a bounded queue.
 //! A full queue drops the line and counts it (`signpost_log_lines_dropped_total`).
 
+use std::borrow::Cow;
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::io::Write;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -13,7 +15,7 @@ use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tracing_appender::non_blocking::NonBlocking;
 
 use crate::fleet::Roster;
@@ -76,19 +78,21 @@ impl<'a> Asked<'a> {
         self.headers.get(HOST).map_or_else(of_target, |host| host.to_str().unwrap_or(""))
     }
 
-    fn path(self) -> String {
-        self.uri.path_and_query().map_or_else(|| self.uri.to_string(), ToString::to_string)
+    fn path(self) -> Cow<'a, str> {
+        let whole = || Cow::Owned(self.uri.to_string());
+        self.uri.path_and_query().map_or_else(whole, |path| Cow::Borrowed(path.as_str()))
     }
 }
 
 /// The fields of a JSON line, in order.
 #[derive(Serialize)]
 struct Fields<'a> {
-    timestamp: String,
+    #[serde(serialize_with = "as_shown")]
+    timestamp: humantime::Rfc3339Timestamp,
     target: &'static str,
     method: Option<&'a str>,
     host: Option<&'a str>,
-    path: Option<String>,
+    path: Option<Cow<'a, str>>,
     status: u16,
     pool: Option<&'a str>,
     strategy: Option<&'a str>,
@@ -97,6 +101,10 @@ struct Fields<'a> {
     refusal: Option<&'a str>,
     client: IpAddr,
     duration_us: f64,
+}
+
+fn as_shown<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 impl AccessLog {
@@ -118,7 +126,7 @@ impl AccessLog {
         let backend =
             line.roster.zip(line.choice).map(|(roster, choice)| &*roster.backends[choice.backend].id);
         let fields = Fields {
-            timestamp: humantime::format_rfc3339_millis(line.time).to_string(),
+            timestamp: humantime::format_rfc3339_millis(line.time),
             target: "access",
             method: line.asked.map(|asked| asked.method.as_str()),
             host: line.asked.map(Asked::host),
