@@ -8,8 +8,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
-use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
 use crate::visit::Came;
@@ -79,20 +79,21 @@ impl Trust {
 }
 
 /// The items of a list field over all its lines, the last first.
-fn backwards<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let lines: Vec<&HeaderValue> = headers.get_all(name).iter().collect();
-    lines.into_iter().rev().flat_map(|line| line.to_str().unwrap_or("").rsplit(',').map(str::trim))
+fn backwards<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
+    let lines = headers.get_all(name).iter().rev();
+    lines.flat_map(|line| line.to_str().unwrap_or("").rsplit(',').map(str::trim))
 }
 
 /// `X-Forwarded-For`, with the scheme of the same place in `X-Forwarded-Proto` where both lists are as long, and
 /// else its last one for all: most proxies replace that field and do not append to it.
 fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Hop> {
-    let schemes: Vec<&str> = backwards(headers, &X_FORWARDED_PROTO).collect();
-    let clients: Vec<&str> = backwards(headers, &X_FORWARDED_FOR).collect();
-    let paired = schemes.len() == clients.len();
-    clients.into_iter().enumerate().map(move |(at, client)| Hop {
+    let clients = || backwards(headers, &X_FORWARDED_FOR);
+    let schemes = || backwards(headers, &X_FORWARDED_PROTO);
+    let paired = schemes().count() == clients().count();
+    let (nearest, mut of_same_place) = (schemes().next().unwrap_or_default(), schemes());
+    clients().map(move |client| Hop {
         client: address(client),
-        by_tls: scheme(schemes.get(if paired { at } else { 0 }).copied().unwrap_or_default()),
+        by_tls: scheme(if paired { of_same_place.next().unwrap_or_default() } else { nearest }),
     })
 }
 
@@ -196,7 +197,9 @@ mod tests {
         assert!(by_tls("192.0.2.1", "https"));
         assert!(!by_tls("192.0.2.1", "http"));
         assert!(by_tls("192.0.2.1, 10.0.0.2", "https, http"), "lists of one length go in pairs");
+        assert!(!by_tls("192.0.2.1, 10.0.0.2", "http, https"));
         assert!(by_tls("192.0.2.1, 10.0.0.2", "HTTPS"));
+        assert!(by_tls("192.0.2.1, 10.0.0.2", "http, http, https"), "else the last one is for all");
         assert!(!by_tls("192.0.2.1", "gopher"));
     }
 
