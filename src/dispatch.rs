@@ -122,7 +122,7 @@ fn answer<B>(
 
     worker.counter.response(answer.status());
     worker.log(&request, came, &seen, answer.status(), started);
-    worker.keep(std::mem::take(request.headers_mut()));
+    worker.reuse(std::mem::take(request.headers_mut()));
     if *request.method() == Method::HEAD { answer::head_alone(answer) } else { answer }
 }
 
@@ -178,11 +178,12 @@ impl Worker {
         self.access_log.is_some() || self.policy.clients.limits_requests()
     }
 
-    /// Keeps a request's header map for an answer, with its room and without its fields. hyper reads the next head
-    /// into the map of that answer, so on a connection two maps take turns.
-    fn keep(&self, mut map: HeaderMap) {
-        // More than a browser needs would be held by each connection that waits.
-        if map.capacity() <= SPARE_ROOM {
+    /// Keeps a request's header map for an answer to come, with its room and without its fields. hyper reads the next
+    /// head into the map of that answer, so that maps go round.
+    fn reuse(&self, mut map: HeaderMap) {
+        // More than a browser needs would be held by each connection that waits. Fields of one name have room apart,
+        // which grows with them.
+        if map.capacity().max(map.len()) <= SPARE_ROOM {
             map.clear();
             drop(self.spare.replace(map));
         }
@@ -313,8 +314,9 @@ mod tests {
 
     const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
 
-    /// A pool that the settings would refuse; the route leads to that one, or to one that is not there.
-    fn with_nobody_eligible(route_to: usize) -> Worker {
+    /// For one pool of one backend; the route leads to that one, or to one that is not there. The settings would
+    /// refuse a pool where nobody has weight.
+    fn worker(weight: u16, route_to: usize) -> Worker {
         let backend = Backend { id: "a".into(), base: "http://a".into(), slot: Slot(100), probes: Slot(103) };
         let roster = Roster {
             name: "p".into(),
@@ -330,7 +332,7 @@ mod tests {
             slot: Slot(200),
             probe_times: Slot(300),
         };
-        let standing = Standing::of_settings(Weight::new(0).unwrap());
+        let standing = Standing::of_settings(Weight::new(weight).unwrap());
         let pool = Pool::new(Arc::new(roster), [standing].into(), &Memory::default());
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
         let fleet = Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into() };
@@ -351,7 +353,7 @@ mod tests {
 
     #[test]
     fn nobody_eligible_is_503_with_a_spread_retry_after() {
-        let worker = with_nobody_eligible(0);
+        let worker = worker(0, 0);
         let request = || Request::get("/").header("host", "a").body(()).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..500 {
@@ -364,8 +366,29 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_takes_a_request_s_map_without_what_was_in_it() {
+        let worker = worker(1, 0);
+        for (names, repeated, kept) in
+            [(1, 0, true), (20, 3, true), (60, 0, false), (0, 60, false), (0, 0, true)]
+        {
+            let mut request = Request::get("/").header("host", "a");
+            for name in 0..names {
+                request = request.header(format!("x-{name}"), "x");
+            }
+            for value in 0..repeated {
+                request = request.header("accept", value);
+            }
+            let answer = dispatch(&worker, request.body(()).unwrap(), CAME);
+            assert_eq!(answer.headers().keys().collect::<Vec<_>>(), ["cache-control", "location"]);
+            let spare = worker.spare.borrow();
+            assert!(spare.is_empty());
+            assert_eq!(spare.capacity() > names, kept, "{names} names, {repeated} more values");
+        }
+    }
+
+    #[test]
     fn a_panic_costs_one_answer_and_is_counted() {
-        let worker = with_nobody_eligible(7);
+        let worker = worker(0, 7);
         let request = |path: &str| Request::get(path).header("host", "a").body(()).unwrap();
         for count in 1..=3 {
             let answer = dispatch(&worker, request("/"), CAME);
