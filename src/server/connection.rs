@@ -141,6 +141,7 @@ where
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let _awake = watch.wakes();
     let stream = TokioIo::new(Stream { io, first, watch });
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)

@@ -64,6 +64,9 @@ impl Places {
 const SPARED: Duration = Duration::from_millis(250);
 /// How many are closed at a time: looking for them takes a look at all.
 const AT_A_TIME: usize = 64;
+/// How many of a worker's connections keep what they are served with while they wait for the next request: some 3 MB.
+/// Where there are more, they give it back at once, for what was taken at a peak is not given back to the system.
+const AWAKE: usize = 256;
 /// What a shortened idle timeout comes down to.
 const HASTE: Duration = Duration::from_secs(1);
 
@@ -72,6 +75,8 @@ const HASTE: Duration = Duration::from_secs(1);
 pub(crate) struct Crowd {
     places: Arc<Places>,
     seats: RefCell<Vec<Rc<Seat>>>,
+    /// How many are being served or were a moment ago, and so have what that takes.
+    awake: Cell<usize>,
     draining_since: Cell<Option<Instant>>,
     /// Is told when the last has left while draining.
     emptied: Notify,
@@ -100,7 +105,13 @@ impl fmt::Debug for Seat {
 
 impl Crowd {
     pub(crate) fn new(places: Arc<Places>) -> Self {
-        Self { places, seats: RefCell::default(), draining_since: Cell::new(None), emptied: Notify::new() }
+        Self {
+            places,
+            seats: RefCell::default(),
+            awake: Cell::new(0),
+            draining_since: Cell::new(None),
+            emptied: Notify::new(),
+        }
     }
 
     /// Waits until there is a place. Where there is none, makes some; `full` is told once.
@@ -205,6 +216,17 @@ impl Seat {
         self.is_evicted.get()
     }
 
+    /// Takes note that the connection is awake until what is returned is dropped.
+    pub(super) fn wakes(&self) -> impl Drop {
+        self.crowd.awake.update(|awake| awake + 1);
+        Awake(&self.crowd)
+    }
+
+    /// Whether it should rest as soon as it can, for many others are awake.
+    pub(super) fn should_rest(&self) -> bool {
+        self.crowd.awake.get() > AWAKE
+    }
+
     /// Since when the worker has been draining.
     pub(super) fn draining_since(&self) -> Option<Instant> {
         self.crowd.draining_since.get()
@@ -240,6 +262,15 @@ impl Seat {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+}
+
+/// A connection that is awake.
+struct Awake<'a>(&'a Crowd);
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        self.0.awake.update(|awake| awake - 1);
     }
 }
 

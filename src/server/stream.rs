@@ -190,10 +190,16 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// When the connection may be parked if nothing more happens: everything is said, and nothing is being read.
+    /// When the connection is parked if nothing more happens: everything is said, and nothing is being read.
     pub(super) fn rests_from(&self) -> Option<Instant> {
-        let rests = self.phase.get() == Phase::Idle && self.flushed.get();
-        rests.then(|| self.since.get() + PARKED_AFTER)
+        let may = self.phase.get() == Phase::Idle && self.flushed.get();
+        let after = if self.seat.should_rest() { Duration::ZERO } else { PARKED_AFTER };
+        may.then(|| self.since.get() + after)
+    }
+
+    /// See [`Seat::wakes`].
+    pub(super) fn wakes(&self) -> impl Drop {
+        self.seat.wakes()
     }
 
     /// The limit that a passed deadline stands for, where it is one: draining is none.
@@ -214,16 +220,18 @@ pub(super) fn passes(
     deadline: impl Fn() -> Instant,
 ) -> Poll<()> {
     let mut due = deadline();
-    if timer.as_mut().as_pin_mut().is_none_or(|timer| due < timer.deadline().into_std()) {
-        timer.set(Some(sleep_until(due.into())));
-    }
-    while let Some(sleep) = timer.as_mut().as_pin_mut() {
+    if let Some(sleep) = timer.as_mut().as_pin_mut()
+        && due >= sleep.deadline().into_std()
+    {
         ready!(sleep.poll(cx));
         due = deadline();
-        if due <= Instant::now() {
-            break;
-        }
+    }
+    while due > Instant::now() {
         timer.set(Some(sleep_until(due.into())));
+        if let Some(sleep) = timer.as_mut().as_pin_mut() {
+            ready!(sleep.poll(cx));
+        }
+        due = deadline();
     }
     Poll::Ready(())
 }
