@@ -29,6 +29,10 @@ impl Process {
         Self { child, pid }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -50,14 +54,14 @@ impl Process {
 
     /// A value of `/proc/PID/status`, in kilobytes.
     pub fn kilobytes(&self, name: &str) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// The processor time that all its threads have used.
     pub fn processor_time(&self) -> Duration {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
         let used = tasks.filter_map(|task| {
             let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
             text.split(' ').next()?.parse::<u64>().ok()
@@ -165,7 +169,7 @@ pub const POOL: &str =
 /// How a dispatcher is started.
 pub struct Start {
     settings: String,
-    limit: Option<u32>,
+    under: Vec<String>,
     args: Vec<String>,
     listens: bool,
     directory: Arc<tempfile::TempDir>,
@@ -175,13 +179,19 @@ impl Start {
     /// With these settings, without an access log, on free ports.
     pub fn with(settings: &str) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        Self { settings: settings.to_owned(), limit: None, args: Vec::new(), listens: false, directory }
+        let (under, args) = (Vec::new(), Vec::new());
+        Self { settings: settings.to_owned(), under, args, listens: false, directory }
+    }
+
+    /// By another program, which runs it as its own process: these are its words.
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.under.extend(words.iter().map(|word| (*word).to_owned()));
+        self
     }
 
     /// With so many descriptors at most.
-    pub fn limit(mut self, descriptors: u32) -> Self {
-        self.limit = Some(descriptors);
-        self
+    pub fn limit(self, descriptors: u32) -> Self {
+        self.under(&["/bin/sh", "-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")])
     }
 
     /// With these arguments beside what says where the settings are and, unless they do, where it listens.
@@ -200,16 +210,9 @@ impl Start {
     pub fn command(&self) -> Command {
         let path = self.directory.path().join("site.toml");
         fs::write(&path, &self.settings).unwrap();
-        let binary = env!("CARGO_BIN_EXE_signpost");
-        let mut command = match self.limit {
-            None => Command::new(binary),
-            Some(limit) => {
-                let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), binary]);
-                shell
-            }
-        };
-        command.env_clear().stdin(Stdio::null()).arg("--settings").arg(path);
+        let mut words = self.under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_signpost")]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).env_clear().stdin(Stdio::null()).arg("--settings").arg(path);
         for (flag, default) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
             let said = self.listens && flag == "--listen";
             if !said && !self.args.iter().any(|arg| arg == flag) {

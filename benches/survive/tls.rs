@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::http::connect_from;
 use crate::process::replace;
@@ -74,7 +74,10 @@ pub fn config(pairs: &[&Pair], protocols: &[&str]) -> Arc<ClientConfig> {
     for pair in pairs {
         roots.add(pair.der.clone()).unwrap();
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut provider = aws_lc_rs::default_provider();
+    // As browsers offer them.
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
@@ -84,13 +87,19 @@ pub fn config(pairs: &[&Pair], protocols: &[&str]) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
+/// Connects from an address, and has said nothing yet.
+pub fn begin(from: IpAddr, to: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Tls> {
+    let socket = connect_from(from, to)?;
+    let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+    let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(connection, socket))
+}
+
 /// Connects from an address and does the handshake.
 pub fn connect(from: IpAddr, to: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Tls> {
-    let mut socket = connect_from(from, to)?;
-    let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
-    let mut connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
-    while connection.is_handshaking() {
-        connection.complete_io(&mut socket)?;
+    let mut stream = begin(from, to, config)?;
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
     }
-    Ok(StreamOwned::new(connection, socket))
+    Ok(stream)
 }

@@ -1,0 +1,75 @@
+//! System calls, by strace.
+
+use std::collections::BTreeMap;
+
+use crate::http::PATIENCE;
+use crate::process::wait_until;
+use crate::visitors::{Manner, Visitors};
+
+/// System calls of one request, on average, by name; those that fail are named with their error.
+pub type Calls = BTreeMap<String, f64>;
+
+/// Requests that are counted together.
+const REQUESTS: u32 = 64;
+
+/// Counts what a request calls the kernel for, on all threads.
+pub fn count(manner: Manner) -> Calls {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("trace");
+    // -D: the dispatcher is our own child, and can be stopped.
+    let words = ["strace", "-D", "-f", "-o", file.to_str().unwrap()];
+    let mut visitors = Visitors::start(manner, &words);
+    let process = visitors.process();
+    let rounds = (REQUESTS / manner.at_once) as usize;
+    let nobody = visitors.stops();
+    (0..=rounds).for_each(|_| visitors.nobody());
+    visitors.arrive();
+    let somebody = visitors.stops();
+    (0..rounds).for_each(|_| visitors.come());
+    visitors.nobody();
+    visitors.leave();
+
+    let read = || std::fs::read_to_string(&file).unwrap();
+    // The process ends after its threads, and strace writes its number as wide as others may be.
+    let end = format!("{process} +++ exited with 0 +++");
+    let is_end = |line: &str| line.split_whitespace().eq(end.split(' '));
+    let ended = || read().lines().last().is_some_and(is_end);
+    assert!(wait_until(PATIENCE, ended).is_some(), "strace does not end");
+    let trace = read();
+    let mut calls = between(&trace, somebody, rounds);
+    for (call, count) in between(&trace, nobody, rounds) {
+        *calls.entry(call).or_default() -= count;
+    }
+    calls.values_mut().for_each(|count| *count /= f64::from(REQUESTS));
+    calls.retain(|_, count| count.abs() > 0.004);
+    calls
+}
+
+/// The calls between the stop of that number and the one so many rounds later.
+fn between(trace: &str, stop: usize, rounds: usize) -> Calls {
+    let mut stops = 0;
+    let mut calls = Calls::new();
+    for line in trace.lines() {
+        stops += usize::from(line.contains(" --- SIGSTOP {"));
+        if stops <= stop || stops > stop + rounds {
+            continue;
+        }
+        if let Some(call) = begun(line) {
+            *calls.entry(call).or_default() += 1.0;
+        }
+    }
+    calls
+}
+
+/// The call that begins in a line `PID name(arguments) = result`; what is resumed began in another one.
+fn begun(line: &str) -> Option<String> {
+    let (_, line) = line.split_once(' ')?;
+    let (name, rest) = line.trim_start().split_once('(')?;
+    let is_call = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let error = rest.rsplit_once(" = -1 E").and_then(|(_, error)| error.split(' ').next());
+    is_call.then(|| match error {
+        // A wait that ends by being stopped is a wait.
+        Some("INTR") | None => name.to_owned(),
+        Some(error) => format!("{name} (E{error})"),
+    })
+}

@@ -1,0 +1,70 @@
+//! What a request costs, and the most it may cost.
+//!
+//! A bound stands a little above its figure, for a timer that falls into a round, or another machine's `memcpy`. Who
+//! makes something cheaper takes both down, one line a row, whose numbers `-- --table` prints; who needs more raises
+//! them, and says in ARCHITECTURE.md what for.
+
+use crate::visitors::{KEPT, Manner, ONE_SHOT};
+
+/// The compiler that the figures were taken with: another one inlines otherwise.
+pub const TAKEN_WITH: &str = "rustc 1.95.0 (59807616e 2026-04-14)";
+
+/// One way of visiting, and what a request costs then.
+pub struct Row {
+    pub name: &'static str,
+    pub manner: Manner,
+    pub instructions: Bound,
+    pub calls: Bound,
+    pub allocations: Bound,
+}
+
+/// Per request: what was seen when the bound was set, and the bound.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    pub seen: f64,
+    pub at_most: f64,
+}
+
+/// Instructions, system calls, allocations: each as seen, and at most.
+pub const ROWS: [Row; 7] = [
+    row("keep-alive", KEPT, (12185, 12350), (3.00, 3.10), (3.00, 3.10)),
+    row("keep-alive-8", KEPT.at_once(8), (11017, 11150), (2.13, 2.23), (3.00, 3.10)),
+    row("pinned", KEPT.pinned(), (21721, 21950), (3.00, 3.10), (3.00, 3.10)),
+    row("one-shot", ONE_SHOT, (22527, 22800), (8.00, 8.10), (16.00, 16.10)),
+    row("one-shot-8", ONE_SHOT.at_once(8), (20856, 21100), (6.25, 6.35), (15.25, 15.35)),
+    row("tls-keep-alive", KEPT.by_tls(), (18392, 18600), (3.00, 3.10), (5.00, 5.10)),
+    row("tls-one-shot", ONE_SHOT.by_tls(), (1429727, 1444100), (17.00, 17.10), (195.77, 195.87)),
+];
+
+impl Row {
+    /// Other figures with fitting bounds, as a row has them: instructions, calls, allocations.
+    pub fn with(&self, [instructions, calls, allocations]: [f64; 3]) -> String {
+        let most = (instructions * 1.01 / 50.0).ceil() * 50.0;
+        let (call, allocation) = (calls + 0.1, allocations + 0.1);
+        format!(
+            "{}: ({instructions}, {most}), ({calls:.2}, {call:.2}), ({allocations:.2}, {allocation:.2})",
+            self.name
+        )
+    }
+}
+
+const fn row(
+    name: &'static str,
+    manner: Manner,
+    instructions: (u32, u32),
+    calls: (f64, f64),
+    allocations: (f64, f64),
+) -> Row {
+    let instructions = (instructions.0 as f64, instructions.1 as f64);
+    Row {
+        name,
+        manner,
+        instructions: bound(instructions),
+        calls: bound(calls),
+        allocations: bound(allocations),
+    }
+}
+
+const fn bound((seen, at_most): (f64, f64)) -> Bound {
+    Bound { seen, at_most }
+}
