@@ -61,18 +61,25 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let tools = Tools::look();
+    println!("counted with {}", tools.versions());
+    if tools.rustc != TAKEN_WITH {
+        println!("the figures and bounds were taken with {TAKEN_WITH}; they hold all the same");
+    }
     let chosen = ROWS.iter().filter(|row| names.is_empty() || names.contains(&row.name));
     if flags.contains(&"--where") {
         if !tools.valgrind {
             return ExitCode::FAILURE;
         }
         let row = chosen.into_iter().next().unwrap_or(&ROWS[0]);
-        println!("{}", listing::markdown(row.name, &callgrind::count(row.manner), &tools.versions()));
+        println!(
+            "{}",
+            listing::markdown(
+                row.name,
+                &callgrind::count(row.manner, row.instructions.at_most),
+                &tools.versions()
+            )
+        );
         return ExitCode::SUCCESS;
-    }
-    println!("counted with {}", tools.versions());
-    if tools.rustc != TAKEN_WITH {
-        println!("the figures and bounds were taken with {TAKEN_WITH}; they hold all the same");
     }
     let outcomes: Vec<_> = chosen.map(|row| check(row, &tools)).collect();
     if flags.contains(&"--table") {
@@ -95,16 +102,15 @@ struct Outcome {
 
 /// Counts one row and holds it against its bounds.
 fn check(row: &Row, tools: &Tools) -> Outcome {
-    println!();
     let mut report = Report::new(row.name, Arc::default());
     let mut now = [row.instructions.seen, row.calls.seen, row.allocations.seen];
     if tools.valgrind {
-        let count = callgrind::count(row.manner);
+        let count = callgrind::count(row.manner, row.instructions.at_most);
         // Those of timers are spread over hundreds of requests: they are no part of one.
         now[0] = count.profile.instructions().round();
         now[2] = hundredths(count.profile.allocated());
         assert!(now[2] > 0.0, "no allocation was seen: is the allocator named in profile.rs?");
-        let times = format!("instructions (in other rounds up to {:.0})", count.dearest);
+        let times = format!("instructions (at other times up to {:.0})", count.dearest);
         if !hold(&mut report, &times, now[0], row.instructions) {
             show(listing::functions(&count.profile));
         }
@@ -168,7 +174,11 @@ impl Tools {
         };
         let valgrind = has("valgrind", "valgrind") & has("vgdb", "valgrind");
         let strace = has("strace", "strace");
-        Self { valgrind, strace, rustc: version("rustc").unwrap_or_default() }
+        Self {
+            valgrind,
+            strace,
+            rustc: version("rustc").unwrap_or("a compiler that is not found".to_owned()),
+        }
     }
 
     fn versions(&self) -> String {

@@ -9,7 +9,8 @@ use crate::visitors::{Manner, Visitors};
 /// System calls of one request, on average, by name; those that fail are named with their error.
 pub type Calls = BTreeMap<String, f64>;
 
-/// Requests that are counted together.
+/// Requests that are counted together. In a handshake one in twenty waits once more: that it may write is told anew
+/// when acknowledgements come.
 const REQUESTS: u32 = 64;
 
 /// Counts what a request calls the kernel for, on all threads.
@@ -54,22 +55,29 @@ fn between(trace: &str, stop: usize, rounds: usize) -> Calls {
         if stops <= stop || stops > stop + rounds {
             continue;
         }
-        if let Some(call) = begun(line) {
-            *calls.entry(call).or_default() += 1.0;
+        let Some((name, error, resumed)) = call(line) else { continue };
+        let named = error.map_or(name.to_owned(), |error| format!("{name} ({error})"));
+        if resumed {
+            // It was counted when it began.
+            *calls.entry(name.to_owned()).or_default() -= 1.0;
         }
+        *calls.entry(named).or_default() += 1.0;
     }
     calls
 }
 
-/// The call that begins in a line `PID name(arguments) = result`; what is resumed began in another one.
-fn begun(line: &str) -> Option<String> {
+/// The call in a line, its error, and whether it began in a line before:
+/// `PID name(arguments) = result`, `PID <... name resumed>arguments) = result`.
+fn call(line: &str) -> Option<(&str, Option<&str>, bool)> {
     let (_, line) = line.split_once(' ')?;
-    let (name, rest) = line.trim_start().split_once('(')?;
-    let is_call = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let error = rest.rsplit_once(" = -1 E").and_then(|(_, error)| error.split(' ').next());
-    is_call.then(|| match error {
-        // A wait that ends by being stopped is a wait.
-        Some("INTR") | None => name.to_owned(),
-        Some(error) => format!("{name} (E{error})"),
-    })
+    let line = line.trim_start();
+    let resumed = line.strip_prefix("<... ");
+    let (name, rest) = match resumed {
+        Some(line) => line.split_once(" resumed>")?,
+        None => line.split_once('(')?,
+    };
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let error = rest.rsplit_once(" = -1 ").and_then(|(_, error)| error.split(' ').next());
+    // A wait that ends by being stopped is a wait.
+    is_name.then_some((name, error.filter(|error| *error != "EINTR"), resumed.is_some()))
 }

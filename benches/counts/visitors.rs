@@ -214,17 +214,30 @@ impl Line {
             Self::Plain(stream) => stream.write_all(request),
             Self::Tls(stream) => {
                 stream.conn.writer().write_all(request)?;
-                while stream.conn.wants_write() {
-                    stream.conn.write_tls(&mut stream.sock)?;
-                }
-                Ok(())
+                flush(stream)
             }
         }
     }
 
     fn receive(&mut self) -> io::Result<Answer> {
+        if let Self::Tls(stream) = self {
+            // What is to be said is said at the end: a message by itself would wake the dispatcher, or not, as it
+            // happens.
+            while stream.conn.is_handshaking() {
+                stream.conn.read_tls(&mut stream.sock)?;
+                stream.conn.process_new_packets().map_err(io::Error::other)?;
+            }
+            flush(stream)?;
+        }
         http::read_answer(self)
     }
+}
+
+fn flush(stream: &mut Tls) -> io::Result<()> {
+    while stream.conn.wants_write() {
+        stream.conn.write_tls(&mut stream.sock)?;
+    }
+    Ok(())
 }
 
 impl Read for Line {
