@@ -9,8 +9,8 @@ use crate::visitors::{Manner, Visitors};
 /// System calls of one request, on average, by name; those that fail are named with their error.
 pub type Calls = BTreeMap<String, f64>;
 
-/// Requests that are counted together. In a handshake one in twenty waits once more: that it may write is told anew
-/// when acknowledgements come.
+/// Requests that are counted together. Where timers are set, as in a handshake, one in twenty has the runtime wake
+/// itself by a `write`: bounds leave room for that.
 const REQUESTS: u32 = 64;
 
 /// Counts what a request calls the kernel for, on all threads.
