@@ -10,7 +10,7 @@
 //!
 //! The real binary with one worker, on loopback, without access log and probes. Instructions and allocations are
 //! counted by valgrind's callgrind, which does not see the kernel; system calls by strace. The exit code is 1 where
-//! a bound was missed. Two runs differ by less than 0.1 %, whatever else the machine does. Valgrind's processor has
+//! a bound was missed. Two runs differ by 0.1 %, more or less, whatever else the machine does. Valgrind's processor has
 //! no SHA instructions and no AVX-512, so that a pin and TLS cost more instructions here than where they are used;
 //! what grows is seen all the same.
 
