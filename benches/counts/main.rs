@@ -61,10 +61,6 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let tools = Tools::look();
-    println!("counted with {}", tools.versions());
-    if tools.rustc != TAKEN_WITH {
-        println!("the figures and bounds were taken with {TAKEN_WITH}; they hold all the same");
-    }
     let chosen = ROWS.iter().filter(|row| names.is_empty() || names.contains(&row.name));
     if flags.contains(&"--where") {
         if !tools.valgrind {
@@ -80,6 +76,10 @@ fn main() -> ExitCode {
             )
         );
         return ExitCode::SUCCESS;
+    }
+    println!("counted with {}", tools.versions());
+    if tools.rustc != TAKEN_WITH {
+        println!("the figures and bounds were taken with {TAKEN_WITH}; they hold all the same");
     }
     let outcomes: Vec<_> = chosen.map(|row| check(row, &tools)).collect();
     if flags.contains(&"--table") {
