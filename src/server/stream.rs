@@ -46,7 +46,7 @@ impl Transport for Socket {
     }
 }
 
-impl Transport for TlsStream<Socket> {
+impl Transport for Box<TlsStream<Socket>> {
     const SAYS_GOODBYE: bool = true;
 
     fn socket(&mut self) -> &mut Socket {

@@ -264,7 +264,8 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
     let seat = arrival.place.seat();
     let shaking = tls.accept(arrival.socket, &worker.counter, seat);
     let accepted = Box::pin(unless_evicted(shaking, seat, worker)).await;
-    let Some(stream) = accepted else { return };
+    // Boxed: it is large, and is moved whenever a connection is parked or wakes.
+    let Some(stream) = accepted.map(Box::new) else { return };
     let service = ByTls { worker, hsts: tls.hsts(), came };
     let rules = &shared.manners.rules;
     let served = if tls::chose_http2(&stream) {
@@ -329,8 +330,9 @@ impl Shared {
         let mut came = Came { client: arrival.peer.ip().to_canonical(), by_tls: false };
         if arrival.proxy_protocol {
             let (rules, socket, seat) = (&self.manners.rules, &mut arrival.socket, arrival.place.seat());
-            came =
-                unless_evicted(proxied::came(socket, came.client, worker, rules, seat), seat, worker).await?;
+            let telling = proxied::came(socket, came.client, worker, rules, seat);
+            // Boxed: its state is large, soon over, and most connections have none.
+            came = Box::pin(unless_evicted(telling, seat, worker)).await?;
         }
         if worker.trusts(came.client) {
             return Some((came, None));
