@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::{Admin, Backend, Cors, Health, Pins, Ramp, Slot, Standing};
 use crate::listed::listed;
-use crate::strategy::{Kind, Memory, Strategy, Turn, Weights};
+use crate::strategy::{Kind, Memory, Share, Strategy, Turn, Weights};
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
 /// with where each backend stands.
@@ -21,7 +21,8 @@ pub struct Pool {
     pub keeps: Box<[Keeps]>,
     /// Who of its backends new visitors are sent to.
     pub tier: Tier,
-    choices: Option<Choices>,
+    /// Over those who may be picked, where there is somebody.
+    strategy: Option<Strategy>,
 }
 
 /// Everything about a pool that does not depend on who may be picked.
@@ -80,33 +81,22 @@ pub enum Keeps {
     No,
 }
 
-/// Those who may be picked, as indices into the roster, and the tables of the strategy over them.
-#[derive(Debug)]
-struct Choices {
-    eligible: Box<[u32]>,
-    strategy: Strategy,
-}
-
 impl Pool {
     /// Works out who may be picked and builds the strategy's tables. `standings` has one for each of the roster.
     pub fn new(roster: Arc<Roster>, standings: Box<[Standing]>, memory: &Memory) -> Self {
         let (tier, eligible) = eligible(&standings, roster.panic_threshold);
-        let weights = weights(&standings, &eligible, tier);
         let mut keeps: Box<[Keeps]> = standings.iter().map(keeps_out_of_tier).collect();
         for &index in &eligible {
             keeps[index as usize] = Keeps::AndRenews;
         }
-        let choices = Weights::new(&weights).map(|weights| Choices {
-            strategy: Strategy::build(roster.kind, weights, memory),
-            eligible: eligible.into(),
-        });
-        Self { roster, standings, keeps, tier, choices }
+        let shares = shares(&standings, &eligible, tier);
+        let strategy = Weights::new(&shares).map(|weights| Strategy::build(roster.kind, weights, memory));
+        Self { roster, standings, keeps, tier, strategy }
     }
 
     /// Picks a backend: an index into the roster, or `None` where nobody is eligible.
     pub fn pick(&self, turn: &mut Turn<'_>) -> Option<usize> {
-        let choices = self.choices.as_ref()?;
-        Some(choices.eligible[choices.strategy.pick(turn)] as usize)
+        Some(self.strategy.as_ref()?.pick(turn))
     }
 }
 
@@ -144,15 +134,17 @@ fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
     }
 }
 
-/// The weights of the eligible. While somebody is in slow start all count in tenths.
-fn weights(standings: &[Standing], eligible: &[u32], tier: Tier) -> Vec<NonZeroU16> {
+/// What the strategy is told of the eligible. While somebody is in slow start all weights count in tenths.
+fn shares(standings: &[Standing], eligible: &[u32], tier: Tier) -> Vec<Share> {
     let of = |&index: &u32| &standings[index as usize];
     let ramping = tier != Tier::FailOpen && eligible.iter().any(|index| of(index).ramp < Ramp::FULL);
-    let weight = |index: &u32| {
+    let share = |index: &u32| {
         let tenths = if ramping { of(index).ramp.tenths() } else { 1 };
-        NonZeroU16::new(of(index).weight.get() * tenths)
+        let weight = NonZeroU16::new(of(index).weight.get() * tenths)?;
+        // The settings take no more backends than have a place.
+        Some(Share { backend: u16::try_from(*index).ok()?, weight })
     };
-    eligible.iter().filter_map(weight).collect()
+    eligible.iter().filter_map(share).collect()
 }
 
 /// What becomes of pins to a backend that new visitors are not sent to.
@@ -249,7 +241,7 @@ mod tests {
         let mut standings = [standing("up"), standing("up")];
         standings[0].weight = Weight::new(3).unwrap();
         let of = |standings: &[Standing], tier| {
-            weights(standings, &[0, 1], tier).iter().map(|weight| weight.get()).collect::<Vec<_>>()
+            shares(standings, &[0, 1], tier).iter().map(|share| share.weight.get()).collect::<Vec<_>>()
         };
         assert_eq!(of(&standings, Tier::Primaries), [3, 1]);
         standings[1].ramp = Ramp::after(1);

@@ -6,6 +6,8 @@
 
 mod random;
 mod round_robin;
+mod cycle;
+mod wheel;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -43,24 +45,45 @@ impl Kind {
     }
 }
 
-/// The weights of those who may be picked: never empty, never 0.
+/// A backend that may be picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// What a pick of it returns: its place in the roster, which has 65 536 at the most.
+    pub backend: u16,
+    /// Its share of picks relative to the others': at most ten times 256, as weights count in tenths during slow start.
+    pub weight: NonZeroU16,
+}
+
+/// Those who may be picked: somebody, and at most 65 536, so that all their weights together are below 2^28.
 #[derive(Clone, Copy, Debug)]
-pub struct Weights<'a>(&'a [NonZeroU16]);
+pub struct Weights<'a>(&'a [Share]);
 
 impl<'a> Weights<'a> {
     /// `None` where there is nobody to pick.
-    pub fn new(weights: &'a [NonZeroU16]) -> Option<Self> {
-        (!weights.is_empty()).then_some(Self(weights))
+    pub fn new(shares: &'a [Share]) -> Option<Self> {
+        (!shares.is_empty()).then_some(Self(shares))
     }
 
-    /// The weights, in order of the index that a pick returns.
-    fn iter(self) -> impl Iterator<Item = u32> + 'a {
-        self.0.iter().map(|weight| u32::from(weight.get()))
+    fn iter(self) -> impl Iterator<Item = Share> + 'a {
+        self.0.iter().copied()
     }
 
     fn count(self) -> usize {
         self.0.len()
     }
+
+    fn sum(self) -> u32 {
+        self.iter().map(|share| u32::from(share.weight.get())).sum()
+    }
+
+    /// The greatest common divisor of the weights.
+    fn divisor(self) -> u32 {
+        self.iter().fold(0, |divisor, share| gcd(divisor, share.weight.get().into()))
+    }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// What of a strategy outlives a fleet. The keeper hands the same one to the next fleet, so that a round robin
@@ -89,7 +112,7 @@ pub enum Strategy {
 }
 
 impl Strategy {
-    /// Builds the tables. O(sum of weights) at most; see each strategy.
+    /// Builds the tables, in time and memory that weights don't drive up; see each strategy.
     pub fn build(kind: Kind, weights: Weights<'_>, memory: &Memory) -> Self {
         match kind {
             Kind::Random => Self::Random(Random::build(weights)),
@@ -97,7 +120,7 @@ impl Strategy {
         }
     }
 
-    /// Picks one: an index below the number of weights it was built with. O(1), no lock, no allocation.
+    /// Picks one: the `backend` of a [`Share`] it was built with. O(1), no lock, no allocation.
     pub fn pick(&self, turn: &mut Turn<'_>) -> usize {
         match self {
             Self::Random(random) => random.pick(turn),
@@ -115,9 +138,21 @@ mod tests {
 
     use super::*;
 
+    /// Backends 0, 1, 2, … with these weights.
+    pub(super) fn shares(weights: &[u16]) -> Vec<Share> {
+        let share = |(backend, &weight): (usize, &u16)| Share {
+            backend: backend.try_into().unwrap(),
+            weight: NonZeroU16::new(weight).unwrap(),
+        };
+        weights.iter().enumerate().map(share).collect()
+    }
+
+    pub(super) fn gcd_of(weights: &[u16]) -> u32 {
+        Weights::new(&shares(weights)).unwrap().divisor()
+    }
+
     fn build(kind: Kind, weights: &[u16]) -> Strategy {
-        let weights: Vec<_> = weights.iter().map(|&weight| NonZeroU16::new(weight).unwrap()).collect();
-        Strategy::build(kind, Weights::new(&weights).unwrap(), &Memory::default())
+        Strategy::build(kind, Weights::new(&shares(weights)).unwrap(), &Memory::default())
     }
 
     fn picks(strategy: &Strategy, seed: u64, count: usize) -> Vec<usize> {
@@ -146,18 +181,58 @@ mod tests {
     }
 
     #[test]
+    fn a_pick_returns_places_in_the_roster() {
+        let share = |(backend, weight)| Share { backend, weight: NonZeroU16::new(weight).unwrap() };
+        // Laid out, and as a wheel.
+        for shares in [[(5, 3), (70, 1), (65_535, 2)], [(5, 2560), (70, 1), (65_535, 2559)]] {
+            let shares = shares.map(share);
+            for kind in Kind::ALL {
+                let strategy = Strategy::build(kind, Weights::new(&shares).unwrap(), &Memory::default());
+                let seen: std::collections::BTreeSet<_> = picks(&strategy, 1, 100_000).into_iter().collect();
+                assert_eq!(seen.into_iter().collect::<Vec<_>>(), [5, 70, 65_535], "{}", kind.name());
+            }
+        }
+    }
+
+    #[test]
     fn names_are_those_that_settings_print() {
         for kind in Kind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }
 
+    /// One weight, twelve, all, and all in slow start; many and few light ones.
+    #[test]
+    fn ten_thousand_backends_get_their_shares() {
+        let weights: [&dyn Fn(usize) -> usize; 5] =
+            [&|_| 1, &|i| 1 + i % 12, &|i| 1 + i % 256, &|i| 10 * (1 + i * 7 % 256), &|i| {
+                1 + 2559 * (i % 100 / 99)
+            }];
+        for weights in weights {
+            let weights: Vec<u16> = (0..10_000).map(|i| weights(i).try_into().unwrap()).collect();
+            let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+            for kind in Kind::ALL {
+                let count = 500_000;
+                let mut seen = vec![0u32; weights.len()];
+                for index in picks(&build(kind, &weights), 11, count) {
+                    seen[index] += 1;
+                }
+                for (&weight, &seen) in weights.iter().zip(&seen) {
+                    let expected = f64::from(weight) / total * count as f64;
+                    // Seven standard deviations, and what a few light ones may be off by.
+                    let slack = 7.0 * expected.sqrt() + 4.0;
+                    assert!((f64::from(seen) - expected).abs() <= slack, "{} {seen} {expected}", kind.name());
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn shares_follow_weights(weights in proptest::collection::vec(1u16..=256, 1..40), seed: u64) {
+        fn shares_follow_weights(weights in proptest::collection::vec(1u16..=2560, 1..40), seed: u64) {
             for kind in Kind::ALL {
                 let total: u32 = weights.iter().map(|&weight| u32::from(weight)).sum();
-                let count = 200_000;
+                let count = 100_000;
                 let mut seen = vec![0u32; weights.len()];
                 for index in picks(&build(kind, &weights), seed, count) {
                     seen[index] += 1;
@@ -165,8 +240,8 @@ mod tests {
                 for (&weight, &seen) in weights.iter().zip(&seen) {
                     let share = f64::from(weight) / f64::from(total);
                     let expected = share * count as f64;
-                    // Six standard deviations of a binomial, and one whole cycle for a round robin.
-                    let slack = 6.0 * (expected * (1.0 - share)).sqrt() + f64::from(weight);
+                    // Six standard deviations of a binomial, and what a light one may be off by.
+                    let slack = 6.0 * (expected * (1.0 - share)).sqrt() + 8.0;
                     prop_assert!((f64::from(seen) - expected).abs() <= slack, "{} {seen} {expected}", kind.name());
                 }
             }
