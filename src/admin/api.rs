@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Shown;
 use super::problem::Problem;
-use crate::fleet::{Admin, Health, Pool, State as BackendState, Tier, Weight};
+use crate::fleet::{Admin, Backend, Health, Pool, Standing, State as BackendState, Tier, Weight};
 use crate::keeper::{Change, Event};
 
 /// A pool, as the API shows it.
@@ -56,29 +56,31 @@ struct Redirects {
 }
 
 fn view<'a>(shown: &Shown, pool: &'a Pool) -> PoolView<'a> {
-    let backends = pool.roster.backends.iter().zip(&pool.standings).map(|(backend, standing)| {
-        let [pinned, repinned, picked] = shown.registry.redirects(backend);
-        let set = [("admin", standing.admin_is_set), ("weight", standing.weight_is_set)];
-        BackendView {
-            id: &backend.id,
-            url: &backend.base,
-            state: standing.state(),
-            admin: standing.admin,
-            health: standing.health,
-            backup: standing.backup,
-            weight: standing.weight,
-            weight_in_effect: standing.weight_in_effect(),
-            set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
-            drained_at: standing.drained_at.map(date),
-            redirects: Redirects { pinned, repinned, picked },
-        }
-    });
+    let backends = pool.roster.backends.iter().zip(&pool.standings);
     PoolView {
         name: &pool.roster.name,
         strategy: pool.roster.kind.name(),
         tier: pool.tier,
         fail_open: pool.tier == Tier::FailOpen,
-        backends: backends.collect(),
+        backends: backends.map(|(backend, standing)| backend_view(shown, backend, standing)).collect(),
+    }
+}
+
+fn backend_view<'a>(shown: &Shown, backend: &'a Backend, standing: &Standing) -> BackendView<'a> {
+    let [pinned, repinned, picked] = shown.registry.redirects(backend);
+    let set = [("admin", standing.admin_is_set), ("weight", standing.weight_is_set)];
+    BackendView {
+        id: &backend.id,
+        url: &backend.base,
+        state: standing.state(),
+        admin: standing.admin,
+        health: standing.health,
+        backup: standing.backup,
+        weight: standing.weight,
+        weight_in_effect: standing.weight_in_effect(),
+        set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
+        drained_at: standing.drained_at.map(date),
+        redirects: Redirects { pinned, repinned, picked },
     }
 }
 
@@ -139,9 +141,12 @@ pub(super) async fn change_backend(
     let change = serde_json::from_slice::<Value>(&body).map(|change| change.to_string()).unwrap_or_default();
     tracing::info!(pool, backend, change, "changed by the operator");
     let fleet = shown.fleet.load_full();
-    let changed = fleet.pools.iter().find(|known| *known.roster.name == *pool).map(|pool| view(&shown, pool));
-    let changed = changed.and_then(|pool| pool.backends.into_iter().find(|known| *known.id == *backend));
-    Ok(json(&changed))
+    let pool = fleet.pools.iter().find(|known| *known.roster.name == *pool);
+    let changed = pool.and_then(|pool| {
+        let mut backends = pool.roster.backends.iter().zip(&pool.standings);
+        backends.find(|(known, _)| *known.id == *backend)
+    });
+    Ok(json(&changed.map(|(backend, standing)| backend_view(&shown, backend, standing))))
 }
 
 /// Reads `{"admin": "active"|"draining"|"maintenance"|null, "weight": 0..256|null}`; each may be left out.

@@ -21,8 +21,8 @@ pub(super) struct Lasting {
     /// A strategy's memory, by pool and strategy.
     memories: HashMap<(String, &'static str), Memory>,
     pub(super) slots: Slots,
-    /// What the operator set at run time, by pool and backend.
-    overrides: HashMap<(String, String), Override>,
+    /// What the operator set at run time, by pool and in it by backend.
+    overrides: HashMap<String, HashMap<String, Override>>,
     /// The key for pools without secrets.
     random_key: [u8; 32],
 }
@@ -50,7 +50,8 @@ impl Lasting {
 
     /// Sets or ends what the operator says of a backend. `now` is in seconds since 1970.
     pub(super) fn operate(&mut self, pool: &str, backend: &str, change: Change, now: u64) {
-        let set = self.overrides.entry((pool.to_owned(), backend.to_owned())).or_default();
+        let of_pool = self.overrides.entry(pool.to_owned()).or_default();
+        let set = of_pool.entry(backend.to_owned()).or_default();
         if let Some(admin) = change.admin {
             if admin != set.admin {
                 set.since = now;
@@ -65,37 +66,40 @@ impl Lasting {
 
     /// Forgets what was set of backends that are no more.
     pub(super) fn forget_others(&mut self, pools: &[Arc<settings::Pool>]) {
-        let known: HashSet<(&str, &str)> = pools
-            .iter()
-            .flat_map(|pool| pool.backends.iter().map(|backend| (pool.name.as_str(), backend.id.as_str())))
-            .collect();
-        self.overrides.retain(|(pool, backend), _| known.contains(&(pool, backend)));
+        self.overrides.retain(|name, set| {
+            let Some(pool) = pools.iter().find(|pool| pool.name.as_str() == name) else { return false };
+            let known: HashSet<&str> = pool.backends.iter().map(|backend| backend.id.as_str()).collect();
+            set.retain(|id, _| known.contains(id.as_str()));
+            !set.is_empty()
+        });
     }
 
-    /// Where a backend stands now.
-    pub(super) fn standing(
-        &self,
-        pool: &settings::Pool,
-        backend: &settings::Backend,
-        vitals: &Vitals,
+    /// Where each backend of a pool stands now, with its vitals. Allocates nothing.
+    pub(super) fn standings<'a>(
+        &'a self,
+        pool: &'a settings::Pool,
+        vitals: &'a [Vitals],
         now: Instant,
-    ) -> Standing {
-        let key = (pool.name.as_str().to_owned(), backend.id.as_str().to_owned());
-        let set = self.overrides.get(&key).copied().unwrap_or_default();
-        let admin = set.admin.unwrap_or_default();
+    ) -> impl Iterator<Item = Standing> + 'a {
+        let of_pool = self.overrides.get(pool.name.as_str());
         let pins_end = pool.pin.as_ref().map_or(0, |pin| pin.max_age.0.as_secs() + CLOCK_SKEW);
-        Standing {
-            admin,
-            weight: set.weight.unwrap_or(backend.weight),
-            health: vitals.health(),
-            backup: backend.backup,
-            ramp: vitals.ramp(now, pool.slow_start.0),
-            waits: vitals.waits(now),
-            held: pool.pin.as_ref().is_some_and(|pin| vitals.held(now, pin.hold.0)),
-            admin_is_set: set.admin.is_some(),
-            weight_is_set: set.weight.is_some(),
-            drained_at: (admin == Admin::Draining).then(|| set.drained_at.unwrap_or(set.since + pins_end)),
-        }
+        pool.backends.iter().zip(vitals).map(move |(backend, vitals)| {
+            let set = of_pool.and_then(|set| set.get(backend.id.as_str())).copied().unwrap_or_default();
+            let admin = set.admin.unwrap_or_default();
+            Standing {
+                admin,
+                weight: set.weight.unwrap_or(backend.weight),
+                health: vitals.health(),
+                backup: backend.backup,
+                ramp: vitals.ramp(now, pool.slow_start.0),
+                waits: vitals.waits(now),
+                held: pool.pin.as_ref().is_some_and(|pin| vitals.held(now, pin.hold.0)),
+                admin_is_set: set.admin.is_some(),
+                weight_is_set: set.weight.is_some(),
+                drained_at: (admin == Admin::Draining)
+                    .then(|| set.drained_at.unwrap_or(set.since + pins_end)),
+            }
+        })
     }
 
     /// Everything about a pool that does not depend on who may be picked.

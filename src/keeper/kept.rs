@@ -124,11 +124,12 @@ impl Kept {
         if before == health {
             return None;
         }
-        let mut others = self.settings.backends.iter().zip(&self.vitals).enumerate();
-        let others_up = others.any(|(other, (backend, vitals))| {
-            let standing = lasting.standing(&self.settings, backend, vitals, now);
-            other != index && !standing.backup && standing.is_active() && standing.is_up()
-        });
+        // Asked only where it matters: it may take a look at the whole pool.
+        let recovers = before == Health::Down && health == Health::Up;
+        let others_up = recovers
+            && lasting.standings(&self.settings, &self.vitals, now).enumerate().any(|(other, standing)| {
+                other != index && !standing.backup && standing.is_active() && standing.is_up()
+            });
         self.vitals[index].note(health, now, others_up);
         self.changed();
         Some(before)
@@ -139,10 +140,7 @@ impl Kept {
         if !self.is_changed && self.due.is_none_or(|due| now < due) {
             return;
         }
-        let backends = self.settings.backends.iter().zip(&self.vitals);
-        let standings = backends
-            .map(|(backend, vitals)| lasting.standing(&self.settings, backend, vitals, now))
-            .collect();
+        let standings = lasting.standings(&self.settings, &self.vitals, now).collect();
         let hold = self.settings.pin.as_ref().map_or(Duration::ZERO, |pin| pin.hold.0);
         let slow_start = self.settings.slow_start.0;
         self.due = self.vitals.iter().filter_map(|vitals| vitals.next_change(now, slow_start, hold)).min();
