@@ -97,6 +97,9 @@ impl Target {
 #[derive(Debug)]
 pub struct Keeper {
     published: Arc<ArcSwap<Fleet>>,
+    /// Fleets that were replaced, while somebody reads them still. A worker leaves one with the next request after it was
+    /// replaced; were it the last to hold it, that request would wait until all of it is freed.
+    retired: Vec<Arc<Fleet>>,
     kept: Vec<Kept>,
     /// Which of them serves what: changes with the settings alone.
     routes: Arc<Routes>,
@@ -125,6 +128,7 @@ impl Keeper {
         let routes = Arc::new(routes(kept.iter().map(Kept::settings)));
         let this = Self {
             published: Arc::new(ArcSwap::from_pointee(fleet(&routes, &kept))),
+            retired: Vec::new(),
             routes,
             kept,
             lasting,
@@ -179,6 +183,7 @@ impl Keeper {
             }
             self.work(batch.drain(..), Instant::now());
             tokio::time::sleep(PACE).await;
+            self.free_retired();
         }
     }
 
@@ -264,9 +269,15 @@ impl Keeper {
         let same = Arc::ptr_eq(&last.routes, &self.routes)
             && last.pools.iter().zip(&self.kept).all(|(last, kept)| Arc::ptr_eq(last, kept.pool()));
         if !same {
-            self.published.store(Arc::new(fleet(&self.routes, &self.kept)));
+            self.retired.push(self.published.swap(Arc::new(fleet(&self.routes, &self.kept))));
         }
         self.settle(now);
+    }
+
+    /// Frees what nobody else holds any more; and nobody can take hold of it again. A worker without requests keeps the
+    /// one it has read last, so there are never more of them than workers, and what was published since the last look.
+    fn free_retired(&mut self) {
+        self.retired.retain(|fleet| Arc::strong_count(fleet) > 1);
     }
 
     /// Says that the first round of probes is over, where it is.
@@ -287,6 +298,8 @@ fn fleet(routes: &Arc<Routes>, kept: &[Kept]) -> Fleet {
 
 #[cfg(test)]
 mod tests {
+    use arc_swap::Cache;
+
     use super::*;
     use crate::settings::{Flags, Layers};
 
@@ -310,5 +323,33 @@ mod tests {
         assert_eq!(counter.panics(), 1);
         drop(events);
         keeping.await.unwrap();
+    }
+
+    #[test]
+    fn the_keeper_frees_what_a_worker_leaves() {
+        let mut keeper = Keeper::start(&settings("http://127.0.0.1:1"), Counter::default());
+        let published = keeper.published();
+        let mut publish = |port: u16| {
+            let (published, done) = oneshot::channel();
+            let pools = settings(&format!("http://127.0.0.1:{port}")).pools;
+            keeper.work([Event::Pools { pools, published }].into_iter(), Instant::now());
+            done.blocking_recv().unwrap();
+            keeper.free_retired();
+            keeper.retired.len()
+        };
+        let (mut busy, mut idle) = (Cache::new(Arc::clone(&published)), Cache::new(Arc::clone(&published)));
+        let first = Arc::downgrade(busy.load());
+        assert_eq!(publish(2), 1);
+        let second = Arc::downgrade(busy.load());
+        assert_eq!(publish(3), 2);
+        busy.load();
+        assert_eq!(second.strong_count(), 1, "the worker has left, and the keeper has it still");
+        assert_eq!(publish(4), 2, "the first, which a worker reads, and the third");
+        assert_eq!(second.strong_count(), 0);
+        idle.load();
+        busy.load();
+        assert_eq!(first.strong_count(), 1);
+        assert_eq!(publish(5), 1);
+        assert_eq!(first.strong_count(), 0);
     }
 }
