@@ -7,21 +7,26 @@ use super::{Share, Weights};
 /// any S turns on end come to each mark once, and every backend has exactly its weight of turns. It is near the golden
 /// section of S, so that they are spread: the points that multiples of it reach divide a circle as evenly as any.
 ///
+/// The wheel is cut into cells, so that a look-up is most often one read of one [`Cell`]. Ten thousand backends have 256
+/// KiB of them, and turns go to and fro on the wheel; so the cells lie in the order in which turns come to them.
+///
 /// Memory and time to build it are O(number of backends), whatever the weights; a pick is O(1), and most read one
 /// [`Cell`].
 #[derive(Debug)]
 pub(super) struct Wheel {
     /// How far a turn goes: the share of the wheel, in 2^-128 of it.
     step: u128,
-    /// The wheel cut into a power of two of even parts.
+    /// A power of two of even parts of the wheel: number c is at (c × `order`) modulo how many there are.
     cells: Box<[Cell]>,
+    /// See `cells`.
+    order: usize,
     /// What of a place, in 2^-64 of the wheel, is below the number of its cell: so many bits.
     shift: u32,
     /// The backends in the order of their marks.
     ends: Box<[End]>,
 }
 
-/// A part of the wheel, in eight bytes, so that the cells of ten thousand backends stay in a core's own cache.
+/// A part of the wheel, in eight bytes.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     /// Where one backend's marks end and the next one's begin, in 2^-32 of the cell. 0: that happens more than once.
@@ -51,29 +56,32 @@ impl Wheel {
             End { place, backend }
         };
         let ends: Box<[End]> = weights.iter().map(end).collect();
-        // Between two and four cells for a backend: where weights are alike, few have more than one edge.
-        let bits = (2 * ends.len()).next_power_of_two().ilog2();
+        // Between two and four cells for a backend: where weights are alike, few have more than one edge. But no fewer than
+        // a golden section of them is worth its name.
+        let bits = (2 * ends.len()).next_power_of_two().max(1 << 10).ilog2();
         let shift = u64::BITS - bits;
+        let stride = stride(1 << bits);
+        let (order, mask) = (inverse(stride), (1 << bits) - 1);
+        let mut cells = vec![Cell { edge: 0, below: 0, above: 0 }; 1 << bits];
         let mut first = 0;
-        let cell = |number: u64| {
+        for number in 0..1 << bits {
             let until = (number << shift) | ((1 << shift) - 1);
             let last =
                 first + ends[first..].partition_point(|end| end.place <= until).min(ends.len() - 1 - first);
-            let cell = Cell::between(&ends, first, last, shift);
+            cells[(number.wrapping_mul(order) & mask) as usize] = Cell::between(&ends, first, last, shift);
             first = last;
-            cell
-        };
-        let cells = (0..1 << bits).map(cell).collect();
+        }
         // Rounded up by less than 1 before it is multiplied: after 2^64 turns a place is off by 2^-36 at the most, and
         // marks are 2^-28 apart.
-        let step = (u128::MAX / u128::from(marks) + 1) * u128::from(step(marks));
-        Self { step, cells, shift, ends }
+        let step = (u128::MAX / u128::from(marks) + 1) * u128::from(step(marks, stride, 1 << bits));
+        Self { step, cells: cells.into(), order: order as usize, shift, ends }
     }
 
     /// Whose turn it is. No division: the fraction of a 128-bit product is the place, and its upper bits the cell.
     pub(super) fn backend(&self, turn: u64) -> usize {
         let place = (self.step.wrapping_mul(u128::from(turn)) >> 64) as u64;
-        let cell = self.cells[(place >> self.shift) as usize];
+        let number = (place >> self.shift) as usize;
+        let cell = self.cells[number.wrapping_mul(self.order) & (self.cells.len() - 1)];
         if cell.edge == 0 {
             let ends = &self.ends[cell.below.into()..cell.above.into()];
             let at = usize::from(cell.below) + ends.partition_point(|end| end.place <= place);
@@ -98,18 +106,32 @@ impl Cell {
     }
 }
 
-/// How many marks a turn goes on. Near the golden section, and of what is near it the one whose continued fraction has
-/// the smallest largest term: that term is what bounds how uneven the points it reaches may be. Candidates with a
-/// common factor are none.
-fn step(marks: u64) -> u64 {
+/// How many cells a turn goes on, about: an odd number near the golden section of how many there are, and of those the
+/// one that spreads turns best.
+fn stride(cells: u64) -> u64 {
     const GOLDEN: f64 = 0.618_033_988_749_894_9;
-    const TRIED: u64 = 256;
-    let least = (marks as f64 * GOLDEN) as u64;
-    let tried = least..(least + TRIED).min(marks);
+    let near = (cells as f64 * GOLDEN) as u64 | 1;
+    let tried = (near..near + 64).step_by(2).filter(|&stride| stride < cells);
+    tried.min_by_key(|&stride| largest_term(cells, stride)).unwrap_or(1)
+}
+
+/// How many marks a turn goes on: about as far as `stride` of the cells, and of what is near that what spreads turns best.
+/// Near is some marks, or an eighth of a cell, so that most turns come to the cell that lies next to the last one.
+fn step(marks: u64, stride: u64, cells: u64) -> u64 {
+    let middle = marks * stride / cells;
+    let near = (marks / cells / 8).clamp(16, 64);
+    let tried = middle.saturating_sub(near).max(1)..(middle + near).min(marks);
     tried.min_by_key(|&step| largest_term(marks, step)).unwrap_or(1)
 }
 
-/// The largest term of the continued fraction of `step / marks`; none is as large as where they have a common factor.
+/// What times an odd number is 1, modulo 2^64 and so modulo each lower power of two: Newton's iteration, in which each
+/// round doubles how many bits are right, beginning with three.
+fn inverse(odd: u64) -> u64 {
+    (0..5).fold(odd, |inverse, _| inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse))))
+}
+
+/// The largest term of the continued fraction of `step / marks`: it bounds how uneven the points are that multiples of
+/// `step` reach. None is as large as where they have a common factor and some points are never reached.
 fn largest_term(marks: u64, step: u64) -> u64 {
     let (mut a, mut b, mut largest) = (marks, step, 0);
     while b != 0 {
@@ -199,7 +221,7 @@ mod tests {
             weights[0] = 1;
             let wheel = wheel(&weights);
             let bytes = size_of_val(&*wheel.cells) + size_of_val(&*wheel.ends);
-            assert!(bytes <= backends * 48, "{bytes} for {backends}");
+            assert!(bytes <= (backends * 48).max(1 << 14), "{bytes} for {backends}");
         }
     }
 
@@ -211,7 +233,7 @@ mod tests {
         // The one turn of each mark: of the marks next to each other at an edge, each is shown to whom it belongs.
         let edges = (0..65_535)
             .map(|backend| if backend < 7 { (backend + 1) * 2560 } else { (backend + 1) * 2560 - 1 });
-        let inverse = inverse(step(cycle), cycle);
+        let inverse = inverse_modulo(step(cycle, stride(1 << 17), 1 << 17), cycle);
         let last = u64::MAX - u64::MAX % cycle - cycle;
         for (backend, edge) in edges.enumerate() {
             let turn = |mark: u64| last + (u128::from(mark) * u128::from(inverse) % u128::from(cycle)) as u64;
@@ -220,7 +242,7 @@ mod tests {
     }
 
     /// What times `a` is 1, counted modulo `modulus`.
-    fn inverse(a: u64, modulus: u64) -> u64 {
+    fn inverse_modulo(a: u64, modulus: u64) -> u64 {
         let (mut rest, mut x) = ((modulus as i64, a as i64), (0i64, 1i64));
         while rest.1 != 0 {
             let times = rest.0 / rest.1;
