@@ -66,8 +66,10 @@ impl Wheel {
         let mut first = 0;
         for number in 0..1 << bits {
             let until = (number << shift) | ((1 << shift) - 1);
-            let last =
-                first + ends[first..].partition_point(|end| end.place <= until).min(ends.len() - 1 - first);
+            let mut last = first;
+            while last + 1 < ends.len() && ends[last].place <= until {
+                last += 1;
+            }
             cells[(number.wrapping_mul(order) & mask) as usize] = Cell::between(&ends, first, last, shift);
             first = last;
         }
