@@ -102,15 +102,22 @@ impl Lasting {
         })
     }
 
-    /// Everything about a pool that does not depend on who may be picked.
-    pub(super) fn roster(&mut self, pool: &settings::Pool) -> Roster {
+    /// Everything about a pool that does not depend on who may be picked. `known` finds a backend of the pool's last
+    /// roster where that picked alike, and so has the same places of counts.
+    pub(super) fn roster<'a>(
+        &mut self,
+        pool: &settings::Pool,
+        known: impl Fn(&str) -> Option<&'a Backend>,
+    ) -> Roster {
         let name = pool.name.as_str();
         let strategy = pool.strategy.name();
-        let backend = |backend: &settings::Backend| Backend {
-            id: backend.id.as_str().into(),
-            base: backend.url.as_str().into(),
-            slot: self.slots.backend(name, strategy, backend.id.as_str()),
-            probes: self.slots.probes(name, backend.id.as_str()),
+        let backend = |backend: &settings::Backend| {
+            let id = backend.id.as_str();
+            let (slot, probes) = match known(id) {
+                Some(known) => (known.slot, known.probes),
+                None => (self.slots.backend(name, strategy, id), self.slots.probes(name, id)),
+            };
+            Backend { id: id.into(), base: backend.url.as_str().into(), slot, probes }
         };
         Roster {
             name: name.into(),

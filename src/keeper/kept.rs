@@ -41,7 +41,12 @@ impl Kept {
             Some(last) if last.settings == settings => return last,
             last => last,
         };
-        let roster = Arc::new(lasting.roster(&settings));
+        let alike = last.as_ref().filter(|last| last.roster.kind == settings.strategy);
+        let roster = lasting.roster(&settings, |id| {
+            let last = alike?;
+            Some(&last.roster.backends[last.index(id)?])
+        });
+        let roster = Arc::new(roster);
         let targets = targets(&settings, &roster);
         let waits_until = settings.health.is_on().then(|| now + settings.health.startup_timeout.0);
         let vitals = |(index, backend): (usize, &settings::Backend)| {

@@ -101,6 +101,8 @@ pub struct Keeper {
     /// replaced; were it the last to hold it, that request would wait until all of it is freed.
     retired: Vec<Arc<Fleet>>,
     kept: Vec<Kept>,
+    /// What was kept before the settings changed: freed when nobody waits for that.
+    outdated: Vec<Kept>,
     /// Which of them serves what: changes with the settings alone.
     routes: Arc<Routes>,
     lasting: Lasting,
@@ -129,6 +131,7 @@ impl Keeper {
         let this = Self {
             published: Arc::new(ArcSwap::from_pointee(fleet(&routes, &kept))),
             retired: Vec::new(),
+            outdated: Vec::new(),
             routes,
             kept,
             lasting,
@@ -229,7 +232,7 @@ impl Keeper {
                     next.push(Kept::new(pool, last, &mut self.lasting, now));
                 }
                 self.routes = Arc::new(routes(next.iter().map(Kept::settings)));
-                self.kept = next;
+                self.outdated = std::mem::replace(&mut self.kept, next);
                 self.tell_targets();
                 Some(published)
             }
@@ -277,6 +280,7 @@ impl Keeper {
     /// Frees what nobody else holds any more; and nobody can take hold of it again. A worker without requests keeps the
     /// one it has read last, so there are never more of them than workers, and what was published since the last look.
     fn free_retired(&mut self) {
+        self.outdated.clear();
         self.retired.retain(|fleet| Arc::strong_count(fleet) > 1);
     }
 
