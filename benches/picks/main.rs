@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         eprintln!("no such part: {unknown}; there are {}", PARTS.map(|(name, _)| name).join(", "));
         return ExitCode::from(2);
     }
+    process::go_first();
     let mut table = Table::begin();
     for (name, run) in PARTS {
         if args.is_empty() || args.contains(&name) {

@@ -33,6 +33,12 @@ impl Table {
         println!("  ({text})");
     }
 
+    /// Says that a part can't be measured here, which counts as missed.
+    pub fn skip(&mut self, why: &str) {
+        self.missed += 1;
+        println!("  MISSED: {why}");
+    }
+
     /// A figure of one value for each round; its median.
     pub fn row(&mut self, what: &str, unit: &str, rounds: &[f64], bound: Bound) -> f64 {
         let mut sorted = rounds.to_vec();
