@@ -182,7 +182,8 @@ where
         (watch.said_close() || !unread.is_empty()).then_some(LAST_WAIT)
     };
     let (end, listens) = match served {
-        Ok(None) => return Pause::Rest(io, unread),
+        // A copy: however few they are, they hold on to all of hyper's buffer.
+        Ok(None) => return Pause::Rest(io, Bytes::copy_from_slice(&unread)),
         Err(limit) => (limit.map_or(End::Closed, End::Limited), None),
         Ok(Some(Ok(()))) if watch.is_spent() => (End::Limited(Limit::Requests), Some(SILENCE)),
         Ok(Some(Ok(()))) => (End::Closed, after_last),
