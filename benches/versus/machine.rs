@@ -1,0 +1,140 @@
+//! The machine: its cores, what is installed, and what the reader must know of it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::SystemTime;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::process::PROGRAMS;
+
+/// Programs that are used where they are found, and the Debian packages that have them.
+pub const TOOLS: [(&str, &str, &str); 4] = [
+    ("nginx", "nginx-light", "its column"),
+    ("haproxy", "haproxy", "its column"),
+    ("h2load", "nghttp2-client", "the row http2"),
+    ("strace", "strace", "the column of system calls"),
+];
+
+/// Whether a program is there.
+pub fn has(program: &str) -> bool {
+    PROGRAMS.split(':').any(|directory| Path::new(directory).join(program).is_file())
+}
+
+/// Installs what is missing. `RUNLEVEL` keeps Debian from starting the servers as services.
+pub fn install() {
+    let missing: Vec<_> =
+        TOOLS.iter().filter(|(program, ..)| !has(program)).map(|(_, package, _)| *package).collect();
+    if missing.is_empty() {
+        return;
+    }
+    println!("installing {}", missing.join(", "));
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").args(arguments);
+        if !command.status().is_ok_and(|status| status.success()) {
+            println!("apt-get {} did not succeed", arguments.join(" "));
+        }
+    };
+    apt(&["update", "-qq"]);
+    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], &missing[..]].concat());
+}
+
+/// The cores that this program may use, of which it takes the second for itself and the rest that it starts; the
+/// first is the servers'. None where there is only one.
+pub fn cores() -> Option<(usize, usize)> {
+    let allowed = sched_getaffinity(None).ok()?;
+    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+    let (servers, load) = (cores.next()?, cores.next()?);
+    let mut own = CpuSet::new();
+    own.set(load);
+    sched_setaffinity(None, &own).ok()?;
+    Some((servers, load))
+}
+
+/// Raises the limit of descriptors as far as it goes.
+pub fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Goes before other work of the machine, where that is allowed. What is started inherits it.
+pub fn go_first() {
+    let _ = rustix::process::nice(-10);
+}
+
+/// How many connections each server is set up for: HAProxy wants two descriptors for each.
+pub fn most_connections() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    (limit.unwrap_or(usize::MAX).saturating_sub(100) / 2).clamp(1000, 15_000)
+}
+
+/// What stands above the tables.
+pub struct Facts {
+    pub lines: Vec<(&'static str, String)>,
+}
+
+impl Facts {
+    pub fn gather(cores: (usize, usize), arguments: &str) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let cpu = read("/proc/cpuinfo");
+        let model = cpu
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+        let count = std::thread::available_parallelism().map_or(0, |_| cpu.matches("processor\t").count());
+        let versions = [("nginx", "-v"), ("haproxy", "-v"), ("h2load", "--version"), ("strace", "-V")];
+        let versions = versions.into_iter().filter_map(|(program, flag)| version(program, flag));
+        let own = format!("Signpost {}", env!("CARGO_PKG_VERSION"));
+        Self {
+            lines: vec![
+                ("date", humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+                ("command", format!("cargo bench --bench versus{arguments}")),
+                (
+                    "machine",
+                    format!(
+                        "{}, {count} cores (servers on core {}, load on core {}), Linux {}",
+                        model.unwrap_or("unknown processor"),
+                        cores.0,
+                        cores.1,
+                        read("/proc/sys/kernel/osrelease"),
+                    ),
+                ),
+                ("versions", std::iter::once(own).chain(versions).collect::<Vec<_>>().join("; ")),
+                (
+                    "load average at the start",
+                    read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+                ),
+            ],
+        }
+    }
+
+    pub fn add(&mut self, name: &'static str, what: String) {
+        self.lines.push((name, what));
+    }
+}
+
+/// The first line of what a program says of itself, or of its errors.
+fn version(program: &str, flag: &str) -> Option<String> {
+    let output = Command::new("/usr/bin/env").env("PATH", PROGRAMS).args([program, flag]).output().ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().next().filter(|_| output.status.success())?;
+    Some(line.trim_start_matches("nginx version: ").split(" - ").next().unwrap_or(line).to_owned())
+}
+
+/// Seconds that the machine beneath has kept its processors from us since it started, and all seconds of theirs.
+pub fn stolen() -> (f64, f64) {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks: Vec<f64> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|tick| tick.parse().ok())
+        .collect();
+    (ticks.get(7).copied().unwrap_or_default(), ticks.iter().sum())
+}
