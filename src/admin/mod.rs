@@ -56,7 +56,7 @@ use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use guard::Guard;
 
-use crate::server::{Bound, Crowd, End, Places, Queue, Rules, serve as serve_connection};
+use crate::server::{Bound, Crowd, End, NOTHING_AT_ONCE, Places, Queue, Rules, serve as serve_connection};
 
 /// How many connections it serves at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -205,7 +205,8 @@ pub(crate) async fn serve(
         let place = crowd.enter();
         spawn_local(async move {
             let _open = counter.open(slot);
-            let served = serve_connection(socket, Endpoints(router), &RULES, place.seat()).await;
+            let served =
+                serve_connection(socket, Endpoints(router), NOTHING_AT_ONCE, &RULES, place.seat()).await;
             if let End::Limited(limit) = served.end {
                 counter.limited(limit);
             }

@@ -9,16 +9,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::task::coop::consume_budget;
+use tokio::time::Sleep;
 
 use super::crowd::Seat;
+use super::head;
 use super::stream::{LAST_WAIT, Stream, Transport, Watch, passes};
+use crate::answer::Answer;
 use crate::metrics::Limit;
 use crate::outcome::Refusal;
 
@@ -65,13 +69,20 @@ pub struct Served<T> {
     pub(super) listens: Option<Duration>,
 }
 
-/// Serves one connection until its last answer is out.
+/// Serves one connection until its last answer is out: the commonest requests by `at_once`, where there is one, and the
+/// others by `service`.
 ///
 /// Once draining has begun, each answer says `Connection: close`, and a connection that waits for a request is
 /// closed a quarter of a second later. `seat` says so, and when there is no room for a connection that waits.
 ///
 /// While it waits for a request the connection is parked: no more is kept of it than the socket and a timer.
-pub async fn serve<T, S, B>(mut io: T, service: S, rules: &Rules, seat: &Seat) -> Served<T>
+pub async fn serve<T, S, B>(
+    mut io: T,
+    service: S,
+    at_once: Option<impl Fn(Request<()>) -> Answer>,
+    rules: &Rules,
+    seat: &Seat,
+) -> Served<T>
 where
     T: Transport,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -80,18 +91,44 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let watch = Watch::new(rules, seat);
-    let mut first = Bytes::new();
+    let mut timer = pin!(None);
+    let mut unread = Bytes::new();
     let served = loop {
-        if first.is_empty() {
-            match parked(&mut io, &watch, rules).await {
-                Ok(bytes) => first = bytes,
-                Err(end) => break Served { end, rest: T::SAYS_GOODBYE.then_some(io), listens: None },
+        if unread.is_empty() {
+            match parked(&mut io, &watch, timer.as_mut(), rules).await {
+                Ok(bytes) => unread = bytes,
+                Err(end) => break Served::cut(io, end),
             }
         }
         watch.bytes_came();
+        if let Some(at_once) = &at_once
+            && let Some(head) = head::read(&unread, rules.max_headers)
+        {
+            unread = unread.split_off(head.length);
+            watch.request(false, head.asks_close);
+            let to_head = *head.request.method() == Method::HEAD;
+            let answer = at_once(head.request);
+            watch.answered_at_once();
+            if watch.is_last() {
+                watch.say_close();
+            }
+            if watch.ends() {
+                io.socket().ends();
+            }
+            let written = head::write(answer, to_head, watch.ends());
+            if let Err(end) = send(&mut io, written.bytes(), &watch, timer.as_mut(), rules).await {
+                break Served::cut(io, end);
+            }
+            if watch.ends() {
+                break Served::over(io, &unread, &watch);
+            }
+            // Who sends and sends must not keep the others waiting.
+            consume_budget().await;
+            continue;
+        }
         // Boxed: who is parked carries nothing of it.
-        match Box::pin(converse(io, first, &service, &watch, rules)).await {
-            Pause::Rest(rested, unread) => (io, first) = (rested, unread),
+        match Box::pin(converse(io, std::mem::take(&mut unread), &service, &watch, rules)).await {
+            Pause::Rest(rested, rest) => (io, unread) = (rested, rest),
             Pause::End(served) => break served,
         }
     };
@@ -99,29 +136,70 @@ where
     served
 }
 
-/// The most bytes of a first request that are read before there is anything to parse them: a browser's fits.
+/// For a service whose answers may take their time.
+pub(crate) const NOTHING_AT_ONCE: Option<fn(Request<()>) -> Answer> = None;
+
+/// The most bytes that are read of a request before it is known who is to read it: a browser's fits.
 const FIRST: usize = 2 << 10;
 
 /// Waits for bytes and returns them, or how the connection ended instead. Allocates their buffer, and nothing before.
-async fn parked<T: Transport>(io: &mut T, watch: &Watch<'_>, rules: &Rules) -> Result<Bytes, End> {
-    let mut timer = pin!(None);
+async fn parked<T: Transport>(
+    io: &mut T,
+    watch: &Watch<'_>,
+    mut timer: Pin<&mut Option<Sleep>>,
+    rules: &Rules,
+) -> Result<Bytes, End> {
     poll_fn(|cx| {
         let mut space = [const { MaybeUninit::uninit() }; FIRST];
         let mut first = ReadBuf::uninit(&mut space);
         match Pin::new(&mut *io).poll_read(cx, &mut first) {
             Poll::Ready(Ok(())) if !first.filled().is_empty() => {
-                return Poll::Ready(Ok(Bytes::copy_from_slice(first.filled())));
+                Poll::Ready(Ok(Bytes::copy_from_slice(first.filled())))
             }
-            Poll::Ready(_) => return Poll::Ready(Err(End::Closed)),
-            Poll::Pending => {}
+            Poll::Ready(_) => Poll::Ready(Err(End::Closed)),
+            Poll::Pending => cut_off(cx, watch, timer.as_mut(), rules).map(Err),
         }
-        if watch.is_evicted(cx.waker()) {
-            return Poll::Ready(Err(End::Limited(Limit::Evicted)));
-        }
-        ready!(passes(timer.as_mut(), cx, || watch.deadline(rules)));
-        Poll::Ready(Err(watch.limit().map_or(End::Closed, End::Limited)))
     })
     .await
+}
+
+/// Writes all of it, or returns how the connection ended instead.
+async fn send<T: Transport>(
+    io: &mut T,
+    bytes: &[u8],
+    watch: &Watch<'_>,
+    mut timer: Pin<&mut Option<Sleep>>,
+    rules: &Rules,
+) -> Result<(), End> {
+    let mut left = bytes;
+    poll_fn(|cx| {
+        while !left.is_empty() {
+            match Pin::new(&mut *io).poll_write(cx, left) {
+                Poll::Ready(Ok(count)) if count > 0 => left = &left[count..],
+                Poll::Ready(_) => return Poll::Ready(Err(End::Closed)),
+                Poll::Pending => return cut_off(cx, watch, timer.as_mut(), rules).map(Err),
+            }
+        }
+        match Pin::new(&mut *io).poll_flush(cx) {
+            Poll::Ready(flushed) => Poll::Ready(flushed.map_err(|_| End::Closed)),
+            Poll::Pending => cut_off(cx, watch, timer.as_mut(), rules).map(Err),
+        }
+    })
+    .await
+}
+
+/// Whether a connection that waits is not waited for any more, and how it ends then.
+fn cut_off(
+    cx: &mut Context<'_>,
+    watch: &Watch<'_>,
+    timer: Pin<&mut Option<Sleep>>,
+    rules: &Rules,
+) -> Poll<End> {
+    if watch.is_evicted(cx.waker()) {
+        return Poll::Ready(End::Limited(Limit::Evicted));
+    }
+    ready!(passes(timer, cx, || watch.deadline(rules)));
+    Poll::Ready(watch.limit().map_or(End::Closed, End::Limited))
 }
 
 /// Why a connection is not served on.
@@ -174,26 +252,16 @@ where
 
     let parts = connection.into_parts();
     let (io, unread) = (parts.io.into_inner().io, parts.read_buf);
-    // What was sent beyond the last answer is in the way of a FIN, as a body is. Who was told that it is the last
-    // answer may have sent more before it could know.
-    let after_last = if watch.body_announced() {
-        Some(SILENCE)
-    } else {
-        (watch.said_close() || !unread.is_empty()).then_some(LAST_WAIT)
-    };
-    let (end, listens) = match served {
+    Pause::End(match served {
         // A copy: however few they are, they hold on to all of hyper's buffer.
         Ok(None) => return Pause::Rest(io, Bytes::copy_from_slice(&unread)),
-        Err(limit) => (limit.map_or(End::Closed, End::Limited), None),
-        Ok(Some(Ok(()))) if watch.is_spent() => (End::Limited(Limit::Requests), Some(SILENCE)),
-        Ok(Some(Ok(()))) => (End::Closed, after_last),
+        Err(limit) => Served::cut(io, limit.map_or(End::Closed, End::Limited)),
+        Ok(Some(Ok(()))) => Served::over(io, &unread, watch),
         Ok(Some(Err(error))) => match refused(&error) {
-            Some(refusal) => (End::Refused(refusal), Some(SILENCE)),
-            None => (End::Closed, after_last),
+            Some(refusal) => Served { end: End::Refused(refusal), rest: Some(io), listens: Some(SILENCE) },
+            None => Served::over(io, &unread, watch),
         },
-    };
-    let rest = (listens.is_some() || T::SAYS_GOODBYE).then_some(io);
-    Pause::End(Served { end, rest, listens })
+    })
 }
 
 /// What hyper answered by itself: 400, 431, and nothing at all to HTTP/2.
@@ -219,6 +287,25 @@ const LINGER: Duration = Duration::from_secs(30);
 const DISCARD: u64 = 64 << 20;
 
 impl<T: Transport> Served<T> {
+    /// One that was ended.
+    fn cut(io: T, end: End) -> Self {
+        Self { end, rest: T::SAYS_GOODBYE.then_some(io), listens: None }
+    }
+
+    /// One whose last answer is out; `unread` was sent after its request.
+    fn over(io: T, unread: &[u8], watch: &Watch<'_>) -> Self {
+        let (end, listens) = if watch.is_spent() {
+            (End::Limited(Limit::Requests), Some(SILENCE))
+        } else if watch.body_announced() {
+            (End::Closed, Some(SILENCE))
+        } else {
+            // Who was told that it is the last answer may have sent more before it could know, and what has come
+            // already is in the way of a FIN.
+            (End::Closed, (watch.said_close() || !unread.is_empty()).then_some(LAST_WAIT))
+        };
+        Self { end, rest: (listens.is_some() || T::SAYS_GOODBYE).then_some(io), listens }
+    }
+
     /// Whether nothing is left to be said or heard.
     pub(super) fn is_over(&self) -> bool {
         self.rest.is_none()

@@ -3,6 +3,7 @@
 mod activation;
 mod connection;
 mod crowd;
+mod head;
 mod http2;
 mod inherited;
 mod kernel;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use activation::from_systemd;
+pub(crate) use connection::NOTHING_AT_ONCE;
 pub use connection::{End, Rules, Served, serve};
 pub(crate) use crowd::Crowd;
 pub use crowd::{Places, Seat};

@@ -147,6 +147,12 @@ impl<'a> Watch<'a> {
         self.enter(Phase::Idle);
     }
 
+    /// The same, where no time has passed since its head came: that one look at the clock is enough.
+    pub(super) fn answered_at_once(&self) {
+        self.phase.set(Phase::Idle);
+        self.seat.idle(Some(self.since.get()));
+    }
+
     /// Whether this answer is the connection's last: a body that is not read can't be told from a next request.
     pub(super) fn is_last(&self) -> bool {
         self.body_announced.get()
@@ -170,7 +176,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Whether the connection is shut down or closed as soon as what is written now is out.
-    fn ends(&self) -> bool {
+    pub(super) fn ends(&self) -> bool {
         self.said_close.get() || self.asked_close.get()
     }
 

@@ -243,8 +243,9 @@ async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
     let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
     // Its answer is there at once: there is nothing to await.
     let service = service_fn(|request| ready(Ok(dispatch(&shared.worker, request, came))));
-    let seat = arrival.place.seat();
-    let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat).await;
+    let at_once = Some(|request| dispatch(&shared.worker, request, came));
+    let (rules, seat) = (&shared.manners.rules, arrival.place.seat());
+    let served = connection::serve(arrival.socket, service, at_once, rules, seat).await;
     shared.note(served.end, came);
     if served.is_over() {
         return;
@@ -271,7 +272,8 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
     let served = if tls::chose_http2(&stream) {
         Box::pin(http2::serve(stream, service, rules, seat)).await
     } else {
-        connection::serve(stream, service, rules, seat).await
+        let at_once = Some(|request| service.answer(request));
+        connection::serve(stream, &service, at_once, rules, seat).await
     };
     shared.note(served.end, came);
     Box::pin(served.linger(seat)).await;
@@ -284,17 +286,23 @@ struct ByTls<'a> {
     came: Came,
 }
 
+impl ByTls<'_> {
+    fn answer<B>(&self, request: Request<B>) -> Answer {
+        let mut answer = dispatch(self.worker, request, self.came);
+        if let Some(hsts) = self.hsts {
+            answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        answer
+    }
+}
+
 impl<B> Service<Request<B>> for ByTls<'_> {
     type Response = Answer;
     type Error = Infallible;
     type Future = Ready<Result<Answer, Infallible>>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        let mut answer = dispatch(self.worker, request, self.came);
-        if let Some(hsts) = self.hsts {
-            answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
-        }
-        ready(Ok(answer))
+        ready(Ok(self.answer(request)))
     }
 }
 
@@ -304,8 +312,9 @@ async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
     let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
     let port = shared.manners.upgrade_port;
     let service = service_fn(|request| ready(Ok(upgrade(&shared.worker, request, came, port))));
-    let seat = arrival.place.seat();
-    let served = connection::serve(arrival.socket, service, &shared.manners.rules, seat).await;
+    let at_once = Some(|request| upgrade(&shared.worker, request, came, port));
+    let (rules, seat) = (&shared.manners.rules, arrival.place.seat());
+    let served = connection::serve(arrival.socket, service, at_once, rules, seat).await;
     shared.note(served.end, came);
     Box::pin(served.linger(seat)).await;
 }
