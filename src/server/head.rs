@@ -10,7 +10,7 @@ use std::io::Write;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE};
@@ -18,7 +18,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri}
 use http_body::Body as _;
 use httparse::Status;
 use httpdate::HttpDate;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::answer::Answer;
 
@@ -42,7 +41,7 @@ thread_local! {
     /// What an answer is written to.
     static OUT: RefCell<Vec<u8>> = RefCell::default();
     /// The text of `Date`, and the second that it tells.
-    static DATE: Cell<(i64, [u8; DATE_LENGTH])> = const { Cell::new((-1, [0; DATE_LENGTH])) };
+    static DATE: Cell<(u64, [u8; DATE_LENGTH])> = const { Cell::new((u64::MAX, [0; DATE_LENGTH])) };
 }
 
 /// The length of an HTTP date (RFC 9110 §5.6.7).
@@ -155,19 +154,18 @@ fn body(answer: &mut Answer) -> Bytes {
     }
 }
 
-/// The date as answers say it, worked out once a second. The clock is the coarse one: a tick of it late is early
-/// enough for a field that counts seconds.
+/// The date as answers say it, worked out once a second.
 fn date() -> [u8; DATE_LENGTH] {
-    let now = clock_gettime(ClockId::RealtimeCoarse).tv_sec;
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (known, text) = DATE.get();
-    if known == now {
+    if known == second {
         return text;
     }
     let mut text = [b' '; DATE_LENGTH];
-    let since = Duration::from_secs(now.unsigned_abs());
-    // Before 1970 there was no HTTP, and the length of what is written is always the same.
-    let _ = write!(&mut text[..], "{}", HttpDate::from(UNIX_EPOCH + since));
-    DATE.set((now, text));
+    // The length of what is written is always the same.
+    let _ = write!(&mut text[..], "{}", HttpDate::from(now));
+    DATE.set((second, text));
     text
 }
 
@@ -176,6 +174,8 @@ mod tests {
     use http::Response;
     use http::header::LOCATION;
     use http_body_util::Full;
+
+    use std::time::Duration;
 
     use super::*;
 
