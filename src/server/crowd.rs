@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,17 +23,51 @@ pub struct Places {
     most: AtomicUsize,
     /// Is told when a place at the cap is free again.
     freed: Notify,
+    /// Is told when more than half are taken.
+    filling: Notify,
 }
 
 impl Places {
     /// As many as that.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), most: AtomicUsize::new(most), freed: Notify::new() })
+        Arc::new(Self {
+            taken: AtomicUsize::new(0),
+            most: AtomicUsize::new(most),
+            freed: Notify::new(),
+            filling: Notify::new(),
+        })
     }
 
     /// Changes how many there are; nobody who has one loses it.
     pub fn resize(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
+        self.filling.notify_waiters();
+    }
+
+    /// Takes one.
+    fn take(&self) {
+        let taken = self.taken.fetch_add(1, Ordering::AcqRel) + 1;
+        // Told once on the way up: who listens looks by itself from then on.
+        if taken == self.half() + 1 {
+            self.filling.notify_waiters();
+        }
+    }
+
+    fn half(&self) -> usize {
+        let most = self.most.load(Ordering::Relaxed);
+        most - most / 2
+    }
+
+    /// Waits until more than half are taken.
+    async fn filled(&self) {
+        loop {
+            let mut filling = pin!(self.filling.notified());
+            filling.as_mut().enable();
+            if self.taken.load(Ordering::Relaxed) > self.half() {
+                return;
+            }
+            filling.await;
+        }
     }
 
     /// Whether connections should not outlive their next answer.
@@ -64,6 +99,8 @@ impl Places {
 const SPARED: Duration = Duration::from_millis(250);
 /// How many are closed at a time: looking for them takes a look at all.
 const AT_A_TIME: usize = 64;
+/// How often it is looked whether connections are idle for too long, where there are many.
+const TIDIED_EVERY: Duration = Duration::from_secs(1);
 /// How many of a worker's connections keep what they are served with while they wait for the next request: some 3 MB.
 /// Where there are more, they give it back at once, for what was taken at a peak is not given back to the system.
 const AWAKE: usize = 256;
@@ -131,7 +168,7 @@ impl Crowd {
 
     /// Takes a place.
     pub(crate) fn enter(self: &Rc<Self>) -> Taken {
-        self.places.taken.fetch_add(1, Ordering::AcqRel);
+        self.places.take();
         let mut seats = self.seats.borrow_mut();
         let seat = Rc::new(Seat {
             at: Cell::new(seats.len()),
@@ -160,9 +197,18 @@ impl Crowd {
         }
     }
 
-    /// Closes those who have been idle for too long, now that there are so many. To be called now and then;
+    /// Closes those who are idle for too long, whenever there are so many; never returns. A worker that has few has
+    /// no timer for it.
+    pub(crate) async fn keep_tidy(&self, idle_timeout: Duration) {
+        loop {
+            self.places.filled().await;
+            tokio::time::sleep(TIDIED_EVERY).await;
+            self.tidy(idle_timeout);
+        }
+    }
+
     /// O(connections) from half of the cap on.
-    pub(crate) fn tidy(&self, idle_timeout: Duration) {
+    fn tidy(&self, idle_timeout: Duration) {
         let Some(patience) = self.places.shortened(idle_timeout) else { return };
         let now = Instant::now();
         for seat in &*self.seats.borrow() {

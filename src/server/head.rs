@@ -128,7 +128,9 @@ pub(super) fn write(mut answer: Answer, to_head: bool, is_last: bool) -> Written
     }
     let body = if to_head { Bytes::new() } else { body(&mut answer) };
     // What GET would have got is told to HEAD by whoever knows it (RFC 9110 §9.3.2).
-    if !to_head && status != StatusCode::NO_CONTENT {
+    if !to_head && body.is_empty() && status != StatusCode::NO_CONTENT {
+        field(b"content-length", b"0");
+    } else if !to_head && status != StatusCode::NO_CONTENT {
         let mut digits = [0; 20];
         let mut rest = &mut digits[..];
         // Twenty digits are enough for any length.
