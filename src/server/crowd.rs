@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,51 +22,17 @@ pub struct Places {
     most: AtomicUsize,
     /// Is told when a place at the cap is free again.
     freed: Notify,
-    /// Is told when more than half are taken.
-    filling: Notify,
 }
 
 impl Places {
     /// As many as that.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self {
-            taken: AtomicUsize::new(0),
-            most: AtomicUsize::new(most),
-            freed: Notify::new(),
-            filling: Notify::new(),
-        })
+        Arc::new(Self { taken: AtomicUsize::new(0), most: AtomicUsize::new(most), freed: Notify::new() })
     }
 
     /// Changes how many there are; nobody who has one loses it.
     pub fn resize(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
-        self.filling.notify_waiters();
-    }
-
-    /// Takes one.
-    fn take(&self) {
-        let taken = self.taken.fetch_add(1, Ordering::AcqRel) + 1;
-        // Told once on the way up: who listens looks by itself from then on.
-        if taken == self.half() + 1 {
-            self.filling.notify_waiters();
-        }
-    }
-
-    fn half(&self) -> usize {
-        let most = self.most.load(Ordering::Relaxed);
-        most - most / 2
-    }
-
-    /// Waits until more than half are taken.
-    async fn filled(&self) {
-        loop {
-            let mut filling = pin!(self.filling.notified());
-            filling.as_mut().enable();
-            if self.taken.load(Ordering::Relaxed) > self.half() {
-                return;
-            }
-            filling.await;
-        }
     }
 
     /// Whether connections should not outlive their next answer.
@@ -99,8 +64,6 @@ impl Places {
 const SPARED: Duration = Duration::from_millis(250);
 /// How many are closed at a time: looking for them takes a look at all.
 const AT_A_TIME: usize = 64;
-/// How often it is looked whether connections are idle for too long, where there are many.
-const TIDIED_EVERY: Duration = Duration::from_secs(1);
 /// How many of a worker's connections keep what they are served with while they wait for the next request: some 3 MB.
 /// Where there are more, they give it back at once, for what was taken at a peak is not given back to the system.
 const AWAKE: usize = 256;
@@ -168,7 +131,7 @@ impl Crowd {
 
     /// Takes a place.
     pub(crate) fn enter(self: &Rc<Self>) -> Taken {
-        self.places.take();
+        self.places.taken.fetch_add(1, Ordering::AcqRel);
         let mut seats = self.seats.borrow_mut();
         let seat = Rc::new(Seat {
             at: Cell::new(seats.len()),
@@ -197,18 +160,9 @@ impl Crowd {
         }
     }
 
-    /// Closes those who are idle for too long, whenever there are so many; never returns. A worker that has few has
-    /// no timer for it.
-    pub(crate) async fn keep_tidy(&self, idle_timeout: Duration) {
-        loop {
-            self.places.filled().await;
-            tokio::time::sleep(TIDIED_EVERY).await;
-            self.tidy(idle_timeout);
-        }
-    }
-
+    /// Closes those who have been idle for too long, now that there are so many. To be called now and then;
     /// O(connections) from half of the cap on.
-    fn tidy(&self, idle_timeout: Duration) {
+    pub(crate) fn tidy(&self, idle_timeout: Duration) {
         let Some(patience) = self.places.shortened(idle_timeout) else { return };
         let now = Instant::now();
         for seat in &*self.seats.borrow() {

@@ -78,6 +78,9 @@ struct Shared {
     stop: CancellationToken,
 }
 
+/// How often it is looked whether connections may no longer be idle for so long.
+const TIDIED_EVERY: Duration = Duration::from_secs(1);
+
 /// Serves on every listener until `stop` is cancelled, then empties the accept queues, lets what is under way end,
 /// and returns; once `abandon` is cancelled too, at once, and what is still under way is lost.
 pub(super) fn run(
@@ -119,10 +122,16 @@ pub(super) fn run(
             }
             crowd.emptied().await;
         };
+        let tidying = async {
+            loop {
+                tokio::time::sleep(TIDIED_EVERY).await;
+                crowd.tidy(idle_timeout);
+            }
+        };
         tokio::select! {
             () = serving => {}
             () = abandon.cancelled() => {}
-            () = crowd.keep_tidy(idle_timeout) => {}
+            () = tidying => {}
         }
     });
 }
