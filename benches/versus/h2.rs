@@ -100,5 +100,6 @@ pub fn load(to: SocketAddr, time: Duration, core: usize, directory: &Path) -> Ta
     }
     tally.answers = tally.latencies.len() as u64;
     tally.in_time = tally.answers;
+    tally.took = time;
     tally
 }

@@ -1,4 +1,4 @@
-//! The generator for HTTP/1.1: visitors on one thread, in a closed loop or at times that were fixed beforehand.
+//! The generator for what `wrk` cannot do: visitors on one thread, in a closed loop or at times fixed beforehand.
 //!
 //! In the closed loop each connection asks as soon as it was answered, so the server is never idle and a server
 //! that is slow is asked less. In the open loop visitors come when they come, each on a connection of its own,
@@ -47,6 +47,8 @@ pub enum Pace {
 /// What came of it.
 #[derive(Default)]
 pub struct Tally {
+    /// How long the measured time was.
+    pub took: Duration,
     /// Answers since the start of the measured time, those after its end included.
     pub answers: u64,
     /// Answers within the measured time.
@@ -132,6 +134,7 @@ pub fn run(target: &Target<'_>, pace: Pace, time: Duration, started: &mut dyn Fn
         Pace::Closed(_) => generator.closed_loop(start + time),
         Pace::Open { rate, seed } => generator.open_loop(start, start + time, rate, seed),
     }
+    generator.tally.took = time;
     generator.tally.in_time = generator.tally.answers;
     generator.phase = Phase::End;
     generator.wait_for_all();

@@ -10,12 +10,13 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::process::PROGRAMS;
 
-/// Programs that are used where they are found, and the Debian packages that have them.
-pub const TOOLS: [(&str, &str, &str); 4] = [
-    ("nginx", "nginx-light", "its column"),
-    ("haproxy", "haproxy", "its column"),
-    ("h2load", "nghttp2-client", "the row http2"),
-    ("strace", "strace", "the column of system calls"),
+/// Programs that are used where they are found, the Debian packages that have them, and what happens without.
+pub const TOOLS: [(&str, &str, &str); 5] = [
+    ("nginx", "nginx-light", "its column is left out"),
+    ("haproxy", "haproxy", "its column is left out"),
+    ("wrk", "wrk", "its rows are done by the bench's own generator, and are as one-shot-single"),
+    ("h2load", "nghttp2-client", "the row http2 is left out"),
+    ("strace", "strace", "the column of system calls is left out"),
 ];
 
 /// Whether a program is there.
@@ -84,7 +85,8 @@ impl Facts {
             .lines()
             .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
         let count = std::thread::available_parallelism().map_or(0, |_| cpu.matches("processor\t").count());
-        let versions = [("nginx", "-v"), ("haproxy", "-v"), ("h2load", "--version"), ("strace", "-V")];
+        let versions =
+            [("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v"), ("h2load", "--version"), ("strace", "-V")];
         let versions = versions.into_iter().filter_map(|(program, flag)| version(program, flag));
         let own = format!("Signpost {}", env!("CARGO_PKG_VERSION"));
         Self {

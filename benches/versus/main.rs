@@ -1,7 +1,7 @@
 //! Signpost beside what one would use instead: nginx, HAProxy, and a bare epoll loop that only the kernel slows.
 //!
 //! ```text
-//! cargo bench --bench versus                       # everything, a quarter of an hour
+//! cargo bench --bench versus                       # everything, some ten minutes
 //! cargo bench --bench versus -- --install          # the same, with what is missing installed by apt-get
 //! cargo bench --bench versus -- --row one-shot --row keep-alive --rounds 3
 //! cargo bench --bench versus -- --list
@@ -25,6 +25,7 @@ mod h2;
 mod load;
 mod tls;
 mod visitor;
+mod wrk;
 
 // How.
 mod calls;
@@ -60,7 +61,7 @@ struct Args {
     /// Rounds of which the medians are taken
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Seconds of each measurement, at least 0.1
+    /// Seconds of each measurement, at least 0.1; wrk takes whole ones
     #[arg(long, default_value = "2", value_parser = seconds)]
     seconds: Duration,
     /// Only this row, or `memory`; may be repeated

@@ -11,7 +11,7 @@ use crate::h2;
 use crate::load::{self, Pace, Tally, Target};
 use crate::servers::Server;
 use crate::settings::Settings;
-use crate::tls;
+use crate::{machine, tls, wrk};
 
 /// Connections of the closed loops.
 const CONNECTIONS: usize = 64;
@@ -31,6 +31,8 @@ pub struct Row {
 pub enum Visit {
     /// A connection each, in a closed loop.
     Once(Tls),
+    /// The same, from a generator that takes longer than the server: visitors come one by one.
+    Single,
     /// A connection for all requests, in a closed loop.
     Kept(Tls),
     /// The same, with the pin of an earlier visit.
@@ -52,8 +54,20 @@ pub enum Tls {
 }
 
 /// In the order of the tables. The open loop needs more rounds than the others, so it is the last.
-pub const ROWS: [Row; 10] = [
+pub const ROWS: [Row; 12] = [
     row("one-shot", "new connection, one request", Settings::Plain, Visit::Once(Tls::No)),
+    row(
+        "one-shot-single",
+        "the same, each request on its own: most wake the server",
+        Settings::Plain,
+        Visit::Single,
+    ),
+    row(
+        "one-shot-deferred",
+        "as one-shot, all defer accept until the request is there",
+        Settings::Deferred,
+        Visit::Once(Tls::No),
+    ),
     row("keep-alive", "requests on 64 kept connections", Settings::Plain, Visit::Kept(Tls::No)),
     row("pin", "pin on, kept connections, a valid pin in each request", Settings::Pin, Visit::Pinned),
     row("pin-first", "pin on, kept connections, no pin yet", Settings::Pin, Visit::Kept(Tls::No)),
@@ -115,7 +129,7 @@ impl Row {
         match self.visit {
             Visit::Once(over) | Visit::Kept(over) => over != Tls::No,
             Visit::Http2 => true,
-            Visit::Pinned | Visit::Open => false,
+            Visit::Single | Visit::Pinned | Visit::Open => false,
         }
     }
 
@@ -124,6 +138,10 @@ impl Row {
         let mut before = server.process.processor_time();
         let mut tally = match self.visit {
             Visit::Http2 => h2::load(server.tls, with.time, with.core, with.directory),
+            Visit::Once(Tls::No) | Visit::Kept(Tls::No) | Visit::Pinned if machine::has("wrk") => {
+                let request = self.request(with);
+                wrk::load(server.plain, &request, CONNECTIONS, with.time, with.core, with.directory)
+            }
             _ => self.http1(server, with, &mut || before = server.process.processor_time()),
         };
         // What is still being finished is this row's.
@@ -132,7 +150,7 @@ impl Row {
         let [p50, p99, p999] = quantiles(&mut tally.latencies, [0.5, 0.99, 0.999]);
         let [late] = quantiles(&mut tally.lateness, [0.99]);
         Sample {
-            per_second: tally.in_time as f64 / with.time.as_secs_f64(),
+            per_second: tally.in_time as f64 / tally.took.max(Duration::from_millis(1)).as_secs_f64(),
             processor: used.as_secs_f64() * 1e6 / tally.answers.max(1) as f64,
             p50,
             p99,
@@ -145,20 +163,22 @@ impl Row {
         }
     }
 
+    /// What each visitor sends.
+    fn request(&self, with: &With<'_>) -> Vec<u8> {
+        match (self.visit, with.pin) {
+            (Visit::Once(_) | Visit::Single | Visit::Open, _) => request(&[("Connection", "close")]),
+            (Visit::Pinned, Some(pin)) => request(&[("Cookie", pin)]),
+            _ => request(&[]),
+        }
+    }
+
     fn http1(&self, server: &Server, with: &With<'_>, started: &mut dyn FnMut()) -> Tally {
         let (once, over) = match self.visit {
             Visit::Once(over) => (true, over),
             Visit::Kept(over) => (false, over),
-            Visit::Open => (true, Tls::No),
+            Visit::Single | Visit::Open => (true, Tls::No),
             Visit::Pinned | Visit::Http2 => (false, Tls::No),
         };
-        let mut lines = Vec::new();
-        if once {
-            lines.push(("Connection", "close"));
-        }
-        if let (Visit::Pinned, Some(pin)) = (self.visit, with.pin) {
-            lines.push(("Cookie", pin));
-        }
         let config = |resumes| tls::hurried(&["http/1.1"], resumes);
         let configs: Vec<Arc<ClientConfig>> = match over {
             Tls::No => Vec::new(),
@@ -167,7 +187,7 @@ impl Row {
         };
         let target = Target {
             to: if over == Tls::No { server.plain } else { server.tls },
-            request: &request(&lines),
+            request: &self.request(with),
             once,
             tls: &configs,
         };

@@ -43,9 +43,9 @@ impl<'a> Run<'a> {
         let mut results = Results::default();
         for (program, package, lost) in machine::TOOLS.iter().filter(|(program, ..)| !machine::has(program)) {
             println!(
-                "MISSING: {program} is not installed (Debian's {package}, or --install): without it {lost} is left out"
+                "MISSING: {program} is not installed (Debian's {package}, or --install): without it {lost}"
             );
-            results.note(format!("{program} was missing: {lost} is left out."));
+            results.note(format!("{program} was missing: {lost}."));
         }
         Self {
             args,
@@ -68,6 +68,7 @@ impl<'a> Run<'a> {
             .filter(|row| row.visit != Visit::Http2 || machine::has("h2load"))
             .collect();
         self.start(&rows);
+        self.say_who_defers(&rows);
         let rate = self.rate(&rows);
         let most = rows.iter().map(|row| self.rounds(row)).max().unwrap_or(0);
         for round in 0..most {
@@ -110,7 +111,7 @@ impl<'a> Run<'a> {
     /// answers.
     fn start(&mut self, rows: &[&Row]) {
         let needs = |settings| rows.iter().any(|row| row.settings == settings);
-        for settings in [Settings::Plain, Settings::Pin, Settings::Log] {
+        for settings in [Settings::Plain, Settings::Deferred, Settings::Pin, Settings::Log] {
             if settings != Settings::Plain && !needs(settings) {
                 continue;
             }
@@ -137,10 +138,9 @@ impl<'a> Run<'a> {
 
     /// The rate of the open loop: half of what the slower of Signpost and nginx can do.
     fn rate(&mut self, rows: &[&Row]) -> f64 {
-        let row = &ROWS[0];
-        if !rows.iter().any(|row| row.visit == Visit::Open) {
-            return 0.0;
-        }
+        // By the generator that has to keep the rate.
+        let row = ROWS.iter().find(|row| row.visit == Visit::Single);
+        let Some(row) = row.filter(|_| rows.iter().any(|row| row.visit == Visit::Open)) else { return 0.0 };
         let full = |kind| Some(self.sample(row, kind, 0, 0.0)?.per_second);
         let slower = [Kind::Signpost, Kind::Nginx].into_iter().filter_map(full).fold(f64::MAX, f64::min);
         self.results.note(format!("open-loop: {:.0} visitors a second.", slower / 2.0));
@@ -188,6 +188,25 @@ impl<'a> Run<'a> {
             && server.take_log() < sample.answers * 40
         {
             self.results.note(format!("{}: {kind} did not log each request.", row.name));
+        }
+    }
+
+    /// What the rows of single requests have each server do about connections that are silent yet.
+    fn say_who_defers(&mut self, rows: &[&Row]) {
+        for row in rows {
+            match (row.settings, row.visit) {
+                (Settings::Plain, Visit::Once(Tls::No) | Visit::Single | Visit::Open) => {
+                    self.results.note(format!(
+                        "{}: each server as it comes: Signpost defers accept by default, the others do not.",
+                        row.name
+                    ));
+                }
+                (Settings::Deferred, _) => self.results.note(format!(
+                    "{}: without the bare loop, since no safe call sets the option.",
+                    row.name
+                )),
+                _ => {}
+            }
         }
     }
 

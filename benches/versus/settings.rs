@@ -12,6 +12,8 @@ use crate::tls::Pair;
 pub enum Settings {
     /// A random backend for each request.
     Plain,
+    /// The same, and the kernel keeps a connection from the server until its request has come.
+    Deferred,
     /// A cookie keeps a visitor on its backend.
     Pin,
     /// As `Plain`, and each request is a line in the file `lines`.
@@ -34,6 +36,11 @@ fn each(line: impl Fn(&str, &str) -> String) -> String {
 }
 
 impl Setup<'_> {
+    /// The word for it, where accept is deferred. Signpost has it in its defaults.
+    fn deferred(&self, word: &'static str) -> &'static str {
+        if self.settings == Settings::Deferred { word } else { "" }
+    }
+
     pub fn signpost(&self) -> String {
         let Self { plain, tls, pair: Pair { cert, key, .. }, .. } = self;
         let (cert, key) = (cert.display(), key.display());
@@ -41,7 +48,7 @@ impl Setup<'_> {
         let backends = each(|id, url| format!("  {{ id = '{id}', url = '{url}' }},"));
         let pin = match self.settings {
             Settings::Pin => "[pools.site.pin]\nsecrets = ['versus-versus-versus-versus-vers']\n",
-            Settings::Plain | Settings::Log => "",
+            Settings::Plain | Settings::Deferred | Settings::Log => "",
         };
         format!(
             "
@@ -84,8 +91,9 @@ kind = 'none'
         let connections = most_connections();
         let log = match self.settings {
             Settings::Log => format!("{directory}/lines combined buffer=64k flush=1s"),
-            Settings::Plain | Settings::Pin => "off".to_owned(),
+            Settings::Plain | Settings::Deferred | Settings::Pin => "off".to_owned(),
         };
+        let deferred = self.deferred(" deferred");
         // A quarter each, of which the last takes what is left. What is hashed differs from request to request,
         // and is cheaper than nginx's random numbers.
         let quarter = |id: &str| if id == "d" { "*" } else { "25%" };
@@ -109,7 +117,7 @@ kind = 'none'
                 .concat(),
                 "add_header Set-Cookie $pin;",
             ),
-            Settings::Plain | Settings::Log => {
+            Settings::Plain | Settings::Deferred | Settings::Log => {
                 (split("$backend", each(|id, url| format!("{} {url};", quarter(id)))), "")
             }
         };
@@ -131,7 +139,7 @@ uwsgi_temp_path {directory}/uwsgi;
 scgi_temp_path {directory}/scgi;
 {backend}
 server {{
-listen {plain} reuseport backlog=4096;
+listen {plain} reuseport backlog=4096{deferred};
 listen {tls} ssl http2 reuseport backlog=4096;
 ssl_certificate {cert};
 ssl_certificate_key {key};
@@ -154,8 +162,9 @@ return 302 $backend$request_uri;
         let connections = most_connections();
         let (global, log) = match self.settings {
             Settings::Log => ("log stdout format raw local0 info", "log global\noption httplog"),
-            Settings::Plain | Settings::Pin => ("", ""),
+            Settings::Plain | Settings::Deferred | Settings::Pin => ("", ""),
         };
+        let deferred = self.deferred(" defer-accept");
         let redirect = |url: &str, more: &str| format!("http-request redirect prefix {url} code 302{more}");
         let picked = |id: &str| id.bytes().map(|byte| byte - b'a').sum::<u8>();
         let rules = match self.settings {
@@ -166,7 +175,7 @@ return 302 $backend$request_uri;
                 });
                 format!("{kept}http-request set-var(txn.n) rand(4)\n{new}")
             }
-            Settings::Plain | Settings::Log => {
+            Settings::Plain | Settings::Deferred | Settings::Log => {
                 let new =
                     each(|id, url| redirect(url, &format!(" if {{ var(txn.n) -m int {} }}", picked(id))));
                 format!("http-request set-var(txn.n) rand(4)\n{new}")
@@ -187,7 +196,7 @@ timeout client 600s
 timeout http-keep-alive 600s
 
 frontend site
-bind {plain} backlog 4096
+bind {plain} backlog 4096{deferred}
 bind {tls} backlog 4096 ssl crt {both} alpn h2,http/1.1 ssl-min-ver TLSv1.3
 {log}
 {rules}"

@@ -43,7 +43,7 @@ pub fn try_out(server: &Server, settings: Settings, pair: &Pair) -> Result<Found
     }
     match (&found.pin, settings) {
         (Some(pin), Settings::Pin) => try_pin(server, pin)?,
-        (None, Settings::Plain | Settings::Log) => {}
+        (None, Settings::Plain | Settings::Deferred | Settings::Log) => {}
         (cookie, _) => return Err(format!("cookie: {cookie:?}")),
     }
     if server.kind != Kind::Bare {
