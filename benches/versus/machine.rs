@@ -122,8 +122,8 @@ fn version(program: &str, flag: &str) -> Option<String> {
     let output = Command::new("/usr/bin/env").env("PATH", PROGRAMS).args([program, flag]).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    // wrk says its version and fails; 127 is a program that is not there.
-    let line = text.lines().next().filter(|_| output.status.code() != Some(127))?;
+    // wrk says its version and fails; from 126 on it is a program that could not be started.
+    let line = text.lines().next().filter(|_| output.status.code().is_some_and(|code| code < 126))?;
     Some(line.trim_start_matches("nginx version: ").split(" - ").next().unwrap_or(line).to_owned())
 }
 

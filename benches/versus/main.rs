@@ -102,7 +102,7 @@ fn main() -> ExitCode {
     let args = Args::parse_from(std::iter::once("versus").chain(own.iter().map(String::as_str)));
     let names: Vec<_> = ROWS.iter().map(|row| row.name).chain(["memory"]).collect();
     if args.list {
-        ROWS.iter().for_each(|row| println!("{:16} {}", row.name, row.what));
+        ROWS.iter().for_each(|row| println!("{:18} {}", row.name, row.what));
         println!("{:16} what a waiting connection costs", "memory");
         return ExitCode::SUCCESS;
     }

@@ -165,7 +165,7 @@ impl<'a> Run<'a> {
     fn round(&mut self, row: &Row, round: u32, rate: f64) {
         let mut kinds = self.kinds.clone();
         kinds.rotate_left(round as usize % self.kinds.len());
-        let mut line = format!("round {}/{} {:14}", round + 1, self.rounds(row), row.name);
+        let mut line = format!("round {}/{} {:18}", round + 1, self.rounds(row), row.name);
         for kind in kinds {
             let Some(sample) = self.sample(row, kind, round, rate) else { continue };
             line += &format!("  {kind} {:.1} µs", sample.processor);
