@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
@@ -28,11 +29,8 @@ impl Queue {
     /// Takes the next one out, or waits for one. Whoever waits for the next again and again takes out all who have
     /// come before the reactor is asked anew, or a hundred and some, whichever is less.
     pub(crate) async fn next(&self) -> io::Result<(Socket, SocketAddr)> {
-        loop {
-            if let Ok(accepted) = self.0.readable().await?.try_io(|listener| accept(listener.get_ref())) {
-                return accepted;
-            }
-        }
+        // `readable()` takes nothing from the task's budget: a queue that fills as fast would let nobody else run.
+        self.0.async_io(Interest::READABLE, accept).await
     }
 
     /// Has connections come into the queue though they are silent, as those do that the kernel is not asked to defer.
@@ -71,4 +69,35 @@ fn accept(listener: &TcpListener) -> io::Result<(Socket, SocketAddr)> {
     let (socket, peer) = acceptfrom_with(listener, flags)?;
     let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(io::ErrorKind::NotConnected)?;
     Ok((Socket::new(socket), peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_long_queue_lets_others_run() {
+        const WAITING: usize = 300;
+        let listener = crate::server::bind(crate::server::Kind::Http, ([127, 0, 0, 1], 0).into(), 1).unwrap();
+        let waiting: Vec<_> =
+            (0..WAITING).map(|_| std::net::TcpStream::connect(listener.address).unwrap()).collect();
+        let queue = Queue::new(listener.sockets.into_iter().next().unwrap()).unwrap();
+        let (accepted, seen) = (Cell::new(0), Cell::new(None));
+        let accepting = async {
+            while accepted.get() < waiting.len() {
+                queue.next().await.unwrap();
+                accepted.set(accepted.get() + 1);
+            }
+        };
+        let other = async {
+            while accepted.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+            seen.set(Some(accepted.get()));
+        };
+        tokio::join!(biased; accepting, other);
+        assert!(seen.get().is_some_and(|seen| seen < WAITING), "{seen:?}");
+    }
 }
