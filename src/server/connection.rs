@@ -293,7 +293,7 @@ impl<T: Transport> Served<T> {
     }
 
     /// One whose last answer is out; `unread` was sent after its request.
-    fn over(io: T, unread: &[u8], watch: &Watch<'_>) -> Self {
+    fn over(mut io: T, unread: &[u8], watch: &Watch<'_>) -> Self {
         let (end, listens) = if watch.is_spent() {
             (End::Limited(Limit::Requests), Some(SILENCE))
         } else if watch.body_announced() {
@@ -301,7 +301,8 @@ impl<T: Transport> Served<T> {
         } else {
             // Who was told that it is the last answer may have sent more before it could know, and what has come
             // already is in the way of a FIN.
-            (End::Closed, (watch.said_close() || !unread.is_empty()).then_some(LAST_WAIT))
+            let more_came = !unread.is_empty() || io.socket().may_have_more();
+            (End::Closed, (watch.said_close() || more_came).then_some(LAST_WAIT))
         };
         Self { end, rest: (listens.is_some() || T::SAYS_GOODBYE).then_some(io), listens }
     }

@@ -26,6 +26,8 @@ pub struct Socket {
     state: State,
     /// Whether what is sent waits for the FIN.
     ends: bool,
+    /// Whether the last read took as much as it could, so that the kernel may have more.
+    may_have_more: bool,
 }
 
 #[derive(Debug)]
@@ -44,13 +46,18 @@ const CHUNK: usize = 8 << 10;
 impl Socket {
     /// Takes a socket over. It must not block.
     pub fn new(socket: OwnedFd) -> Self {
-        Self { state: State::Unwatched(socket.into()), ends: false }
+        Self { state: State::Unwatched(socket.into()), ends: false, may_have_more: false }
     }
 
     /// Says that what is written from now on is the last, and that the socket will be shut down or closed as soon as
     /// it is written. Where it is not, the peer gets it up to 200 ms late (`MSG_MORE` in send(2), `TCP_CORK` in tcp(7)).
     pub fn ends(&mut self) {
         self.ends = true;
+    }
+
+    /// Whether bytes of the peer's may be left that nobody has read. To close would answer them with a reset.
+    pub fn may_have_more(&self) -> bool {
+        self.may_have_more
     }
 
     /// Reads without taking; 0 is the end. Returns once there is something.
@@ -91,12 +98,13 @@ fn unless_blocked<T>(result: io::Result<T>) -> Option<io::Result<T>> {
 
 /// Reads what is there. By way of the stack: a `ReadBuf` lends what it has not yet initialized to unsafe code only,
 /// and to copy a request is cheaper than to write zeros first where 8 KiB could go.
-fn receive(socket: &net::TcpStream, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+/// Returns whether there may be more.
+fn receive(socket: &net::TcpStream, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
     let mut chunk = [const { MaybeUninit::uninit() }; CHUNK];
     let room = buf.remaining().min(CHUNK);
     let ((bytes, _), _) = recv(socket, &mut chunk[..room], RecvFlags::empty())?;
     buf.put_slice(bytes);
-    Ok(())
+    Ok(bytes.len() == room)
 }
 
 /// Writes what there is room for.
@@ -116,9 +124,11 @@ impl AsyncRead for Socket {
         if let State::Unwatched(socket) = &self.state
             && let Some(read) = unless_blocked(receive(socket, buf))
         {
-            return Poll::Ready(read);
+            return Poll::Ready(read.map(|may_have_more| self.may_have_more = may_have_more));
         }
-        Pin::new(self.watched()?).poll_read(cx, buf)
+        let read = Pin::new(self.watched()?).poll_read(cx, buf);
+        self.may_have_more = buf.remaining() == 0;
+        read
     }
 }
 

@@ -83,6 +83,20 @@ fn who_sends_more_than_the_last_request_reads_its_answer() {
 }
 
 #[test]
+fn who_says_that_it_is_the_last_and_sends_more_reads_its_answer() {
+    let signpost = Signpost::with_settings("[pools.p]\nbackends = ['http://127.0.0.1:9001']");
+    // As much as is read at first, in two ways of reading, and as much as a head may have at the most.
+    for length in [2 << 10, 8 << 10, 16 << 10] {
+        let start = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nx: ";
+        let filling = "x".repeat(length - start.len() - 4);
+        let mut eager = signpost.connect();
+        eager.send(format!("{start}{filling}\r\n\r\nand more").as_bytes());
+        assert_eq!(eager.read_answer().expect("an answer").status, 302, "{length}");
+        assert!(eager.closes(), "with FIN: {length}");
+    }
+}
+
+#[test]
 fn shutdown_grace_bounds_the_wait() {
     let mut signpost = Signpost::with_settings(
         "[server]\nshutdown_grace = '100ms'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']\n[server.limits]\nheader_timeout = '1h'",
