@@ -202,8 +202,13 @@ async fn accept(
             () = &mut waited => None,
             accepted = queue.next() => Some(accepted),
         } {
-            let Ok((socket, peer)) = accepted else { break };
-            spawn(socket, peer);
+            match accepted {
+                Ok((socket, peer)) => spawn(socket, peer),
+                // Whoever is in the queue stays there, and is taken out below once there is a descriptor.
+                Err(error) if descriptors::are_out(&error) => break,
+                // About one connection that is already gone.
+                Err(_) => {}
+            }
         }
     }
     queue.empty(spawn).await
