@@ -345,6 +345,8 @@ async fn finish<T: Transport>(mut io: T, end: End, listens: Option<Duration>) {
             Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
             _ => break,
         }
+        // Who sends and sends must not keep the others waiting here either.
+        consume_budget().await;
     }
 }
 
