@@ -3,7 +3,7 @@
 //! Both go through bounded queues and threads of their own, so that a reader that stalls costs lines, which are
 //! counted, and never a request.
 
-use std::io::{BufWriter, IsTerminal};
+use std::io::IsTerminal;
 
 use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -30,7 +30,7 @@ impl Telemetry {
         let mut guards = vec![stderr_guard];
         subscribe(log, stderr);
         let access = (log.access && log.access_sample.0 > 0.0).then(|| {
-            let (stdout, guard) = writer(BufWriter::with_capacity(BUFFER, std::io::stdout()));
+            let (stdout, guard) = writer(std::io::stdout());
             counters.push(stdout.error_counter());
             guards.push(guard);
             (stdout, format(log.format, &std::io::stdout()), log.access_sample.0)
@@ -51,9 +51,6 @@ impl Telemetry {
 
 /// How many lines may wait to be written: some megabytes at the most.
 const QUEUE: usize = 16_384;
-/// How many bytes of the access log are written at a time, while lines come faster than they are written. When none
-/// wait they are written at once.
-const BUFFER: usize = 64 << 10;
 
 fn writer(to: impl std::io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(to)

@@ -56,7 +56,7 @@ listed! {
         Connections,
         /// `max_connections_per_client`.
         ConnectionsPerClient,
-        /// A connection was closed while idle, to make room for another at `max_connections`.
+        /// A connection was closed while idle, to make room: at `max_connections`, or on the way there.
         Evicted,
         /// More clients than can be known at once; what is limited per client was not for these.
         ClientTable,
