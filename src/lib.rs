@@ -28,6 +28,7 @@ pub mod access_log;
 // The pure core.
 pub mod fleet;
 pub mod strategy;
+pub mod clock;
 mod listed;
 
 // Keeping fleet and certificates true.

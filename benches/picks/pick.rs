@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use signpost::clock::Moment;
 use signpost::strategy::{Kind, Turn};
 
 use crate::pools::Shape;
@@ -33,7 +34,9 @@ pub fn run(table: &mut Table) {
         bare.push(nanoseconds(|| turns.fetch_add(1, Ordering::Relaxed)));
         for (pools, picks) in pools.iter().zip(&mut picks) {
             for (pool, picks) in pools.iter().zip(picks) {
-                picks.push(nanoseconds(|| pool.pick(&mut Turn { rng: &mut rng })));
+                picks.push(nanoseconds(|| {
+                    pool.pick(&mut Turn { rng: &mut rng, key: 0, now: Moment::default() })
+                }));
             }
         }
     }

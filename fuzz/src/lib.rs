@@ -24,13 +24,8 @@ pub fn worker(backend: &str, pin: bool) -> Worker {
     let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
     let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
     let policy = Policy { max_target: 8192, max_headers: 100, trust, clients };
-    Worker::new(
-        Keeper::start(&settings, Counter::default()).published(),
-        rand::make_rng(),
-        Counter::default(),
-        policy,
-        None,
-    )
+    let keeper = Keeper::start(&settings, Counter::default());
+    Worker::new(keeper.published(), keeper.clock(), rand::make_rng(), Counter::default(), policy, None)
 }
 
 /// Runs a request through one worker, made once.

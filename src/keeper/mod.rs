@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::clock::Clock;
 use crate::fleet::{Admin, Fleet, Health, Routes, Slot, Weight};
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
@@ -97,6 +98,7 @@ impl Target {
 #[derive(Debug)]
 pub struct Keeper {
     published: Arc<ArcSwap<Fleet>>,
+    clock: Clock,
     /// Fleets that were replaced, while somebody reads them still. A worker leaves one with the next request after it was
     /// replaced; were it the last to hold it, that request would wait until all of it is freed.
     retired: Vec<Arc<Fleet>>,
@@ -130,6 +132,7 @@ impl Keeper {
         let routes = Arc::new(routes(kept.iter().map(Kept::settings)));
         let this = Self {
             published: Arc::new(ArcSwap::from_pointee(fleet(&routes, &kept))),
+            clock: Clock::start(),
             retired: Vec::new(),
             outdated: Vec::new(),
             routes,
@@ -147,6 +150,11 @@ impl Keeper {
     /// Where the current fleet is read.
     pub fn published(&self) -> Arc<ArcSwap<Fleet>> {
         Arc::clone(&self.published)
+    }
+
+    /// The clock of all that goes with its fleets.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// What is to be probed.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Shown};
 use crate::certificates::{self, Published, Shelf};
 use crate::clients::Clients;
+use crate::clock::Clock;
 use crate::descriptors::max_connections;
 use crate::dispatch::{Policy, Worker};
 use crate::fleet::Slot;
@@ -33,6 +34,7 @@ use crate::telemetry::Telemetry;
 /// What every front stands on.
 pub(super) struct Ground<'t> {
     pub(super) shown: Shown,
+    pub(super) clock: Clock,
     pub(super) slots: Slots,
     pub(super) roll: Arc<Roll>,
     pub(super) places: Arc<Places>,
@@ -131,7 +133,8 @@ impl Front {
             slabs.push(Arc::clone(&slab));
             let (fleet, policy) = (Arc::clone(&ground.shown.fleet), policy(settings, &clients));
             let access_log = ground.telemetry.access_log();
-            (Worker::new(fleet, rand::make_rng(), Counter::new(slab), policy, access_log), own)
+            let (rng, counter) = (rand::make_rng(), Counter::new(slab));
+            (Worker::new(fleet, ground.clock, rng, counter, policy, access_log), own)
         });
         let staffed = staffed.collect();
         let addresses = traffic.iter().map(|(_, address)| *address).chain([admin]);

@@ -103,6 +103,7 @@ pub async fn run(
             events: events.clone(),
             reloads: layers.as_ref().map(|_| ask_reload),
         },
+        clock: keeper.clock(),
         slots,
         roll,
         places: Places::new(usize::MAX),

@@ -20,6 +20,7 @@ use serde::Serialize;
 pub use random::Random;
 pub use round_robin::RoundRobin;
 
+use crate::clock::Moment;
 use crate::listed::listed;
 
 listed! {
@@ -41,6 +42,20 @@ impl Kind {
         match self {
             Self::Random => "random",
             Self::RoundRobin => "round_robin",
+        }
+    }
+
+    /// Whether a pick depends on who the visitor is.
+    pub const fn reads_key(self) -> bool {
+        match self {
+            Self::Random | Self::RoundRobin => false,
+        }
+    }
+
+    /// Whether a pick depends on the time.
+    pub const fn reads_clock(self) -> bool {
+        match self {
+            Self::Random | Self::RoundRobin => false,
         }
     }
 }
@@ -100,6 +115,10 @@ pub struct Memory {
 pub struct Turn<'a> {
     /// The worker's own generator.
     pub rng: &'a mut SmallRng,
+    /// A hash of what the visitor is known by; 0 where no strategy of the pool asks ([`Kind::reads_key`]).
+    pub key: u64,
+    /// The time; the beginning of the clock where no strategy of the pool asks ([`Kind::reads_clock`]).
+    pub now: Moment,
 }
 
 /// A strategy at work.
@@ -134,7 +153,7 @@ mod tests {
     //! One table for every strategy: what is said here holds for each variant of [`Kind`].
 
     use proptest::{prop_assert, proptest};
-    use rand::SeedableRng;
+    use rand::{Rng, SeedableRng};
 
     use super::*;
 
@@ -155,9 +174,14 @@ mod tests {
         Strategy::build(kind, Weights::new(&shares(weights)).unwrap(), &Memory::default())
     }
 
+    /// Visitors one after the other, a millisecond apart, each with a key of its own.
     fn picks(strategy: &Strategy, seed: u64, count: usize) -> Vec<usize> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        (0..count).map(|_| strategy.pick(&mut Turn { rng: &mut rng })).collect()
+        let pick = |number| {
+            let key = rng.next_u64();
+            strategy.pick(&mut Turn { rng: &mut rng, key, now: Moment(number * 1_000_000) })
+        };
+        (0..count as u64).map(pick).collect()
     }
 
     #[test]

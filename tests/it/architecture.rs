@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 27] = [
+const MAY_IMPORT: [(&str, &[&str]); 28] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -23,6 +23,7 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
             "dispatch",
             "forwarded",
             "clients",
+            "clock",
             "certificates",
             "metrics",
             "fleet",
@@ -53,6 +54,7 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
         &[
             "forwarded",
             "clients",
+            "clock",
             "visit",
             "pin",
             "answer",
@@ -68,7 +70,7 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("telemetry", &["access_log", "settings"]),
     ("reload", &["descriptors", "keeper", "notify", "metrics", "settings"]),
     ("health", &["descriptors", "keeper", "metrics", "fleet", "settings"]),
-    ("keeper", &["settings", "metrics", "fleet", "strategy"]),
+    ("keeper", &["settings", "metrics", "fleet", "strategy", "clock"]),
     ("metrics", &["outcome", "pin", "certificates", "fleet", "listed"]),
     ("access_log", &["outcome", "fleet"]),
     ("forwarded", &["visit"]),
@@ -78,7 +80,8 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("settings", &["certificates", "fleet", "strategy"]),
     ("certificates", &[]),
     ("fleet", &["strategy", "listed"]),
-    ("strategy", &["listed"]),
+    ("strategy", &["clock", "listed"]),
+    ("clock", &[]),
     ("listed", &[]),
     ("notify", &[]),
     ("descriptors", &[]),

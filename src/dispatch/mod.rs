@@ -17,6 +17,7 @@ use rand::rngs::SmallRng;
 use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
 use crate::clients::{Clients, Verdict};
+use crate::clock::{Clock, Moment};
 use crate::fleet::{Fleet, Keeps, Pool, Roster, climbs};
 use crate::forwarded::Trust;
 use crate::metrics::{Counter, Limit};
@@ -29,6 +30,7 @@ use crate::visit::{Came, Target, Visit};
 #[derive(Debug)]
 pub struct Worker {
     fleet: RefCell<Cache<Arc<ArcSwap<Fleet>>, Arc<Fleet>>>,
+    clock: Clock,
     rng: RefCell<SmallRng>,
     picks: Cell<u32>,
     /// The header map of the last request, empty: the next answer's, so that none is allocated.
@@ -56,6 +58,7 @@ impl Worker {
     /// Without an access log no request is logged.
     pub fn new(
         fleet: Arc<ArcSwap<Fleet>>,
+        clock: Clock,
         rng: SmallRng,
         counter: Counter,
         policy: Policy,
@@ -63,6 +66,7 @@ impl Worker {
     ) -> Self {
         Self {
             fleet: RefCell::new(Cache::new(fleet)),
+            clock,
             rng: RefCell::new(rng),
             picks: Cell::new(0),
             spare: RefCell::default(),
@@ -237,7 +241,8 @@ impl Worker {
 
     /// Runs the strategy. One pick in [`TIMED`] is timed: two looks at the clock cost more than a pick.
     fn pick(&self, pool: &Pool) -> Option<usize> {
-        let turn = &mut Turn { rng: &mut self.rng.borrow_mut() };
+        let now = if pool.roster.kind.reads_clock() { self.clock.now() } else { Moment::default() };
+        let turn = &mut Turn { rng: &mut self.rng.borrow_mut(), key: 0, now };
         let number = self.picks.get();
         self.picks.set(number.wrapping_add(1));
         if !number.is_multiple_of(TIMED) {
@@ -344,6 +349,7 @@ mod tests {
         };
         Worker::new(
             Arc::new(ArcSwap::from_pointee(fleet)),
+            Clock::start(),
             rand::make_rng(),
             Counter::default(),
             policy,
