@@ -133,7 +133,9 @@ impl AccessLog {
             path: line.asked.map(Asked::path),
             status: line.status.as_u16(),
             pool: line.roster.map(|roster| &*roster.name),
-            strategy: line.roster.map(|roster| roster.kind.name()),
+            strategy: line
+                .roster
+                .map(|roster| roster.arms[line.choice.map_or(0, |choice| choice.arm)].kind.name()),
             backend,
             decision: line.choice.map(|choice| choice.decision.name()),
             refusal: line.refusal.map(Refusal::reason),

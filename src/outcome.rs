@@ -8,6 +8,8 @@ use crate::listed::listed;
 /// A visitor is sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
+    /// The strategy whose visitor it is: its place in the pool's roster.
+    pub arm: usize,
     /// The backend's index in the pool's roster.
     pub backend: usize,
     /// Why this one.

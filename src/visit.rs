@@ -24,6 +24,27 @@ pub struct Came {
     pub by_tls: bool,
 }
 
+impl Came {
+    /// A hash of the client, the same in every process, for what is decided by who comes: of IPv6 the network of 64
+    /// bits counts, for that is what one subscriber has.
+    pub fn hash(&self) -> u32 {
+        let network = match self.client {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+        };
+        mixed(network)
+    }
+}
+
+/// Every bit of the result depends on every bit of the number: the last steps of MurmurHash3, in 64 bits.
+fn mixed(number: u64) -> u32 {
+    let mut bits = number;
+    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+        bits = (bits ^ bits >> 33).wrapping_mul(factor);
+    }
+    (bits ^ bits >> 33) as u32
+}
+
 /// A request that may be served.
 #[derive(Debug)]
 pub struct Visit<'a> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use signpost::fleet::{Pool, Weight};
+use signpost::fleet::{Pool, Roles, Weight};
 use signpost::keeper::{Change, Event, Keeper};
 use signpost::metrics::Counter;
 use signpost::settings::{Layers, Settings};
@@ -33,7 +33,9 @@ pub fn run(table: &mut Table) {
         for _ in 0..ROUNDS {
             for ((shape, roster), rounds) in SHAPES.iter().zip(&rosters).zip(&mut rounds) {
                 let standings = shape.standings();
-                let (taken, pool) = taken(|| Pool::new(Arc::clone(roster), standings, &Memory::default()));
+                let memories = [Memory::default()];
+                let build = || Pool::new(Arc::clone(roster), standings, Roles::alone(), &memories);
+                let (taken, pool) = taken(build);
                 drop(pool);
                 rounds.push(milliseconds(taken));
             }

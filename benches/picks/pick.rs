@@ -35,7 +35,7 @@ pub fn run(table: &mut Table) {
         for (pools, picks) in pools.iter().zip(&mut picks) {
             for (pool, picks) in pools.iter().zip(picks) {
                 picks.push(nanoseconds(|| {
-                    pool.pick(&mut Turn { rng: &mut rng, key: 0, now: Moment::default() })
+                    pool.pick(0, &mut Turn { rng: &mut rng, key: 0, now: Moment::default() })
                 }));
             }
         }

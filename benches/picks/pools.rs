@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::http::StatusCode;
-use signpost::fleet::{Backend, Pool, Ramp, Roster, Slot, Standing, Weight};
+use signpost::fleet::{Arm, Backend, Pool, Ramp, Roles, Roster, Slot, Standing, Weight};
 use signpost::strategy::{Kind, Memory};
 
 /// How many backends there are, and how their weights are spread.
@@ -39,12 +39,14 @@ impl Shape {
         let backend = |index: usize| Backend {
             id: format!("b{index}").into(),
             base: format!("http://b{index}.example").into(),
-            slot: Slot(0),
             probes: Slot(0),
         };
+        let counts = (0..self.backends).map(|_| Slot(0)).collect();
         Arc::new(Roster {
             name: "p".into(),
-            kind,
+            arms: [Arm { kind, slot: Slot(0), counts }].into(),
+            rotates: false,
+            reads_clock: kind.reads_clock(),
             backends: (0..self.backends).map(backend).collect(),
             panic_threshold: 1.0,
             status: StatusCode::FOUND,
@@ -69,6 +71,6 @@ impl Shape {
     }
 
     pub fn pool(self, kind: Kind) -> Pool {
-        Pool::new(self.roster(kind), self.standings(), &Memory::default())
+        Pool::new(self.roster(kind), self.standings(), Roles::alone(), &[Memory::default()])
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Shown;
 use super::problem::Problem;
-use crate::fleet::{Admin, Backend, Health, Pool, Standing, State as BackendState, Tier, Weight};
+use crate::fleet::{Admin, Health, Pool, State as BackendState, Tier, Weight};
 use crate::keeper::{Change, Event};
 
 /// A pool, as the API shows it.
@@ -56,18 +56,18 @@ struct Redirects {
 }
 
 fn view<'a>(shown: &Shown, pool: &'a Pool) -> PoolView<'a> {
-    let backends = pool.roster.backends.iter().zip(&pool.standings);
     PoolView {
         name: &pool.roster.name,
-        strategy: pool.roster.kind.name(),
+        strategy: pool.live().kind.name(),
         tier: pool.tier,
         fail_open: pool.tier == Tier::FailOpen,
-        backends: backends.map(|(backend, standing)| backend_view(shown, backend, standing)).collect(),
+        backends: (0..pool.roster.backends.len()).map(|index| backend_view(shown, pool, index)).collect(),
     }
 }
 
-fn backend_view<'a>(shown: &Shown, backend: &'a Backend, standing: &Standing) -> BackendView<'a> {
-    let [pinned, repinned, picked] = shown.registry.redirects(backend);
+fn backend_view<'a>(shown: &Shown, pool: &'a Pool, index: usize) -> BackendView<'a> {
+    let (backend, standing) = (&pool.roster.backends[index], &pool.standings[index]);
+    let [pinned, repinned, picked] = shown.registry.redirects(&pool.roster, index);
     let set = [("admin", standing.admin_is_set), ("weight", standing.weight_is_set)];
     BackendView {
         id: &backend.id,
@@ -143,10 +143,10 @@ pub(super) async fn change_backend(
     let fleet = shown.fleet.load_full();
     let pool = fleet.pools.iter().find(|known| *known.roster.name == *pool);
     let changed = pool.and_then(|pool| {
-        let mut backends = pool.roster.backends.iter().zip(&pool.standings);
-        backends.find(|(known, _)| *known.id == *backend)
+        let index = pool.roster.backends.iter().position(|known| *known.id == *backend)?;
+        Some(backend_view(&shown, pool, index))
     });
-    Ok(json(&changed.map(|(backend, standing)| backend_view(&shown, backend, standing))))
+    Ok(json(&changed))
 }
 
 /// Reads `{"admin": "active"|"draining"|"maintenance"|null, "weight": 0..256|null}`; each may be left out.

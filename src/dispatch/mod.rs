@@ -1,6 +1,8 @@
 //! The hot path: one request, from head to answer. It takes no lock, awaits nothing, looks up no metric label
 //! and allocates little but its answer (ARCHITECTURE.md lists it).
 
+mod choose;
+
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -17,13 +19,11 @@ use rand::rngs::SmallRng;
 use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
 use crate::clients::{Clients, Verdict};
-use crate::clock::{Clock, Moment};
-use crate::fleet::{Fleet, Keeps, Pool, Roster, climbs};
+use crate::clock::Clock;
+use crate::fleet::{Fleet, Roster, climbs};
 use crate::forwarded::Trust;
 use crate::metrics::{Counter, Limit};
-use crate::outcome::{Choice, Decision, Refusal};
-use crate::pin::{self, Pinned};
-use crate::strategy::Turn;
+use crate::outcome::{Choice, Refusal};
 use crate::visit::{Came, Target, Visit};
 
 /// What a worker thread owns for its requests. Nothing here is shared with another thread but the fleet.
@@ -170,9 +170,9 @@ fn serve<'f, B>(
     }
 
     let issued = if roster.pins.is_some() { unix_now() } else { 0 };
-    let choice = worker.choose(pool, worker.pinned(roster, visit.headers, issued))?;
+    let choice = worker.choose(pool, &visit, worker.pinned(roster, visit.headers, issued))?;
     seen.choice = Some(choice);
-    worker.counter.redirect(&roster.backends[choice.backend], choice.decision);
+    worker.counter.redirect(roster, choice);
     Ok(answer::redirect(roster, choice, &visit, target, issued, worker.spare.take()))
 }
 
@@ -216,42 +216,6 @@ impl Worker {
     /// What the clients of all workers have had.
     pub fn clients(&self) -> &Arc<Clients> {
         &self.policy.clients
-    }
-
-    /// What the visitor's cookies say, where the pool pins at all.
-    fn pinned(&self, roster: &Roster, headers: &HeaderMap, now: u64) -> Pinned {
-        let Some(pins) = &roster.pins else { return Pinned::No };
-        pin::read(pins, headers, now, |rejection| self.counter.pin_rejected(roster, rejection))
-    }
-
-    /// Keeps the visitor where its pin says, else lets the strategy pick. A pinned visitor takes no turn.
-    fn choose(&self, pool: &Pool, pinned: Pinned) -> Result<Choice, Refusal> {
-        let roster = &pool.roster;
-        let decision = match pinned {
-            Pinned::To { backend, half_over } if pool.keeps[backend] != Keeps::No => {
-                let pin = half_over && pool.keeps[backend] == Keeps::AndRenews;
-                return Ok(Choice { backend, decision: Decision::Pinned, pin });
-            }
-            Pinned::To { .. } | Pinned::Gone => Decision::Repinned,
-            Pinned::No => Decision::Picked,
-        };
-        let backend = self.pick(pool).ok_or(Refusal::NoBackend)?;
-        Ok(Choice { backend, decision, pin: roster.pins.is_some() })
-    }
-
-    /// Runs the strategy. One pick in [`TIMED`] is timed: two looks at the clock cost more than a pick.
-    fn pick(&self, pool: &Pool) -> Option<usize> {
-        let now = if pool.roster.kind.reads_clock() { self.clock.now() } else { Moment::default() };
-        let turn = &mut Turn { rng: &mut self.rng.borrow_mut(), key: 0, now };
-        let number = self.picks.get();
-        self.picks.set(number.wrapping_add(1));
-        if !number.is_multiple_of(TIMED) {
-            return pool.pick(turn);
-        }
-        let started = Instant::now();
-        let picked = pool.pick(turn);
-        self.counter.pick(&pool.roster, started.elapsed());
-        picked
     }
 
     fn log<B>(
@@ -300,9 +264,6 @@ impl Worker {
 /// The header fields that a map which is kept has room for, at most.
 const SPARE_ROOM: usize = 24;
 
-/// One pick in this many is timed.
-const TIMED: u32 = 64;
-
 /// Seconds since 1970, which pins are dated by: a monotonic clock means nothing to another replica.
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -313,7 +274,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::fleet::{Backend, HostMatch, Route, Routes, Slot, Standing, Weight};
+    use crate::fleet::{Arm, Backend, HostMatch, Pool, Roles, Route, Routes, Slot, Standing, Weight};
     use crate::forwarded::Field;
     use crate::strategy::{Kind, Memory};
 
@@ -322,10 +283,13 @@ mod tests {
     /// For one pool of one backend; the route leads to that one, or to one that is not there. The settings would
     /// refuse a pool where nobody has weight.
     fn worker(weight: u16, route_to: usize) -> Worker {
-        let backend = Backend { id: "a".into(), base: "http://a".into(), slot: Slot(100), probes: Slot(103) };
+        let backend = Backend { id: "a".into(), base: "http://a".into(), probes: Slot(103) };
+        let arm = Arm { kind: Kind::RoundRobin, slot: Slot(150), counts: [Slot(100)].into() };
         let roster = Roster {
             name: "p".into(),
-            kind: Kind::RoundRobin,
+            arms: [arm].into(),
+            rotates: false,
+            reads_clock: false,
             backends: [backend].into(),
             panic_threshold: 1.0,
             status: StatusCode::FOUND,
@@ -338,7 +302,7 @@ mod tests {
             probe_times: Slot(300),
         };
         let standing = Standing::of_settings(Weight::new(weight).unwrap());
-        let pool = Pool::new(Arc::new(roster), [standing].into(), &Memory::default());
+        let pool = Pool::new(Arc::new(roster), [standing].into(), Roles::alone(), &[Memory::default()]);
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
         let fleet = Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into() };
         let policy = Policy {

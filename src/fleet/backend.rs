@@ -7,8 +7,6 @@ pub struct Backend {
     pub id: Box<str>,
     /// Its base URL without a trailing slash: what a `Location` begins with.
     pub base: Box<str>,
-    /// Where its counts begin in a worker's slab.
-    pub slot: Slot,
     /// Where its probes are counted.
     pub probes: Slot,
 }

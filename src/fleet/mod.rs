@@ -3,6 +3,7 @@
 //! This is the pure core. It knows nothing of sockets, runtimes, logs or settings; the keeper builds it, and
 //! whatever can be worked out before a request comes (header values, tables, orders) is worked out there.
 
+mod arms;
 mod backend;
 mod cors;
 mod host;
@@ -13,6 +14,7 @@ mod standing;
 
 use std::sync::Arc;
 
+pub use arms::{Active, Arm, Portion, Role, Roles};
 pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
 pub use cors::Cors;
 pub use host::Host;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Admin, Backend, Cors, Health, Pins, Ramp, Slot, Standing};
+use super::{Active, Admin, Arm, Backend, Cors, Health, Pins, Ramp, Role, Roles, Slot, Standing};
 use crate::listed::listed;
-use crate::strategy::{Kind, Memory, Share, Strategy, Turn, Weights};
+use crate::strategy::{Memory, Share, Strategy, Turn, Weights};
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
 /// with where each backend stands.
@@ -21,8 +21,12 @@ pub struct Pool {
     pub keeps: Box<[Keeps]>,
     /// Who of its backends new visitors are sent to.
     pub tier: Tier,
-    /// Over those who may be picked, where there is somebody.
-    strategy: Option<Strategy>,
+    /// What its strategies do.
+    pub roles: Roles,
+    /// Its strategies at work, in the order of the roster's.
+    pub arms: Box<[Active]>,
+    /// Whether some of them only run beside.
+    pub has_shadows: bool,
 }
 
 /// Everything about a pool that does not depend on who may be picked.
@@ -30,8 +34,12 @@ pub struct Pool {
 pub struct Roster {
     /// The pool's name.
     pub name: Box<str>,
-    /// How it picks.
-    pub kind: Kind,
+    /// Its strategies; the first is the one that sends visitors unless they take turns.
+    pub arms: Box<[Arm]>,
+    /// Whether the first and the shadows take turns at sending visitors.
+    pub rotates: bool,
+    /// Whether one of them depends on the time.
+    pub reads_clock: bool,
     /// All backends, eligible or not.
     pub backends: Box<[Backend]>,
     /// The share of active backends that must be down for it to fail open, 0 to 1; 0: it never does.
@@ -48,7 +56,7 @@ pub struct Roster {
     pub has_base_path: bool,
     /// Whether its backends are probed.
     pub is_probed: bool,
-    /// Where the pool's counts begin in a worker's slab.
+    /// Where the pool's own counts begin in a worker's slab.
     pub slot: Slot,
     /// Where the times of its probes are counted.
     pub probe_times: Slot,
@@ -82,21 +90,33 @@ pub enum Keeps {
 }
 
 impl Pool {
-    /// Works out who may be picked and builds the strategy's tables. `standings` has one for each of the roster.
-    pub fn new(roster: Arc<Roster>, standings: Box<[Standing]>, memory: &Memory) -> Self {
+    /// Works out who may be picked and builds the strategies' tables. `standings` has one for each of the roster's
+    /// backends, `memories` one for each of its arms.
+    pub fn new(roster: Arc<Roster>, standings: Box<[Standing]>, roles: Roles, memories: &[Memory]) -> Self {
         let (tier, eligible) = eligible(&standings, roster.panic_threshold);
         let mut keeps: Box<[Keeps]> = standings.iter().map(keeps_out_of_tier).collect();
         for &index in &eligible {
             keeps[index as usize] = Keeps::AndRenews;
         }
         let shares = shares(&standings, &eligible, tier);
-        let strategy = Weights::new(&shares).map(|weights| Strategy::build(roster.kind, weights, memory));
-        Self { roster, standings, keeps, tier, strategy }
+        let weights = Weights::new(&shares);
+        let active = |(index, (arm, memory)): (usize, (&Arm, &Memory))| Active {
+            role: roles.of(index),
+            strategy: weights.map(|weights| Strategy::build(arm.kind, weights, memory)),
+        };
+        let arms: Box<[Active]> = roster.arms.iter().zip(memories).enumerate().map(active).collect();
+        let has_shadows = arms.iter().any(|active| active.role == Role::Shadow);
+        Self { roster, standings, keeps, tier, roles, arms, has_shadows }
     }
 
-    /// Picks a backend: an index into the roster, or `None` where nobody is eligible.
-    pub fn pick(&self, turn: &mut Turn<'_>) -> Option<usize> {
-        Some(self.strategy.as_ref()?.pick(turn))
+    /// The strategy that sends visitors, those of a split aside.
+    pub fn live(&self) -> &Arm {
+        &self.roster.arms[self.roles.live]
+    }
+
+    /// Has one of its strategies pick a backend: an index into the roster, or `None` where nobody is eligible.
+    pub fn pick(&self, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
+        Some(self.arms[arm].strategy.as_ref()?.pick(turn))
     }
 }
 

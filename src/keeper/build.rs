@@ -9,17 +9,18 @@ use http::HeaderValue;
 use super::Change;
 use super::vitals::Vitals;
 use crate::fleet::{
-    Admin, Backend, CLOCK_SKEW, Cookie, Cors, HostMatch, Pins, Pool, Roster, Route, Routes, Standing, Weight,
+    Admin, Arm, Backend, CLOCK_SKEW, Cookie, Cors, HostMatch, Pins, Pool, Role, Roles, Roster, Route, Routes,
+    Standing, Weight,
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Token};
-use crate::strategy::Memory;
+use crate::strategy::{Kind, Memory};
 
 /// What outlives a fleet.
 #[derive(Debug)]
 pub(super) struct Lasting {
-    /// A strategy's memory, by pool and strategy.
-    memories: HashMap<(String, &'static str), Memory>,
+    /// A strategy's memory, by pool, strategy and what it is for.
+    memories: HashMap<(String, Kind, Role), Memory>,
     pub(super) slots: Slots,
     /// What the operator set at run time, by pool and in it by backend.
     overrides: HashMap<String, HashMap<String, Override>>,
@@ -102,27 +103,41 @@ impl Lasting {
         })
     }
 
-    /// Everything about a pool that does not depend on who may be picked. `known` finds a backend of the pool's last
-    /// roster where that picked alike, and so has the same places of counts.
-    pub(super) fn roster<'a>(
+    /// Everything about a pool that does not depend on who may be picked. Places of counts are those of the `last`
+    /// roster where it had them, which spares most look-ups; it comes with the place of each of `pool`'s backends in it.
+    pub(super) fn roster(
         &mut self,
         pool: &settings::Pool,
-        known: impl Fn(&str) -> Option<&'a Backend>,
+        last: Option<(&Roster, Vec<Option<usize>>)>,
     ) -> Roster {
         let name = pool.name.as_str();
-        let strategy = pool.strategy.name();
-        let backend = |backend: &settings::Backend| {
+        let known =
+            |index: usize| last.as_ref().and_then(|(roster, indices)| Some((*roster, indices[index]?)));
+        let backend = |(index, backend): (usize, &settings::Backend)| {
             let id = backend.id.as_str();
-            let (slot, probes) = match known(id) {
-                Some(known) => (known.slot, known.probes),
-                None => (self.slots.backend(name, strategy, id), self.slots.probes(name, id)),
+            let probes = known(index).map(|(last, at)| last.backends[at].probes);
+            let probes = probes.unwrap_or_else(|| self.slots.probes(name, id));
+            Backend { id: id.into(), base: backend.url.as_str().into(), probes }
+        };
+        let backends = pool.backends.iter().enumerate();
+        let arm = |kind: Kind| {
+            let last = last.as_ref().and_then(|(last, _)| last.arms.iter().find(|arm| arm.kind == kind));
+            let slot = |(index, backend): (usize, &settings::Backend)| {
+                let counted = last.zip(known(index)).map(|(arm, (_, at))| arm.counts[at]);
+                counted.unwrap_or_else(|| self.slots.backend(name, kind.name(), backend.id.as_str()))
             };
-            Backend { id: id.into(), base: backend.url.as_str().into(), slot, probes }
+            Arm {
+                kind,
+                slot: self.slots.arm(name, kind.name()),
+                counts: backends.clone().map(slot).collect(),
+            }
         };
         Roster {
             name: name.into(),
-            kind: pool.strategy,
-            backends: pool.backends.iter().map(backend).collect(),
+            arms: pool.strategies().map(arm).collect(),
+            rotates: !pool.rotate.0.is_zero(),
+            reads_clock: pool.strategies().any(Kind::reads_clock),
+            backends: backends.clone().map(backend).collect(),
             panic_threshold: pool.panic_threshold.0,
             status: pool.status.code(),
             status_other: pool.status_other.code(),
@@ -130,15 +145,20 @@ impl Lasting {
             cors: pool.cors.as_ref().map(build_cors),
             has_base_path: pool.backends.iter().any(|backend| backend.url.has_path()),
             is_probed: pool.health.is_on(),
-            slot: self.slots.pool(name, strategy),
+            slot: self.slots.pool(name),
             probe_times: self.slots.probe_times(name),
         }
     }
 
     /// A pool as requests read it from now on.
-    pub(super) fn pool(&mut self, roster: Arc<Roster>, standings: Box<[Standing]>) -> Pool {
-        let key = (roster.name.as_ref().to_owned(), roster.kind.name());
-        Pool::new(roster, standings, self.memories.entry(key).or_default())
+    pub(super) fn pool(&mut self, roster: Arc<Roster>, standings: Box<[Standing]>, roles: Roles) -> Pool {
+        // A shadow has a state of its own: what it remembers is not what visitors saw.
+        let mut memory = |(index, arm): (usize, &Arm)| {
+            let key = (roster.name.as_ref().to_owned(), arm.kind, roles.of(index));
+            self.memories.entry(key).or_default().clone()
+        };
+        let memories: Vec<_> = roster.arms.iter().enumerate().map(&mut memory).collect();
+        Pool::new(roster, standings, roles, &memories)
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Target;
 use super::build::Lasting;
 use super::vitals::Vitals;
-use crate::fleet::{Health, Pool, Roster, Tier};
+use crate::fleet::{Health, Pool, Portion, Roles, Roster, Tier};
 use crate::settings;
 
 /// A pool's settings, what is known of its backends, and the pool that was built of both. Cheap to clone but for the
@@ -41,12 +41,11 @@ impl Kept {
             Some(last) if last.settings == settings => return last,
             last => last,
         };
-        let alike = last.as_ref().filter(|last| last.roster.kind == settings.strategy);
-        let roster = lasting.roster(&settings, |id| {
-            let last = alike?;
-            Some(&last.roster.backends[last.index(id)?])
+        let known = last.as_ref().map(|last| {
+            let ids = settings.backends.iter().map(|backend| backend.id.as_str());
+            (&*last.roster, ids.map(|id| last.index(id)).collect())
         });
-        let roster = Arc::new(roster);
+        let roster = Arc::new(lasting.roster(&settings, known));
         let targets = targets(&settings, &roster);
         let waits_until = settings.health.is_on().then(|| now + settings.health.startup_timeout.0);
         let vitals = |(index, backend): (usize, &settings::Backend)| {
@@ -150,9 +149,21 @@ impl Kept {
         let slow_start = self.settings.slow_start.0;
         self.due = self.vitals.iter().filter_map(|vitals| vitals.next_change(now, slow_start, hold)).min();
         self.is_changed = false;
-        let pool = lasting.pool(Arc::clone(&self.roster), standings);
+        let (roles, rotates_in) = roles(&self.settings, unix_now());
+        self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();
+        let pool = lasting.pool(Arc::clone(&self.roster), standings, roles);
         self.log_tier(pool.tier);
+        self.log_turn(&pool);
         self.pool = Some(Arc::new(pool));
+    }
+
+    /// Says when strategies take turns.
+    fn log_turn(&self, pool: &Pool) {
+        let Some(before) = &self.pool else { return };
+        let (live, was) = (pool.live().kind.name(), before.live().kind.name());
+        if live != was {
+            tracing::info!(pool = self.settings.name.as_str(), live, was, "another strategy sends visitors");
+        }
     }
 
     /// Says when visitors are sent to others than before.
@@ -175,6 +186,32 @@ impl Kept {
     }
 }
 
+/// What each of a pool's strategies does at a time since 1970, and how long that stays so, where they take turns. By the
+/// date, so that several dispatchers with the same settings take the same turns.
+fn roles(settings: &settings::Pool, unix_now: Duration) -> (Roles, Option<Duration>) {
+    let rotate = settings.rotate.0;
+    // The strategies of a pool are its own, those of its split, its shadows, in this order.
+    let split = settings.split.len();
+    let mut below = 0.0;
+    let portion = |(index, portion): (usize, &settings::Portion)| {
+        below += portion.share.0;
+        Portion { below: (below * 2f64.powi(32)) as u64, arm: 1 + index }
+    };
+    let portions = settings.split.iter().enumerate().map(portion).collect();
+    if rotate.is_zero() || settings.shadow.is_empty() {
+        return (Roles { live: 0, split: portions }, None);
+    }
+    let turn = unix_now.as_nanos() / rotate.as_nanos() % (1 + settings.shadow.len() as u128);
+    let live = if turn == 0 { 0 } else { split + turn as usize };
+    let passed = unix_now.as_nanos() % rotate.as_nanos();
+    let rest = rotate - Duration::from_nanos(passed as u64);
+    (Roles { live, split: portions }, Some(rest))
+}
+
+fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 fn targets(settings: &settings::Pool, roster: &Roster) -> Vec<Arc<Target>> {
     if !settings.health.is_on() {
         return Vec::new();
@@ -191,4 +228,41 @@ fn targets(settings: &settings::Pool, roster: &Roster) -> Vec<Arc<Target>> {
         })
     };
     settings.backends.iter().zip(&roster.backends).map(target).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::Role;
+    use crate::settings::{Flags, Layers, Settings, Share, Span};
+    use crate::strategy::Kind;
+
+    fn pool() -> settings::Pool {
+        let flags = Flags { backends: vec!["http://127.0.0.1:1".to_owned()], ..Flags::default() };
+        let settings = Settings::load(&Layers { flags, ..Layers::default() }).unwrap().settings;
+        settings.pools.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn strategies_take_turns_by_the_date() {
+        let mut pool = pool();
+        pool.shadow = vec![Kind::Random];
+        let at = |pool: &settings::Pool, seconds| roles(pool, Duration::from_secs(seconds));
+        assert_eq!(at(&pool, 700), (Roles::alone(), None));
+        pool.rotate = Span::seconds(600);
+        let live = |seconds| (at(&pool, seconds).0.live, at(&pool, seconds).1.unwrap().as_secs());
+        assert_eq!([0, 599, 600, 1199, 1200].map(live), [(0, 600), (0, 1), (1, 600), (1, 1), (0, 600)]);
+    }
+
+    #[test]
+    fn a_split_is_of_all_visitors() {
+        let mut pool = pool();
+        pool.split = vec![settings::Portion { strategy: Kind::Random, share: Share(0.25) }];
+        let (roles, _) = roles(&pool, Duration::ZERO);
+        let senders = (0..1000u32).map(|n| roles.sender(n * 4_294_967 + 2_000_000));
+        assert_eq!(senders.filter(|&arm| arm == 1).count(), 250);
+        assert_eq!(roles.of(1), Role::Split);
+        pool.split[0].share = Share(1.0);
+        assert_eq!(super::roles(&pool, Duration::ZERO).0.sender(u32::MAX), 1);
+    }
 }

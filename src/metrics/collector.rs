@@ -11,11 +11,12 @@ use prometheus::{Encoder, TextEncoder};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
-    CLOSED_AT, CODES, CODES_AT, HANDSHAKES_AT, Handshake, LIMITS_AT, Limit, OPENED_AT, PANICS_AT,
-    PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, REFUSALS_AT, Reloads, Roll, labels_of,
+    CLOSED_AT, CODES, CODES_AT, COMPARED_AT, Comparison, HANDSHAKES_AT, Handshake, LIMITS_AT, Limit,
+    OPENED_AT, PANICS_AT, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, REFUSALS_AT, Reloads,
+    Roll, SHADOW_AT,
 };
 use crate::certificates::Place;
-use crate::fleet::{Backend, Fleet, Slot, State, Tier};
+use crate::fleet::{Arm, Backend, Fleet, Pool, Role, Roster, Slot, State, Tier};
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
@@ -53,9 +54,10 @@ impl Registry {
         Ok(Self { registry, roll })
     }
 
-    /// Visitors sent to a backend so far, in the order of [`Decision::ALL`].
-    pub fn redirects(&self, backend: &Backend) -> [u64; 3] {
-        Decision::ALL.map(|decision| self.roll.sum(backend.slot, decision as usize))
+    /// Visitors sent to a backend so far by all strategies of its pool, in the order of [`Decision::ALL`].
+    pub fn redirects(&self, roster: &Roster, backend: usize) -> [u64; 3] {
+        let of = |decision| roster.arms.iter().map(move |arm| self.roll.sum(arm.counts[backend], decision));
+        Decision::ALL.map(|decision| of(decision as usize).sum())
     }
 
     /// The text format, version 0.0.4.
@@ -94,6 +96,7 @@ impl Collector for Signpost {
         families.extend(self.connections());
         families.extend(self.reloads());
         families.extend([self.redirects(&fleet), self.picks(&fleet)]);
+        families.extend(self.strategies(&fleet));
         families.extend(self.standings(&fleet));
         families.extend([self.rejected_pins(&fleet), fail_open(&fleet)]);
         families.extend([self.probes(&fleet), self.probe_times(&fleet)]);
@@ -230,16 +233,15 @@ impl Signpost {
     fn redirects(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
         for pool in &fleet.pools {
-            let (name, strategy) = labels_of(pool);
-            for backend in &pool.roster.backends {
+            for (arm, backend, slot) in counted(pool).filter(|(arm, ..)| sends(pool, *arm)) {
                 metrics.extend(Decision::ALL.map(|decision| {
                     let labels = [
-                        ("pool", name),
-                        ("strategy", strategy),
+                        ("pool", &*pool.roster.name),
+                        ("strategy", pool.roster.arms[arm].kind.name()),
                         ("backend", &*backend.id),
                         ("decision", decision.name()),
                     ];
-                    counter(&labels, self.sum(backend.slot, decision as usize))
+                    counter(&labels, self.sum(slot, decision as usize))
                 }));
             }
         }
@@ -252,15 +254,9 @@ impl Signpost {
     }
 
     fn picks(&self, fleet: &Fleet) -> MetricFamily {
-        let metrics = fleet.pools.iter().map(|pool| {
-            let (name, strategy) = labels_of(pool);
-            self.histogram(
-                &[("pool", name), ("strategy", strategy)],
-                pool.roster.slot,
-                PICKS_AT,
-                &PICK_BOUNDS,
-                1e9,
-            )
+        let metrics = arms(fleet).map(|(pool, _, arm)| {
+            let labels = [("pool", &*pool.roster.name), ("strategy", arm.kind.name())];
+            self.histogram(&labels, arm.slot, PICKS_AT, &PICK_BOUNDS, 1e9)
         });
         family(
             "signpost_pick_duration_seconds",
@@ -268,6 +264,70 @@ impl Signpost {
             MetricType::HISTOGRAM,
             metrics,
         )
+    }
+
+    /// What each strategy of a pool has picked, and how that compares with what was chosen.
+    fn strategies(&self, fleet: &Fleet) -> [MetricFamily; 3] {
+        let live = arms(fleet).map(|(pool, index, arm)| {
+            let is = f64::from(u8::from(pool.roles.live == index));
+            gauge(&[("pool", &*pool.roster.name), ("strategy", arm.kind.name())], is)
+        });
+        let mut picks = Vec::new();
+        for pool in &fleet.pools {
+            for (arm, backend, slot) in counted(pool) {
+                let of = |role: Role, count| {
+                    let labels = [
+                        ("pool", &*pool.roster.name),
+                        ("strategy", pool.roster.arms[arm].kind.name()),
+                        ("role", role.name()),
+                        ("backend", &*backend.id),
+                    ];
+                    counter(&labels, count)
+                };
+                if sends(pool, arm) {
+                    let role = if pool.roles.of(arm) == Role::Split { Role::Split } else { Role::Live };
+                    let picked = [Decision::Picked, Decision::Repinned];
+                    picks.push(of(
+                        role,
+                        picked.map(|decision| self.sum(slot, decision as usize)).iter().sum(),
+                    ));
+                }
+                if shadows(pool, arm) {
+                    picks.push(of(Role::Shadow, self.sum(slot, SHADOW_AT)));
+                }
+            }
+        }
+        let compared = arms(fleet).filter(|(pool, index, _)| shadows(pool, *index));
+        let compared = compared.flat_map(|(pool, _, arm)| {
+            Comparison::ALL.map(|comparison| {
+                let labels = [
+                    ("pool", &*pool.roster.name),
+                    ("strategy", arm.kind.name()),
+                    ("result", comparison.name()),
+                ];
+                counter(&labels, self.sum(arm.slot, COMPARED_AT + comparison as usize))
+            })
+        });
+        [
+            family(
+                "signpost_strategy_live",
+                "1 for the strategy that sends a pool's visitors now, those of a split aside.",
+                MetricType::GAUGE,
+                live,
+            ),
+            family(
+                "signpost_strategy_picks_total",
+                "Picks by each strategy: a shadow's change nothing for the visitor.",
+                MetricType::COUNTER,
+                picks,
+            ),
+            family(
+                "signpost_shadow_comparisons_total",
+                "A shadow's picks beside where the visitor was sent: by another strategy, or by a pin.",
+                MetricType::COUNTER,
+                compared,
+            ),
+        ]
     }
 
     /// A histogram whose buckets, one more for what is over, and sum stand at `at`; `unit` of its counts are a second.
@@ -365,6 +425,32 @@ impl Signpost {
         }
         family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)
     }
+}
+
+/// Every strategy of every pool, with its place in the roster.
+fn arms(fleet: &Fleet) -> impl Iterator<Item = (&Pool, usize, &Arm)> {
+    fleet
+        .pools
+        .iter()
+        .flat_map(|pool| pool.roster.arms.iter().enumerate().map(move |(index, arm)| (&**pool, index, arm)))
+}
+
+/// Every backend of a pool under each of its strategies, by its place in the roster, and where that is counted.
+fn counted(pool: &Pool) -> impl Iterator<Item = (usize, &Backend, Slot)> {
+    let arms = pool.roster.arms.iter().enumerate();
+    arms.flat_map(|(index, arm)| {
+        pool.roster.backends.iter().zip(&arm.counts).map(move |(backend, slot)| (index, backend, *slot))
+    })
+}
+
+/// Whether a strategy sends visitors, now or in its turn.
+fn sends(pool: &Pool, arm: usize) -> bool {
+    pool.roles.of(arm) != Role::Shadow || pool.roster.rotates
+}
+
+/// Whether it only runs beside, now or while another has its turn.
+fn shadows(pool: &Pool, arm: usize) -> bool {
+    pool.roles.of(arm) == Role::Shadow || pool.roster.rotates
 }
 
 fn fail_open(fleet: &Fleet) -> MetricFamily {

@@ -18,9 +18,9 @@ pub use collector::{Registry, Sources};
 pub use roll::Roll;
 pub use slab::{Slab, Slots};
 
-use crate::fleet::{Backend, Pool, Roster, Slot};
+use crate::fleet::{Arm, Roster, Slot};
 use crate::listed::listed;
-use crate::outcome::{Decision, Refusal};
+use crate::outcome::{Choice, Decision, Refusal};
 use crate::pin::Rejection;
 
 /// The statuses of `signpost_responses_total`, in the order of their counts in a slab.
@@ -154,6 +154,32 @@ impl Probe {
     }
 }
 
+listed! {
+    /// What a shadow's pick is to what was chosen for that visitor.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Comparison {
+        /// The same backend was picked.
+        Agreed,
+        /// Another one was.
+        Disagreed,
+        /// The visitor stayed where its pin says, and the shadow would have sent it there too.
+        PinKept,
+        /// The shadow would have sent it elsewhere.
+        PinBroken,
+    }
+}
+
+impl Comparison {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Agreed => "agreed",
+            Self::Disagreed => "disagreed",
+            Self::PinKept => "pin_kept",
+            Self::PinBroken => "pin_broken",
+        }
+    }
+}
+
 /// The upper bounds of `signpost_probe_duration_seconds`, in microseconds.
 const PROBE_BOUNDS: [u64; 10] =
     [500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000, 2_500_000, 10_000_000];
@@ -170,10 +196,16 @@ const PANICS_AT: usize = LIMITS_AT + Limit::ALL.len();
 const HANDSHAKES_AT: usize = PANICS_AT + 1;
 const RESERVED: usize = HANDSHAKES_AT + Handshake::ALL.len();
 
-// A pool's places: pins rejected, then the histogram's buckets (one more for what is over), then its sum.
-const PICKS_AT: usize = Rejection::ALL.len();
+// The places of a pool's strategy: the histogram's buckets (one more for what is over) and its sum, then what a shadow's
+// picks came to.
+const PICKS_AT: usize = 0;
 const PICK_SUM_AT: usize = PICKS_AT + PICK_BOUNDS.len() + 1;
-const POOL_SIZE: usize = PICK_SUM_AT + 1;
+const COMPARED_AT: usize = PICK_SUM_AT + 1;
+const ARM_SIZE: usize = COMPARED_AT + Comparison::ALL.len();
+
+// The places of a backend, for each strategy: visitors sent there, and the picks of a shadow.
+const SHADOW_AT: usize = Decision::ALL.len();
+const BACKEND_SIZE: usize = SHADOW_AT + 1;
 
 // The places of a pool's probe times: for each result the buckets, one more for what is over, and the sum.
 const PROBE_SUM_AT: usize = PROBE_BOUNDS.len() + 1;
@@ -190,14 +222,19 @@ impl Slots {
         Self::after(RESERVED)
     }
 
-    /// The place of a pool's own counts, per strategy.
-    pub fn pool(&self, pool: &str, strategy: &str) -> Slot {
-        self.give(format!("pool/{pool}/{strategy}"), POOL_SIZE)
+    /// The place of a pool's own counts.
+    pub fn pool(&self, pool: &str) -> Slot {
+        self.give(format!("pool/{pool}"), Rejection::ALL.len())
+    }
+
+    /// The place of the counts of one of its strategies.
+    pub fn arm(&self, pool: &str, strategy: &str) -> Slot {
+        self.give(format!("arm/{pool}/{strategy}"), ARM_SIZE)
     }
 
     /// The place of a backend's counts, per strategy.
     pub fn backend(&self, pool: &str, strategy: &str, id: &str) -> Slot {
-        self.give(format!("backend/{pool}/{strategy}/{id}"), Decision::ALL.len())
+        self.give(format!("backend/{pool}/{strategy}/{id}"), BACKEND_SIZE)
     }
 
     /// The place of a backend's probes, whatever the strategy.
@@ -245,8 +282,22 @@ impl Counter {
     }
 
     /// A visitor was sent to a backend.
-    pub fn redirect(&self, backend: &Backend, decision: Decision) {
-        self.0.add(backend.slot, decision as usize, 1);
+    pub fn redirect(&self, roster: &Roster, choice: Choice) {
+        let slot = roster.arms[choice.arm].counts[choice.backend];
+        self.0.add(slot, choice.decision as usize, 1);
+    }
+
+    /// A shadow picked this backend for a visitor of whom that was chosen.
+    pub fn shadowed(&self, arm: &Arm, backend: usize, choice: Choice) {
+        let agrees = backend == choice.backend;
+        let comparison = match (choice.decision, agrees) {
+            (Decision::Pinned, true) => Comparison::PinKept,
+            (Decision::Pinned, false) => Comparison::PinBroken,
+            (_, true) => Comparison::Agreed,
+            (_, false) => Comparison::Disagreed,
+        };
+        self.0.add(arm.counts[backend], SHADOW_AT, 1);
+        self.0.add(arm.slot, COMPARED_AT + comparison as usize, 1);
     }
 
     /// A pin did not count.
@@ -255,11 +306,11 @@ impl Counter {
     }
 
     /// A pick was timed.
-    pub fn pick(&self, roster: &Roster, took: Duration) {
+    pub fn pick(&self, arm: &Arm, took: Duration) {
         let nanos = took.as_nanos() as u64;
         let bucket = PICK_BOUNDS.iter().position(|&bound| nanos <= bound).unwrap_or(PICK_BOUNDS.len());
-        self.0.add(roster.slot, PICKS_AT + bucket, 1);
-        self.0.add(roster.slot, PICK_SUM_AT, nanos);
+        self.0.add(arm.slot, PICKS_AT + bucket, 1);
+        self.0.add(arm.slot, PICK_SUM_AT, nanos);
     }
 
     /// A connection ran into a limit.
@@ -339,11 +390,6 @@ impl Reloads {
         let count = if successful { &self.successes } else { &self.errors };
         count.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// What of a pool is counted under its name.
-fn labels_of(pool: &Pool) -> (&str, &'static str) {
-    (&pool.roster.name, pool.roster.kind.name())
 }
 
 #[cfg(test)]

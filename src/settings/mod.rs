@@ -21,7 +21,7 @@ pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses,
 pub use layers::{Flags, Layers};
 pub use listener::Listener;
 pub use names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
-pub use pool::{Backend, Cors, Pin, Pool};
+pub use pool::{Backend, Cors, Pin, Pool, Portion};
 pub use reader::Problem;
 pub use tls::{Certificate, Tls};
 pub use url::{BackendUrl, WeightedUrl};

@@ -24,6 +24,13 @@ pub struct Pool {
     pub path_prefix: PathPrefix,
     /// How it picks.
     pub strategy: strategy::Kind,
+    /// Strategies that run beside it and change nothing.
+    pub shadow: Vec<strategy::Kind>,
+    /// Strategies that have a share of the visitors.
+    #[serde(serialize_with = "split_as_table")]
+    pub split: Vec<Portion>,
+    /// How long a turn is where the strategy and its shadows take turns; 0: they don't.
+    pub rotate: Span,
     /// The status of a redirected GET or HEAD.
     pub status: RedirectStatus,
     /// The status for every other method.
@@ -42,6 +49,15 @@ pub struct Pool {
     /// The answer to browsers on other origins; none: no CORS header is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors: Option<Cors>,
+}
+
+/// A share of the visitors, by a hash of their addresses, and the strategy that sends them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Portion {
+    /// Which.
+    pub strategy: strategy::Kind,
+    /// Of all visitors, 0 to 1.
+    pub share: Share,
 }
 
 /// One server that visitors are sent to.
@@ -105,6 +121,10 @@ pub(super) fn as_table<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S
     serializer.collect_map(pools.iter().map(|pool| (pool.name.as_str(), pool)))
 }
 
+fn split_as_table<S: Serializer>(split: &[Portion], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(split.iter().map(|portion| (portion.strategy.name(), portion.share)))
+}
+
 /// Reads every pool; those whose name is none are noted and left out.
 pub(super) fn read_all(pools: Section<'_>) -> Vec<Pool> {
     const TAKES: &str =
@@ -120,11 +140,25 @@ pub(super) fn read_all(pools: Section<'_>) -> Vec<Pool> {
 }
 
 impl Pool {
+    /// All its strategies: the one that sends visitors, those of the split, the shadows.
+    pub fn strategies(&self) -> impl Iterator<Item = strategy::Kind> + '_ {
+        let split = self.split.iter().map(|portion| portion.strategy);
+        std::iter::once(self.strategy).chain(split).chain(self.shadow.iter().copied())
+    }
+
     fn read(name: PoolName, mut section: Section<'_>) -> Self {
         let pool = Self {
             hosts: section.list("hosts").unwrap_or_default(),
             path_prefix: section.or("path_prefix", PathPrefix::default()),
             strategy: section.or("strategy", strategy::Kind::default()),
+            shadow: section.list("shadow").unwrap_or_default(),
+            split: section.section("split").map(read_split).unwrap_or_default(),
+            rotate: section.within(
+                "rotate",
+                Span::seconds(0),
+                "0s, or a duration from 10s to 1 day",
+                |span| span.0.is_zero() || (10..=24 * 3600).contains(&span.0.as_secs()),
+            ),
             status: section.or("status", RedirectStatus::FOUND),
             status_other: section.or("status_other", RedirectStatus::TEMPORARY),
             panic_threshold: section.or("panic_threshold", Share(1.0)),
@@ -138,6 +172,15 @@ impl Pool {
         section.finish();
         pool
     }
+}
+
+/// Reads `split`: a share behind each strategy's name.
+fn read_split(mut section: Section<'_>) -> Vec<Portion> {
+    let portion =
+        |strategy: strategy::Kind| section.optional(strategy.name()).map(|share| Portion { strategy, share });
+    let split = strategy::Kind::ALL.into_iter().filter_map(portion).collect();
+    section.finish();
+    split
 }
 
 /// Reads `backends`: tables, or the short form `"3*https://b.example.com"`.

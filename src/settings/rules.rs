@@ -40,6 +40,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
             warnings.extend(downgrade(pool, settings));
         }
         probes(pool, &mut warnings);
+        strategies(pool, notes);
         if let Some(pin) = &pool.pin {
             pins(pool, pin, notes, &mut warnings);
         }
@@ -114,6 +115,42 @@ fn backends(pool: &Pool, notes: &Notes) {
                     backend.id.as_str()
                 ),
             );
+        }
+    }
+}
+
+/// Each strategy has one role, so that its figures are of one kind.
+fn strategies(pool: &Pool, notes: &Notes) {
+    let mut seen = vec![pool.strategy];
+    for portion in &pool.split {
+        if seen.contains(&portion.strategy) {
+            let name = portion.strategy.name();
+            let text = format!("{name:?} is the pool's strategy already, takes another");
+            notes.problem(&key(pool, &format!("split.{name}")), text);
+        }
+        seen.push(portion.strategy);
+    }
+    for (index, shadow) in pool.shadow.iter().enumerate() {
+        if seen.contains(shadow) {
+            let text = format!("{:?} is a strategy of this pool already, takes another", shadow.name());
+            notes.problem(&key(pool, &format!("shadow[{index}]")), text);
+        }
+        seen.push(*shadow);
+    }
+    let split: f64 = pool.split.iter().map(|portion| portion.share.0).sum();
+    if split > 1.0 {
+        notes.problem(&key(pool, "split"), format!("its shares add up to {split}, take 1 at most together"));
+    }
+    if !pool.rotate.0.is_zero() {
+        let rotate = key(pool, "rotate");
+        if pool.shadow.is_empty() && !notes.is_wrong(&key(pool, "shadow")) {
+            notes.problem(
+                &rotate,
+                "there is no shadow to take turns with, takes 0s, or a strategy in `shadow`",
+            );
+        }
+        if !pool.split.is_empty() {
+            notes.problem(&rotate, "stands beside `split`, which would blur each turn; set one of them");
         }
     }
 }

@@ -25,6 +25,7 @@ mod fuzz_seeds;
 
 // What the operator sees.
 mod balance;
+mod comparing;
 mod metrics;
 mod access_log;
 mod api;

@@ -17,11 +17,13 @@ const TWO_POOLS: &str = r#"
 "#;
 
 /// Every name that DESIGN gives and there is something to count for yet.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 22] = [
     "signpost_redirects_total",
     "signpost_responses_total",
     "signpost_refusals_total",
     "signpost_pick_duration_seconds_bucket",
+    "signpost_strategy_live",
+    "signpost_strategy_picks_total",
     "signpost_pins_rejected_total",
     "signpost_backend_weight",
     "signpost_backend_state",

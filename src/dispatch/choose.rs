@@ -1,0 +1,73 @@
+//! Where a visitor is sent: by its pin, else by the strategy whose visitor it is; and what the pool's other strategies
+//! would have done.
+
+use std::time::Instant;
+
+use http::HeaderMap;
+
+use super::Worker;
+use crate::clock::Moment;
+use crate::fleet::{Keeps, Pool, Role, Roster};
+use crate::outcome::{Choice, Decision, Refusal};
+use crate::pin::{self, Pinned};
+use crate::strategy::Turn;
+use crate::visit::Visit;
+
+/// One pick in this many is timed: two looks at the clock cost more than a pick.
+const TIMED: u32 = 64;
+
+impl Worker {
+    /// What the visitor's cookies say, where the pool pins at all.
+    pub(super) fn pinned(&self, roster: &Roster, headers: &HeaderMap, now: u64) -> Pinned {
+        let Some(pins) = &roster.pins else { return Pinned::No };
+        pin::read(pins, headers, now, |rejection| self.counter.pin_rejected(roster, rejection))
+    }
+
+    /// Keeps the visitor where its pin says, else lets the strategy pick. A pinned visitor takes no turn of it.
+    pub(super) fn choose(&self, pool: &Pool, visit: &Visit<'_>, pinned: Pinned) -> Result<Choice, Refusal> {
+        let roster = &*pool.roster;
+        let mut rng = self.rng.borrow_mut();
+        let now = if roster.reads_clock { self.clock.now() } else { Moment::default() };
+        let turn = &mut Turn { rng: &mut rng, key: 0, now };
+        let arm =
+            if pool.roles.split.is_empty() { pool.roles.live } else { pool.roles.sender(visit.came.hash()) };
+        let choice = match pinned {
+            Pinned::To { backend, half_over } if pool.keeps[backend] != Keeps::No => {
+                let pin = half_over && pool.keeps[backend] == Keeps::AndRenews;
+                Choice { arm, backend, decision: Decision::Pinned, pin }
+            }
+            _ => {
+                let had_pin = matches!(pinned, Pinned::To { .. } | Pinned::Gone);
+                let decision = if had_pin { Decision::Repinned } else { Decision::Picked };
+                let backend = self.pick(pool, arm, turn).ok_or(Refusal::NoBackend)?;
+                Choice { arm, backend, decision, pin: roster.pins.is_some() }
+            }
+        };
+        if pool.has_shadows {
+            self.shadow(pool, choice, turn);
+        }
+        Ok(choice)
+    }
+
+    /// Has the pool's shadows pick too, on their own state, and counts what they say to what was chosen.
+    fn shadow(&self, pool: &Pool, choice: Choice, turn: &mut Turn<'_>) {
+        let arms = pool.roster.arms.iter().zip(&pool.arms).enumerate();
+        for (index, (arm, _)) in arms.filter(|(_, (_, active))| active.role == Role::Shadow) {
+            let Some(backend) = self.pick(pool, index, turn) else { continue };
+            self.counter.shadowed(arm, backend, choice);
+        }
+    }
+
+    /// Runs a strategy.
+    fn pick(&self, pool: &Pool, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
+        let number = self.picks.get();
+        self.picks.set(number.wrapping_add(1));
+        if !number.is_multiple_of(TIMED) {
+            return pool.pick(arm, turn);
+        }
+        let started = Instant::now();
+        let picked = pool.pick(arm, turn);
+        self.counter.pick(&pool.roster.arms[arm], started.elapsed());
+        picked
+    }
+}

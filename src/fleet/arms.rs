@@ -1,0 +1,117 @@
+//! The strategies of a pool: the one that sends visitors, those that have a share of them, and those that only run
+//! beside it to be compared.
+
+use super::Slot;
+use crate::listed::listed;
+use crate::strategy::{Kind, Strategy};
+
+listed! {
+    /// What a strategy of a pool is for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Role {
+        /// Sends all visitors, but those of a split.
+        Live,
+        /// Sends a share of the visitors.
+        Split,
+        /// Picks for each visitor whom another strategy sends, and sends nobody.
+        Shadow,
+    }
+}
+
+impl Role {
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Split => "split",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+/// One strategy of a pool, whatever its role is, and where it is counted.
+#[derive(Debug)]
+pub struct Arm {
+    /// Which it is. A pool has each at most once.
+    pub kind: Kind,
+    /// Where its own counts begin: how long picks take, how often it disagrees.
+    pub slot: Slot,
+    /// Where its counts of each backend of the roster begin.
+    pub counts: Box<[Slot]>,
+}
+
+/// What the arms of a roster do. Arms are named by their place there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// The one that sends visitors.
+    pub live: usize,
+    /// The ones that have a share of them.
+    pub split: Box<[Portion]>,
+}
+
+/// A share of the visitors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// Those are in it whose hash of 32 bits is below this and not in a portion before.
+    pub below: u64,
+    /// The arm that sends them.
+    pub arm: usize,
+}
+
+impl Roles {
+    /// One strategy alone.
+    pub fn alone() -> Self {
+        Self { live: 0, split: Box::default() }
+    }
+
+    /// What an arm is for.
+    pub fn of(&self, arm: usize) -> Role {
+        if arm == self.live {
+            Role::Live
+        } else if self.split.iter().any(|portion| portion.arm == arm) {
+            Role::Split
+        } else {
+            Role::Shadow
+        }
+    }
+
+    /// The arm that sends a visitor, `visitor` being a hash of who that is, even over all 32 bits.
+    pub fn sender(&self, visitor: u32) -> usize {
+        self.split
+            .iter()
+            .find(|portion| u64::from(visitor) < portion.below)
+            .map_or(self.live, |portion| portion.arm)
+    }
+}
+
+/// An arm at work.
+#[derive(Debug)]
+pub struct Active {
+    /// What it is for.
+    pub role: Role,
+    /// Over those who may be picked, where there is somebody.
+    pub(super) strategy: Option<Strategy>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_takes_its_share_of_hashes() {
+        let tenth = u32::MAX / 10;
+        let split = [Portion { below: tenth.into(), arm: 2 }, Portion { below: (3 * tenth).into(), arm: 1 }];
+        let roles = Roles { live: 3, split: split.into() };
+        for (visitor, arm) in
+            [(0, 2), (tenth - 1, 2), (tenth, 1), (3 * tenth - 1, 1), (3 * tenth, 3), (u32::MAX, 3)]
+        {
+            assert_eq!(roles.sender(visitor), arm, "{visitor}");
+        }
+        assert_eq!(
+            [0, 1, 2, 3].map(|arm| roles.of(arm)),
+            [Role::Shadow, Role::Split, Role::Split, Role::Live]
+        );
+        assert_eq!(Roles::alone().sender(0), 0);
+    }
+}
