@@ -29,6 +29,7 @@ pub mod access_log;
 pub mod fleet;
 pub mod strategy;
 pub mod clock;
+pub mod imbalance;
 mod listed;
 
 // Keeping fleet and certificates true.

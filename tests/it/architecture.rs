@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 28] = [
+const MAY_IMPORT: [(&str, &[&str]); 29] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -82,6 +82,7 @@ const MAY_IMPORT: [(&str, &[&str]); 28] = [
     ("fleet", &["strategy", "listed"]),
     ("strategy", &["clock", "listed"]),
     ("clock", &[]),
+    ("imbalance", &["listed"]),
     ("listed", &[]),
     ("notify", &[]),
     ("descriptors", &[]),
