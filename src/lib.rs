@@ -42,6 +42,7 @@ pub mod settings;
 // The operator's side.
 pub mod admin;
 pub mod metrics;
+pub mod compare;
 pub mod descriptors;
 pub mod telemetry;
 pub mod notify;

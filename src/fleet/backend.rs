@@ -12,7 +12,7 @@ pub struct Backend {
 }
 
 /// A place in the workers' slabs, given by the keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot(pub u32);
 
 /// A share of new visitors relative to the other backends of the pool, 0 to 256; 0: no new visitors.

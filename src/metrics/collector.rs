@@ -11,12 +11,13 @@ use prometheus::{Encoder, TextEncoder};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
-    CLOSED_AT, CODES, CODES_AT, COMPARED_AT, Comparison, HANDSHAKES_AT, Handshake, LIMITS_AT, Limit,
-    OPENED_AT, PANICS_AT, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, REFUSALS_AT, Reloads,
-    Roll, SHADOW_AT,
+    CLOSED_AT, CODES, CODES_AT, COMPARED_AT, Comparison, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT,
+    Limit, OPENED_AT, PANICS_AT, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, REFUSALS_AT,
+    Reloads, Roll, SHADOW_AT,
 };
 use crate::certificates::Place;
 use crate::fleet::{Arm, Backend, Fleet, Pool, Role, Roster, Slot, State, Tier};
+use crate::imbalance::Measure;
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
 
@@ -30,6 +31,8 @@ pub struct Sources {
     pub dropped_lines: Vec<ErrorCounter>,
     /// How reloads went.
     pub reloads: Arc<Reloads>,
+    /// How evenly strategies spread visitors and load.
+    pub imbalances: Arc<Imbalances>,
     /// The version of this program.
     pub version: &'static str,
 }
@@ -97,6 +100,7 @@ impl Collector for Signpost {
         families.extend(self.reloads());
         families.extend([self.redirects(&fleet), self.picks(&fleet)]);
         families.extend(self.strategies(&fleet));
+        families.extend(self.imbalances());
         families.extend(self.standings(&fleet));
         families.extend([self.rejected_pins(&fleet), fail_open(&fleet)]);
         families.extend([self.probes(&fleet), self.probe_times(&fleet)]);
@@ -330,6 +334,57 @@ impl Signpost {
         ]
     }
 
+    /// How evenly strategies spread visitors, and how even the load is that comes of it.
+    fn imbalances(&self) -> [MetricFamily; 4] {
+        let [mut dispatches, mut now, mut sums, mut observed] = [const { Vec::new() }; 4];
+        for figures in self.sources.imbalances.shown() {
+            let of = [("pool", &*figures.pool), ("strategy", figures.strategy.name())];
+            let measured = |measure: Measure| ("measure", measure.name());
+            dispatches.extend(figures.dispatches.into_iter().flat_map(|imbalance| {
+                let role = ("role", figures.role.name());
+                Measure::ALL
+                    .map(|measure| gauge(&[of[0], of[1], role, measured(measure)], imbalance.get(measure)))
+            }));
+            let Some(load) = &figures.load else { continue };
+            let source = ("source", load.source.name());
+            now.extend(load.now.into_iter().flat_map(|imbalance| {
+                Measure::ALL
+                    .map(|measure| gauge(&[of[0], of[1], source, measured(measure)], imbalance.get(measure)))
+            }));
+            sums.extend(Measure::ALL.map(|measure| {
+                let sum = load.so_far.sums[measure as usize];
+                counter(&[of[0], of[1], source, measured(measure)], sum)
+            }));
+            observed.push(counter(&[of[0], of[1], source], load.so_far.observed));
+        }
+        [
+            family(
+                "signpost_dispatch_imbalance",
+                "How unevenly a strategy sent visitors of the last minute or so, per weight; a shadow: would have.",
+                MetricType::GAUGE,
+                dispatches,
+            ),
+            family(
+                "signpost_load_imbalance",
+                "How uneven the load is that a strategy makes, over capacity; modelled: would make.",
+                MetricType::GAUGE,
+                now,
+            ),
+            family(
+                "signpost_load_imbalance_seconds_total",
+                "The same summed up over time, the beginning of each turn left out.",
+                MetricType::COUNTER,
+                sums,
+            ),
+            family(
+                "signpost_load_observed_seconds_total",
+                "For how long that was summed up.",
+                MetricType::COUNTER,
+                observed,
+            ),
+        ]
+    }
+
     /// A histogram whose buckets, one more for what is over, and sum stand at `at`; `unit` of its counts are a second.
     fn histogram(&self, labels: &[(&str, &str)], slot: Slot, at: usize, bounds: &[u64], unit: f64) -> Metric {
         let mut count = 0;
@@ -490,13 +545,30 @@ fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
     labels.iter().map(pair).collect()
 }
 
-fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
+fn counter(labels: &[(&str, &str)], value: impl Count) -> Metric {
     let mut counter = Counter::default();
-    counter.set_value(value as f64);
+    counter.set_value(value.number());
     let mut metric = Metric::default();
     metric.set_label(pairs(labels));
     metric.set_counter(counter);
     metric
+}
+
+/// What a counter takes.
+trait Count {
+    fn number(self) -> f64;
+}
+
+impl Count for u64 {
+    fn number(self) -> f64 {
+        self as f64
+    }
+}
+
+impl Count for f64 {
+    fn number(self) -> f64 {
+        self
+    }
 }
 
 fn gauge(labels: &[(&str, &str)], value: f64) -> Metric {

@@ -5,6 +5,7 @@
 //! a request and every series stands there with 0 from the start.
 
 mod collector;
+mod imbalances;
 mod roll;
 mod slab;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 pub use collector::{Registry, Sources};
+pub use imbalances::{Figures, Imbalances, Integral, LoadFigures, Source};
 pub use roll::Roll;
 pub use slab::{Slab, Slots};
 

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Slab;
+use super::{SHADOW_AT, Slab};
 use crate::certificates::Published;
 use crate::fleet::Slot;
+use crate::outcome::Decision;
 
 /// The slabs of every thread that counts, and the listeners and certificates that figures are shown of.
 #[derive(Debug)]
@@ -58,6 +59,16 @@ impl Roll {
 
     pub(super) fn certificates(&self) -> Option<Published> {
         self.lists().certificates.clone()
+    }
+
+    /// Visitors that a strategy sent to a backend, by where that is counted.
+    pub fn redirects(&self, slot: Slot) -> u64 {
+        Decision::ALL.map(|decision| self.sum(slot, decision as usize)).iter().sum()
+    }
+
+    /// How often a strategy picked that backend as a shadow.
+    pub fn shadow_picks(&self, slot: Slot) -> u64 {
+        self.sum(slot, SHADOW_AT)
     }
 
     /// One count, over all threads there are and were.

@@ -18,9 +18,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{Readiness, Shown};
 use crate::clients::Clients;
+use crate::compare::Comparer;
 use crate::health::Prober;
 use crate::keeper::Keeper;
-use crate::metrics::{Counter, Registry, Reloads, Roll, Slab, Sources};
+use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources};
 use crate::notify::Notifier;
 use crate::reload::{NewFront, Reloader, Told};
 use crate::server::{Listeners, Places, Speaks};
@@ -82,11 +83,13 @@ pub async fn run(
     let keeper = Keeper::start(settings, counter.clone());
     let (fleet, slots, settled) = (keeper.published(), keeper.slots(), keeper.settled());
     let (roll, reloads) = (Arc::new(Roll::new(own)), Arc::<Reloads>::default());
+    let imbalances = Arc::<Imbalances>::default();
     let registry = Registry::new(Sources {
         fleet: Arc::clone(&fleet),
         roll: Arc::clone(&roll),
         dropped_lines: telemetry.dropped_lines(),
         reloads: Arc::clone(&reloads),
+        imbalances: Arc::clone(&imbalances),
         version: env!("CARGO_PKG_VERSION"),
     })
     .map_err(io::Error::other)?;
@@ -122,6 +125,7 @@ pub async fn run(
     let prober = Prober::new(settings.server.limits.max_probes.0.into(), events.clone(), counter)?;
     tokio::task::spawn_local(prober.run(keeper.targets()));
     tokio::task::spawn_local(keeper.run(changes));
+    tokio::task::spawn_local(Comparer::new(Arc::clone(&fleet), Arc::clone(&ground.roll), imbalances).run());
     if let Some(predecessor) = &mut family.predecessor {
         predecessor.operate_again(&events).await;
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 29] = [
+const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -19,6 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 29] = [
             "health",
             "notify",
             "keeper",
+            "compare",
             "descriptors",
             "dispatch",
             "forwarded",
@@ -71,7 +72,8 @@ const MAY_IMPORT: [(&str, &[&str]); 29] = [
     ("reload", &["descriptors", "keeper", "notify", "metrics", "settings"]),
     ("health", &["descriptors", "keeper", "metrics", "fleet", "settings"]),
     ("keeper", &["settings", "metrics", "fleet", "strategy", "clock"]),
-    ("metrics", &["outcome", "pin", "certificates", "fleet", "listed"]),
+    ("compare", &["metrics", "fleet", "imbalance"]),
+    ("metrics", &["outcome", "pin", "certificates", "fleet", "strategy", "imbalance", "listed"]),
     ("access_log", &["outcome", "fleet"]),
     ("forwarded", &["visit"]),
     ("visit", &["outcome", "fleet"]),

@@ -100,3 +100,27 @@ fn strategies_take_turns_and_each_is_counted_in_its_own() {
     assert_eq!(picks(&signpost, first[1], "live").iter().sum::<f64>(), before + 30.0);
     signpost.wait_for_log("another strategy sends visitors");
 }
+
+#[test]
+fn how_evenly_a_strategy_sends_is_shown_beside_its_shadows() {
+    let signpost = pool("shadow = ['random']");
+    let imbalance = |strategy: &str, role: &str, measure: &str| {
+        let labels = [("strategy", strategy), ("role", role), ("measure", measure)];
+        crate::harness::series(&signpost.metrics(), "signpost_dispatch_imbalance", &labels)
+    };
+    assert_eq!(imbalance("random", "shadow", "jain"), None, "nobody came yet");
+    let mut connection = signpost.connect();
+    wait_until("what was sent shows", || {
+        (0..30).for_each(|_| drop(connection.request("GET", "/", &[])));
+        imbalance("random", "shadow", "jain").is_some()
+    });
+    for (role, strategy) in [("live", "round_robin"), ("shadow", "random")] {
+        assert!(imbalance(strategy, role, "highest_over_mean").unwrap() >= 1.0);
+        assert!(imbalance(strategy, role, "jain").unwrap() <= 1.0);
+        assert!(imbalance(strategy, role, "variation").unwrap() >= 0.0);
+    }
+    assert!(
+        imbalance("round_robin", "live", "variation") < imbalance("random", "shadow", "variation"),
+        "turns are more even than dice"
+    );
+}

@@ -1,0 +1,99 @@
+//! How unevenly each strategy of each pool spreads visitors and load: worked out by `compare`, shown at a scrape.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::fleet::Role;
+use crate::imbalance::{Imbalance, Measure};
+use crate::listed::listed;
+use crate::strategy::Kind;
+
+listed! {
+    /// How a load is known.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Source {
+        /// By what backends report, carried on from one report to the next.
+        Reported,
+        /// By what a shadow would have sent where: nobody has seen this load.
+        Modelled,
+    }
+}
+
+impl Source {
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Modelled => "modelled",
+        }
+    }
+}
+
+/// The figures of one strategy in one role.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The pool's name.
+    pub pool: Box<str>,
+    /// The strategy.
+    pub strategy: Kind,
+    /// What it is for now.
+    pub role: Role,
+    /// Of what it sent or picked lately, per weight; `None` where that is nothing.
+    pub dispatches: Option<Imbalance>,
+    /// Of the load it makes, where that is known.
+    pub load: Option<LoadFigures>,
+}
+
+/// How even the load of a strategy is.
+#[derive(Clone, Debug)]
+pub struct LoadFigures {
+    /// How that is known.
+    pub source: Source,
+    /// Now; `None` where there is no load, or where it is not this strategy's yet.
+    pub now: Option<Imbalance>,
+    /// Over time.
+    pub so_far: Integral,
+}
+
+/// Measures over time: each is the sum of what it was times how long it was so.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Integral {
+    /// In seconds, in the order of [`Measure::ALL`].
+    pub sums: [f64; Measure::ALL.len()],
+    /// For how long, in seconds.
+    pub observed: f64,
+}
+
+impl Integral {
+    /// It was so for that long.
+    pub fn add(&mut self, imbalance: &Imbalance, lasted: Duration) {
+        for (sum, measure) in self.sums.iter_mut().zip(Measure::ALL) {
+            *sum += imbalance.get(measure) * lasted.as_secs_f64();
+        }
+        self.observed += lasted.as_secs_f64();
+    }
+
+    /// The mean of a measure; `None` where nothing was observed.
+    pub fn mean(&self, measure: Measure) -> Option<f64> {
+        (self.observed > 0.0).then(|| self.sums[measure as usize] / self.observed)
+    }
+}
+
+/// What is shown of all of them. Written once a second, read at scrapes.
+#[derive(Debug, Default)]
+pub struct Imbalances(Mutex<Vec<Figures>>);
+
+impl Imbalances {
+    /// Shows these from now on.
+    pub fn publish(&self, figures: Vec<Figures>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+    }
+
+    /// What was published last.
+    pub fn shown(&self) -> Vec<Figures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
