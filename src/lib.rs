@@ -28,6 +28,7 @@ pub mod access_log;
 // The pure core.
 pub mod fleet;
 pub mod strategy;
+pub mod estimate;
 pub mod clock;
 pub mod imbalance;
 mod listed;

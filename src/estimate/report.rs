@@ -1,0 +1,197 @@
+//! A backend's word about its load, checked: what makes no sense is refused before anybody goes by it.
+//!
+//! # Trust
+//! Reports come from the network. A [`Report`] that exists has finite numbers inside known bounds, so that sums and
+//! quotients of them stay finite.
+
+use std::time::Duration;
+
+use crate::listed::listed;
+
+/// What a backend says of itself, as it was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Claim {
+    /// Sessions that are active there now, of all dispatchers' visitors.
+    pub sessions: Option<f64>,
+    /// The share of it that is in use: 1 is full, more is overload.
+    pub utilisation: Option<f64>,
+    /// How many sessions it takes at once.
+    pub capacity: Option<f64>,
+    /// Requests a second that it serves now.
+    pub rate: Option<f64>,
+    /// How many seconds ago that was so; less than 0 where its clock is ahead.
+    pub age: f64,
+}
+
+/// A claim that makes sense: every number is finite, from 0 to [`Self::MOST`], and it says something of the load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report {
+    claim: Claim,
+    age: Duration,
+}
+
+impl Report {
+    /// The largest number of sessions, capacity and rate.
+    pub const MOST: f64 = 1e9;
+    /// The largest utilisation: nobody serves a hundredfold of what they can.
+    pub const MOST_UTILISATION: f64 = 100.0;
+    /// By how much a backend's clock may be ahead; its reports count as new.
+    pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
+    /// Takes a claim that is at most `expires` old.
+    ///
+    /// # Errors
+    /// Why it makes no sense; the first reason in the order of [`Nonsense::ALL`].
+    pub fn new(claim: Claim, expires: Duration) -> Result<Self, Nonsense> {
+        let Claim { sessions, utilisation, capacity, rate, age } = claim;
+        let most = [
+            (sessions, Self::MOST),
+            (utilisation, Self::MOST_UTILISATION),
+            (capacity, Self::MOST),
+            (rate, Self::MOST),
+        ];
+        let claimed = || most.iter().filter_map(|(value, most)| Some(((*value)?, *most)));
+        if claimed().any(|(value, _)| !value.is_finite()) || !age.is_finite() {
+            Err(Nonsense::NotFinite)
+        } else if claimed().any(|(value, _)| value < 0.0) {
+            Err(Nonsense::Negative)
+        } else if claimed().any(|(value, most)| value > most) {
+            Err(Nonsense::TooLarge)
+        } else if capacity == Some(0.0) {
+            Err(Nonsense::NoCapacity)
+        } else if age < -Self::CLOCK_SKEW.as_secs_f64() {
+            Err(Nonsense::Future)
+        } else if age > expires.as_secs_f64() {
+            Err(Nonsense::TooOld)
+        } else if sessions.or(utilisation).or(rate).is_none() {
+            Err(Nonsense::Empty)
+        } else {
+            // At most `expires`, so it fits.
+            let age = Duration::try_from_secs_f64(age.max(0.0)).unwrap_or(expires);
+            Ok(Self { claim, age })
+        }
+    }
+
+    /// Sessions that are active there, of all dispatchers' visitors.
+    pub fn sessions(&self) -> Option<f64> {
+        self.claim.sessions
+    }
+
+    /// The share of it that is in use: 1 is full, more is overload.
+    pub fn utilisation(&self) -> Option<f64> {
+        self.claim.utilisation
+    }
+
+    /// How many sessions it takes at once; more than 0.
+    pub fn capacity(&self) -> Option<f64> {
+        self.claim.capacity
+    }
+
+    /// Requests a second that it serves.
+    pub fn rate(&self) -> Option<f64> {
+        self.claim.rate
+    }
+
+    /// How long ago that was so.
+    pub fn age(&self) -> Duration {
+        self.age
+    }
+}
+
+listed! {
+    /// Why a claim makes no sense.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Nonsense {
+        /// A number is infinite, or none.
+        NotFinite,
+        /// A number is less than 0.
+        Negative,
+        /// A number is beyond [`Report::MOST`] or [`Report::MOST_UTILISATION`].
+        TooLarge,
+        /// A capacity of 0: nothing can be a share of that.
+        NoCapacity,
+        /// It is from the future, by more than [`Report::CLOCK_SKEW`].
+        Future,
+        /// It was too old when it came.
+        TooOld,
+        /// It has neither sessions nor utilisation nor rate.
+        Empty,
+    }
+}
+
+impl Nonsense {
+    /// Its name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotFinite => "not_finite",
+            Self::Negative => "negative",
+            Self::TooLarge => "too_large",
+            Self::NoCapacity => "no_capacity",
+            Self::Future => "future",
+            Self::TooOld => "too_old",
+            Self::Empty => "empty",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EXPIRES: Duration = Duration::from_secs(15);
+
+    fn of(change: impl FnOnce(&mut Claim)) -> Result<Report, Nonsense> {
+        let mut claim = Claim { sessions: Some(3.0), capacity: Some(4.0), ..Claim::default() };
+        change(&mut claim);
+        Report::new(claim, EXPIRES)
+    }
+
+    #[test]
+    fn nonsense_is_told_by_its_name() {
+        let cases: [(fn(&mut Claim), Nonsense); 12] = [
+            (|claim| claim.sessions = Some(f64::NAN), Nonsense::NotFinite),
+            (|claim| claim.rate = Some(f64::INFINITY), Nonsense::NotFinite),
+            (|claim| claim.age = f64::NAN, Nonsense::NotFinite),
+            (|claim| claim.sessions = Some(-1.0), Nonsense::Negative),
+            (|claim| claim.capacity = Some(-1e-9), Nonsense::Negative),
+            (|claim| claim.sessions = Some(1e12), Nonsense::TooLarge),
+            (|claim| claim.utilisation = Some(101.0), Nonsense::TooLarge),
+            (|claim| claim.capacity = Some(0.0), Nonsense::NoCapacity),
+            (|claim| claim.age = -3600.0, Nonsense::Future),
+            (|claim| claim.age = 15.5, Nonsense::TooOld),
+            (|claim| claim.age = 1e300, Nonsense::TooOld),
+            (|claim| claim.sessions = None, Nonsense::Empty),
+        ];
+        for (change, nonsense) in cases {
+            assert_eq!(of(change), Err(nonsense));
+        }
+    }
+
+    #[test]
+    fn sense_is_taken_as_it_is() {
+        let report = of(|claim| claim.age = 15.0).unwrap();
+        assert_eq!((report.sessions(), report.capacity(), report.age()), (Some(3.0), Some(4.0), EXPIRES));
+        let ahead = of(|claim| claim.age = -4.0).unwrap();
+        assert_eq!(ahead.age(), Duration::ZERO, "a clock that is a little ahead");
+        let idle = Report::new(Claim { utilisation: Some(0.0), ..Claim::default() }, EXPIRES);
+        assert_eq!(idle.unwrap().utilisation(), Some(0.0));
+        assert!(of(|claim| claim.sessions = Some(0.0)).is_ok() && of(|claim| claim.rate = Some(0.0)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_taken_is_in_bounds(
+            sessions: Option<f64>, utilisation: Option<f64>, capacity: Option<f64>, rate: Option<f64>, age: f64,
+        ) {
+            let claim = Claim { sessions, utilisation, capacity, rate, age };
+            if let Ok(report) = Report::new(claim, EXPIRES) {
+                for value in [report.sessions(), report.utilisation(), report.capacity(), report.rate()] {
+                    prop_assert!(value.is_none_or(|value| (0.0..=Report::MOST).contains(&value)));
+                }
+                prop_assert!(report.age() <= EXPIRES && report.capacity() != Some(0.0));
+            }
+        }
+    }
+}
