@@ -36,6 +36,7 @@ mod listed;
 // Keeping fleet and certificates true.
 pub mod keeper;
 pub mod health;
+pub mod load;
 pub mod reload;
 pub mod certificates;
 pub mod settings;

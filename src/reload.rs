@@ -217,7 +217,10 @@ impl Reloader {
         let secrets = pools.iter().filter_map(|pool| pool.pin.as_ref()?.secrets_file.clone());
         let roots = pools.iter().filter_map(|pool| pool.health.ca_file.clone());
         let files = self.layers.files.iter().cloned().chain(secrets).chain(roots);
-        let files: Vec<PathBuf> = files.chain(self.current.admin.token_file.clone()).collect();
+        let files: Vec<PathBuf> = files
+            .chain(self.current.admin.token_file.clone())
+            .chain(self.current.admin.load_token_file.clone())
+            .collect();
         let hash = move || {
             let mut hasher = DefaultHasher::new();
             for file in files {

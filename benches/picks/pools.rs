@@ -40,6 +40,7 @@ impl Shape {
             id: format!("b{index}").into(),
             base: format!("http://b{index}.example").into(),
             probes: Slot(0),
+            reports: Slot(0),
         };
         let counts = (0..self.backends).map(|_| Slot(0)).collect();
         Arc::new(Roster {
@@ -55,6 +56,7 @@ impl Shape {
             cors: None,
             has_base_path: false,
             is_probed: false,
+            reports_expire: None,
             slot: Slot(0),
             probe_times: Slot(0),
         })

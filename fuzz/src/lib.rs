@@ -3,16 +3,20 @@
 use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use http::header::{COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use signpost::clients::Clients;
 use signpost::dispatch::{Policy, Worker, dispatch};
+use signpost::estimate::Report;
 use signpost::forwarded::{Field, Trust};
 use signpost::keeper::Keeper;
-use signpost::metrics::Counter;
+use signpost::load;
+use signpost::load::agent::Line;
+use signpost::metrics::{Counter, Told};
 use signpost::server::proxy_protocol::{Header, MAX, Parsed, parse};
-use signpost::settings::{Flags, Layers, Settings};
+use signpost::settings::{Flags, Layers, Leaf as _, LoadUnit, Pointer, Settings};
 use signpost::visit::Came;
 
 const BASE: &str = "https://b.example:8443/base";
@@ -122,6 +126,36 @@ pub fn proxy_protocol(data: &[u8]) {
     let line = format!("PROXY {family} {client} {client} 1 65535\r\n");
     let said = Header { client: Some(client), by_tls: false };
     assert_eq!(parse(line.as_bytes()), Ok(Parsed::Whole { length: line.len(), header: said }));
+}
+
+/// Whatever a backend says, in whatever form: it is refused, or becomes a report whose numbers are finite and in bounds.
+pub fn load(data: &[u8]) {
+    let expires = Duration::from_secs(15);
+    let line = Line::parse(data);
+    let asked = line.as_ref().ok().and_then(|line| line.claim()).map(Ok);
+    let mut claims: Vec<_> = asked.into_iter().collect();
+    let root = Pointer::parse("").expect("a pointer");
+    for unit in [LoadUnit::Sessions, LoadUnit::Utilisation, LoadUnit::Percent, LoadUnit::RequestsPerSecond] {
+        claims.extend([load::header(data, unit), load::body(data, &root, unit)]);
+    }
+    claims.push(load::push(data));
+    for claim in claims {
+        match claim.and_then(|claim| Ok(Report::new(claim, expires)?)) {
+            Ok(report) => {
+                let most = [
+                    (report.sessions(), Report::MOST),
+                    (report.utilisation(), Report::MOST_UTILISATION),
+                    (report.capacity(), Report::MOST),
+                    (report.rate(), Report::MOST),
+                ];
+                assert!(
+                    most.iter().all(|(value, most)| value.is_none_or(|value| (0.0..=*most).contains(&value)))
+                );
+                assert!(most.iter().any(|(value, _)| value.is_some()) && report.age() <= expires);
+            }
+            Err(refused) => assert!(!refused.to_string().is_empty() && refused.told() != Told::Ok),
+        }
+    }
 }
 
 /// Each line is `key=value`, a variable: settings load, or say which key is wrong. What loads builds a fleet.

@@ -5,12 +5,13 @@
 //! `127.0.0.1`, and with a name that resolves there it can even read the answers (Caddy's CVE-2026-27589 was
 //! the first of these, DNS rebinding is the second). So `Host` must be an address, `localhost` or a name from
 //! the settings, and a change must not come from another site's page. A token is compared in constant time; off
-//! loopback there is no change without one.
+//! loopback there is no change without one. Backends push their load with a token of their own: every one of them has
+//! it, so it opens nothing else, and the admin's does not stand in for it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN, WWW_AUTHENTICATE,
 };
@@ -21,8 +22,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
+use super::{API_BASE, LOAD};
 use crate::fleet::Host;
-use crate::settings::{Admin, HostPattern};
+use crate::settings::{Admin, HostPattern, Secret};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -34,16 +36,39 @@ pub(super) struct Guard(Arc<Rules>);
 struct Rules {
     /// Names besides addresses and `localhost`.
     hosts: Vec<HostPattern>,
+    /// For changes by the operator.
+    admin: Key,
+    /// For backends that push their load.
+    load: Key,
+    on_loopback: bool,
+}
+
+/// What must be shown for some of the changes.
+#[derive(Debug)]
+struct Key {
     /// A hash of the token: of one length whatever the token's.
     token: Option<[u8; 32]>,
-    on_loopback: bool,
+    /// What is told who has none, and none is set.
+    none: &'static str,
+    /// What is told who does not show it.
+    wrong: &'static str,
 }
 
 impl Guard {
     pub(super) fn new(settings: &Admin, address: SocketAddr) -> Self {
+        let hash = |token: &Option<Secret>| token.as_ref().map(|token| Sha256::digest(token.expose()).into());
         Self(Arc::new(Rules {
             hosts: settings.hosts.clone(),
-            token: settings.token.as_ref().map(|token| Sha256::digest(token.expose()).into()),
+            admin: Key {
+                token: hash(&settings.token),
+                none: "changes need admin.token where the listener is not on loopback",
+                wrong: "changes need the admin token as a bearer token",
+            },
+            load: Key {
+                token: hash(&settings.load_token),
+                none: "pushes need admin.load_token where the listener is not on loopback",
+                wrong: "pushes need the load token as a bearer token",
+            },
             on_loopback: address.ip().is_loopback(),
         }))
     }
@@ -52,8 +77,11 @@ impl Guard {
 /// Lets a request of the API through, or says why not.
 pub(super) async fn guard(State(Guard(rules)): State<Guard>, request: Request, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let path =
+        request.extensions().get::<MatchedPath>().and_then(|path| path.as_str().strip_prefix(API_BASE));
+    let key = if path == Some(LOAD) { &rules.load } else { &rules.admin };
     let verdict = rules.host(request.headers()).and_then(|()| match changes {
-        true => rules.change(request.headers()),
+        true => rules.change(request.headers(), key),
         false => Ok(()),
     });
     match verdict {
@@ -89,7 +117,7 @@ impl Rules {
         }
     }
 
-    fn change(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn change(&self, headers: &HeaderMap, key: &Key) -> Result<(), Problem> {
         let forbidden = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, detail));
         let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
         if !matches!(site, None | Some(b"same-origin" | b"none")) {
@@ -110,18 +138,15 @@ impl Rules {
                 "the body must be application/json",
             ));
         }
-        match &self.token {
+        match &key.token {
             None if self.on_loopback => Ok(()),
-            None => forbidden("changes need admin.token where the listener is not on loopback"),
+            None => forbidden(key.none),
             Some(token) => {
                 let given = bearer(headers).map(Sha256::digest);
                 if given.is_some_and(|given| bool::from(given.as_slice().ct_eq(token))) {
                     Ok(())
                 } else {
-                    Err(Problem::new(
-                        StatusCode::UNAUTHORIZED,
-                        "changes need the admin token as a bearer token",
-                    ))
+                    Err(Problem::new(StatusCode::UNAUTHORIZED, key.wrong))
                 }
             }
         }

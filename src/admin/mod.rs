@@ -8,6 +8,7 @@
 //! | `GET /api/v1/openapi.json` | all of this for a program, OpenAPI 3.1 |
 //! | `GET /api/v1/pools` | every pool and backend, where it stands, JSON |
 //! | `PATCH /api/v1/pools/{pool}/backends/{id}` | drain a backend, change its weight, … |
+//! | `PUT /api/v1/pools/{pool}/backends/{id}/load` | a backend tells its load |
 //! | `POST /api/v1/reload` | read the settings again |
 //!
 //! # Trust
@@ -17,6 +18,7 @@
 mod api;
 mod guard;
 mod healthcheck;
+mod load;
 mod problem;
 
 use std::convert::Infallible;
@@ -36,7 +38,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, patch, post};
+use axum::routing::{MethodRouter, get, patch, post, put};
 use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
@@ -111,6 +113,8 @@ pub struct Shown {
     pub events: mpsc::Sender<Event>,
     /// Whether a successor has been told how things stand: nothing may change then.
     pub handing_over: Arc<AtomicBool>,
+    /// The control thread's.
+    pub counter: Counter,
     /// The way to who reloads; `None` where the settings are fixed.
     pub reloads: Option<mpsc::Sender<ReloadAnswer>>,
 }
@@ -128,12 +132,16 @@ const OPEN: [Endpoint; 3] =
 /// Where the API begins.
 const API_BASE: &str = "/api/v1";
 
+/// Where a backend tells its load, below that: what the guard asks another token for.
+const LOAD: &str = "/pools/{pool}/backends/{id}/load";
+
 /// The API below [`API_BASE`], which the guard stands before. `openapi.json` describes these and those above; a
 /// test holds that.
-const API: [Endpoint; 4] = [
+const API: [Endpoint; 5] = [
     ("/openapi.json", || get(api::openapi)),
     ("/pools", || get(api::pools)),
     ("/pools/{pool}/backends/{id}", || patch(api::change_backend)),
+    (LOAD, || put(load::push)),
     ("/reload", || post(api::reload)),
 ];
 

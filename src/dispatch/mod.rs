@@ -283,7 +283,8 @@ mod tests {
     /// For one pool of one backend; the route leads to that one, or to one that is not there. The settings would
     /// refuse a pool where nobody has weight.
     fn worker(weight: u16, route_to: usize) -> Worker {
-        let backend = Backend { id: "a".into(), base: "http://a".into(), probes: Slot(103) };
+        let backend =
+            Backend { id: "a".into(), base: "http://a".into(), probes: Slot(103), reports: Slot(111) };
         let arm = Arm { kind: Kind::RoundRobin, slot: Slot(150), counts: [Slot(100)].into() };
         let roster = Roster {
             name: "p".into(),
@@ -298,6 +299,7 @@ mod tests {
             cors: None,
             has_base_path: false,
             is_probed: false,
+            reports_expire: None,
             slot: Slot(200),
             probe_times: Slot(300),
         };

@@ -132,6 +132,21 @@ impl Nonsense {
             Self::Empty => "empty",
         }
     }
+
+    /// What would have made sense, for who sent it.
+    pub const fn takes(self) -> &'static str {
+        match self {
+            Self::NotFinite => "a number is not finite, takes finite ones",
+            Self::Negative => "a number is below 0, takes none that is",
+            Self::TooLarge => {
+                "a number is beyond all measure, takes a utilisation up to 100 and others up to 1e9"
+            }
+            Self::NoCapacity => "capacity is 0, takes more than that",
+            Self::Future => "it is from the future, takes a time that is past by this machine's clock",
+            Self::TooOld => "it is older than reports of this pool may be (load.expires)",
+            Self::Empty => "it says nothing of the load, takes sessions, utilisation or requests_per_second",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,7 +165,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_told_by_its_name() {
-        let cases: [(fn(&mut Claim), Nonsense); 12] = [
+        type Change = fn(&mut Claim);
+        let cases: [(Change, Nonsense); 12] = [
             (|claim| claim.sessions = Some(f64::NAN), Nonsense::NotFinite),
             (|claim| claim.rate = Some(f64::INFINITY), Nonsense::NotFinite),
             (|claim| claim.age = f64::NAN, Nonsense::NotFinite),

@@ -9,6 +9,8 @@ pub struct Backend {
     pub base: Box<str>,
     /// Where its probes are counted.
     pub probes: Slot,
+    /// Where its load reports are counted.
+    pub reports: Slot,
 }
 
 /// A place in the workers' slabs, given by the keeper.

@@ -2,10 +2,11 @@
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{Active, Admin, Arm, Backend, Cors, Health, Pins, Ramp, Role, Roles, Slot, Standing};
+use super::{Active, Admin, Arm, Backend, Cors, Health, Percent, Pins, Ramp, Role, Roles, Slot, Standing};
 use crate::listed::listed;
 use crate::strategy::{Memory, Share, Strategy, Turn, Weights};
 
@@ -56,6 +57,8 @@ pub struct Roster {
     pub has_base_path: bool,
     /// Whether its backends are probed.
     pub is_probed: bool,
+    /// How long load reports of its backends hold; `None` where it takes none.
+    pub reports_expire: Option<Duration>,
     /// Where the pool's own counts begin in a worker's slab.
     pub slot: Slot,
     /// Where the times of its probes are counted.
@@ -154,13 +157,22 @@ fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
     }
 }
 
-/// What the strategy is told of the eligible. While somebody is in slow start all weights count in tenths.
+/// What the strategy is told of the eligible. While somebody is in slow start all weights count in tenths, and while
+/// an agent asks for less than all of its backend's, in hundredths.
 fn shares(standings: &[Standing], eligible: &[u32], tier: Tier) -> Vec<Share> {
     let of = |&index: &u32| &standings[index as usize];
-    let ramping = tier != Tier::FailOpen && eligible.iter().any(|index| of(index).ramp < Ramp::FULL);
+    let some =
+        |is: fn(&Standing) -> bool| tier != Tier::FailOpen && eligible.iter().any(|index| is(of(index)));
+    let (ramping, asked) =
+        (some(|standing| standing.ramp < Ramp::FULL), some(|standing| standing.percent < Percent::ALL));
     let share = |index: &u32| {
-        let tenths = if ramping { of(index).ramp.tenths() } else { 1 };
-        let weight = NonZeroU16::new(of(index).weight.get() * tenths)?;
+        let tenths = of(index).ramp.tenths();
+        let parts = match (ramping, asked) {
+            (false, false) => 1,
+            (true, false) => tenths,
+            (_, true) => (tenths * of(index).percent.get()).div_ceil(Ramp::STEPS.into()),
+        };
+        let weight = NonZeroU16::new(of(index).weight.get() * parts)?;
         // The settings take no more backends than have a place.
         Some(Share { backend: u16::try_from(*index).ok()?, weight })
     };
@@ -267,6 +279,12 @@ mod tests {
         standings[1].ramp = Ramp::after(1);
         assert_eq!(of(&standings, Tier::Primaries), [30, 2]);
         assert_eq!(of(&standings, Tier::FailOpen), [3, 1]);
+        standings[0].percent = Percent::new(50);
+        assert_eq!(of(&standings, Tier::Primaries), [150, 20], "hundredths where an agent asks");
+        standings[1].ramp = Ramp::FULL;
+        assert_eq!(of(&standings, Tier::Primaries), [150, 100]);
+        standings[0].percent = Percent::new(0);
+        assert!(!standings[0].is_active());
         assert_eq!(
             [Ramp::after(0).tenths(), Ramp::after(9).tenths(), Ramp::after(200).tenths()],
             [1, 10, 10]

@@ -63,6 +63,25 @@ impl Ramp {
     }
 }
 
+/// How much of its weight a backend's agent asks for, in hundredths, 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u8);
+
+impl Percent {
+    /// All of it.
+    pub const ALL: Self = Self(100);
+
+    /// More than all is all.
+    pub fn new(percent: u32) -> Self {
+        Self(percent.min(100) as u8)
+    }
+
+    /// Hundredths of the weight, 0 to 100.
+    pub fn get(self) -> u16 {
+        self.0.into()
+    }
+}
+
 /// Where one backend stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -76,6 +95,8 @@ pub struct Standing {
     pub backup: bool,
     /// How far its slow start has come.
     pub ramp: Ramp,
+    /// How much of its weight its agent asks for.
+    pub percent: Percent,
     /// Added at run time and waiting for its first probe: picked only where nobody else is up.
     pub waits: bool,
     /// Down, but not for so long that those who are pinned to it are sent elsewhere.
@@ -97,6 +118,7 @@ impl Standing {
             health: Health::Unknown,
             backup: false,
             ramp: Ramp::FULL,
+            percent: Percent::ALL,
             waits: false,
             held: false,
             admin_is_set: false,
@@ -107,7 +129,7 @@ impl Standing {
 
     /// Whether it is meant to get new visitors, up or not.
     pub fn is_active(&self) -> bool {
-        self.admin == Admin::Active && !self.weight.is_zero()
+        self.admin == Admin::Active && !self.weight.is_zero() && self.percent.get() > 0
     }
 
     /// Whether it would answer them.
@@ -115,9 +137,10 @@ impl Standing {
         self.health != Health::Down && !self.waits
     }
 
-    /// Its weight times the tenths of its slow start, which may be no whole number.
+    /// Its weight times the tenths of its slow start and what its agent asks for, which may be no whole number.
     pub fn weight_in_effect(&self) -> f64 {
-        f64::from(self.weight.get() * self.ramp.tenths()) / f64::from(Ramp::STEPS)
+        let ramped = f64::from(self.weight.get() * self.ramp.tenths()) / f64::from(Ramp::STEPS);
+        ramped * f64::from(self.percent.get()) / 100.0
     }
 
     /// Its state in metrics and API.

@@ -3,9 +3,12 @@
 //! Each target has a task of its own that probes, counts, and tells the keeper when a `verdict` changes. It all
 //! runs on the control runtime, away from the workers. How often, how long and how many in a row are settings; how
 //! many probes run at once is bounded over all pools, and their times are spread, so that thousands of backends
-//! make no bursts.
+//! make no bursts. What an answer says of the backend's load goes to the keeper as well, and so do the lines of agents,
+//! which are asked at the same pace.
 
+mod agent;
 mod probe;
+mod reports;
 mod resolver;
 mod tls;
 mod verdict;
@@ -25,7 +28,9 @@ use tokio::task::JoinHandle;
 use crate::fleet::Health;
 use crate::keeper::{Event, Target};
 use crate::metrics::{Counter, Probe};
-use probe::{Failure, Tools};
+use crate::settings::LoadSource;
+use probe::{Failure, Heard, Tools};
+use reports::Reports;
 use resolver::Resolver;
 use verdict::Verdict;
 
@@ -43,16 +48,16 @@ struct Shared {
     counter: Counter,
 }
 
-/// A target that is probed. Its task ends with this.
+/// A target that is probed, or whose agent is asked. Its tasks end with this.
 struct Running {
     target: Arc<Target>,
     health: Rc<Cell<Health>>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -102,8 +107,16 @@ impl Prober {
 
     fn begin(&self, target: Arc<Target>, health: Health, spread: Duration) -> Running {
         let known = Rc::new(Cell::new(health));
-        let work = watch_over(Rc::clone(&self.shared), Arc::clone(&target), Rc::clone(&known), spread);
-        Running { target, health: known, task: tokio::task::spawn_local(work) }
+        let mut tasks = Vec::new();
+        if target.health.is_on() {
+            let work = watch_over(Rc::clone(&self.shared), Arc::clone(&target), Rc::clone(&known), spread);
+            tasks.push(tokio::task::spawn_local(work));
+        }
+        if target.load.as_ref().is_some_and(|load| load.source == LoadSource::Agent) {
+            let work = agent::listen(Rc::clone(&self.shared), Arc::clone(&target), spread);
+            tasks.push(tokio::task::spawn_local(work));
+        }
+        Running { target, health: known, tasks }
     }
 }
 
@@ -116,14 +129,20 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
     let rules = &*target.health;
     let mut rng: SmallRng = make_rng();
     let mut verdict = Verdict::new(known.get());
-    let first = spread.min(rules.interval.0);
-    if !first.is_zero() {
-        tokio::time::sleep(rng.random_range(Duration::ZERO..first)).await;
-    }
+    let mut reports = Reports::new(Arc::clone(&target));
+    wait_for_turn(&mut rng, spread.min(rules.interval.0)).await;
     loop {
         let began = Instant::now();
         let outcome = probe_once(&shared, &target).await;
-        let failure = outcome.err();
+        let failure = match outcome {
+            Ok(heard) => {
+                if let Some(heard) = heard {
+                    reports.take(&shared, heard).await;
+                }
+                None
+            }
+            Err(failure) => Some(failure),
+        };
         let ok = failure.is_none();
         let is_ours = failure.as_ref().is_some_and(|failure| failure.is_ours);
         let reason = failure.map_or_else(String::new, |failure| failure.reason);
@@ -151,7 +170,14 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
     }
 }
 
-async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<(), Failure> {
+/// Waits for some part of the time over which all who begin together are spread.
+async fn wait_for_turn(rng: &mut SmallRng, spread: Duration) {
+    if !spread.is_zero() {
+        tokio::time::sleep(rng.random_range(Duration::ZERO..spread)).await;
+    }
+}
+
+async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<Heard, Failure> {
     // The semaphore is never closed; waiting for a place is not the backend's fault and does not count.
     let _place = shared.places.acquire().await;
     let began = Instant::now();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -24,9 +24,11 @@ use tokio_rustls::TlsConnector;
 use super::resolver::Resolver;
 use super::tls;
 use crate::descriptors;
+use crate::estimate::Claim;
 use crate::keeper::Target;
+use crate::load::{self, Refused};
 use crate::metrics::Probe;
-use crate::settings::{self, ProbeKind};
+use crate::settings::{self, LoadSource, ProbeKind};
 
 /// The longest answer to a probe, head and body each.
 const MAX_ANSWER: usize = 64 << 10;
@@ -36,6 +38,9 @@ const AGENT: HeaderValue =
 /// The most that is read of one connection, whatever it is: interim answers and the lengths of chunks are without end
 /// too.
 const MAX_BYTES: u64 = 256 << 10;
+
+/// What an answer says of the backend's load; `None` where it is not asked.
+pub(super) type Heard = Option<Result<Claim, Refused>>;
 
 /// What probes share.
 pub(super) struct Tools {
@@ -77,20 +82,26 @@ impl Tools {
     ///
     /// # Errors
     /// Why the backend is not well.
-    pub(super) async fn probe(&self, target: &Target) -> Result<(), Failure> {
+    pub(super) async fn probe(&self, target: &Target) -> Result<Heard, Failure> {
         let stream = self.connect(target).await?;
         match target.health.kind {
             ProbeKind::Http => ask(stream, target).await,
-            ProbeKind::Tcp | ProbeKind::None => Ok(()),
+            ProbeKind::Tcp | ProbeKind::None => Ok(None),
         }
     }
 
-    async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Failure> {
-        let (host, port) = (target.url.host(), target.url.port());
+    /// A connection to a port of the host that is probed. The caller bounds the time.
+    pub(super) async fn connect_to(&self, target: &Target, port: u16) -> Result<TcpStream, Failure> {
+        let host = target.url.host();
         let patience = target.health.timeout.0;
         let addresses = self.resolver.resolve(&host, patience).await;
         let addresses = addresses.map_err(|error| failure(Probe::Dns, format!("{host}: {error}")))?;
-        let socket = connect_one(&addresses, port, patience).await?;
+        connect_one(&addresses, port, patience).await
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Failure> {
+        let host = target.url.host();
+        let socket = self.connect_to(target, target.url.port()).await?;
         if !target.url.is_https() {
             return Ok(Box::new(socket));
         }
@@ -140,7 +151,7 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Sends the request and reads the answer to its end, or to a bound.
-async fn ask(stream: Box<dyn Stream>, target: &Target) -> Result<(), Failure> {
+async fn ask(stream: Box<dyn Stream>, target: &Target) -> Result<Heard, Failure> {
     let protocol = |error: hyper::Error| failure(Probe::Protocol, error);
     let (reader, writer) = split(stream);
     let stream = TokioIo::new(join(reader.take(MAX_BYTES), writer));
@@ -149,7 +160,9 @@ async fn ask(stream: Box<dyn Stream>, target: &Target) -> Result<(), Failure> {
     let answer = async {
         let response = sender.send_request(request(target)?).await.map_err(protocol)?;
         judge(&response, target)?;
-        read_body(response.into_body()).await
+        let (head, body) = response.into_parts();
+        let body = read_body(body).await?;
+        Ok(heard(&head.headers, &body, target))
     };
     tokio::select! {
         answer = answer => answer,
@@ -199,17 +212,32 @@ fn is_here(location: &str, target: &Target) -> bool {
 
 /// Reads to the end of the body: a backend that stops halfway is not well. What is over the bound is a failure too:
 /// reading it each time would cost both sides more than a probe should.
-async fn read_body(mut body: Incoming) -> Result<(), Failure> {
-    let mut left = MAX_ANSWER;
+async fn read_body(mut body: Incoming) -> Result<Vec<u8>, Failure> {
+    let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| failure(Probe::Protocol, error))?;
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        left = left.checked_sub(length).ok_or_else(|| {
-            failure(Probe::Protocol, format!("the body is longer than {} KiB", MAX_ANSWER >> 10))
-        })?;
+        let data = frame.data_ref().map_or(&[][..], |data| data);
+        if read.len() + data.len() > MAX_ANSWER {
+            let reason = format!("the body is longer than {} KiB", MAX_ANSWER >> 10);
+            return Err(failure(Probe::Protocol, reason));
+        }
+        read.extend_from_slice(data);
         if body.is_end_stream() {
             break;
         }
     }
-    Ok(())
+    Ok(read)
+}
+
+/// What the answer of a backend that is well says of its load, where the settings look for it there.
+fn heard(headers: &HeaderMap, body: &[u8], target: &Target) -> Heard {
+    let settings = target.load.as_deref()?;
+    match settings.source {
+        LoadSource::ProbeHeader => Some(match headers.get(&settings.header.0) {
+            Some(value) => load::header(value.as_bytes(), settings.unit),
+            None => Err(Refused::Missing),
+        }),
+        LoadSource::ProbeJson => Some(load::body(body, &settings.field, settings.unit)),
+        LoadSource::Agent | LoadSource::Push => None,
+    }
 }

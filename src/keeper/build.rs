@@ -86,19 +86,21 @@ impl Lasting {
         let pins_end = pool.pin.as_ref().map_or(0, |pin| pin.max_age.0.as_secs() + CLOCK_SKEW);
         pool.backends.iter().zip(vitals).map(move |(backend, vitals)| {
             let set = of_pool.and_then(|set| set.get(backend.id.as_str())).copied().unwrap_or_default();
-            let admin = set.admin.unwrap_or_default();
+            let asked = vitals.asked();
+            let admin = set.admin.unwrap_or(asked.admin());
+            let since = if set.admin.is_some() { set.since } else { asked.since() };
             Standing {
                 admin,
                 weight: set.weight.unwrap_or(backend.weight),
                 health: vitals.health(),
                 backup: backend.backup,
                 ramp: vitals.ramp(now, pool.slow_start.0),
+                percent: asked.percent(now),
                 waits: vitals.waits(now),
                 held: pool.pin.as_ref().is_some_and(|pin| vitals.held(now, pin.hold.0)),
                 admin_is_set: set.admin.is_some(),
                 weight_is_set: set.weight.is_some(),
-                drained_at: (admin == Admin::Draining)
-                    .then(|| set.drained_at.unwrap_or(set.since + pins_end)),
+                drained_at: (admin == Admin::Draining).then(|| set.drained_at.unwrap_or(since + pins_end)),
             }
         })
     }
@@ -115,9 +117,12 @@ impl Lasting {
             |index: usize| last.as_ref().and_then(|(roster, indices)| Some((*roster, indices[index]?)));
         let backend = |(index, backend): (usize, &settings::Backend)| {
             let id = backend.id.as_str();
-            let probes = known(index).map(|(last, at)| last.backends[at].probes);
-            let probes = probes.unwrap_or_else(|| self.slots.probes(name, id));
-            Backend { id: id.into(), base: backend.url.as_str().into(), probes }
+            let known = known(index).map(|(last, at)| &last.backends[at]);
+            let (probes, reports) = match known {
+                Some(known) => (known.probes, known.reports),
+                None => (self.slots.probes(name, id), self.slots.reports(name, id)),
+            };
+            Backend { id: id.into(), base: backend.url.as_str().into(), probes, reports }
         };
         let backends = pool.backends.iter().enumerate();
         let arm = |kind: Kind| {
@@ -145,6 +150,7 @@ impl Lasting {
             cors: pool.cors.as_ref().map(build_cors),
             has_base_path: pool.backends.iter().any(|backend| backend.url.has_path()),
             is_probed: pool.health.is_on(),
+            reports_expire: pool.load.as_ref().map(|load| load.expires.0),
             slot: self.slots.pool(name),
             probe_times: self.slots.probe_times(name),
         }

@@ -8,7 +8,8 @@ use super::Target;
 use super::build::Lasting;
 use super::vitals::Vitals;
 use crate::fleet::{Health, Pool, Portion, Roles, Roster, Tier};
-use crate::settings;
+use crate::load::agent::Line;
+use crate::settings::{self, LoadSource};
 
 /// A pool's settings, what is known of its backends, and the pool that was built of both. Cheap to clone but for the
 /// list of its backends.
@@ -124,19 +125,44 @@ impl Kept {
     ) -> Option<Health> {
         let index = self.index(&target.backend)?;
         self.targets.get(index).filter(|known| known.is_at(target))?;
-        let before = self.vitals[index].health();
+        let before = self.vitals[index].probed();
         if before == health {
             return None;
         }
-        // Asked only where it matters: it may take a look at the whole pool.
-        let recovers = before == Health::Down && health == Health::Up;
-        let others_up = recovers
-            && lasting.standings(&self.settings, &self.vitals, now).enumerate().any(|(other, standing)| {
-                other != index && !standing.backup && standing.is_active() && standing.is_up()
-            });
+        let others_up = self.others_up(index, lasting, now);
         self.vitals[index].note(health, now, others_up);
         self.changed();
         Some(before)
+    }
+
+    /// Whether visitors have somewhere else to go, where a backend is down and may be so no more. Asked only then: it
+    /// may take a look at the whole pool.
+    fn others_up(&self, index: usize, lasting: &Lasting, now: Instant) -> bool {
+        self.vitals[index].health() == Health::Down
+            && lasting.standings(&self.settings, &self.vitals, now).enumerate().any(|(other, standing)| {
+                other != index && !standing.backup && standing.is_active() && standing.is_up()
+            })
+    }
+
+    /// Notes a line of a backend's agent; `None` where that target is none any more.
+    pub(super) fn ask(&mut self, target: &Target, line: Line, lasting: &Lasting, now: Instant) -> Option<()> {
+        let index = self.index(&target.backend)?;
+        self.targets.get(index).filter(|known| known.is_at(target))?;
+        let load = self.settings.load.as_ref()?;
+        let before = *self.vitals[index].asked();
+        let asked = before.after(line, now, unix_now().as_secs(), load.expires.0);
+        let others_up = before.is_down() && !asked.is_down() && self.others_up(index, lasting, now);
+        self.vitals[index].ask(asked, now, others_up);
+        // Where only the end of its percentage moved, it is found out when it was to be.
+        if !asked.is_like(&before, now) {
+            self.changed();
+        }
+        if (asked.admin(), asked.is_down()) != (before.admin(), before.is_down()) {
+            let (pool, backend) = (&*target.pool, &*target.backend);
+            let (admin, is_down) = (asked.admin(), asked.is_down());
+            tracing::info!(pool, backend, ?admin, is_down, "its agent asks for something else");
+        }
+        Some(())
     }
 
     /// Builds the pool anew where something changed.
@@ -213,10 +239,12 @@ fn unix_now() -> Duration {
 }
 
 fn targets(settings: &settings::Pool, roster: &Roster) -> Vec<Arc<Target>> {
-    if !settings.health.is_on() {
+    let asks_agents = settings.load.as_ref().is_some_and(|load| load.source == LoadSource::Agent);
+    if !settings.health.is_on() && !asks_agents {
         return Vec::new();
     }
     let (pool, health): (Arc<str>, _) = (settings.name.as_str().into(), Arc::new(settings.health.clone()));
+    let load = settings.load.clone().map(Arc::new);
     let target = |(backend, built): (&settings::Backend, &crate::fleet::Backend)| {
         Arc::new(Target {
             pool: Arc::clone(&pool),
@@ -225,6 +253,8 @@ fn targets(settings: &settings::Pool, roster: &Roster) -> Vec<Arc<Target>> {
             health: Arc::clone(&health),
             results: built.probes,
             times: roster.probe_times,
+            load: load.clone(),
+            reports: built.reports,
         })
     };
     settings.backends.iter().zip(&roster.backends).map(target).collect()

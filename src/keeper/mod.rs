@@ -5,6 +5,7 @@
 //! probes and the operator said of each backend, the strategies' memory, the places of counts, the key of pools
 //! without secrets. What is to be probed is told to the prober through [`Keeper::targets`].
 
+mod asked;
 mod build;
 mod kept;
 mod vitals;
@@ -17,7 +18,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
+use crate::estimate::Report;
 use crate::fleet::{Admin, Fleet, Health, Routes, Slot, Weight};
+use crate::load::agent::Line;
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
 use build::{Lasting, routes};
@@ -53,6 +56,24 @@ pub enum Event {
         /// Why, for the log.
         reason: String,
     },
+    /// A backend has told its load. Nothing is built for it.
+    Load {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// The backend's id.
+        backend: Arc<str>,
+        /// What it told.
+        report: Report,
+        /// When that came.
+        came: Instant,
+    },
+    /// A backend's agent has said its line.
+    Agent {
+        /// Whose agent. Where that is no target any more, nothing changes.
+        target: Arc<Target>,
+        /// What it said.
+        line: Line,
+    },
     /// Makes the keeper panic.
     #[cfg(test)]
     Panic,
@@ -70,7 +91,7 @@ pub struct Change {
     pub drained_at: Option<u64>,
 }
 
-/// A backend that is to be probed.
+/// A backend that is to be probed, or whose agent is to be asked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The pool's name.
@@ -85,6 +106,10 @@ pub struct Target {
     pub results: Slot,
     /// Where the times of its pool's probes are.
     pub times: Slot,
+    /// Where it tells its load, where it does.
+    pub load: Option<Arc<settings::Load>>,
+    /// Where its load reports are counted.
+    pub reports: Slot,
 }
 
 impl Target {
@@ -264,6 +289,18 @@ impl Keeper {
                     }
                     _ => tracing::info!(pool, backend, was = before.name(), "backend is up"),
                 }
+                None
+            }
+            Event::Load { pool, backend, report, came } => {
+                let kept = self.kept.iter().find(|kept| kept.settings().name.as_str() == &*pool)?;
+                let index = kept.index(&backend)?;
+                tracing::trace!(pool = &*pool, backend = &*backend, index, ?report, ?came, "load");
+                None
+            }
+            Event::Agent { target, line } => {
+                let mut kept = self.kept.iter_mut();
+                let kept = kept.find(|kept| kept.settings().name.as_str() == &*target.pool)?;
+                kept.ask(&target, line, &self.lasting, now)?;
                 None
             }
             #[cfg(test)]

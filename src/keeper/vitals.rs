@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::asked::Asked;
 use crate::fleet::{Health, Ramp};
 
-/// What probes have told of a backend so far. Every method is given the time.
+/// What probes and its agent have told of a backend so far. Every method is given the time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vitals {
-    health: Health,
-    /// When `health` last changed.
+    probed: Health,
+    asked: Asked,
+    /// When [`Self::health`] last changed.
     since: Instant,
     /// When its slow start began, while it is in one.
     ramps_since: Option<Instant>,
@@ -19,19 +21,45 @@ pub(super) struct Vitals {
 impl Vitals {
     /// A backend that nothing is known of; its first probe is waited for until then, where it has one.
     pub(super) fn new(now: Instant, waits_until: Option<Instant>) -> Self {
-        Self { health: Health::Unknown, since: now, ramps_since: None, waits_until }
+        Self { probed: Health::Unknown, asked: Asked::default(), since: now, ramps_since: None, waits_until }
     }
 
+    /// Down where probes or its agent say so.
     pub(super) fn health(&self) -> Health {
-        self.health
+        if self.asked.is_down() { Health::Down } else { self.probed }
+    }
+
+    /// What probes alone say.
+    pub(super) fn probed(&self) -> Health {
+        self.probed
+    }
+
+    /// What its agent asks for.
+    pub(super) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Notes what probes say from now on. `others_up` is whether visitors have somewhere else to go: only then
     /// does a backend that was down begin slowly.
-    pub(super) fn note(&mut self, health: Health, now: Instant, others_up: bool) {
-        let recovered = self.health == Health::Down && health == Health::Up;
-        self.ramps_since = (recovered && others_up).then_some(now);
-        *self = Self { health, since: now, ramps_since: self.ramps_since, waits_until: None };
+    pub(super) fn note(&mut self, probed: Health, now: Instant, others_up: bool) {
+        let before = self.health();
+        self.waits_until = None;
+        self.probed = probed;
+        self.changed(before, now, others_up);
+    }
+
+    /// Notes what its agent asks for from now on; the rest is as in [`Self::note`].
+    pub(super) fn ask(&mut self, asked: Asked, now: Instant, others_up: bool) {
+        let before = self.health();
+        self.asked = asked;
+        self.changed(before, now, others_up);
+    }
+
+    fn changed(&mut self, before: Health, now: Instant, others_up: bool) {
+        if self.health() != before {
+            self.ramps_since = (before == Health::Down && others_up).then_some(now);
+            self.since = now;
+        }
     }
 
     /// How far its slow start has come.
@@ -53,7 +81,7 @@ impl Vitals {
 
     /// Whether it is down, but for less than `hold`.
     pub(super) fn held(&self, now: Instant, hold: Duration) -> bool {
-        self.health == Health::Down && now < self.since + hold
+        self.health() == Health::Down && now < self.since + hold
     }
 
     /// When something of this is next different by the passing of time alone.
@@ -65,7 +93,7 @@ impl Vitals {
         });
         let held = self.held(now, hold).then(|| self.since + hold);
         let waits = self.waits_until.filter(|until| now < *until);
-        [ramp, held, waits].into_iter().flatten().min()
+        [ramp, held, waits, self.asked.expires(now)].into_iter().flatten().min()
     }
 }
 

@@ -13,7 +13,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 use super::{
     CLOSED_AT, CODES, CODES_AT, COMPARED_AT, Comparison, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT,
     Limit, OPENED_AT, PANICS_AT, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, REFUSALS_AT,
-    Reloads, Roll, SHADOW_AT,
+    Reloads, Roll, SHADOW_AT, Told,
 };
 use crate::certificates::Place;
 use crate::fleet::{Arm, Backend, Fleet, Pool, Role, Roster, Slot, State, Tier};
@@ -103,7 +103,7 @@ impl Collector for Signpost {
         families.extend(self.imbalances());
         families.extend(self.standings(&fleet));
         families.extend([self.rejected_pins(&fleet), fail_open(&fleet)]);
-        families.extend([self.probes(&fleet), self.probe_times(&fleet)]);
+        families.extend([self.probes(&fleet), self.probe_times(&fleet), self.reports(&fleet)]);
         // A family may not be empty.
         families.retain(|family| !family.get_metric().is_empty());
         families
@@ -430,6 +430,25 @@ impl Signpost {
             }));
         }
         family("signpost_probe_duration_seconds", "What health checks took.", MetricType::HISTOGRAM, metrics)
+    }
+
+    fn reports(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.reports_expire.is_some()) {
+            for backend in &pool.roster.backends {
+                metrics.extend(Told::ALL.map(|told| {
+                    let labels =
+                        [("pool", &*pool.roster.name), ("backend", &*backend.id), ("result", told.name())];
+                    counter(&labels, self.sum(backend.reports, told as usize))
+                }));
+            }
+        }
+        family(
+            "signpost_load_reports_total",
+            "Load reports of backends, and what became of them.",
+            MetricType::COUNTER,
+            metrics,
+        )
     }
 
     /// Where each backend stands.

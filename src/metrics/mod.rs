@@ -8,6 +8,7 @@ mod collector;
 mod imbalances;
 mod roll;
 mod slab;
+mod told;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +20,7 @@ pub use collector::{Registry, Sources};
 pub use imbalances::{Figures, Imbalances, Integral, LoadFigures, Source};
 pub use roll::Roll;
 pub use slab::{Slab, Slots};
+pub use told::Told;
 
 use crate::fleet::{Arm, Roster, Slot};
 use crate::listed::listed;
@@ -244,6 +246,11 @@ impl Slots {
         self.give(format!("probes/{pool}/{id}"), Probe::ALL.len())
     }
 
+    /// The place of a backend's load reports, whatever the strategy.
+    pub fn reports(&self, pool: &str, id: &str) -> Slot {
+        self.give(format!("reports/{pool}/{id}"), Told::ALL.len())
+    }
+
     /// The place of the times that a pool's probes took.
     pub fn probe_times(&self, pool: &str) -> Slot {
         self.give(format!("probe_times/{pool}"), Probe::ALL.len() * PROBE_TIMES_SIZE)
@@ -328,6 +335,11 @@ impl Counter {
         self.0.add(results, result as usize, 1);
         self.0.add(times, of_result + bucket, 1);
         self.0.add(times, of_result + PROBE_SUM_AT, micros);
+    }
+
+    /// A backend told its load, or should have.
+    pub fn told(&self, reports: Slot, told: Told) {
+        self.0.add(reports, told as usize, 1);
     }
 
     /// A request or a change panicked and was given up.

@@ -104,6 +104,7 @@ pub async fn run(
             readiness: readiness.clone(),
             fleet: Arc::clone(&fleet),
             events: events.clone(),
+            counter: counter.clone(),
             reloads: layers.as_ref().map(|_| ask_reload),
         },
         clock: keeper.clock(),

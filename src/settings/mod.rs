@@ -5,6 +5,7 @@
 mod health;
 mod layers;
 mod listener;
+mod load;
 mod names;
 mod pool;
 mod reader;
@@ -20,6 +21,7 @@ use serde::Serialize;
 pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses, Streak};
 pub use layers::{Flags, Layers};
 pub use listener::Listener;
+pub use load::{FieldName, Load, LoadSource, LoadUnit, Pointer, Port};
 pub use names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 pub use pool::{Backend, Cors, Pin, Pool, Portion};
 pub use reader::Problem;
@@ -111,6 +113,12 @@ pub struct Admin {
     /// A file that holds it, instead of `token`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    /// What a backend must show as a bearer token to push its load; none: pushes on loopback alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_token: Option<Secret>,
+    /// A file that holds it, instead of `load_token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_token_file: Option<PathBuf>,
     /// Names by which the API may be asked, besides addresses and `localhost`.
     pub hosts: Vec<HostPattern>,
 }
@@ -310,6 +318,8 @@ impl Default for Admin {
             listen: Listen((std::net::Ipv4Addr::LOCALHOST, 9090).into()),
             token: None,
             token_file: None,
+            load_token: None,
+            load_token_file: None,
             hosts: Vec::new(),
         }
     }
@@ -319,10 +329,15 @@ impl Admin {
     fn read(mut section: Section<'_>) -> Self {
         let token = section.optional("token").into_iter().collect();
         let (tokens, token_file) = pool::or_from_file(&mut section, "token", token, "token_file");
+        let load_token = section.optional("load_token").into_iter().collect();
+        let (load_tokens, load_token_file) =
+            pool::or_from_file(&mut section, "load_token", load_token, "load_token_file");
         let admin = Self {
             listen: section.or("listen", Self::default().listen),
             token: tokens.into_iter().next(),
             token_file,
+            load_token: load_tokens.into_iter().next(),
+            load_token_file,
             hosts: section.list("hosts").unwrap_or_default(),
         };
         section.finish();

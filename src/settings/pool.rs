@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 use super::health::Health;
+use super::load::Load;
 use super::names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 use super::reader::{self, Notes, Section};
 use super::url::{BackendUrl, WeightedUrl};
@@ -43,6 +44,9 @@ pub struct Pool {
     pub backends: Vec<Backend>,
     /// How they are probed.
     pub health: Health,
+    /// Where they tell their load; none: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<Load>,
     /// The pin cookie; none: no cookie is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<Pin>,
@@ -165,6 +169,7 @@ impl Pool {
             slow_start: section.or("slow_start", Span::seconds(30)),
             backends: read_backends(&mut section),
             health: Health::read(section.section_or_empty("health")),
+            load: section.section("load").map(Load::read),
             pin: section.section("pin").map(|pin| Pin::read(&name, pin)),
             cors: section.section("cors").map(Cors::read),
             name,

@@ -282,7 +282,7 @@ pub(super) fn parse<T: Leaf>(path: &str, value: &Value, notes: &Notes) -> Option
 }
 
 fn is_secret(path: &str) -> bool {
-    path.rsplit('.').next().is_some_and(|key| key.starts_with("secrets[") || key == "token")
+    path.rsplit('.').next().is_some_and(|key| key.starts_with("secrets[") || key.ends_with("token"))
 }
 
 /// A scalar in its written form. Variables and flags are strings, so a string stands for any scalar.

@@ -8,7 +8,7 @@ use super::names::{HostPattern, Origin};
 use super::reader::Notes;
 use super::url::BackendUrl;
 use super::values::{SameSite, SecureAttribute};
-use super::{Cors, Health, Pin, Pool, ProbeKind, Settings};
+use super::{Cors, Health, LoadSource, Pin, Pool, ProbeKind, Settings};
 
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
 pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
@@ -25,6 +25,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     listeners_differ(settings, notes);
     tls_alone(settings, &mut warnings);
     proxies_are_named(settings, notes);
+    tokens_differ(settings, notes);
     if settings.pools.is_empty() && !notes.is_wrong("pools") {
         notes.problem(
             "pools",
@@ -41,6 +42,9 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         }
         probes(pool, &mut warnings);
         strategies(pool, notes);
+        if let Some(load) = &pool.load {
+            super::load::check(pool, load, notes, &mut warnings);
+        }
         if let Some(pin) = &pool.pin {
             pins(pool, pin, notes, &mut warnings);
         }
@@ -82,6 +86,15 @@ fn proxies_are_named(settings: &Settings, notes: &Notes) {
                  beside the networks of the proxies",
             );
         }
+    }
+}
+
+/// Who may push a load may not drain a backend, nor the other way round.
+fn tokens_differ(settings: &Settings, notes: &Notes) {
+    let admin = &settings.admin;
+    if admin.load_token.is_some() && admin.load_token == admin.token {
+        let key = if admin.load_token_file.is_some() { "admin.load_token_file" } else { "admin.load_token" };
+        notes.problem(key, "is the admin's token too, takes one of its own: every backend knows it");
     }
 }
 
@@ -325,6 +338,11 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
     }
 }
 
+/// Whether the backends' agents are asked, at the pace of probes.
+fn asks_agents(pool: &Pool) -> bool {
+    pool.load.as_ref().is_some_and(|load| load.source == LoadSource::Agent)
+}
+
 /// Settings of probes that do nothing where they stand.
 fn probes(pool: &Pool, warnings: &mut Vec<String>) {
     let (health, usual) = (&pool.health, Health::default());
@@ -336,9 +354,9 @@ fn probes(pool: &Pool, warnings: &mut Vec<String>) {
             ("expect", health.expect != usual.expect),
         ],
         ProbeKind::None => vec![
-            ("interval", health.interval != usual.interval),
+            ("interval", health.interval != usual.interval && !asks_agents(pool)),
             ("path", health.path != usual.path),
-            ("timeout", health.timeout != usual.timeout),
+            ("timeout", health.timeout != usual.timeout && !asks_agents(pool)),
         ],
     };
     for (name, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {

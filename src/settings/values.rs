@@ -344,6 +344,15 @@ macro_rules! words {
             $($(#[$variant_doc])* #[serde(rename = $word)] $variant),+
         }
 
+        impl $name {
+            /// As it is written.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),+
+                }
+            }
+        }
+
         impl Leaf for $name {
             fn parse(text: &str) -> Result<Self, String> {
                 match text {

@@ -65,7 +65,7 @@ impl Kind {
 pub struct Share {
     /// What a pick of it returns: its place in the roster, which has 65 536 at the most.
     pub backend: u16,
-    /// Its share of picks relative to the others': at most ten times 256, as weights count in tenths during slow start.
+    /// Its share of picks relative to the others': at most a hundred times 256, as weights may count in hundredths.
     pub weight: NonZeroU16,
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 31] = [
+const MAY_IMPORT: [(&str, &[&str]); 32] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -33,7 +33,7 @@ const MAY_IMPORT: [(&str, &[&str]); 31] = [
         ],
     ),
     ("takeover", &["server", "keeper", "fleet"]),
-    ("admin", &["server", "reload", "keeper", "metrics", "fleet", "settings"]),
+    ("admin", &["server", "reload", "keeper", "load", "estimate", "metrics", "fleet", "settings"]),
     (
         "server",
         &[
@@ -70,10 +70,11 @@ const MAY_IMPORT: [(&str, &[&str]); 31] = [
     ("answer", &["outcome", "visit", "pin", "fleet"]),
     ("telemetry", &["access_log", "settings"]),
     ("reload", &["descriptors", "keeper", "notify", "metrics", "settings"]),
-    ("health", &["descriptors", "keeper", "metrics", "fleet", "settings"]),
-    ("keeper", &["settings", "metrics", "fleet", "strategy", "clock"]),
+    ("health", &["descriptors", "keeper", "load", "estimate", "metrics", "fleet", "settings"]),
+    ("keeper", &["load", "estimate", "settings", "metrics", "fleet", "strategy", "clock"]),
+    ("load", &["estimate", "metrics", "fleet", "settings"]),
     ("compare", &["metrics", "fleet", "imbalance"]),
-    ("metrics", &["outcome", "pin", "certificates", "fleet", "strategy", "imbalance", "listed"]),
+    ("metrics", &["outcome", "pin", "certificates", "estimate", "fleet", "strategy", "imbalance", "listed"]),
     ("access_log", &["outcome", "fleet"]),
     ("forwarded", &["visit"]),
     ("visit", &["outcome", "fleet"]),

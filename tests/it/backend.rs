@@ -27,6 +27,10 @@ pub enum Does {
     Interim,
     /// Bytes that are no HTTP.
     Nonsense,
+    /// `200` with these lines of the head, each with its end, and this body.
+    Report(&'static str, &'static str),
+    /// Says this at once, whatever it is asked, and closes.
+    Say(&'static str),
     /// Closes at once.
     Close,
 }
@@ -113,6 +117,9 @@ fn serve(mut socket: TcpStream, does: Does, log: &Mutex<Vec<(Instant, String)>>,
     if does == Does::Close {
         return;
     }
+    if let Does::Say(line) = does {
+        return drop(socket.write_all(line.as_bytes()));
+    }
     let came = Instant::now();
     let mut head = Vec::new();
     let mut byte = [0; 1024];
@@ -156,6 +163,10 @@ fn serve(mut socket: TcpStream, does: Does, log: &Mutex<Vec<(Instant, String)>>,
             while !stop.load(Ordering::SeqCst) && socket.write_all(&continues).is_ok() {}
         }
         Does::Nonsense => drop(socket.write_all(b"220 mail.example ESMTP\r\n")),
-        Does::Close => {}
+        Does::Report(head, body) => {
+            let answer = format!("HTTP/1.1 200 OK\r\n{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            drop(socket.write_all(answer.as_bytes()));
+        }
+        Does::Say(_) | Does::Close => {}
     }
 }

@@ -36,6 +36,11 @@ fn proxy_protocol() {
 }
 
 #[test]
+fn load() {
+    run("load", targets::load);
+}
+
+#[test]
 fn settings() {
     run("settings", targets::settings);
 }

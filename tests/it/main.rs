@@ -26,6 +26,7 @@ mod fuzz_seeds;
 // What the operator sees.
 mod balance;
 mod comparing;
+mod load;
 mod metrics;
 mod access_log;
 mod api;

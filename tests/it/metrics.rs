@@ -10,6 +10,7 @@ const TWO_POOLS: &str = r#"
     hosts = ["pinned.test"]
     backends = [{ id = "a", url = "http://127.0.0.1:9001", weight = 3 }, { id = "b", url = "http://127.0.0.1:9002" }]
     pin = {}
+    load = {}
     [pools.plain]
     strategy = "random"
     path_prefix = "/plain"
@@ -17,7 +18,7 @@ const TWO_POOLS: &str = r#"
 "#;
 
 /// Every name that DESIGN gives and there is something to count for yet.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 23] = [
     "signpost_redirects_total",
     "signpost_responses_total",
     "signpost_refusals_total",
@@ -30,6 +31,7 @@ const NAMES: [&str; 22] = [
     "signpost_pool_fail_open",
     "signpost_probes_total",
     "signpost_probe_duration_seconds_bucket",
+    "signpost_load_reports_total",
     "signpost_panics_total",
     "signpost_connections",
     "signpost_connections_total",

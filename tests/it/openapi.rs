@@ -14,6 +14,7 @@ use crate::harness::{Answer, Connection, Signpost, command, settings_file, wait_
 const TOKEN: &str = "an admin token of thirty-two bytes or so";
 const POOL: &str = "[pools.p]\nstrategy = 'random'\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }, { id = 'b', url = 'http://127.0.0.1:9002' }]\n";
 const BACKEND: &str = "/api/v1/pools/{pool}/backends/{id}";
+const LOAD: &str = "/api/v1/pools/{pool}/backends/{id}/load";
 
 fn start() -> Signpost {
     Signpost::with_settings(&format!("[server]\nwatch = '0s'\n{POOL}"))
@@ -135,8 +136,12 @@ fn what_it_names_is_what_there_is_in_the_program() {
         );
         for (_, operation) in object(item).iter().filter(|(key, _)| *key != "parameters") {
             assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{operation} has another's id");
-            let changes = operation["operationId"] == "changeBackend" || operation["operationId"] == "reload";
-            assert_eq!(operation["security"], if changes { json!([{}, { "token": [] }]) } else { json!([]) });
+            let security = match operation["operationId"].as_str().unwrap() {
+                "changeBackend" | "reload" => json!([{}, { "token": [] }]),
+                "pushLoad" => json!([{}, { "load_token": [] }]),
+                _ => json!([]),
+            };
+            assert_eq!(operation["security"], security);
         }
     }
 }
@@ -204,10 +209,27 @@ fn what_is_answered_is_what_is_described() {
         seen.borrow_mut().insert(status);
     }
 
-    let file = settings_file(&format!("[server]\nwatch = '0s'\n[admin]\ntoken = '{TOKEN}'\n{POOL}"));
+    // What a backend pushes.
+    expect(&signpost, "PUT", LOAD, &[], "{\"sessions\":1}", 409);
+    expect(&signpost, "PUT", LOAD, &[("Host", "a b")], "{\"sessions\":1}", 400);
+    let reporting =
+        Signpost::with_settings(&format!("[server]\nwatch = '0s'\n{POOL}load = {{ source = 'push' }}"));
+    expect(&reporting, "PUT", LOAD, &[], "{\"sessions\":1,\"capacity\":4}", 204);
+    expect(&reporting, "PUT", LOAD, &[], "{\"sessions\":-1}", 422);
+    expect(&reporting, "PUT", LOAD, &[], &format!("{{\"x\":\"{}\"}}", "y".repeat(70_000)), 413);
+    expect(&reporting, "PUT", LOAD, &[("Content-Type", "text/plain")], "{}", 415);
+    expect(&reporting, "PUT", LOAD, &[("Origin", "https://evil.example")], "{\"sessions\":1}", 403);
+    let nobody = ask(&reporting, "PUT", "/api/v1/pools/p/backends/z/load", &[], "{\"sessions\":1}");
+    assert_eq!(nobody.status, 404);
+    hold(&document, "PUT", LOAD, &nobody);
+
+    let file = settings_file(&format!(
+        "[server]\nwatch = '0s'\n[admin]\ntoken = '{TOKEN}'\nload_token = 'x{TOKEN}'\n{POOL}load = {{}}"
+    ));
     let guarded = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
     expect(&guarded, "PATCH", BACKEND, &[], "{\"weight\":1}", 401);
     expect(&guarded, "POST", "/api/v1/reload", &[], "", 401);
+    expect(&guarded, "PUT", LOAD, &[], "{\"sessions\":1}", 401);
     std::fs::write(file.path(), "[pools.p]\nbackends = ['nonsense']").unwrap();
     expect(&guarded, "POST", "/api/v1/reload", &[("Authorization", &format!("Bearer {TOKEN}"))], "", 422);
 

@@ -16,6 +16,8 @@ fn check(toml: &str) -> (i32, String, String) {
 
 const A: &str = "[pools.a]\nbackends = ['http://127.0.0.1:9001']\n";
 
+const ONE_TOKEN: &str = "one and the same token of thirty-two bytes";
+
 #[test]
 fn each_mistake_is_named_with_its_key_value_and_file() {
     let pool = |backends: &str| format!("[pools.a]\nbackends = [{backends}]\n");
@@ -160,6 +162,34 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (format!("{A}[server]\nlisten = ['127.0.0.1:9090']"), "admin.listen", "asked for twice"),
         (format!("{A}[log]\nlevel = 'loud'"), "log.level", "one of \"error\""),
         (format!("{A}[sever]\nx = 1"), "sever", "did you mean \"server\"?"),
+        (
+            format!("{A}[pools.a.load]\nsource = 'probe_header'"),
+            "pools.a.load.source",
+            "health.kind is \"tcp\", so no answer is read",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', method = 'HEAD' }}\nload = {{ source = 'probe_json' }}"),
+            "pools.a.load.source",
+            "HEAD\" has no body",
+        ),
+        (format!("{A}load = {{ source = 'probe' }}"), "pools.a.load.source", "one of \"probe_header\""),
+        (format!("{A}load = {{ source = 'agent' }}"), "pools.a.load.agent_port", "there is none"),
+        (format!("{A}load = {{ agent_port = 70000 }}"), "pools.a.load.agent_port", "from 1 to 65535"),
+        (
+            format!("{A}load = {{ source = 'agent', agent_port = 1, expires = '2s' }}"),
+            "pools.a.load.expires",
+            "takes more than health.interval",
+        ),
+        (format!("{A}load = {{ expires = '0s' }}"), "pools.a.load.expires", "more than 0"),
+        (format!("{A}load = {{ header = 'a b' }}"), "pools.a.load.header", "the name of a header"),
+        (format!("{A}load = {{ unit = 'load' }}"), "pools.a.load.unit", "one of \"sessions\""),
+        (format!("{A}load = {{ field = 'load' }}"), "pools.a.load.field", "a JSON pointer"),
+        (format!("{A}[admin]\nload_token = 'short'"), "admin.load_token", "32 bytes or more"),
+        (
+            format!("{A}[admin]\ntoken = '{ONE_TOKEN}'\nload_token = '{ONE_TOKEN}'"),
+            "admin.load_token",
+            "takes one of its own",
+        ),
         // Loops.
         (url("http://127.0.0.1:8080"), "pools.a.backends[0].url", "a loop"),
         (url("http://localhost:8080/x"), "pools.a.backends[0].url", "a loop"),
@@ -325,6 +355,7 @@ fn check_masks_secrets_and_prints_what_it_would_read() {
         "[pools.a.pin]\nsecrets = ['topsecret']",
         "[pools.a.pin]\nsecrets = 'topsecret'",
         "[admin]\ntoken = 'topsecret'",
+        "[admin]\nload_token = 'topsecret'",
     ] {
         let (code, _, said) = check(&format!("{A}{wrong}"));
         assert_eq!(code, 2);
@@ -416,7 +447,7 @@ fn the_defaults_are_those_that_are_documented() {
     let documented = load(documented.path());
 
     let minimal = settings_file(
-        "[pools.site]\nbackends = ['https://a.example.com']\npin = {}\ncors = { origins = ['https://app.example.com'] }",
+        "[pools.site]\nbackends = ['https://a.example.com']\npin = {}\nload = {}\ncors = { origins = ['https://app.example.com'] }",
     );
     let mut defaults = load(minimal.path());
     let [of_documented] = &documented.pools[..] else { panic!("one pool in default.toml") };
@@ -431,8 +462,19 @@ fn the_defaults_are_those_that_are_documented() {
     let printed = toml::to_string(&documented).unwrap();
     let keys = printed.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.to_owned());
     for key in keys.chain(
-        ["secrets_file", "domain", "id", "weight", "token", "token_file", "address", "proxy_protocol"]
-            .map(str::to_owned),
+        [
+            "secrets_file",
+            "domain",
+            "id",
+            "weight",
+            "token",
+            "token_file",
+            "load_token",
+            "load_token_file",
+            "address",
+            "proxy_protocol",
+        ]
+        .map(str::to_owned),
     ) {
         assert!(text.contains(&format!("{key} = ")), "{key} is not in default.toml");
     }

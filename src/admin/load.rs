@@ -1,0 +1,61 @@
+//! `PUT /api/v1/pools/{pool}/backends/{id}/load`: a backend tells its load itself.
+//!
+//! # Trust
+//! A backend may say what it likes of its own load, and with the load token of any other's too: that token is for
+//! backends of one operator. How many reports come is bounded by the listener's connections, each of which waits for the
+//! keeper to have room for the next.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+
+use super::Shown;
+use super::problem::Problem;
+use crate::estimate::Report;
+use crate::keeper::Event;
+use crate::load::{Refused, push as read};
+use crate::metrics::Told;
+
+/// Takes a report, or says what is wrong with it. Whatever the pool's source is: a backend whose load has moved need not
+/// wait to be asked.
+pub(super) async fn push(
+    State(shown): State<Shown>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Problem> {
+    let Path((pool, backend)) = path?;
+    let body = body?;
+    let fleet = shown.fleet.load_full();
+    let found = fleet.pools.iter().find(|known| *known.roster.name == *pool).and_then(|pool| {
+        let mut backends = pool.roster.backends.iter();
+        Some((&pool.roster, backends.find(|known| *known.id == *backend)?))
+    });
+    let Some((roster, known)) = found else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such backend in a pool of that name"));
+    };
+    let Some(expires) = roster.reports_expire else {
+        let detail = format!("the pool takes no reports: the settings have no [pools.{pool}.load]");
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    };
+    let report = read(&body).and_then(|claim| Ok(Report::new(claim, expires)?));
+    shown.counter.told(known.reports, report.as_ref().map_or_else(Refused::told, |_| Told::Ok));
+    let report = report.map_err(|refused| {
+        let detail = match &refused {
+            Refused::Nonsense(nonsense) => nonsense.takes().to_owned(),
+            other => other.to_string(),
+        };
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    })?;
+    let event =
+        Event::Load { pool: Arc::from(pool), backend: Arc::from(backend), report, came: Instant::now() };
+    match shown.events.send(event).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(_) => {
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no report is taken any more while leaving"))
+        }
+    }
+}

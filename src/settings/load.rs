@@ -1,0 +1,206 @@
+//! `[pools.NAME.load]`: where a pool's backends tell their load.
+
+use std::fmt;
+
+use http::{HeaderName, Method};
+use serde::{Serialize, Serializer};
+
+use super::reader::{Notes, Section};
+use super::values::{Leaf, Span, serialize_as_string, words};
+use super::{Pool, ProbeKind};
+
+/// Where the backends of a pool tell their load.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Load {
+    /// Where it is read. A push is taken whatever this is.
+    pub source: LoadSource,
+    /// The header of a probe's answer: one of ORCA's forms, or a number in `unit`.
+    pub header: FieldName,
+    /// What a number is that stands alone.
+    pub unit: LoadUnit,
+    /// Where in the JSON body of a probe's answer: a JSON pointer, RFC 6901.
+    pub field: Pointer,
+    /// The port on which a backend's agent says its line; 0: none.
+    pub agent_port: Port,
+    /// How long a report holds.
+    pub expires: Span,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            source: LoadSource::Push,
+            header: FieldName(HeaderName::from_static("endpoint-load-metrics")),
+            unit: LoadUnit::Utilisation,
+            field: Pointer("/load".to_owned()),
+            agent_port: Port(0),
+            expires: Span::seconds(15),
+        }
+    }
+}
+
+impl Load {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let default = Self::default();
+        let load = Self {
+            source: section.or("source", default.source),
+            header: section.or("header", default.header),
+            unit: section.or("unit", default.unit),
+            field: section.or("field", default.field),
+            agent_port: section.or("agent_port", default.agent_port),
+            expires: section
+                .within("expires", default.expires, "a duration of more than 0", |span| !span.0.is_zero()),
+        };
+        section.finish();
+        load
+    }
+}
+
+/// Notes reports that could never come, and warns of settings that say nothing.
+pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<String>) {
+    let key = |name: &str| format!("pools.{}.load.{name}", pool.name.as_str());
+    let problem = |name: &str, text: String| notes.problem(&key(name), text);
+    let (health, usual, source) = (&pool.health, Load::default(), load.source);
+    let by_probe = matches!(source, LoadSource::ProbeHeader | LoadSource::ProbeJson);
+    if by_probe && health.kind != ProbeKind::Http {
+        problem(
+            "source",
+            format!(
+                "got \"{}\", but health.kind is \"{}\", so no answer is read; takes it beside health.kind = \"http\"",
+                source.word(),
+                health.kind.word()
+            ),
+        );
+    }
+    if source == LoadSource::ProbeJson && health.method.0 == Method::HEAD {
+        problem(
+            "source",
+            "got \"probe_json\", and an answer to health.method = \"HEAD\" has no body".to_owned(),
+        );
+    }
+    if source == LoadSource::Agent && load.agent_port.0 == 0 {
+        problem("agent_port", "there is none, takes the port of the backends' agents".to_owned());
+    }
+    if source != LoadSource::Push && load.expires.0 <= health.interval.0 {
+        problem(
+            "expires",
+            format!(
+                "got \"{}\", which is over before the next report; takes more than health.interval, \"{}\"",
+                load.expires, health.interval
+            ),
+        );
+    }
+    let unused = [
+        ("header", load.header != usual.header && source != LoadSource::ProbeHeader),
+        ("field", load.field != usual.field && source != LoadSource::ProbeJson),
+        ("unit", load.unit != usual.unit && !by_probe),
+        ("agent_port", load.agent_port != usual.agent_port && source != LoadSource::Agent),
+    ];
+    for (name, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
+        warnings.push(format!("{} says nothing while load.source is \"{}\"", key(name), source.word()));
+    }
+}
+
+words! {
+    /// Where a backend's load is read.
+    LoadSource {
+        /// In a header of its answer to a probe.
+        ProbeHeader = "probe_header",
+        /// In the JSON body of that answer.
+        ProbeJson = "probe_json",
+        /// In the line that its agent says on a port of its own, as for HAProxy's `agent-check`.
+        Agent = "agent",
+        /// Nowhere: it pushes.
+        Push = "push",
+    }
+}
+
+words! {
+    /// What a number is that stands alone.
+    LoadUnit {
+        /// Active sessions.
+        Sessions = "sessions",
+        /// The share in use, 1 is full.
+        Utilisation = "utilisation",
+        /// The same in hundredths.
+        Percent = "percent",
+        /// Requests served a second.
+        RequestsPerSecond = "requests_per_second",
+    }
+}
+
+/// A port, 0 to 65535; 0: none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Port(pub u16);
+
+impl Leaf for Port {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| "a port from 1 to 65535, or 0 for none".to_owned())
+    }
+}
+
+serialize_as_string!(FieldName, Pointer);
+
+/// The name of a header field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldName(pub HeaderName);
+
+impl Leaf for FieldName {
+    fn parse(text: &str) -> Result<Self, String> {
+        let name = HeaderName::from_bytes(text.as_bytes());
+        name.map(Self).map_err(|_| "the name of a header, such as \"x-load\"".to_owned())
+    }
+}
+
+impl fmt::Display for FieldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+/// A JSON pointer, RFC 6901: empty for the whole document, or parts that begin with `/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer(String);
+
+impl Pointer {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for Pointer {
+    fn parse(text: &str) -> Result<Self, String> {
+        let escapes = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+        if (text.is_empty() || text.starts_with('/')) && escapes {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a JSON pointer such as \"/load\" or \"/status/sessions\"; \"\" is the whole body".to_owned())
+        }
+    }
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_and_names_are_what_their_rfcs_say() {
+        for text in ["", "/load", "/a/b~1c", "/~0"] {
+            assert_eq!(Pointer::parse(text).unwrap().to_string(), text);
+        }
+        for bad in ["load", "/a~", "/a~2"] {
+            assert!(Pointer::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(FieldName::parse("X-Load").unwrap().to_string(), "x-load");
+        for bad in ["", "a b", "a:"] {
+            assert!(FieldName::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
