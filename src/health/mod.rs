@@ -28,7 +28,6 @@ use tokio::task::JoinHandle;
 use crate::fleet::Health;
 use crate::keeper::{Event, Target};
 use crate::metrics::{Counter, Probe};
-use crate::settings::LoadSource;
 use probe::{Failure, Heard, Tools};
 use reports::Reports;
 use resolver::Resolver;
@@ -112,7 +111,7 @@ impl Prober {
             let work = watch_over(Rc::clone(&self.shared), Arc::clone(&target), Rc::clone(&known), spread);
             tasks.push(tokio::task::spawn_local(work));
         }
-        if target.load.as_ref().is_some_and(|load| load.source == LoadSource::Agent) {
+        if target.load.as_ref().is_some_and(|load| load.asks_agents()) {
             let work = agent::listen(Rc::clone(&self.shared), Arc::clone(&target), spread);
             tasks.push(tokio::task::spawn_local(work));
         }

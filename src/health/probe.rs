@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -34,6 +34,9 @@ use crate::settings::{self, LoadSource, ProbeKind};
 const MAX_ANSWER: usize = 64 << 10;
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("signpost/", env!("CARGO_PKG_VERSION"), " (health check)"));
+
+/// The field that asks for ORCA's header: some servers write it for nobody else.
+const FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
 
 /// The most that is read of one connection, whatever it is: interim answers and the lengths of chunks are without end
 /// too.
@@ -161,7 +164,8 @@ async fn ask(stream: Box<dyn Stream>, target: &Target) -> Result<Heard, Failure>
         let response = sender.send_request(request(target)?).await.map_err(protocol)?;
         judge(&response, target)?;
         let (head, body) = response.into_parts();
-        let body = read_body(body).await?;
+        let wanted = target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeJson);
+        let body = read_body(body, wanted).await?;
         Ok(heard(&head.headers, &body, target))
     };
     tokio::select! {
@@ -174,14 +178,16 @@ async fn ask(stream: Box<dyn Stream>, target: &Target) -> Result<Heard, Failure>
 fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Failure> {
     let health = &target.health;
     let host = health.host.as_ref().map_or(target.url.authority(), |host| host.as_str());
-    Request::builder()
+    let mut request = Request::builder()
         .method(health.method.0.clone())
         .uri(path(target))
         .header(HOST, host)
         .header(USER_AGENT, AGENT)
-        .header(CONNECTION, "close")
-        .body(Empty::new())
-        .map_err(|error| failure(Probe::Protocol, error))
+        .header(CONNECTION, "close");
+    if target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeHeader) {
+        request = request.header(FORMAT, "TEXT");
+    }
+    request.body(Empty::new()).map_err(|error| failure(Probe::Protocol, error))
 }
 
 /// What is asked for: the path of the settings, unless the probed URL has one of its own.
@@ -211,17 +217,20 @@ fn is_here(location: &str, target: &Target) -> bool {
 }
 
 /// Reads to the end of the body: a backend that stops halfway is not well. What is over the bound is a failure too:
-/// reading it each time would cost both sides more than a probe should.
-async fn read_body(mut body: Incoming) -> Result<Vec<u8>, Failure> {
+/// reading it each time would cost both sides more than a probe should. What is returned is the body where it is
+/// `wanted`, and else nothing.
+async fn read_body(mut body: Incoming, wanted: bool) -> Result<Vec<u8>, Failure> {
+    let mut left = MAX_ANSWER;
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| failure(Probe::Protocol, error))?;
         let data = frame.data_ref().map_or(&[][..], |data| data);
-        if read.len() + data.len() > MAX_ANSWER {
-            let reason = format!("the body is longer than {} KiB", MAX_ANSWER >> 10);
-            return Err(failure(Probe::Protocol, reason));
+        left = left.checked_sub(data.len()).ok_or_else(|| {
+            failure(Probe::Protocol, format!("the body is longer than {} KiB", MAX_ANSWER >> 10))
+        })?;
+        if wanted {
+            read.extend_from_slice(data);
         }
-        read.extend_from_slice(data);
         if body.is_end_stream() {
             break;
         }

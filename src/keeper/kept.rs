@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Target;
+use super::asked::Asked;
 use super::build::Lasting;
 use super::vitals::Vitals;
 use crate::fleet::{Health, Pool, Portion, Roles, Roster, Tier};
 use crate::load::agent::Line;
-use crate::settings::{self, LoadSource};
+use crate::settings::{self, Load};
+
+/// How long shares that agents ask for may wait for those of others.
+const SHARES_PACE: Duration = Duration::from_millis(500);
 
 /// A pool's settings, what is known of its backends, and the pool that was built of both. Cheap to clone but for the
 /// list of its backends.
@@ -51,7 +55,12 @@ impl Kept {
         let waits_until = settings.health.is_on().then(|| now + settings.health.startup_timeout.0);
         let vitals = |(index, backend): (usize, &settings::Backend)| {
             let known = last.as_ref().and_then(|last| last.known(backend.id.as_str(), targets.get(index)));
-            known.unwrap_or_else(|| Vitals::new(now, waits_until))
+            let mut vitals = known.unwrap_or_else(|| Vitals::new(now, waits_until));
+            if !asks_agents(&settings) {
+                // Nobody would ever say that it is over.
+                vitals.ask(Asked::default(), now, false);
+            }
+            vitals
         };
         let indices = settings.backends.iter().enumerate();
         let indices = indices.map(|(index, backend)| (backend.id.as_str().to_owned(), index));
@@ -148,19 +157,19 @@ impl Kept {
     pub(super) fn ask(&mut self, target: &Target, line: Line, lasting: &Lasting, now: Instant) -> Option<()> {
         let index = self.index(&target.backend)?;
         self.targets.get(index).filter(|known| known.is_at(target))?;
-        let load = self.settings.load.as_ref()?;
+        let load = self.settings.load.as_ref().filter(|load| load.asks_agents())?;
         let before = *self.vitals[index].asked();
         let asked = before.after(line, now, unix_now().as_secs(), load.expires.0);
         let others_up = before.is_down() && !asked.is_down() && self.others_up(index, lasting, now);
         self.vitals[index].ask(asked, now, others_up);
-        // Where only the end of its percentage moved, it is found out when it was to be.
-        if !asked.is_like(&before, now) {
-            self.changed();
-        }
         if (asked.admin(), asked.is_down()) != (before.admin(), before.is_down()) {
+            self.changed();
             let (pool, backend) = (&*target.pool, &*target.backend);
             let (admin, is_down) = (asked.admin(), asked.is_down());
             tracing::info!(pool, backend, ?admin, is_down, "its agent asks for something else");
+        } else if asked.percent(now) != before.percent(now) {
+            // Thousands of agents never say the same twice; tables are not built for each of them.
+            self.due = Some(self.due.map_or(now + SHARES_PACE, |due| due.min(now + SHARES_PACE)));
         }
         Some(())
     }
@@ -238,9 +247,12 @@ fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+fn asks_agents(settings: &settings::Pool) -> bool {
+    settings.load.as_ref().is_some_and(Load::asks_agents)
+}
+
 fn targets(settings: &settings::Pool, roster: &Roster) -> Vec<Arc<Target>> {
-    let asks_agents = settings.load.as_ref().is_some_and(|load| load.source == LoadSource::Agent);
-    if !settings.health.is_on() && !asks_agents {
+    if !settings.health.is_on() && !asks_agents(settings) {
         return Vec::new();
     }
     let (pool, health): (Arc<str>, _) = (settings.name.as_str().into(), Arc::new(settings.health.clone()));

@@ -40,6 +40,11 @@ impl Default for Load {
 }
 
 impl Load {
+    /// Whether agents are asked, at the pace of probes.
+    pub fn asks_agents(&self) -> bool {
+        self.source == LoadSource::Agent
+    }
+
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
         let load = Self {

@@ -8,7 +8,7 @@ use super::names::{HostPattern, Origin};
 use super::reader::Notes;
 use super::url::BackendUrl;
 use super::values::{SameSite, SecureAttribute};
-use super::{Cors, Health, LoadSource, Pin, Pool, ProbeKind, Settings};
+use super::{Cors, Health, Load, Pin, Pool, ProbeKind, Settings};
 
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
 pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
@@ -338,14 +338,11 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
     }
 }
 
-/// Whether the backends' agents are asked, at the pace of probes.
-fn asks_agents(pool: &Pool) -> bool {
-    pool.load.as_ref().is_some_and(|load| load.source == LoadSource::Agent)
-}
-
 /// Settings of probes that do nothing where they stand.
 fn probes(pool: &Pool, warnings: &mut Vec<String>) {
     let (health, usual) = (&pool.health, Health::default());
+    // At the pace of probes, and with their patience.
+    let asked = pool.load.as_ref().is_some_and(Load::asks_agents);
     let unused = match health.kind {
         ProbeKind::Http => Vec::new(),
         ProbeKind::Tcp => vec![
@@ -354,9 +351,9 @@ fn probes(pool: &Pool, warnings: &mut Vec<String>) {
             ("expect", health.expect != usual.expect),
         ],
         ProbeKind::None => vec![
-            ("interval", health.interval != usual.interval && !asks_agents(pool)),
+            ("interval", health.interval != usual.interval && !asked),
             ("path", health.path != usual.path),
-            ("timeout", health.timeout != usual.timeout && !asks_agents(pool)),
+            ("timeout", health.timeout != usual.timeout && !asked),
         ],
     };
     for (name, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {

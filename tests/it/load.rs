@@ -69,6 +69,8 @@ fn a_header_of_the_answer_tells_the_load() {
         signpost.wait_for_state(&char::from(b'a' + index).to_string(), "up");
     }
     signpost.wait_for_log("no load report was taken");
+    let asked = backends[0].heads()[0].1.to_ascii_lowercase();
+    assert!(asked.contains("endpoint-load-metrics-format: text\r\n"), "{asked}");
     backends[3].now_does(Does::Report(cases[0].0, ""));
     signpost.wait_for_log("load reports are taken again");
 }
@@ -194,6 +196,19 @@ fn an_agent_drains_and_takes_down_its_backend() {
         wait_until(&format!("{line:?} is {result}"), || told(&signpost, "a", result) >= before + 2.0);
     }
     signpost.wait_for_state("a", "unknown");
+}
+
+#[test]
+fn what_an_agent_asked_for_ends_when_it_is_asked_no_more() {
+    let [a, b] = agents(Does::Say("maint\n"), Does::Say("up\n"));
+    let asked = with_agents([&a, &b], "expires = '1m'");
+    let file = crate::harness::settings_file(&asked);
+    let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
+    signpost.wait_for_state("a", "maintenance");
+    std::fs::write(file.path(), asked.replace("source = 'agent'", "source = 'push'")).unwrap();
+    signpost.signal("HUP");
+    signpost.wait_for_state("a", "unknown");
+    assert_eq!(picks(&signpost, 4), [2, 2]);
 }
 
 /// Longer than a line may be, without an end.
