@@ -1,14 +1,13 @@
 //! A visitor's address and scheme where a proxy stands in front: what it says in fields of the request, and what it
 //! says before the connection's first byte.
 
-use std::io::read_to_string;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Answer, Connection, Signpost, series, settings_file, skipped, wait_until};
+use crate::haproxy::Haproxy;
+use crate::harness::{Answer, Connection, Signpost, series, skipped, wait_until};
 
 const SPOOF: [(&str, &str); 2] = [("X-Forwarded-For", "192.0.2.9"), ("X-Forwarded-Proto", "https")];
 
@@ -223,54 +222,6 @@ fn who_sends_no_header_does_not_keep_it_from_leaving() {
     signpost.signal("TERM");
     assert!(signpost.wait().success());
     drop(silent);
-}
-
-/// A real HAProxy. It is ended when this is dropped.
-struct Haproxy {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Haproxy {
-    /// Starts it with two sockets that it takes for `fd@0` and `fd@1`, so that no port is guessed; `None` where
-    /// there is none to start. `config` is made with the address of the second.
-    fn start(config: impl FnOnce(SocketAddr) -> String) -> Option<Self> {
-        const DEFAULTS: &str =
-            "defaults\n mode tcp\n timeout connect 30s\n timeout client 30s\n timeout server 30s\n";
-        let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let address = first.local_addr().unwrap();
-        let config = settings_file(&format!("{DEFAULTS}{}\n", config(second.local_addr().unwrap())));
-        let [stdin, stdout] = [first, second].map(|socket| Stdio::from(OwnedFd::from(socket)));
-        let mut command = Command::new("haproxy");
-        command.args(["-db", "-f"]).arg(config.path()).stdin(stdin).stdout(stdout).stderr(Stdio::piped());
-        let Ok(child) = command.spawn() else {
-            skipped("haproxy is missing; `apt-get install haproxy` has it");
-            return None;
-        };
-        let mut started = Self { child, address };
-        wait_until("haproxy answers", || {
-            if started.child.try_wait().unwrap().is_some() {
-                panic!("haproxy ended: {}", read_to_string(started.child.stderr.take().unwrap()).unwrap());
-            }
-            let mut connection = Connection::to(address);
-            connection.send(REQUEST);
-            connection.read_answer().is_some()
-        });
-        Some(started)
-    }
-
-    /// Visits through it from an address of this machine.
-    fn visit(&self, source: &str) -> Answer {
-        let mut connection = Connection::from_to(source.parse::<IpAddr>().unwrap(), self.address);
-        connection.request("GET", "/", &[])
-    }
-}
-
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Trusts the address that HAProxy connects from, and nobody who visits it.
