@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::Full;
 
-use crate::fleet::{Cors, Pins, Roster};
+use crate::fleet::{Caching, Cors, Pins, Roster};
+use crate::key;
 use crate::outcome::{Choice, Refusal};
 use crate::pin;
 use crate::visit::{Came, PathAndQuery, Visit};
@@ -67,7 +68,21 @@ pub fn redirect(
     if let Some(cors) = &roster.cors {
         share(cors, visit.headers, answer.headers_mut());
     }
+    if let Some(caching) = roster.caching.as_ref().filter(|_| plain) {
+        keep(caching, roster, visit, answer.headers_mut());
+    }
     answer
+}
+
+/// Lets the answer be kept: by anybody where it follows from the request, by the visitor where it follows from the
+/// address.
+fn keep(caching: &Caching, roster: &Roster, visit: &Visit<'_>, answer: &mut HeaderMap) {
+    let follows_from_request = roster.key.as_ref().is_some_and(|key| key::value(key, visit).is_some());
+    let control = if follows_from_request { &caching.shared } else { &caching.private };
+    answer.insert(CACHE_CONTROL, control.clone());
+    if let Some(vary) = &caching.vary {
+        answer.append(VARY, vary.clone());
+    }
 }
 
 /// Sends the visitor to `https://`, on the host that was asked for. 308 keeps method and body; that no cache may

@@ -18,6 +18,7 @@ pub mod server;
 
 pub mod dispatch;
 pub mod visit;
+pub mod key;
 pub mod forwarded;
 pub mod clients;
 pub mod pin;

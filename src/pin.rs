@@ -80,7 +80,7 @@ impl Rejection {
 /// `now` is in seconds since 1970. No allocation; at most four cookies are verified.
 pub fn read(pins: &Pins, headers: &HeaderMap, now: u64, mut rejected: impl FnMut(Rejection)) -> Pinned {
     let mut gone = false;
-    for token in candidates(headers, pins.cookie.name.as_bytes()).take(MAX_CANDIDATES) {
+    for token in cookies(headers, pins.cookie.name.as_bytes()).take(MAX_CANDIDATES) {
         match open(pins, token, now) {
             Ok((backend, half_over)) => return Pinned::To { backend, half_over },
             Err(reason) => {
@@ -93,7 +93,7 @@ pub fn read(pins: &Pins, headers: &HeaderMap, now: u64, mut rejected: impl FnMut
 }
 
 /// The values of every cookie of a name, over all `Cookie` fields.
-fn candidates<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|field| pairs(field.as_bytes()));
     pairs.filter_map(move |pair| {
         let rest = pair.trim_ascii().strip_prefix(name)?;

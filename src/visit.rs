@@ -175,6 +175,11 @@ impl<'a> PathAndQuery<'a> {
         self.path
     }
 
+    /// The query without its `?`; empty where there is none.
+    pub fn query(self) -> &'a str {
+        self.raw.split_once('?').map_or("", |(_, query)| query)
+    }
+
     /// The slash that an absolute-form target without a path lacks.
     fn missing_slash(self) -> &'static str {
         if self.raw.starts_with('/') { "" } else { "/" }

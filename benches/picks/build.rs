@@ -7,7 +7,7 @@ use signpost::fleet::{Pool, Roles, Weight};
 use signpost::keeper::{Change, Event, Keeper};
 use signpost::metrics::Counter;
 use signpost::settings::{Layers, Settings};
-use signpost::strategy::{Kind, Memory};
+use signpost::strategy::{Kind, Memory, Meters};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::pools::Shape;
@@ -34,7 +34,8 @@ pub fn run(table: &mut Table) {
             for ((shape, roster), rounds) in SHAPES.iter().zip(&rosters).zip(&mut rounds) {
                 let standings = shape.standings();
                 let memories = [Memory::default()];
-                let build = || Pool::new(Arc::clone(roster), standings, Roles::alone(), &memories);
+                let build =
+                    || Pool::new(Arc::clone(roster), standings, Roles::alone(), &memories, Meters::default());
                 let (taken, pool) = taken(build);
                 drop(pool);
                 rounds.push(milliseconds(taken));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::http::StatusCode;
 use signpost::fleet::{Arm, Backend, Pool, Ramp, Roles, Roster, Slot, Standing, Weight};
-use signpost::strategy::{Kind, Memory};
+use signpost::strategy::{Kind, Memory, Meters, Rules};
 
 /// How many backends there are, and how their weights are spread.
 #[derive(Clone, Copy)]
@@ -47,7 +47,11 @@ impl Shape {
             name: "p".into(),
             arms: [Arm { kind, slot: Slot(0), counts }].into(),
             rotates: false,
-            reads_clock: kind.reads_clock(),
+            reads_clock: kind.reads_clock(&Rules::default()),
+            rules: Rules::default(),
+            key: None,
+            limits: Box::default(),
+            caching: None,
             backends: (0..self.backends).map(backend).collect(),
             panic_threshold: 1.0,
             status: StatusCode::FOUND,
@@ -73,6 +77,12 @@ impl Shape {
     }
 
     pub fn pool(self, kind: Kind) -> Pool {
-        Pool::new(self.roster(kind), self.standings(), Roles::alone(), &[Memory::default()])
+        Pool::new(
+            self.roster(kind),
+            self.standings(),
+            Roles::alone(),
+            &[Memory::default()],
+            Meters::default(),
+        )
     }
 }

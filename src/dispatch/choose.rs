@@ -8,6 +8,7 @@ use http::HeaderMap;
 use super::Worker;
 use crate::clock::Moment;
 use crate::fleet::{Keeps, Pool, Role, Roster};
+use crate::key;
 use crate::outcome::{Choice, Decision, Refusal};
 use crate::pin::{self, Pinned};
 use crate::strategy::Turn;
@@ -28,7 +29,8 @@ impl Worker {
         let roster = &*pool.roster;
         let mut rng = self.rng.borrow_mut();
         let now = if roster.reads_clock { self.clock.now() } else { Moment::default() };
-        let turn = &mut Turn { rng: &mut rng, key: 0, now };
+        let key = roster.key.as_ref().map_or(0, |key| key::of(key, visit));
+        let turn = &mut Turn { rng: &mut rng, key, now };
         let arm =
             if pool.roles.split.is_empty() { pool.roles.live } else { pool.roles.sender(visit.came.hash()) };
         let choice = match pinned {
@@ -43,6 +45,7 @@ impl Worker {
                 Choice { arm, backend, decision, pin: roster.pins.is_some() }
             }
         };
+        pool.sent(arm, choice.backend, choice.decision != Decision::Pinned, now);
         if pool.has_shadows {
             self.shadow(pool, choice, turn);
         }
@@ -54,6 +57,7 @@ impl Worker {
         let arms = pool.roster.arms.iter().zip(&pool.arms).enumerate();
         for (index, (arm, _)) in arms.filter(|(_, (_, active))| active.role == Role::Shadow) {
             let Some(backend) = self.pick(pool, index, turn) else { continue };
+            pool.sent(index, backend, true, turn.now);
             self.counter.shadowed(arm, backend, choice);
         }
     }

@@ -276,7 +276,7 @@ mod tests {
     use super::*;
     use crate::fleet::{Arm, Backend, HostMatch, Pool, Roles, Route, Routes, Slot, Standing, Weight};
     use crate::forwarded::Field;
-    use crate::strategy::{Kind, Memory};
+    use crate::strategy::{Kind, Memory, Meters, Rules};
 
     const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
 
@@ -290,7 +290,11 @@ mod tests {
             name: "p".into(),
             arms: [arm].into(),
             rotates: false,
+            rules: Rules::default(),
+            key: None,
             reads_clock: false,
+            limits: Box::default(),
+            caching: None,
             backends: [backend].into(),
             panic_threshold: 1.0,
             status: StatusCode::FOUND,
@@ -304,7 +308,13 @@ mod tests {
             probe_times: Slot(300),
         };
         let standing = Standing::of_settings(Weight::new(weight).unwrap());
-        let pool = Pool::new(Arc::new(roster), [standing].into(), Roles::alone(), &[Memory::default()]);
+        let pool = Pool::new(
+            Arc::new(roster),
+            [standing].into(),
+            Roles::alone(),
+            &[Memory::default()],
+            Meters::default(),
+        );
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
         let fleet = Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into() };
         let policy = Policy {

@@ -7,8 +7,10 @@ mod arms;
 mod backend;
 mod cors;
 mod host;
+mod key;
 mod pins;
 mod pool;
+mod room;
 mod routes;
 mod standing;
 
@@ -18,6 +20,7 @@ pub use arms::{Active, Arm, Portion, Role, Roles};
 pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
 pub use cors::Cors;
 pub use host::Host;
+pub use key::{Caching, HashKey};
 pub use pins::{CLOCK_SKEW, Cookie, MAC_BYTES, Pins, Tag};
 pub use pool::{Keeps, Pool, Roster, Tier};
 pub use routes::{HostMatch, NoRoute, Route, Routes};

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{Active, Admin, Arm, Backend, Cors, Health, Percent, Pins, Ramp, Role, Roles, Slot, Standing};
+use super::{
+    Active, Admin, Arm, Backend, Caching, Cors, HashKey, Health, Percent, Pins, Ramp, Role, Roles, Slot,
+    Standing, room::Room,
+};
+use crate::clock::Moment;
 use crate::listed::listed;
-use crate::strategy::{Memory, Share, Strategy, Turn, Weights};
+use crate::strategy::{Kind, Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
 /// with where each backend stands.
@@ -28,6 +32,8 @@ pub struct Pool {
     pub arms: Box<[Active]>,
     /// Whether some of them only run beside.
     pub has_shadows: bool,
+    /// Who has room for one more.
+    room: Room,
 }
 
 /// Everything about a pool that does not depend on who may be picked.
@@ -39,8 +45,16 @@ pub struct Roster {
     pub arms: Box<[Arm]>,
     /// Whether the first and the shadows take turns at sending visitors.
     pub rotates: bool,
-    /// Whether one of them depends on the time.
+    /// What the settings say of them beyond which they are.
+    pub rules: Rules,
+    /// What they know a visitor by, where one of them asks.
+    pub key: Option<HashKey>,
+    /// Whether one of them depends on the time, or a limit does.
     pub reads_clock: bool,
+    /// How many visitors a second each backend may be sent, by its place; empty where all may be sent any number.
+    pub limits: Box<[Option<Limit>]>,
+    /// How long an answer may be kept, and by whom; none: it may not.
+    pub caching: Option<Caching>,
     /// All backends, eligible or not.
     pub backends: Box<[Backend]>,
     /// The share of active backends that must be down for it to fail open, 0 to 1; 0: it never does.
@@ -92,10 +106,24 @@ pub enum Keeps {
     No,
 }
 
+impl Roster {
+    /// Whether a backend may be without room for a visitor.
+    pub fn may_spill(&self) -> bool {
+        let is_bound = |arm: &Arm| arm.kind == Kind::ConsistentHash && self.rules.bound > 0.0;
+        !self.limits.is_empty() || self.arms.iter().any(is_bound)
+    }
+}
+
 impl Pool {
     /// Works out who may be picked and builds the strategies' tables. `standings` has one for each of the roster's
-    /// backends, `memories` one for each of its arms.
-    pub fn new(roster: Arc<Roster>, standings: Box<[Standing]>, roles: Roles, memories: &[Memory]) -> Self {
+    /// backends, `memories` one for each of its arms; `meters` go with its limits.
+    pub fn new(
+        roster: Arc<Roster>,
+        standings: Box<[Standing]>,
+        roles: Roles,
+        memories: &[Memory],
+        meters: Meters,
+    ) -> Self {
         let (tier, eligible) = eligible(&standings, roster.panic_threshold);
         let mut keeps: Box<[Keeps]> = standings.iter().map(keeps_out_of_tier).collect();
         for &index in &eligible {
@@ -105,11 +133,12 @@ impl Pool {
         let weights = Weights::new(&shares);
         let active = |(index, (arm, memory)): (usize, (&Arm, &Memory))| Active {
             role: roles.of(index),
-            strategy: weights.map(|weights| Strategy::build(arm.kind, weights, memory)),
+            strategy: weights.map(|weights| Strategy::build(arm.kind, &roster.rules, weights, memory)),
         };
         let arms: Box<[Active]> = roster.arms.iter().zip(memories).enumerate().map(active).collect();
         let has_shadows = arms.iter().any(|active| active.role == Role::Shadow);
-        Self { roster, standings, keeps, tier, roles, arms, has_shadows }
+        let room = Room::new(meters, &shares);
+        Self { roster, standings, keeps, tier, roles, arms, has_shadows, room }
     }
 
     /// The strategy that sends visitors, those of a split aside.
@@ -117,9 +146,34 @@ impl Pool {
         &self.roster.arms[self.roles.live]
     }
 
-    /// Has one of its strategies pick a backend: an index into the roster, or `None` where nobody is eligible.
+    /// Has one of its strategies pick a backend: an index into the roster, or `None` where nobody is eligible. Who is
+    /// over its limit is passed over, but by a shadow, which sends it nobody. [`Self::sent`] is to follow.
     pub fn pick(&self, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
-        Some(self.arms[arm].strategy.as_ref()?.pick(turn))
+        let Active { role, strategy } = &self.arms[arm];
+        let strategy = strategy.as_ref()?;
+        if self.roster.limits.is_empty() || *role == Role::Shadow {
+            return Some(strategy.pick(turn));
+        }
+        Some(self.room.pick(strategy, &self.roster.limits, turn))
+    }
+
+    /// Notes whom an arm sent a visitor to, or would have. `was_picked`: by [`Self::pick`] and not by a pin.
+    pub fn sent(&self, arm: usize, backend: usize, was_picked: bool, now: Moment) {
+        let Active { strategy, .. } = &self.arms[arm];
+        if let Some(strategy) = strategy {
+            strategy.sent(backend, now);
+        }
+        if !was_picked && !self.roster.limits.is_empty() {
+            self.room.force(&self.roster.limits, backend, now);
+        }
+    }
+
+    /// How many visitors were sent elsewhere since the process began, for want of room at a backend.
+    pub fn spilled(&self, backend: usize) -> u64 {
+        let arms = self.arms.iter().filter(|active| active.role != Role::Shadow);
+        let of_arms: u64 =
+            arms.filter_map(|active| active.strategy.as_ref()).map(|s| s.turned_away(backend)).sum();
+        of_arms + self.room.turned_away(backend)
     }
 }
 

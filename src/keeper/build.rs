@@ -9,18 +9,20 @@ use http::HeaderValue;
 use super::Change;
 use super::vitals::Vitals;
 use crate::fleet::{
-    Admin, Arm, Backend, CLOCK_SKEW, Cookie, Cors, HostMatch, Pins, Pool, Role, Roles, Roster, Route, Routes,
-    Standing, Weight,
+    Admin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, HostMatch, Pins, Pool, Role, Roles, Roster,
+    Route, Routes, Standing, Weight,
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Token};
-use crate::strategy::{Kind, Memory};
+use crate::strategy::{self, Kind, Limit, Memory, Meters, Rules};
 
 /// What outlives a fleet.
 #[derive(Debug)]
 pub(super) struct Lasting {
     /// A strategy's memory, by pool, strategy and what it is for.
     memories: HashMap<(String, Kind, Role), Memory>,
+    /// What each pool's backends were sent, for their limits.
+    meters: HashMap<String, Meters>,
     pub(super) slots: Slots,
     /// What the operator set at run time, by pool and in it by backend.
     overrides: HashMap<String, HashMap<String, Override>>,
@@ -43,6 +45,7 @@ impl Lasting {
     pub(super) fn new() -> Self {
         Self {
             memories: HashMap::new(),
+            meters: HashMap::new(),
             slots: Slots::new(),
             overrides: HashMap::new(),
             random_key: rand::random(),
@@ -137,11 +140,20 @@ impl Lasting {
                 counts: backends.clone().map(slot).collect(),
             }
         };
+        let names =
+            pool.backends.iter().map(|backend| strategy::hash(backend.id.as_str().as_bytes())).collect();
+        let rules = Rules { names, bound: pool.hash.bound.0 };
+        let limits = limits(pool);
+        let max_age = pool.cache_max_age.0.as_secs();
         Roster {
             name: name.into(),
+            key: pool.strategies().any(Kind::reads_key).then(|| pool.hash.key.clone()),
+            caching: (max_age > 0).then(|| Caching::new(&pool.hash.key, max_age)),
             arms: pool.strategies().map(arm).collect(),
             rotates: !pool.rotate.0.is_zero(),
-            reads_clock: pool.strategies().any(Kind::reads_clock),
+            reads_clock: !limits.is_empty() || pool.strategies().any(|kind| kind.reads_clock(&rules)),
+            rules,
+            limits,
             backends: backends.clone().map(backend).collect(),
             panic_threshold: pool.panic_threshold.0,
             status: pool.status.code(),
@@ -161,11 +173,23 @@ impl Lasting {
         // A shadow has a state of its own: what it remembers is not what visitors saw.
         let mut memory = |(index, arm): (usize, &Arm)| {
             let key = (roster.name.as_ref().to_owned(), arm.kind, roles.of(index));
-            self.memories.entry(key).or_default().clone()
+            let memory = self.memories.entry(key).or_default();
+            memory.meters = memory.meters.of_roster(&roster.rules.names);
+            memory.clone()
         };
         let memories: Vec<_> = roster.arms.iter().enumerate().map(&mut memory).collect();
-        Pool::new(roster, standings, roles, &memories)
+        let meters = self.meters.entry(roster.name.as_ref().to_owned()).or_default();
+        *meters = meters.of_roster(&roster.rules.names);
+        let meters = meters.clone();
+        Pool::new(roster, standings, roles, &memories, meters)
     }
+}
+
+/// The limit of each backend; none at all where nobody has one.
+fn limits(pool: &settings::Pool) -> Box<[Option<Limit>]> {
+    let limit = |backend: &settings::Backend| Limit::per_second(backend.max_rate.unwrap_or(pool.max_rate).0);
+    let limits: Box<[_]> = pool.backends.iter().map(limit).collect();
+    if limits.iter().any(Option::is_some) { limits } else { Box::default() }
 }
 
 /// Which pool serves what.

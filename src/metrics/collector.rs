@@ -102,7 +102,7 @@ impl Collector for Signpost {
         families.extend(self.strategies(&fleet));
         families.extend(self.imbalances());
         families.extend(self.standings(&fleet));
-        families.extend([self.rejected_pins(&fleet), fail_open(&fleet)]);
+        families.extend([self.rejected_pins(&fleet), fail_open(&fleet), spilled(&fleet)]);
         families.extend([self.probes(&fleet), self.probe_times(&fleet), self.reports(&fleet)]);
         // A family may not be empty.
         families.retain(|family| !family.get_metric().is_empty());
@@ -536,6 +536,22 @@ fn fail_open(fleet: &Fleet) -> MetricFamily {
         "signpost_pool_fail_open",
         "1 while visitors are sent to backends that are down, because too many are.",
         MetricType::GAUGE,
+        metrics,
+    )
+}
+
+fn spilled(fleet: &Fleet) -> MetricFamily {
+    let pools = fleet.pools.iter().filter(|pool| pool.roster.may_spill());
+    let metrics = pools.flat_map(|pool| {
+        let backends = pool.roster.backends.iter().enumerate();
+        backends.map(|(index, backend)| {
+            counter(&[("pool", &*pool.roster.name), ("backend", &*backend.id)], pool.spilled(index))
+        })
+    });
+    family(
+        "signpost_spilled_total",
+        "Visitors who went elsewhere as a backend had no room for them.",
+        MetricType::COUNTER,
         metrics,
     )
 }

@@ -2,6 +2,7 @@
 //!
 //! [`Settings::load`] is the one way in. What it returns is valid: the code behind it checks nothing again.
 
+mod balance;
 mod health;
 mod layers;
 mod listener;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use balance::{Bound, First, Hash, Rate};
 pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses, Streak};
 pub use layers::{Flags, Layers};
 pub use listener::Listener;

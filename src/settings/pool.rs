@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+use super::balance::{First, Hash, Rate};
 use super::health::Health;
 use super::load::Load;
 use super::names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
@@ -32,6 +33,14 @@ pub struct Pool {
     pub split: Vec<Portion>,
     /// How long a turn is where the strategy and its shadows take turns; 0: they don't.
     pub rotate: Span,
+    /// How many visitors a second a backend may be sent that says nothing of it; 0: any number.
+    pub max_rate: Rate,
+    /// How long an answer may be kept; 0: not at all.
+    pub cache_max_age: Span,
+    /// What `consistent_hash` goes by.
+    pub hash: Hash,
+    /// What `first` goes by.
+    pub first: First,
     /// The status of a redirected GET or HEAD.
     pub status: RedirectStatus,
     /// The status for every other method.
@@ -75,6 +84,9 @@ pub struct Backend {
     pub weight: Weight,
     /// Whether it is used only while no primary is eligible.
     pub backup: bool,
+    /// How many visitors a second it may be sent, where that is not the pool's; 0: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rate: Option<Rate>,
     /// Where it is probed, where that is not `url`: a private address, say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_url: Option<BackendUrl>,
@@ -163,6 +175,10 @@ impl Pool {
                 "0s, or a duration from 10s to 1 day",
                 |span| span.0.is_zero() || (10..=24 * 3600).contains(&span.0.as_secs()),
             ),
+            max_rate: section.or("max_rate", Rate(0.0)),
+            cache_max_age: section.or("cache_max_age", Span::seconds(0)),
+            hash: Hash::read(section.section_or_empty("hash")),
+            first: First::read(section.section_or_empty("first")),
             status: section.or("status", RedirectStatus::FOUND),
             status_other: section.or("status_other", RedirectStatus::TEMPORARY),
             panic_threshold: section.or("panic_threshold", Share(1.0)),
@@ -203,6 +219,7 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
                     url,
                     weight,
                     backup: false,
+                    max_rate: None,
                     probe_url: None,
                 })
             }
@@ -218,13 +235,14 @@ impl Backend {
         let url = section.optional("url");
         let weight = section.or("weight", Weight::ONE);
         let backup = section.or("backup", false);
+        let max_rate = section.optional("max_rate");
         let probe_url = section.optional("probe_url");
         section.finish();
         if !had_url {
             notes.problem(&path, "is missing, takes a URL such as \"https://a.example.com\"");
         }
         let url = url?;
-        Some(Self { id: id_of(id, &url, &path, notes)?, url, weight, backup, probe_url })
+        Some(Self { id: id_of(id, &url, &path, notes)?, url, weight, backup, max_rate, probe_url })
     }
 }
 

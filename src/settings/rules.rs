@@ -9,6 +9,8 @@ use super::reader::Notes;
 use super::url::BackendUrl;
 use super::values::{SameSite, SecureAttribute};
 use super::{Cors, Health, Load, Pin, Pool, ProbeKind, Settings};
+use crate::fleet::HashKey;
+use crate::strategy;
 
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
 pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
@@ -45,6 +47,8 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         if let Some(load) = &pool.load {
             super::load::check(pool, load, notes, &mut warnings);
         }
+        caching(pool, notes);
+        unused(pool, &mut warnings);
         if let Some(pin) = &pool.pin {
             pins(pool, pin, notes, &mut warnings);
         }
@@ -165,6 +169,39 @@ fn strategies(pool: &Pool, notes: &Notes) {
         if !pool.split.is_empty() {
             notes.problem(&rotate, "stands beside `split`, which would blur each turn; set one of them");
         }
+    }
+}
+
+/// An answer may be kept only where the same visitor would be given the same again.
+fn caching(pool: &Pool, notes: &Notes) {
+    if pool.cache_max_age.0.is_zero() {
+        return;
+    }
+    let why = if pool.strategy != strategy::Kind::ConsistentHash
+        || !pool.split.is_empty()
+        || !pool.rotate.0.is_zero()
+    {
+        "strategies other than consistent_hash send visitors, each time elsewhere"
+    } else if pool.pin.is_some() {
+        "the pool pins, and a kept answer would set one visitor's pin for others"
+    } else {
+        return;
+    };
+    let text = format!("got \"{}\", but {why}; takes 0s", pool.cache_max_age);
+    notes.problem(&key(pool, "cache_max_age"), text);
+}
+
+/// Settings of a strategy that the pool does not have.
+fn unused(pool: &Pool, warnings: &mut Vec<String>) {
+    let has = |kind| pool.strategies().any(|known| known == kind);
+    let (hashes, fills) = (has(strategy::Kind::ConsistentHash), has(strategy::Kind::First));
+    let unused = [
+        ("hash.key", "consistent_hash", !hashes && pool.hash.key != HashKey::Client),
+        ("hash.bound", "consistent_hash", !hashes && pool.hash.bound.0 > 0.0),
+        ("first.max_utilisation", "first", !fills && pool.first.max_utilisation.0 != 0.8),
+    ];
+    for (name, strategy, _) in unused.into_iter().filter(|(_, _, is_unused)| *is_unused) {
+        warnings.push(format!("{} says nothing: {strategy} is no strategy of the pool", key(pool, name)));
     }
 }
 

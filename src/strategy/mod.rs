@@ -8,6 +8,10 @@ mod random;
 mod round_robin;
 mod cycle;
 mod wheel;
+mod consistent_hash;
+mod slots;
+mod first;
+mod meter;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -17,6 +21,9 @@ use crossbeam_utils::CachePadded;
 use rand::rngs::SmallRng;
 use serde::Serialize;
 
+pub use consistent_hash::{ConsistentHash, hash};
+pub use first::First;
+pub use meter::{Limit, Meter, Meters};
 pub use random::Random;
 pub use round_robin::RoundRobin;
 
@@ -33,6 +40,10 @@ listed! {
         /// Backends take turns; weights are exact over each cycle.
         #[default]
         RoundRobin,
+        /// Who the visitor is says where it goes.
+        ConsistentHash,
+        /// The first backend in order that has room.
+        First,
     }
 }
 
@@ -42,20 +53,25 @@ impl Kind {
         match self {
             Self::Random => "random",
             Self::RoundRobin => "round_robin",
+            Self::ConsistentHash => "consistent_hash",
+            Self::First => "first",
         }
     }
 
     /// Whether a pick depends on who the visitor is.
     pub const fn reads_key(self) -> bool {
         match self {
-            Self::Random | Self::RoundRobin => false,
+            Self::Random | Self::RoundRobin | Self::First => false,
+            Self::ConsistentHash => true,
         }
     }
 
     /// Whether a pick depends on the time.
-    pub const fn reads_clock(self) -> bool {
+    pub fn reads_clock(self, rules: &Rules) -> bool {
         match self {
             Self::Random | Self::RoundRobin => false,
+            Self::ConsistentHash => rules.bound > 0.0,
+            Self::First => true,
         }
     }
 }
@@ -101,6 +117,21 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// What the settings say of strategies beyond which it is. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// The [`hash`] of each backend's id, by roster index; one that is missing is known by its index.
+    pub names: Arc<[u64]>,
+    /// Of `consistent_hash`: how much more than its share of the dispatches a backend may have, as a part of it; 0: any.
+    pub bound: f64,
+}
+
+impl Rules {
+    fn name(&self, backend: u16) -> u64 {
+        self.names.get(usize::from(backend)).copied().unwrap_or_else(|| hash(&backend.to_le_bytes()))
+    }
+}
+
 /// What of a strategy outlives a fleet. The keeper hands the same one to the next fleet, so that a round robin
 /// goes on where it was. Cheap to clone: clones share it.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +139,8 @@ pub struct Memory {
     /// Turns taken so far, by all workers together. Alone on its cache line: it is the one value that they
     /// all write.
     turns: Arc<CachePadded<AtomicU64>>,
+    /// What it has sent each backend lately, where it asks.
+    pub meters: Meters,
 }
 
 /// What one pick may use.
@@ -121,6 +154,35 @@ pub struct Turn<'a> {
     pub now: Moment,
 }
 
+/// The backends that were asked for one visitor, so that none is asked, and counted, twice.
+#[derive(Debug)]
+pub struct Asked {
+    backends: [u16; Self::MOST],
+    count: usize,
+}
+
+impl Asked {
+    /// How many are remembered.
+    pub const MOST: usize = 64;
+
+    /// Whether a backend was not asked before. It is from now on.
+    pub fn is_new(&mut self, backend: usize) -> bool {
+        let backend = backend as u16;
+        let is_new = !self.backends[..self.count].contains(&backend);
+        if is_new && self.count < Self::MOST {
+            self.backends[self.count] = backend;
+            self.count += 1;
+        }
+        is_new
+    }
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { backends: [0; Self::MOST], count: 0 }
+    }
+}
+
 /// A strategy at work.
 #[derive(Debug)]
 pub enum Strategy {
@@ -128,14 +190,23 @@ pub enum Strategy {
     Random(Random),
     /// See [`RoundRobin`].
     RoundRobin(RoundRobin),
+    /// See [`ConsistentHash`].
+    ConsistentHash(ConsistentHash),
+    /// See [`First`].
+    First(First),
 }
+
+/// How often a strategy without an order of its own picks again for somebody with room.
+const TRIES: usize = 16;
 
 impl Strategy {
     /// Builds the tables, in time and memory that weights don't drive up; see each strategy.
-    pub fn build(kind: Kind, weights: Weights<'_>, memory: &Memory) -> Self {
+    pub fn build(kind: Kind, rules: &Rules, weights: Weights<'_>, memory: &Memory) -> Self {
         match kind {
             Kind::Random => Self::Random(Random::build(weights)),
             Kind::RoundRobin => Self::RoundRobin(RoundRobin::build(weights, memory)),
+            Kind::ConsistentHash => Self::ConsistentHash(ConsistentHash::build(rules, weights, memory)),
+            Kind::First => Self::First(First::build(weights)),
         }
     }
 
@@ -144,6 +215,45 @@ impl Strategy {
         match self {
             Self::Random(random) => random.pick(turn),
             Self::RoundRobin(round_robin) => round_robin.pick(),
+            Self::ConsistentHash(hash) => hash.pick(turn),
+            Self::First(first) => first.pick_of(turn, &mut |_| true).unwrap_or_else(|| first.overflow(turn)),
+        }
+    }
+
+    /// Picks one who has room, down the strategy's own order; `None` where it found nobody. It asks some, not all, and
+    /// some of them twice.
+    pub fn pick_of(&self, turn: &mut Turn<'_>, has_room: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
+        match self {
+            Self::Random(random) => (0..TRIES).map(|_| random.pick(turn)).find(|&backend| has_room(backend)),
+            Self::RoundRobin(round_robin) => {
+                (0..TRIES).map(|_| round_robin.pick()).find(|&backend| has_room(backend))
+            }
+            Self::ConsistentHash(hash) => hash.pick_of(turn, has_room),
+            Self::First(first) => first.pick_of(turn, has_room),
+        }
+    }
+
+    /// Picks one where nobody has room: whom it would pick without limits, but for `first`, which would send all to one.
+    pub fn overflow(&self, turn: &mut Turn<'_>) -> usize {
+        match self {
+            Self::First(first) => first.overflow(turn),
+            Self::Random(_) | Self::RoundRobin(_) | Self::ConsistentHash(_) => self.pick(turn),
+        }
+    }
+
+    /// Notes that a visitor was sent to a backend, whoever chose it.
+    pub fn sent(&self, backend: usize, now: Moment) {
+        match self {
+            Self::ConsistentHash(hash) => hash.sent(backend, now),
+            Self::Random(_) | Self::RoundRobin(_) | Self::First(_) => {}
+        }
+    }
+
+    /// How many it did not send to a backend because of a bound of its own, since the process began.
+    pub fn turned_away(&self, backend: usize) -> u64 {
+        match self {
+            Self::ConsistentHash(hash) => hash.turned_away(backend),
+            Self::Random(_) | Self::RoundRobin(_) | Self::First(_) => 0,
         }
     }
 }
@@ -171,7 +281,18 @@ mod tests {
     }
 
     fn build(kind: Kind, weights: &[u16]) -> Strategy {
-        Strategy::build(kind, Weights::new(&shares(weights)).unwrap(), &Memory::default())
+        let shares = shares(weights);
+        Strategy::build(kind, &Rules::default(), Weights::new(&shares).unwrap(), &Memory::default())
+    }
+
+    /// All but `first`, whose purpose it is to leave those behind without visitors.
+    fn spreading() -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(|&kind| kind != Kind::First)
+    }
+
+    /// How many of so many picks are the least that a strategy can give away: a slot of a table.
+    fn grain(kind: Kind, picks: usize) -> f64 {
+        if kind == Kind::ConsistentHash { picks as f64 / 65_536.0 } else { 0.0 }
     }
 
     /// Visitors one after the other, a millisecond apart, each with a key of its own.
@@ -210,8 +331,9 @@ mod tests {
         // Laid out, and as a wheel.
         for shares in [[(5, 3), (70, 1), (65_535, 2)], [(5, 2560), (70, 1), (65_535, 2559)]] {
             let shares = shares.map(share);
-            for kind in Kind::ALL {
-                let strategy = Strategy::build(kind, Weights::new(&shares).unwrap(), &Memory::default());
+            for kind in spreading() {
+                let weights = Weights::new(&shares).unwrap();
+                let strategy = Strategy::build(kind, &Rules::default(), weights, &Memory::default());
                 let seen: std::collections::BTreeSet<_> = picks(&strategy, 1, 100_000).into_iter().collect();
                 assert_eq!(seen.into_iter().collect::<Vec<_>>(), [5, 70, 65_535], "{}", kind.name());
             }
@@ -235,7 +357,7 @@ mod tests {
         for weights in weights {
             let weights: Vec<u16> = (0..10_000).map(|i| weights(i).try_into().unwrap()).collect();
             let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
-            for kind in Kind::ALL {
+            for kind in spreading() {
                 let count = 500_000;
                 let mut seen = vec![0u32; weights.len()];
                 for index in picks(&build(kind, &weights), 11, count) {
@@ -244,7 +366,8 @@ mod tests {
                 for (&weight, &seen) in weights.iter().zip(&seen) {
                     let expected = f64::from(weight) / total * count as f64;
                     // Seven standard deviations, and what a few light ones may be off by.
-                    let slack = 7.0 * expected.sqrt() + 4.0;
+                    let grain = grain(kind, count);
+                    let slack = 7.0 * (expected + grain).sqrt() + 4.0 + grain;
                     assert!((f64::from(seen) - expected).abs() <= slack, "{} {seen} {expected}", kind.name());
                 }
             }
@@ -254,7 +377,7 @@ mod tests {
     proptest! {
         #[test]
         fn shares_follow_weights(weights in proptest::collection::vec(1u16..=2560, 1..40), seed: u64) {
-            for kind in Kind::ALL {
+            for kind in spreading() {
                 let total: u32 = weights.iter().map(|&weight| u32::from(weight)).sum();
                 let count = 100_000;
                 let mut seen = vec![0u32; weights.len()];
@@ -265,7 +388,7 @@ mod tests {
                     let share = f64::from(weight) / f64::from(total);
                     let expected = share * count as f64;
                     // Six standard deviations of a binomial, and what a light one may be off by.
-                    let slack = 6.0 * (expected * (1.0 - share)).sqrt() + 8.0;
+                    let slack = 6.0 * (expected * (1.0 - share)).sqrt() + 8.0 + grain(kind, count);
                     prop_assert!((f64::from(seen) - expected).abs() <= slack, "{} {seen} {expected}", kind.name());
                 }
             }

@@ -26,6 +26,7 @@ mod fuzz_seeds;
 
 // What the operator sees.
 mod balance;
+mod hashed;
 mod comparing;
 mod load;
 mod metrics;

@@ -14,17 +14,19 @@ const TWO_POOLS: &str = r#"
     [pools.plain]
     strategy = "random"
     path_prefix = "/plain"
+    max_rate = 1000
     backends = [{ id = "plain-a", url = "http://127.0.0.1:9003" }]
 "#;
 
 /// Every name that DESIGN gives and there is something to count for yet.
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 24] = [
     "signpost_redirects_total",
     "signpost_responses_total",
     "signpost_refusals_total",
     "signpost_pick_duration_seconds_bucket",
     "signpost_strategy_live",
     "signpost_strategy_picks_total",
+    "signpost_spilled_total",
     "signpost_pins_rejected_total",
     "signpost_backend_weight",
     "signpost_backend_state",

@@ -1,0 +1,134 @@
+//! What a pool's settings say of single strategies: `[pools.NAME.hash]`, `[pools.NAME.first]`, rates.
+
+use std::num::NonZeroU8;
+
+use http::HeaderName;
+use serde::Serialize;
+
+use super::names::is_token;
+use super::reader::Section;
+use super::values::{Leaf, Share};
+use crate::fleet::HashKey;
+
+/// `[pools.NAME.hash]`: of `consistent_hash`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Hash {
+    /// What a visitor is known by.
+    pub key: HashKey,
+    /// How much more than its share of the dispatches a backend may have, as a part of it; 0: any.
+    pub bound: Bound,
+}
+
+impl Hash {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let hash = Self { key: section.or("key", HashKey::Client), bound: section.or("bound", Bound(0.0)) };
+        section.finish();
+        hash
+    }
+}
+
+/// `[pools.NAME.first]`: of `first`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct First {
+    /// The utilisation at which a backend is full, where it reports its load.
+    pub max_utilisation: Share,
+}
+
+impl First {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let first = Self { max_utilisation: section.or("max_utilisation", Share(0.8)) };
+        section.finish();
+        first
+    }
+}
+
+/// The epsilon of bounded loads, 0 to 10; 0: no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Bound(pub f64);
+
+impl Leaf for Bound {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(bound) if bound == 0.0 || (0.01..=10.0).contains(&bound) => Ok(Self(bound)),
+            _ => Err("0 (no bound), or a number from 0.01 to 10".to_owned()),
+        }
+    }
+}
+
+/// Visitors a second; 0: any number.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Rate(pub f64);
+
+impl Leaf for Rate {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(rate) if rate == 0.0 || (0.001..=1e6).contains(&rate) => Ok(Self(rate)),
+            _ => Err("0 (any), or a number from 0.001 to 1000000".to_owned()),
+        }
+    }
+}
+
+impl Leaf for HashKey {
+    fn parse(text: &str) -> Result<Self, String> {
+        let key = match text.split_once(':') {
+            None if text == "client" => Some(Self::Client),
+            None if text == "path" => Some(Self::Path(None)),
+            Some(("path", segments)) => {
+                segments.parse().ok().map(|segments: NonZeroU8| Self::Path(Some(segments)))
+            }
+            Some(("header", name)) => name.parse().ok().map(|name: HeaderName| Self::Header(name)),
+            Some(("cookie", name)) if is_token(name) => Some(Self::Cookie(name.into())),
+            Some(("query", name)) if is_query_name(name) => Some(Self::Query(name.into())),
+            _ => None,
+        };
+        key.ok_or_else(|| {
+            "client, header:NAME, cookie:NAME, path, path:N (its first segments, 1 to 255) or query:NAME"
+                .to_owned()
+        })
+    }
+}
+
+/// Whether a name can be found in a query as it is sent.
+fn is_query_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"&=#".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_prints_what_it_parses() {
+        for text in ["client", "path", "path:1", "path:255", "header:x-user", "cookie:sid", "query:user[id]"]
+        {
+            assert_eq!(HashKey::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(HashKey::parse("header:X-User").unwrap().to_string(), "header:x-user");
+        for bad in [
+            "",
+            "Client",
+            "path:0",
+            "path:256",
+            "path:",
+            "header:",
+            "header:a b",
+            "cookie:",
+            "cookie:a=b",
+            "query:",
+            "query:a&b",
+            "body",
+        ] {
+            assert!(HashKey::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_and_bounds_are_sane_numbers() {
+        for good in ["0", "0.001", "20", "1000000"] {
+            assert!(Rate::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["-1", "NaN", "inf", "1e-9", "1e7", ""] {
+            assert!(Rate::parse(bad).is_err() && Bound::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

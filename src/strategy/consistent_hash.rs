@@ -1,0 +1,194 @@
+//! `consistent_hash`: who the visitor is says where it goes, on every replica alike; and where a backend has more than
+//! its share of the dispatches, to the next one in the visitor's own order.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::slots::{Slots, nth};
+use super::{Asked, Memory, Meter, Meters, Rules, Turn, Weights};
+use crate::clock::Moment;
+
+/// What every hash begins with: "signpost". With another one all visitors would go elsewhere.
+const SEED: u64 = u64::from_be_bytes(*b"signpost");
+
+/// The hash by which visitors and backends are known, on every replica and in every version: XXH3 of 64 bits.
+pub fn hash(bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, SEED)
+}
+
+/// A visitor's key gives a sequence of slots, the same for ever; whose they are is its order of backends. The first is
+/// where it goes. See [`Slots`] for what becomes of that when backends come and go.
+#[derive(Debug)]
+pub struct ConsistentHash {
+    slots: Slots,
+    bound: Option<Bound>,
+}
+
+impl ConsistentHash {
+    /// Builds the table: some milliseconds, see [`Slots`].
+    pub(super) fn build(rules: &Rules, weights: Weights<'_>, memory: &Memory) -> Self {
+        let slots = Slots::new(weights, |backend| rules.name(backend));
+        let bound = (rules.bound > 0.0).then(|| Bound::new(rules.bound, weights, memory));
+        Self { slots, bound }
+    }
+
+    /// The first in the visitor's order who is within the bound and has room.
+    pub(super) fn pick_of(&self, turn: &Turn<'_>, has_room: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
+        let total = self.bound.as_ref().map_or(0.0, |bound| bound.meters.all().rate(turn.now));
+        let is_within =
+            |backend| self.bound.as_ref().is_none_or(|bound| bound.takes(backend, total, turn.now));
+        self.order(turn.key).find(|&backend| is_within(backend) && has_room(backend))
+    }
+
+    /// The first in the visitor's order who is within the bound, else the very first.
+    pub(super) fn pick(&self, turn: &Turn<'_>) -> usize {
+        let within = self.bound.is_some().then(|| self.pick_of(turn, &mut |_| true)).flatten();
+        within.unwrap_or_else(|| self.slots.at(nth(turn.key, 0)))
+    }
+
+    /// The visitor's order, each backend once, as far as it is gone.
+    fn order(&self, key: u64) -> impl Iterator<Item = usize> {
+        let mut asked = Asked::default();
+        let backends = (0..Asked::MOST as u64).map(move |count| self.slots.at(nth(key, count)));
+        backends.filter(move |&backend| asked.is_new(backend))
+    }
+
+    /// Notes who was sent a visitor.
+    pub(super) fn sent(&self, backend: usize, now: Moment) {
+        if let Some(bound) = &self.bound {
+            bound.meters.count(backend, now);
+        }
+    }
+
+    /// How many the bound kept away from a backend.
+    pub(super) fn turned_away(&self, backend: usize) -> u64 {
+        let meter = self.bound.as_ref().and_then(|bound| bound.meters.of(backend));
+        meter.map_or(0, Meter::turned_away)
+    }
+}
+
+/// How many dispatches a second a backend is never held for too many: in a pool that has few of them, two of one second
+/// are no sign of anything.
+const COLD: f64 = 4.0;
+
+/// Bounded loads (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads", 2016), with dispatches
+/// of the last second for what they have open connections: of these a redirect knows nothing.
+#[derive(Debug)]
+struct Bound {
+    /// By roster index: what of all dispatches a backend may have, its share times one and epsilon.
+    parts: Box<[f64]>,
+    meters: Meters,
+}
+
+impl Bound {
+    fn new(epsilon: f64, weights: Weights<'_>, memory: &Memory) -> Self {
+        let sum = f64::from(weights.sum());
+        let most = weights.iter().map(|share| usize::from(share.backend)).max().unwrap_or(0);
+        let mut parts = vec![0.0; most + 1];
+        for share in weights.iter() {
+            parts[usize::from(share.backend)] = (1.0 + epsilon) * f64::from(share.weight.get()) / sum;
+        }
+        Self { parts: parts.into(), meters: memory.meters.clone() }
+    }
+
+    /// Whether a backend may have one more; who may not is noted. `total` is what all had in the last second.
+    fn takes(&self, backend: usize, total: f64, now: Moment) -> bool {
+        let Some(meter) = self.meters.of(backend) else { return true };
+        // A whole one is what is taken, so a place of which a part is left is a place; what rounding leaves is none.
+        let places = (self.parts[backend] * (total + 1.0) - 1e-6).ceil();
+        let takes = meter.rate(now) + 1.0 <= places.max(COLD);
+        if !takes {
+            meter.turn_away();
+        }
+        takes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::*;
+    use crate::strategy::tests::shares;
+
+    fn build(weights: &[u16], bound: f64) -> ConsistentHash {
+        let names = (0..weights.len()).map(|index| hash(format!("b{index}").as_bytes())).collect();
+        let rules = Rules { names, bound };
+        let memory = Memory { meters: Meters::default().of_roster(&rules.names), ..Memory::default() };
+        ConsistentHash::build(&rules, Weights::new(&shares(weights)).unwrap(), &memory)
+    }
+
+    /// Sends visitors with these keys, so many milliseconds apart, and says how many went to each.
+    fn send(hash: &ConsistentHash, backends: usize, apart: f64, keys: impl Iterator<Item = u64>) -> Vec<u32> {
+        let mut rng = SmallRng::seed_from_u64(0);
+        let mut sent = vec![0; backends];
+        for (key, number) in keys.zip(0..) {
+            let now = Moment(1_000_000_000_000 + (f64::from(number) * apart * 1e6) as u64);
+            let backend = hash.pick(&Turn { rng: &mut rng, key, now });
+            hash.sent(backend, now);
+            sent[backend] += 1;
+        }
+        sent
+    }
+
+    #[test]
+    fn hashes_are_the_same_for_ever() {
+        assert_eq!(hash(b""), 15_090_176_727_520_524_825);
+        assert_eq!(hash(b"signpost"), 17_447_443_022_901_798_860);
+    }
+
+    #[test]
+    fn a_key_goes_to_one_backend() {
+        let hash = build(&[1, 2, 3], 0.0);
+        assert_eq!(
+            send(&hash, 3, 1.0, std::iter::repeat_n(77, 60)).iter().filter(|&&sent| sent == 60).count(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_hot_key_is_spread_as_far_as_is_set() {
+        for (weights, bound, most) in [
+            (&[1, 1, 1][..], 0.25, vec![25, 25, 25]),
+            (&[1; 6], 0.5, vec![15; 6]),
+            (&[2, 1, 1], 0.1, vec![33, 17, 17]),
+        ] {
+            let sent = send(&build(weights, bound), weights.len(), 1.0, std::iter::repeat_n(77, 60));
+            assert!(sent.iter().zip(&most).all(|(sent, most)| sent <= most), "{sent:?}");
+            assert!(sent.iter().zip(&most).any(|(sent, most)| sent == most), "{sent:?} fills the first");
+        }
+        // In the long run too: the last second of ten.
+        let hash = build(&[1; 5], 0.2);
+        let before: u32 = send(&hash, 5, 1.0, std::iter::repeat_n(5, 10_000)).iter().sum();
+        assert_eq!(before, 10_000);
+        let rates: Vec<_> = (0..5)
+            .map(|index| {
+                hash.bound.as_ref().unwrap().meters.of(index).unwrap().rate(Moment(1_009_999_000_000))
+            })
+            .collect();
+        assert!(rates.iter().all(|&rate| rate <= 242.0), "{rates:?}");
+    }
+
+    #[test]
+    fn what_spills_of_a_key_goes_the_same_way() {
+        let hash = build(&[1; 50], 0.25);
+        let order: Vec<_> = hash.order(77).take(3).collect();
+        let sent = send(&hash, 50, 0.1, std::iter::repeat_n(77, 12));
+        assert_eq!(order.iter().map(|&backend| sent[backend]).collect::<Vec<_>>(), [4, 4, 4]);
+    }
+
+    #[test]
+    fn a_pool_that_is_cold_or_even_does_not_spill() {
+        // Each of four comes back every second, where it was.
+        let hash = build(&[1; 100], 0.05);
+        let first: Vec<_> = (0..4).map(|key| hash.slots.at(nth(key, 0))).collect();
+        let sent = send(&hash, 100, 250.0, (0..4).cycle().take(400));
+        assert!(first.iter().all(|&backend| sent[backend] >= 100), "{sent:?}");
+        // Visitors of all kinds, and hardly any of them elsewhere than without a bound.
+        let (bounded, free) = (build(&[1; 10], 0.5), build(&[1; 10], 0.0));
+        let keys = || (0..20_000).map(|key| nth(9, key));
+        let (bounded, free) = (send(&bounded, 10, 1.0, keys()), send(&free, 10, 1.0, keys()));
+        let moved: u32 = bounded.iter().zip(&free).map(|(a, b)| a.abs_diff(*b)).sum();
+        assert!(moved <= 20, "{moved}");
+    }
+}

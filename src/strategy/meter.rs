@@ -1,0 +1,270 @@
+//! How many visitors a backend is sent, and how many it may be sent: two values that all workers share, without a lock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::clock::Moment;
+
+/// A second, in a [`Moment`]'s nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
+/// What one backend was sent lately. Alone on its cache lines.
+#[derive(Debug, Default)]
+pub struct Meter(CachePadded<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// See [`Windows`].
+    windows: AtomicU64,
+    /// When the backend has had all that it was sent, at the pace of its [`Limit`], in nanoseconds: the theoretical
+    /// arrival time of the generic cell rate algorithm (ITU-T I.371).
+    paid: AtomicU64,
+    /// How many were turned away since the process began.
+    turned_away: AtomicU64,
+}
+
+impl Meter {
+    /// Counts one more.
+    pub fn count(&self, now: Moment) {
+        let count = |bits| Some(Windows::from_bits(bits).at(now).plus_one().to_bits());
+        // It is never refused.
+        let _ = self.0.windows.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+    }
+
+    /// How many there were in the last second: all of this second's, and of the last one's such a part as is within a
+    /// second, as if they had come evenly.
+    pub fn rate(&self, now: Moment) -> f64 {
+        Windows::from_bits(self.0.windows.load(Ordering::Relaxed)).rate(now)
+    }
+
+    /// Takes a place under a limit; whether there was one. Of two who ask for the last place one gets it.
+    pub fn take(&self, limit: Limit, now: Moment) -> bool {
+        let take = |paid: u64| {
+            let begin = paid.max(now.0);
+            (begin - now.0 <= limit.ahead).then(|| begin + limit.apart)
+        };
+        let taken = self.0.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        if !taken {
+            self.turn_away();
+        }
+        taken
+    }
+
+    /// Counts one who was sent to another backend, as there was no room here.
+    pub fn turn_away(&self) {
+        self.0.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were, since the process began.
+    pub fn turned_away(&self) -> u64 {
+        self.0.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place where there is none too, as for a visitor who must be sent here. What is taken too much is soon
+    /// forgotten: it never closes the limit for longer than `Limit::take` does.
+    pub fn force(&self, limit: Limit, now: Moment) {
+        let force = |paid: u64| Some((paid.max(now.0) + limit.apart).min(now.0 + limit.ahead + limit.apart));
+        let _ = self.0.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, force);
+    }
+
+    /// When there is a place under a limit, if nobody takes it before.
+    pub fn opens(&self, limit: Limit) -> Moment {
+        Moment(self.0.paid.load(Ordering::Relaxed).saturating_sub(limit.ahead))
+    }
+}
+
+/// How many visitors a second a backend may be sent: a second's worth at once, then one whenever one is due.
+///
+/// A tenth of a second's would be hard on low limits. At four visitors a second, who come as they like, a limit of five
+/// that lets no two come at once turns every other one away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// From one to the next, in nanoseconds.
+    apart: u64,
+    /// How far ahead of its time one may come, in nanoseconds.
+    ahead: u64,
+}
+
+impl Limit {
+    /// `None` for 0, which is no limit. Rates from 10^-6 to 10^9 a second are kept as they are.
+    pub fn per_second(rate: f64) -> Option<Self> {
+        let apart = (SECOND as f64 / rate.clamp(1e-6, 1e9)).round() as u64;
+        (rate > 0.0).then_some(Self { apart, ahead: SECOND.saturating_sub(apart) })
+    }
+}
+
+/// Two windows of a second in 64 bits: the number of the current one (16 bits, as stale ones are told by it; after 18
+/// idle hours one may be taken for new), the count of the one before, and its own (24 bits each; they stop at 2^24 - 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Windows {
+    number: u16,
+    before: u32,
+    current: u32,
+}
+
+const COUNT_BITS: u32 = 24;
+const MOST: u32 = (1 << COUNT_BITS) - 1;
+
+impl Windows {
+    fn from_bits(bits: u64) -> Self {
+        let before = (bits >> COUNT_BITS) as u32 & MOST;
+        Self { number: (bits >> (2 * COUNT_BITS)) as u16, before, current: bits as u32 & MOST }
+    }
+
+    fn to_bits(self) -> u64 {
+        u64::from(self.number) << (2 * COUNT_BITS)
+            | u64::from(self.before) << COUNT_BITS
+            | u64::from(self.current)
+    }
+
+    /// The windows as they stand at a time. One that is a little before, as another worker's may be, is in the current.
+    fn at(self, now: Moment) -> Self {
+        let number = (now.0 / SECOND) as u16;
+        match number.wrapping_sub(self.number) {
+            0 | u16::MAX => self,
+            1 => Self { number, before: self.current, current: 0 },
+            _ => Self { number, before: 0, current: 0 },
+        }
+    }
+
+    fn plus_one(self) -> Self {
+        Self { current: (self.current + 1).min(MOST), ..self }
+    }
+
+    fn rate(self, now: Moment) -> f64 {
+        let Self { before, current, .. } = self.at(now);
+        let left = 1.0 - (now.0 % SECOND) as f64 / SECOND as f64;
+        f64::from(before) * left + f64::from(current)
+    }
+}
+
+/// The meters of a pool's backends, by roster index, and of all of them together. Cheap to clone: clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Meters {
+    /// What the backends are known by.
+    names: Arc<[u64]>,
+    each: Arc<[Arc<Meter>]>,
+    all: Arc<Meter>,
+}
+
+impl Meters {
+    /// For backends of these names, each with the meter that one of its name has here, if there is one. Little is done
+    /// where they are the same backends.
+    pub fn of_roster(&self, names: &Arc<[u64]>) -> Self {
+        if self.names == *names {
+            return self.clone();
+        }
+        let known: HashMap<u64, &Arc<Meter>> = self.names.iter().copied().zip(self.each.iter()).collect();
+        let meter = |name| known.get(name).map_or_else(Arc::default, |meter| Arc::clone(meter));
+        Self { names: Arc::clone(names), each: names.iter().map(meter).collect(), all: Arc::clone(&self.all) }
+    }
+
+    /// One backend's, where it has one.
+    pub fn of(&self, backend: usize) -> Option<&Meter> {
+        self.each.get(backend).map(|meter| &**meter)
+    }
+
+    /// That of all together.
+    pub fn all(&self) -> &Meter {
+        &self.all
+    }
+
+    /// Counts one more for a backend and for all.
+    pub fn count(&self, backend: usize, now: Moment) {
+        if let Some(meter) = self.of(backend) {
+            meter.count(now);
+            self.all.count(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment(millis * 1_000_000)
+    }
+
+    #[test]
+    fn a_rate_is_that_of_the_last_second() {
+        let meter = Meter::default();
+        assert_eq!(meter.rate(at(0)), 0.0);
+        for millis in 0..1000 {
+            meter.count(at(7000 + millis));
+        }
+        for (millis, rate) in [(8000, 1000.0), (8250, 750.0), (8999, 1.0), (9000, 0.0), (70_000_000, 0.0)] {
+            assert!((meter.rate(at(millis)) - rate).abs() < 1e-6, "{} at {millis}", meter.rate(at(millis)));
+        }
+        for millis in 0..1000 {
+            meter.count(at(8000 + millis));
+            assert!((meter.rate(at(8000 + millis)) - 1000.0).abs() <= 2.0);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_late_counts_in_the_current_second() {
+        let meter = Meter::default();
+        meter.count(at(5001));
+        meter.count(at(4999));
+        assert_eq!(meter.rate(at(5001)), 2.0);
+        let full = Windows { number: 3, before: 7, current: MOST };
+        assert_eq!(full.plus_one(), full);
+        assert_eq!(Windows::from_bits(full.to_bits()), full);
+    }
+
+    #[test]
+    fn a_limit_lets_a_second_s_worth_come_at_once() {
+        let (meter, limit) = (Meter::default(), Limit::per_second(20.0).unwrap());
+        let taken = |millis| (0..100).filter(|_| meter.take(limit, at(millis))).count();
+        assert_eq!([taken(5000), taken(5049), taken(5050), taken(5100), taken(5600)], [20, 0, 1, 1, 10]);
+        assert_eq!(meter.opens(limit), at(5650));
+        assert_eq!(taken(60_000), 20, "no more than that is saved");
+        assert_eq!(Limit::per_second(0.0), None);
+        let (meter, slow) = (Meter::default(), Limit::per_second(0.5).unwrap());
+        let taken = |millis| (0..100).filter(|_| meter.take(slow, at(millis))).count();
+        assert_eq!([taken(0), taken(1999), taken(2000)], [1, 0, 1], "one at once at the least");
+    }
+
+    #[test]
+    fn what_was_forced_closes_a_limit_no_longer_than_what_was_taken() {
+        let (meter, limit) = (Meter::default(), Limit::per_second(10.0).unwrap());
+        for _ in 0..10_000 {
+            meter.force(limit, at(3000));
+        }
+        assert!(!meter.take(limit, at(3099)));
+        assert!(meter.take(limit, at(3100)));
+    }
+
+    #[test]
+    fn threads_never_share_a_place() {
+        let meters = Meters::default().of_roster(&[7].into());
+        let limit = Limit::per_second(1000.0).unwrap();
+        let picker = || {
+            let taken = (0..1000).filter(|_| meters.of(0).is_some_and(|meter| meter.take(limit, at(9000))));
+            let taken = taken.count();
+            (0..1000).for_each(|_| meters.count(0, at(9000)));
+            taken
+        };
+        let taken: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(picker)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(taken, 1000);
+        assert_eq!(meters.of(0).unwrap().turned_away(), 3000);
+        assert_eq!((meters.all().rate(at(9000)), meters.of(0).unwrap().rate(at(9000))), (4000.0, 4000.0));
+    }
+
+    #[test]
+    fn a_backend_keeps_its_meter_where_it_moves() {
+        let old = Meters::default().of_roster(&[5, 6].into());
+        old.count(1, at(0));
+        let new = old.of_roster(&[7, 5, 6].into());
+        let rates = [0, 1, 2].map(|index| new.of(index).unwrap().rate(at(0)));
+        assert_eq!(rates, [0.0, 0.0, 1.0]);
+        assert_eq!(new.all().rate(at(0)), 1.0);
+    }
+}
