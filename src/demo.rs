@@ -55,6 +55,7 @@ pub fn invitation(dispatcher: SocketAddr, admin: SocketAddr, backends: &[Backend
     let mut line = |command: String, what| text += &format!("  {command:52} # {what}\n");
     line(format!("curl -I 'http://{dispatcher}/some/path?q=1'"), "where would I be sent?");
     line(format!("curl -L http://{dispatcher}/"), "go there");
+    line(format!("http://{admin}/"), "in a browser: the status page");
     line(format!("curl http://{admin}/metrics"), "who was sent where, and why");
     if pinned {
         line(format!("curl -sIL -b jar -c jar http://{dispatcher}/"), "again and again: one backend");

@@ -1,8 +1,8 @@
 //! `/api/v1`: what there is, where it stands, and changing that while visitors are served.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, UNIX_EPOCH};
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
@@ -15,78 +15,9 @@ use tokio::sync::oneshot;
 
 use super::Shown;
 use super::problem::Problem;
-use crate::fleet::{Admin, Health, Pool, State as BackendState, Tier, Weight};
+use super::view::{BackendView, Changes, Overview, redirects};
+use crate::fleet::Weight;
 use crate::keeper::{Change, Event};
-
-/// A pool, as the API shows it.
-#[derive(Serialize)]
-struct PoolView<'a> {
-    name: &'a str,
-    strategy: &'static str,
-    /// Who of the backends new visitors are sent to.
-    tier: Tier,
-    fail_open: bool,
-    backends: Vec<BackendView<'a>>,
-}
-
-/// A backend, as the API shows it.
-#[derive(Serialize)]
-struct BackendView<'a> {
-    id: &'a str,
-    url: &'a str,
-    state: BackendState,
-    admin: Admin,
-    health: Health,
-    backup: bool,
-    weight: Weight,
-    /// `weight`, or less of it in slow start.
-    weight_in_effect: f64,
-    /// What of `admin` and `weight` was set at run time.
-    set_at_run_time: Vec<&'static str>,
-    /// While draining: when no pin to it can be valid any more.
-    drained_at: Option<String>,
-    redirects: Redirects,
-}
-
-#[derive(Serialize)]
-struct Redirects {
-    pinned: u64,
-    repinned: u64,
-    picked: u64,
-}
-
-fn view<'a>(shown: &Shown, pool: &'a Pool) -> PoolView<'a> {
-    PoolView {
-        name: &pool.roster.name,
-        strategy: pool.live().kind.name(),
-        tier: pool.tier,
-        fail_open: pool.tier == Tier::FailOpen,
-        backends: (0..pool.roster.backends.len()).map(|index| backend_view(shown, pool, index)).collect(),
-    }
-}
-
-fn backend_view<'a>(shown: &Shown, pool: &'a Pool, index: usize) -> BackendView<'a> {
-    let (backend, standing) = (&pool.roster.backends[index], &pool.standings[index]);
-    let [pinned, repinned, picked] = shown.registry.redirects(&pool.roster, index);
-    let set = [("admin", standing.admin_is_set), ("weight", standing.weight_is_set)];
-    BackendView {
-        id: &backend.id,
-        url: &backend.base,
-        state: standing.state(),
-        admin: standing.admin,
-        health: standing.health,
-        backup: standing.backup,
-        weight: standing.weight,
-        weight_in_effect: standing.weight_in_effect(),
-        set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
-        drained_at: standing.drained_at.map(date),
-        redirects: Redirects { pinned, repinned, picked },
-    }
-}
-
-fn date(seconds: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
-}
 
 fn json(document: &impl Serialize) -> Response {
     match serde_json::to_string(document) {
@@ -101,13 +32,9 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// `GET /api/v1/pools`
-pub(super) async fn pools(State(shown): State<Shown>) -> Response {
-    #[derive(Serialize)]
-    struct Document<'a> {
-        pools: Vec<PoolView<'a>>,
-    }
+pub(super) async fn pools(State(shown): State<Shown>, Extension(changes): Extension<Changes>) -> Response {
     let fleet = shown.fleet.load_full();
-    json(&Document { pools: fleet.pools.iter().map(|pool| view(&shown, pool)).collect() })
+    json(&Overview::of(&shown, changes, &fleet))
 }
 
 /// `PATCH /api/v1/pools/{pool}/backends/{id}`. Answers when every request that begins reads the change.
@@ -142,11 +69,8 @@ pub(super) async fn change_backend(
     tracing::info!(pool, backend, change, "changed by the operator");
     let fleet = shown.fleet.load_full();
     let pool = fleet.pools.iter().find(|known| *known.roster.name == *pool);
-    let changed = pool.and_then(|pool| {
-        let index = pool.roster.backends.iter().position(|known| *known.id == *backend)?;
-        Some(backend_view(&shown, pool, index))
-    });
-    Ok(json(&changed))
+    let mut backends = pool.into_iter().flat_map(|pool| BackendView::of(pool, &redirects(&shown, pool)));
+    Ok(json(&backends.find(|known| known.id == backend)))
 }
 
 /// Reads `{"admin": "active"|"draining"|"maintenance"|null, "weight": 0..256|null}`; each may be left out.

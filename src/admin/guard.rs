@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
+use super::view::Changes;
 use super::{API_BASE, LOAD};
 use crate::fleet::Host;
 use crate::settings::{Admin, HostPattern, Secret};
@@ -75,7 +76,8 @@ impl Guard {
 }
 
 /// Lets a request of the API through, or says why not.
-pub(super) async fn guard(State(Guard(rules)): State<Guard>, request: Request, next: Next) -> Response {
+/// What is behind it finds [`Changes`] among the request's extensions.
+pub(super) async fn guard(State(Guard(rules)): State<Guard>, mut request: Request, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let path =
         request.extensions().get::<MatchedPath>().and_then(|path| path.as_str().strip_prefix(API_BASE));
@@ -85,7 +87,10 @@ pub(super) async fn guard(State(Guard(rules)): State<Guard>, request: Request, n
         false => Ok(()),
     });
     match verdict {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            request.extensions_mut().insert(rules.changes());
+            next.run(request).await
+        }
         Err(problem) => {
             let mut answer = problem.into_response();
             if answer.status() == StatusCode::UNAUTHORIZED {
@@ -97,6 +102,15 @@ pub(super) async fn guard(State(Guard(rules)): State<Guard>, request: Request, n
 }
 
 impl Rules {
+    /// Whether changes are taken.
+    fn changes(&self) -> Changes {
+        match (&self.admin.token, self.on_loopback) {
+            (Some(_), _) => Changes::Token,
+            (None, true) => Changes::Open,
+            (None, false) => Changes::Refused,
+        }
+    }
+
     fn host(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let mut fields = headers.get_all(HOST).iter();
         let host = match (fields.next(), fields.next()) {

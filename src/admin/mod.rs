@@ -2,6 +2,7 @@
 //!
 //! | path | what |
 //! | --- | --- |
+//! | `GET /` | the status page, for people |
 //! | `GET /metrics` | Prometheus text format |
 //! | `GET /healthz` | 200 while the process lives |
 //! | `GET /readyz` | 200 while it accepts visitors, 503 once it is leaving |
@@ -16,10 +17,13 @@
 //! connection's deadlines and a cap of its own, so that whoever reaches it can't use up the process.
 
 mod api;
+mod figures;
 mod guard;
 mod healthcheck;
 mod load;
+mod page;
 mod problem;
+mod view;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -129,6 +133,9 @@ type Endpoint = (&'static str, fn() -> MethodRouter<Shown>);
 const OPEN: [Endpoint; 3] =
     [("/metrics", || get(metrics)), ("/healthz", || get("alive\n")), ("/readyz", || get(readyz))];
 
+/// The status page, which the guard stands before too: who may not read the API may not read this.
+const PAGE: [Endpoint; 2] = [("/", || get(page::page)), ("/assets/{file}", || get(page::asset))];
+
 /// Where the API begins.
 const API_BASE: &str = "/api/v1";
 
@@ -147,22 +154,23 @@ const API: [Endpoint; 5] = [
 
 /// Every path there is, as the answer to any other says it.
 fn paths() -> String {
-    let open = OPEN.iter().map(|(path, _)| (*path).to_owned());
+    let open = OPEN.iter().chain(&PAGE).map(|(path, _)| (*path).to_owned());
     let api = API.iter().map(|(path, _)| format!("{API_BASE}{path}"));
     format!("here are {}", open.chain(api).collect::<Vec<_>>().join(", "))
 }
 
 /// The endpoints of the tables, and no other.
 fn router(shown: Shown, guard: Guard) -> Router {
-    let routes = |table: &[Endpoint]| {
-        table.iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods()))
+    let routes = |onto: Router<Shown>, table: &[Endpoint]| {
+        table.iter().fold(onto, |router, (path, methods)| router.route(path, methods()))
     };
-    let api = routes(&API)
+    let api = routes(Router::new(), &API)
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn_with_state(guard, guard::guard));
-    routes(&OPEN)
+        .layer(from_fn_with_state(guard.clone(), guard::guard));
+    let page = routes(Router::new(), &PAGE).layer(from_fn_with_state(guard, guard::guard));
+    routes(page, &OPEN)
         .nest(API_BASE, api)
         .fallback(unknown)
         .with_state(shown)

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{
-    Active, Admin, Arm, Backend, Caching, Cors, HashKey, Health, Percent, Pins, Ramp, Role, Roles, Slot,
-    Standing, room::Room,
+    Active, Admin, Arm, Backend, Caching, Cors, Excluded, HashKey, Health, Percent, Pins, Ramp, Role, Roles,
+    Slot, Standing, room::Room,
 };
 use crate::clock::Moment;
 use crate::listed::listed;
@@ -95,6 +95,18 @@ listed! {
     }
 }
 
+impl Tier {
+    /// Its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Primaries => "primaries",
+            Self::Backups => "backups",
+            Self::FailOpen => "fail_open",
+            Self::Nobody => "nobody",
+        }
+    }
+}
+
 /// What becomes of a pin to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
@@ -139,6 +151,11 @@ impl Pool {
         let has_shadows = arms.iter().any(|active| active.role == Role::Shadow);
         let room = Room::new(meters, &shares);
         Self { roster, standings, keeps, tier, roles, arms, has_shadows, room }
+    }
+
+    /// Why a backend of the roster may not be picked; `None` where it may.
+    pub fn excluded(&self, index: usize) -> Option<Excluded> {
+        (self.keeps[index] != Keeps::AndRenews).then(|| self.standings[index].excluded())
     }
 
     /// The strategy that sends visitors, those of a split aside.
@@ -305,6 +322,31 @@ mod tests {
         assert_eq!(tier(0.0, &["down", "waits backup"]), (Tier::Backups, vec![1]));
         assert_eq!(tier(1.0, &["waits", "waits"]), (Tier::Primaries, vec![0, 1]));
         assert_eq!(tier(1.0, &["waits", "waits backup"]), (Tier::Primaries, vec![0]));
+    }
+
+    #[test]
+    fn who_is_left_out_is_told_why() {
+        let excluded = |standings: &[&str]| -> Vec<Option<Excluded>> {
+            let standings: Vec<_> = standings.iter().map(|text| standing(text)).collect();
+            let (_, eligible) = eligible(&standings, 1.0);
+            let of = |(index, standing): (usize, &Standing)| {
+                (!eligible.contains(&(index as u32))).then(|| standing.excluded())
+            };
+            standings.iter().enumerate().map(of).collect()
+        };
+        let all = ["up", "maintenance", "down draining", "weightless", "down", "waits", "up backup"];
+        let why = [
+            None,
+            Some(Excluded::Maintenance),
+            Some(Excluded::Draining),
+            Some(Excluded::Weightless),
+            Some(Excluded::Down),
+            Some(Excluded::Waits),
+            Some(Excluded::Backup),
+        ];
+        assert_eq!(excluded(&all), why);
+        assert_eq!(excluded(&["down", "up backup"]), [Some(Excluded::Down), None]);
+        assert_eq!(excluded(&["down", "down backup"]), [None, Some(Excluded::Down)]);
     }
 
     #[test]

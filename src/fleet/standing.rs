@@ -143,6 +143,19 @@ impl Standing {
         ramped * f64::from(self.percent.get()) / 100.0
     }
 
+    /// Why it may not be picked, given that it may not: the operator's reasons first, then what probes say.
+    pub fn excluded(&self) -> Excluded {
+        match (self.admin, self.health) {
+            (Admin::Maintenance, _) => Excluded::Maintenance,
+            (Admin::Draining, _) => Excluded::Draining,
+            _ if self.weight.is_zero() => Excluded::Weightless,
+            (_, Health::Down) => Excluded::Down,
+            _ if self.waits => Excluded::Waits,
+            // All that would be picked but for who else there is.
+            _ => Excluded::Backup,
+        }
+    }
+
     /// Its state in metrics and API.
     pub fn state(&self) -> State {
         match (self.admin, self.health) {
@@ -151,6 +164,40 @@ impl Standing {
             (Admin::Draining, _) => State::Draining,
             (Admin::Active, Health::Up) => State::Up,
             (Admin::Active, Health::Unknown) => State::Unknown,
+        }
+    }
+}
+
+listed! {
+    /// Why a backend is not among those who may be picked.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Excluded {
+        /// The operator keeps everybody away.
+        Maintenance,
+        /// The operator keeps new visitors away.
+        Draining,
+        /// Its weight is 0.
+        Weightless,
+        /// Its probes fail.
+        Down,
+        /// It was added at run time, and its first probe is not over.
+        Waits,
+        /// It is a backup, and there is a primary to pick.
+        Backup,
+    }
+}
+
+impl Excluded {
+    /// The same for a person.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Maintenance => "nobody is sent there",
+            Self::Draining => "only those who are pinned to it",
+            Self::Weightless => "weight 0: only those who are pinned to it",
+            Self::Down => "its probes fail",
+            Self::Waits => "its first probe is waited for",
+            Self::Backup => "a backup, while there is a primary",
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     Reloads, Roll, SHADOW_AT, Told,
 };
 use crate::certificates::Place;
-use crate::fleet::{Arm, Backend, Fleet, Pool, Role, Roster, Slot, State, Tier};
+use crate::fleet::{Arm, Backend, Fleet, Pool, Role, Slot, State, Tier};
 use crate::imbalance::Measure;
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
@@ -40,7 +40,8 @@ pub struct Sources {
 /// Everything `/metrics` shows. A registry of our own: nothing is global.
 pub struct Registry {
     registry: prometheus::Registry,
-    roll: Arc<Roll>,
+    pub(super) roll: Arc<Roll>,
+    pub(super) imbalances: Arc<Imbalances>,
 }
 
 impl Registry {
@@ -52,15 +53,9 @@ impl Registry {
         let registry = prometheus::Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let desc = Desc::new("signpost".into(), "All of signpost_*.".into(), vec![], Default::default())?;
-        let roll = Arc::clone(&sources.roll);
+        let (roll, imbalances) = (Arc::clone(&sources.roll), Arc::clone(&sources.imbalances));
         registry.register(Box::new(Signpost { desc, sources }))?;
-        Ok(Self { registry, roll })
-    }
-
-    /// Visitors sent to a backend so far by all strategies of its pool, in the order of [`Decision::ALL`].
-    pub fn redirects(&self, roster: &Roster, backend: usize) -> [u64; 3] {
-        let of = |decision| roster.arms.iter().map(move |arm| self.roll.sum(arm.counts[backend], decision));
-        Decision::ALL.map(|decision| of(decision as usize).sum())
+        Ok(Self { registry, roll, imbalances })
     }
 
     /// The text format, version 0.0.4.

@@ -4,6 +4,7 @@
 //! published fleet and by the enums whose `ALL` gives the order in a slab, so no label ever takes a value from
 //! a request and every series stands there with 0 from the start.
 
+mod asked;
 mod collector;
 mod imbalances;
 mod roll;

@@ -33,7 +33,10 @@ const MAY_IMPORT: [(&str, &[&str]); 33] = [
         ],
     ),
     ("takeover", &["server", "keeper", "fleet"]),
-    ("admin", &["server", "reload", "keeper", "load", "estimate", "metrics", "fleet", "settings"]),
+    (
+        "admin",
+        &["server", "reload", "keeper", "load", "estimate", "metrics", "fleet", "imbalance", "settings"],
+    ),
     (
         "server",
         &[

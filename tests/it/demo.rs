@@ -22,6 +22,7 @@ fn nine_requests_go_to_each_of_three_backends_three_times() {
 
     let invitation = signpost.log();
     assert!(invitation.contains(&format!("curl -L http://{}/", signpost.traffic)), "{invitation}");
+    assert!(invitation.contains(&format!("http://{}/ ", signpost.admin)), "{invitation}");
     signpost.signal("INT");
     assert!(signpost.wait().success());
 }

@@ -7,6 +7,7 @@ mod harness;
 mod haproxy;
 mod health;
 mod certificates;
+mod browser;
 
 // What a visitor sees.
 mod redirect;
@@ -33,6 +34,7 @@ mod metrics;
 mod access_log;
 mod api;
 mod openapi;
+mod page;
 mod settings;
 mod life;
 mod reload;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use signpost::fleet::{Health, State, Tier};
+use signpost::fleet::{Excluded, Health, Role, State, Tier};
 use signpost::strategy::Kind;
 
 use crate::harness::{Answer, Connection, Signpost, command, settings_file, wait_until};
@@ -46,7 +46,7 @@ fn document(signpost: &Signpost) -> Value {
 
 /// The path, with names of this test's settings in the place of its parameters.
 fn filled(path: &str) -> String {
-    path.replace("{pool}", "p").replace("{id}", "a")
+    path.replace("{pool}", "p").replace("{id}", "a").replace("{file}", "page.js")
 }
 
 fn at<'d>(document: &'d Value, names: &[&str]) -> &'d Value {
@@ -122,7 +122,11 @@ fn what_it_names_is_what_there_is_in_the_program() {
     let words =
         |schema, property| &at(&document, &["components", "schemas", schema, "properties", property])["enum"];
     assert_eq!(*words("Pool", "strategy"), json!(Kind::ALL.map(Kind::name)));
+    assert_eq!(*words("Strategy", "name"), json!(Kind::ALL.map(Kind::name)));
+    assert_eq!(*words("Strategy", "role"), json!(Role::ALL.map(Role::name)));
     assert_eq!(*words("Pool", "tier"), json!(Tier::ALL));
+    let excluded: Vec<_> = Excluded::ALL.map(Some).into_iter().chain([None]).collect();
+    assert_eq!(*words("Backend", "excluded"), json!(excluded));
     assert_eq!(*words("Backend", "state"), json!(State::ALL.map(State::name)));
     assert_eq!(*words("Backend", "health"), json!(Health::ALL.map(Health::name)));
 
@@ -184,16 +188,24 @@ fn what_is_answered_is_what_is_described() {
         hold(&document, method, path, &answer);
         seen.borrow_mut().insert(status);
     };
-    for path in ["/metrics", "/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/pools"] {
+    for path in
+        ["/", "/assets/{file}", "/metrics", "/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/pools"]
+    {
         expect(&signpost, "GET", path, &[], "", 200);
     }
+    let tag = ask(&signpost, "GET", "/assets/page.js", &[], "").header("etag").unwrap().to_owned();
+    expect(&signpost, "GET", "/assets/{file}", &[("If-None-Match", &tag)], "", 304);
     signpost.get("/");
     expect(&signpost, "PATCH", BACKEND, &[], "{\"admin\":\"draining\",\"weight\":0}", 200);
     expect(&signpost, "GET", "/api/v1/pools", &[], "", 200);
     expect(&signpost, "POST", "/api/v1/reload", &[], "", 200);
-    for (method, path) in
-        [("GET", "/api/v1/pools"), ("GET", "/api/v1/openapi.json"), ("POST", "/api/v1/reload")]
-    {
+    for (method, path) in [
+        ("GET", "/"),
+        ("GET", "/assets/{file}"),
+        ("GET", "/api/v1/pools"),
+        ("GET", "/api/v1/openapi.json"),
+        ("POST", "/api/v1/reload"),
+    ] {
         expect(&signpost, method, path, &[("Host", "a b")], "", 400);
         expect(&signpost, method, path, &[("Host", "evil.example")], "", 403);
     }
@@ -207,6 +219,12 @@ fn what_is_answered_is_what_is_described() {
         assert_eq!(answer.status, status);
         hold(&document, "PATCH", BACKEND, &answer);
         seen.borrow_mut().insert(status);
+    }
+
+    for (path, status) in [("/assets/other", 404), ("/assets/%ff", 400)] {
+        let answer = ask(&signpost, "GET", path, &[], "");
+        assert_eq!(answer.status, status);
+        hold(&document, "GET", "/assets/{file}", &answer);
     }
 
     // What a backend pushes.

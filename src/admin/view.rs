@@ -1,0 +1,246 @@
+//! What there is and where it stands: the one view of the fleet that API and status page show.
+//!
+//! Figures are types that a program reads as numbers (`Serialize`) and a person as text (`Display`).
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::Shown;
+use super::figures::{Count, Ratio, Share};
+use crate::fleet::{Admin, Excluded, Fleet, Health, Pool, Role, State as BackendState, Tier, Weight};
+use crate::imbalance::{Imbalance, Measure};
+use crate::metrics::Figures;
+
+/// Everything.
+#[derive(Serialize)]
+pub(super) struct Overview<'a> {
+    pub(super) version: &'static str,
+    /// Whether visitors should be sent here, as `/readyz` says it.
+    pub(super) ready: bool,
+    pub(super) changes: Changes,
+    pub(super) pools: Vec<PoolView<'a>>,
+}
+
+/// Whether changes are taken on this listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Changes {
+    /// From whoever reaches it, which is this machine alone.
+    Open,
+    /// With the admin token.
+    Token,
+    /// Not without a token, and none is set.
+    Refused,
+}
+
+/// A pool.
+#[derive(Serialize)]
+pub(super) struct PoolView<'a> {
+    pub(super) name: &'a str,
+    pub(super) strategy: &'static str,
+    /// Who of the backends new visitors are sent to.
+    pub(super) tier: Tier,
+    pub(super) fail_open: bool,
+    /// All its backends' together.
+    pub(super) redirects: Redirects,
+    pub(super) strategies: Vec<StrategyView>,
+    pub(super) backends: Vec<BackendView<'a>>,
+}
+
+/// A strategy of a pool, and how it does.
+#[derive(Serialize)]
+pub(super) struct StrategyView {
+    pub(super) name: &'static str,
+    pub(super) role: Role,
+    /// Visitors it sent to each backend, in the pool's order; of a shadow, whom it would have sent there.
+    pub(super) dispatches: Vec<Count>,
+    /// How evenly, for the weights in effect, lately; `None` where it was nobody.
+    pub(super) dispatch_imbalance: Option<Imbalance>,
+    /// Of a shadow: the part of its picks that were others than the visitor was sent to.
+    pub(super) disagrees: Share,
+    /// Of a shadow: the part of visitors with a valid pin that it would have sent elsewhere.
+    pub(super) breaks_pins: Share,
+    /// The mean of the picks that were timed, in nanoseconds.
+    pub(super) pick_nanoseconds: Option<f64>,
+}
+
+/// A backend.
+#[derive(Serialize)]
+pub(super) struct BackendView<'a> {
+    pub(super) id: &'a str,
+    pub(super) url: &'a str,
+    pub(super) state: BackendState,
+    pub(super) admin: Admin,
+    pub(super) health: Health,
+    pub(super) backup: bool,
+    /// Why no new visitors are sent there, where they are not.
+    pub(super) excluded: Option<Excluded>,
+    pub(super) weight: Weight,
+    /// `weight`, or less of it in slow start.
+    pub(super) weight_in_effect: f64,
+    /// Its part of the weights of those who may be picked: what of the visitors it should get.
+    pub(super) weight_share: Share,
+    /// Its part of the visitors so far: what it got.
+    pub(super) dispatch_share: Share,
+    /// What of `admin` and `weight` was set at run time.
+    pub(super) set_at_run_time: Vec<&'static str>,
+    /// While draining: when no pin to it can be valid any more.
+    pub(super) drained_at: Option<String>,
+    pub(super) redirects: Redirects,
+}
+
+/// Visitors sent to a backend, by the reason why there.
+#[derive(Serialize)]
+pub(super) struct Redirects {
+    pub(super) pinned: Count,
+    pub(super) repinned: Count,
+    pub(super) picked: Count,
+}
+
+impl Redirects {
+    /// In the order of `Decision::ALL`, as the registry has them.
+    fn of(redirects: [u64; 3]) -> Self {
+        let [pinned, repinned, picked] = redirects.map(Count);
+        Self { pinned, repinned, picked }
+    }
+}
+
+impl<'a> Overview<'a> {
+    /// Of a fleet as it is now.
+    pub(super) fn of(shown: &Shown, changes: Changes, fleet: &'a Fleet) -> Self {
+        let imbalances = shown.registry.imbalances();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            ready: shown.readiness.objection().is_none(),
+            changes,
+            pools: fleet.pools.iter().map(|pool| PoolView::of(shown, &imbalances, pool)).collect(),
+        }
+    }
+}
+
+impl<'a> PoolView<'a> {
+    fn of(shown: &Shown, imbalances: &[Figures], pool: &'a Pool) -> Self {
+        let arms = 0..pool.roster.arms.len();
+        let redirects = redirects(shown, pool);
+        Self {
+            name: &pool.roster.name,
+            strategy: pool.live().kind.name(),
+            tier: pool.tier,
+            fail_open: pool.tier == Tier::FailOpen,
+            redirects: Redirects::of(
+                redirects.iter().fold([0; 3], |sum, one| std::array::from_fn(|at| sum[at] + one[at])),
+            ),
+            strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, arm)).collect(),
+            backends: BackendView::of(pool, &redirects),
+        }
+    }
+}
+
+/// What each backend of a pool got, in the order of `Decision::ALL`.
+pub(super) fn redirects(shown: &Shown, pool: &Pool) -> Vec<[u64; 3]> {
+    (0..pool.roster.backends.len()).map(|index| shown.registry.redirects(&pool.roster, index)).collect()
+}
+
+impl StrategyView {
+    fn of(shown: &Shown, imbalances: &[Figures], pool: &Pool, index: usize) -> Self {
+        let (arm, role) = (&pool.roster.arms[index], pool.roles.of(index));
+        let [agreed, disagreed, kept, broken] = shown.registry.comparisons(arm).map(|count| count as f64);
+        let is = |of: &&Figures| of.pool == pool.roster.name && of.strategy == arm.kind && of.role == role;
+        Self {
+            name: arm.kind.name(),
+            role,
+            dispatches: shown.registry.dispatches(pool, index).into_iter().map(Count).collect(),
+            dispatch_imbalance: imbalances.iter().find(is).and_then(|figures| figures.dispatches),
+            disagrees: Share::of(disagreed, agreed + disagreed),
+            breaks_pins: Share::of(broken, kept + broken),
+            pick_nanoseconds: shown.registry.pick_nanoseconds(arm),
+        }
+    }
+
+    /// How many visitors that were in all.
+    pub(super) fn total(&self) -> Count {
+        Count(self.dispatches.iter().map(|count| count.0).sum())
+    }
+
+    /// One of the figures of its imbalance of dispatches.
+    pub(super) fn dispatch(&self, measure: Measure) -> Ratio {
+        Ratio(self.dispatch_imbalance.map(|imbalance| imbalance.get(measure)))
+    }
+}
+
+/// What of a backend's weight counts among those who may be picked.
+fn weight_to_pick(pool: &Pool, index: usize) -> f64 {
+    match pool.excluded(index) {
+        // Nobody is in slow start then.
+        None if pool.tier == Tier::FailOpen => pool.standings[index].weight.get().into(),
+        None => pool.standings[index].weight_in_effect(),
+        Some(_) => 0.0,
+    }
+}
+
+impl<'a> BackendView<'a> {
+    /// All of a pool.
+    pub(super) fn of(pool: &'a Pool, redirects: &[[u64; 3]]) -> Vec<Self> {
+        let weights: Vec<_> = (0..redirects.len()).map(|index| weight_to_pick(pool, index)).collect();
+        let sent: Vec<_> = redirects.iter().map(|decisions| decisions.iter().sum::<u64>() as f64).collect();
+        let (all_weights, all_sent) = (weights.iter().sum(), sent.iter().sum());
+        let one = |index: usize| {
+            let shares = (Share::of(weights[index], all_weights), Share::of(sent[index], all_sent));
+            Self::one(pool, index, redirects[index], shares)
+        };
+        (0..redirects.len()).map(one).collect()
+    }
+
+    fn one(
+        pool: &'a Pool,
+        index: usize,
+        redirects: [u64; 3],
+        (weight_share, dispatch_share): (Share, Share),
+    ) -> Self {
+        let (backend, standing) = (&pool.roster.backends[index], &pool.standings[index]);
+        let set = [("admin", standing.admin_is_set), ("weight", standing.weight_is_set)];
+        Self {
+            id: &backend.id,
+            url: &backend.base,
+            state: standing.state(),
+            admin: standing.admin,
+            health: standing.health,
+            backup: standing.backup,
+            excluded: pool.excluded(index),
+            weight: standing.weight,
+            weight_in_effect: standing.weight_in_effect(),
+            weight_share,
+            dispatch_share,
+            set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
+            drained_at: standing.drained_at.map(date),
+            redirects: Redirects::of(redirects),
+        }
+    }
+
+    pub(super) fn is_in_slow_start(&self) -> bool {
+        self.weight_in_effect < f64::from(self.weight.get())
+    }
+
+    /// What else a person should know of where it stands, a few words each.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        match (self.excluded, &self.drained_at) {
+            (Some(Excluded::Draining), Some(at)) => notes.push(format!("only the pinned, until {at}")),
+            (Some(excluded), _) => notes.push(excluded.text().to_owned()),
+            (None, _) if self.backup => notes.push("a backup, in use".to_owned()),
+            (None, _) => {}
+        }
+        if self.is_in_slow_start() {
+            notes.push("slow start".to_owned());
+        }
+        if !self.set_at_run_time.is_empty() {
+            notes.push(format!("{} set at run time", self.set_at_run_time.join(" and ")));
+        }
+        notes
+    }
+}
+
+fn date(seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
