@@ -16,7 +16,7 @@ use super::{
     Reloads, Roll, SHADOW_AT, Told,
 };
 use crate::certificates::Place;
-use crate::fleet::{Arm, Backend, Fleet, Pool, Role, Slot, State, Tier};
+use crate::fleet::{Arm, Backend, Fleet, Keeps, Pool, Role, Slot, State, Tier};
 use crate::imbalance::Measure;
 use crate::outcome::{Decision, Refusal};
 use crate::pin::Rejection;
@@ -447,17 +447,22 @@ impl Signpost {
     }
 
     /// Where each backend stands.
-    fn standings(&self, fleet: &Fleet) -> [MetricFamily; 3] {
+    fn standings(&self, fleet: &Fleet) -> [MetricFamily; 4] {
         let mut states = Vec::new();
+        let mut eligible = Vec::new();
         let mut weights = Vec::new();
         let mut drained = Vec::new();
         for pool in &fleet.pools {
-            for (backend, standing) in pool.roster.backends.iter().zip(&pool.standings) {
+            for ((backend, standing), keeps) in
+                pool.roster.backends.iter().zip(&pool.standings).zip(&pool.keeps)
+            {
                 let [of_pool, of_backend] = [("pool", &*pool.roster.name), ("backend", &*backend.id)];
                 states.extend(State::ALL.map(|state| {
                     let is = f64::from(u8::from(standing.state() == state));
                     gauge(&[of_pool, of_backend, ("state", state.name())], is)
                 }));
+                let is = f64::from(u8::from(*keeps == Keeps::AndRenews));
+                eligible.push(gauge(&[of_pool, of_backend], is));
                 weights.push(gauge(&[of_pool, of_backend], standing.weight_in_effect()));
                 drained.extend(standing.drained_at.map(|at| gauge(&[of_pool, of_backend], at as f64)));
             }
@@ -468,6 +473,12 @@ impl Signpost {
                 "1 for the state that a backend is in.",
                 MetricType::GAUGE,
                 states,
+            ),
+            family(
+                "signpost_backend_eligible",
+                "1 for a backend that new visitors may be sent to.",
+                MetricType::GAUGE,
+                eligible,
             ),
             family(
                 "signpost_backend_weight",

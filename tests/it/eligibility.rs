@@ -53,10 +53,11 @@ fn backups_stand_in_only_while_no_primary_is_up() {
     let settings =
         format!("[pools.p]\nslow_start = '0s'\n{}{FAST}", backends(&[(&a, ""), (&b, ", backup = true")]));
     let signpost = Signpost::with_settings(&settings);
-    assert_eq!(ids(&signpost, 6), "a");
+    let eligible = || ["a", "b"].map(|id| signpost.metric("signpost_backend_eligible", &[("backend", id)]));
+    assert_eq!((ids(&signpost, 6), eligible()), ("a".into(), [1.0, 0.0]));
     let address = a.kill();
     signpost.wait_for_state("a", "down");
-    assert_eq!(ids(&signpost, 6), "b");
+    assert_eq!((ids(&signpost, 6), eligible()), ("b".into(), [0.0, 1.0]));
     assert_eq!(signpost.metric("signpost_pool_fail_open", &[("pool", "p")]), 0.0);
     let _back = Backend::start_on(address, Does::Answer);
     signpost.wait_for_state("a", "up");
