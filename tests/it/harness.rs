@@ -254,7 +254,7 @@ impl Drop for Signpost {
 }
 
 /// Reads lines on a thread of their own, so that the process never waits for a test to read.
-fn lines(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+pub fn lines(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {

@@ -31,6 +31,7 @@ mod hashed;
 mod comparing;
 mod load;
 mod metrics;
+mod prometheus;
 mod access_log;
 mod api;
 mod openapi;
