@@ -12,7 +12,7 @@ use super::{
 };
 use crate::clock::Moment;
 use crate::listed::listed;
-use crate::strategy::{Kind, Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};
+use crate::strategy::{Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
 /// with where each backend stands.
@@ -121,8 +121,7 @@ pub enum Keeps {
 impl Roster {
     /// Whether a backend may be without room for a visitor.
     pub fn may_spill(&self) -> bool {
-        let is_bound = |arm: &Arm| arm.kind == Kind::ConsistentHash && self.rules.bound > 0.0;
-        !self.limits.is_empty() || self.arms.iter().any(is_bound)
+        !self.limits.is_empty() || self.arms.iter().any(|arm| arm.kind.is_metered(&self.rules))
     }
 }
 

@@ -174,15 +174,20 @@ impl Lasting {
         let mut memory = |(index, arm): (usize, &Arm)| {
             let key = (roster.name.as_ref().to_owned(), arm.kind, roles.of(index));
             let memory = self.memories.entry(key).or_default();
-            memory.meters = memory.meters.of_roster(&roster.rules.names);
+            memory.meters = metered(&memory.meters, &roster, arm.kind.is_metered(&roster.rules));
             memory.clone()
         };
         let memories: Vec<_> = roster.arms.iter().enumerate().map(&mut memory).collect();
         let meters = self.meters.entry(roster.name.as_ref().to_owned()).or_default();
-        *meters = meters.of_roster(&roster.rules.names);
+        *meters = metered(meters, &roster, !roster.limits.is_empty());
         let meters = meters.clone();
         Pool::new(roster, standings, roles, &memories, meters)
     }
+}
+
+/// A roster's meters with what was counted so far, or none where nobody reads them.
+fn metered(before: &Meters, roster: &Roster, is_read: bool) -> Meters {
+    if is_read { before.of_roster(&roster.rules.names) } else { Meters::default() }
 }
 
 /// The limit of each backend; none at all where nobody has one.

@@ -66,11 +66,16 @@ impl Kind {
         }
     }
 
+    /// Whether a pick depends on what was sent lately.
+    pub fn is_metered(self, rules: &Rules) -> bool {
+        self == Self::ConsistentHash && rules.bound > 0.0
+    }
+
     /// Whether a pick depends on the time.
     pub fn reads_clock(self, rules: &Rules) -> bool {
         match self {
             Self::Random | Self::RoundRobin => false,
-            Self::ConsistentHash => rules.bound > 0.0,
+            Self::ConsistentHash => self.is_metered(rules),
             Self::First => true,
         }
     }
