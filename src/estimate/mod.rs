@@ -1,5 +1,188 @@
-//! What a backend's load is, from what it reported and what was sent there since. Pure: no clock, no I/O.
+//! What a backend's load is, from what it reported and what was sent there since. Pure: no clock, no I/O, and no lock
+//! where it is read.
+//!
+//! Whoever goes by the last report alone sends every visitor of the next seconds to whoever looked idle. So a level is
+//! carried on from report to report: it rises with each dispatch, and falls as sessions end. How fast, and by how much
+//! one dispatch raises it where other dispatchers send visitors too, the [`Learner`] learns from how reports and
+//! dispatches differ.
 
+mod basis;
+mod learner;
+mod rates;
 mod report;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+pub use learner::Learner;
 pub use report::{Claim, Nonsense, Report};
+
+use crate::clock::Moment;
+use basis::{Basis, Shared};
+
+/// The estimates of a pool's backends, by their place in the roster.
+pub type Loads = Arc<[Arc<Estimate>]>;
+
+/// One backend's load. Workers tell it what they dispatch, strategies read it, and one [`Learner`] says what to make of
+/// that.
+#[derive(Debug, Default)]
+pub struct Estimate {
+    sent: CachePadded<Sent>,
+    basis: Shared,
+}
+
+/// What was dispatched to it, by all workers together.
+#[derive(Debug, Default)]
+struct Sent {
+    count: AtomicU64,
+    /// Dispatches at what they were worth when the basis began: one that came t seconds later counts exp(decay × t),
+    /// since that much less of it will have gone when all decays alike. In units of 1 / [`UNIT`], so that adding is one
+    /// instruction.
+    worth: AtomicU64,
+}
+
+const UNIT: f64 = (1u64 << 20) as f64;
+
+/// A basis is good for this many mean sessions: by then less than a hundredth of those whom it knew is there. It also
+/// bounds what one dispatch may be worth.
+const HORIZON: f64 = 5.0;
+
+/// What a backend's load is at a moment, in the unit of its reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Load {
+    /// What it is expected to be; 0 or more.
+    pub level: f64,
+    /// The standard deviation of what it is from that: what nobody could know of those who left since the last report.
+    pub deviation: f64,
+    /// The level at which it is full, where that is known; more than 0.
+    pub capacity: Option<f64>,
+}
+
+impl Estimate {
+    /// Notes that one more visitor was sent there. Two atomic additions, on a cache line of their own.
+    pub fn dispatched(&self, now: Moment) {
+        let worth = self.basis.read().map_or(1.0, |basis| basis.age(now).min(HORIZON).exp());
+        self.sent.count.fetch_add(1, Ordering::Relaxed);
+        self.sent.worth.fetch_add((worth * UNIT) as u64, Ordering::Relaxed);
+    }
+
+    /// Its load now; `None` before its first report, and where the last one is too old. Some tens of nanoseconds.
+    pub fn load(&self, now: Moment) -> Option<Load> {
+        let basis = self.basis.read().filter(|basis| now <= basis.expires && basis.age(now) <= HORIZON)?;
+        let left = (-basis.age(now)).exp();
+        let level = left * (basis.level + basis.gain * self.worth_since(&basis));
+        // The variance of a population of which each goes by chance, and in whose stead about as many come.
+        let variance = basis.spread * level * (1.0 - left * left) / 2.0;
+        let capacity = (basis.capacity > 0.0).then_some(basis.capacity);
+        Some(Load { level, deviation: variance.sqrt(), capacity })
+    }
+
+    /// How many visitors were sent there so far.
+    fn count(&self) -> u64 {
+        self.sent.count.load(Ordering::Relaxed)
+    }
+
+    /// What dispatches are worth that came since a basis began.
+    fn worth_since(&self, basis: &Basis) -> f64 {
+        // One who read the basis before may add after: never less than nothing.
+        self.sent.worth.load(Ordering::Relaxed).wrapping_sub(basis.counted) as f64 / UNIT
+    }
+}
+
+impl Basis {
+    /// How old it is, in mean sessions.
+    fn age(&self, now: Moment) -> f64 {
+        self.decay * now.since(self.at).as_secs_f64()
+    }
+}
+
+impl Load {
+    /// The share of a backend that is in use. Where its capacity is not known, its weight stands for it.
+    pub fn utilisation(&self, weight: f64) -> f64 {
+        self.level / self.capacity.unwrap_or(weight)
+    }
+
+    /// The share of it that may well be in use: one standard deviation more than is expected. Where the highest of many
+    /// is to be low, whoever is known less well is to be sent a little less.
+    pub fn likely_most(&self, weight: f64) -> f64 {
+        (self.level + self.deviation) / self.capacity.unwrap_or(weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn second(number: u64) -> Moment {
+        Moment(number * 1_000_000_000)
+    }
+
+    fn basis() -> Basis {
+        Basis {
+            at: second(10),
+            expires: second(25),
+            level: 100.0,
+            counted: 0,
+            gain: 2.0,
+            decay: 0.1,
+            spread: 1.0,
+            capacity: 0.0,
+        }
+    }
+
+    #[test]
+    fn there_is_none_without_a_report_or_with_one_that_is_too_old() {
+        let estimate = Estimate::default();
+        estimate.dispatched(second(3));
+        assert_eq!(estimate.load(second(4)), None);
+        estimate.basis.write(&basis());
+        assert!(estimate.load(second(25)).is_some());
+        assert_eq!(estimate.load(second(26)), None);
+        // Of whom the report knew nobody is there any more.
+        estimate.basis.write(&Basis { decay: 1.0, ..basis() });
+        assert!(estimate.load(second(15)).is_some());
+        assert_eq!(estimate.load(second(16)), None);
+    }
+
+    #[test]
+    fn who_was_reported_and_who_was_sent_leave_alike() {
+        let estimate = Estimate::default();
+        estimate.dispatched(second(9));
+        let counted = estimate.sent.worth.load(Ordering::Relaxed);
+        estimate.basis.write(&Basis { counted, ..basis() });
+        for _ in 0..10 {
+            estimate.dispatched(second(12));
+        }
+        estimate.dispatched(second(15));
+        let expected = 100.0 * (-0.5f64).exp() + 2.0 * (10.0 * (-0.3f64).exp() + 1.0);
+        let load = estimate.load(second(15)).unwrap();
+        assert!((load.level - expected).abs() < 1e-3, "{load:?}, expected {expected}");
+        assert_eq!(estimate.count(), 12);
+    }
+
+    #[test]
+    fn what_is_less_certain_is_likely_more() {
+        let estimate = Estimate::default();
+        estimate.basis.write(&Basis { capacity: 200.0, ..basis() });
+        let [new, old] = [10, 14].map(|at| estimate.load(second(at)).unwrap());
+        assert_eq!((new.deviation, new.utilisation(7.0)), (0.0, 0.5));
+        assert!(old.deviation > 3.0 && old.likely_most(7.0) > old.utilisation(7.0));
+        let unknown = Load { capacity: None, ..new };
+        assert_eq!(unknown.utilisation(50.0), 2.0, "its weight stands for it");
+    }
+
+    #[test]
+    fn a_clock_that_stands_or_a_thread_that_is_late_does_no_harm() {
+        let estimate = Estimate::default();
+        estimate.basis.write(&basis());
+        estimate.dispatched(second(1));
+        let load = estimate.load(second(2)).unwrap();
+        assert!((load.level - 102.0).abs() < 1e-3 && load.deviation == 0.0, "{load:?}");
+        // Very late: no more than the horizon allows.
+        estimate.dispatched(second(10_000));
+        let load = estimate.load(second(10)).unwrap();
+        assert!(load.level <= 102.1 + 2.0 * HORIZON.exp(), "{load:?}");
+    }
+}

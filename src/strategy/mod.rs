@@ -12,6 +12,7 @@ mod consistent_hash;
 mod slots;
 mod first;
 mod meter;
+mod least_load;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -23,11 +24,13 @@ use serde::Serialize;
 
 pub use consistent_hash::{ConsistentHash, hash};
 pub use first::First;
+pub use least_load::LeastLoad;
 pub use meter::{Limit, Meter, Meters};
 pub use random::Random;
 pub use round_robin::RoundRobin;
 
 use crate::clock::Moment;
+use crate::estimate::Loads;
 use crate::listed::listed;
 
 listed! {
@@ -40,6 +43,8 @@ listed! {
         /// Backends take turns; weights are exact over each cycle.
         #[default]
         RoundRobin,
+        /// The least loaded of a few; see [`LeastLoad`].
+        LeastLoad,
         /// Who the visitor is says where it goes.
         ConsistentHash,
         /// The first backend in order that has room.
@@ -53,6 +58,7 @@ impl Kind {
         match self {
             Self::Random => "random",
             Self::RoundRobin => "round_robin",
+            Self::LeastLoad => "least_load",
             Self::ConsistentHash => "consistent_hash",
             Self::First => "first",
         }
@@ -61,7 +67,7 @@ impl Kind {
     /// Whether a pick depends on who the visitor is.
     pub const fn reads_key(self) -> bool {
         match self {
-            Self::Random | Self::RoundRobin | Self::First => false,
+            Self::Random | Self::RoundRobin | Self::LeastLoad | Self::First => false,
             Self::ConsistentHash => true,
         }
     }
@@ -74,6 +80,7 @@ impl Kind {
     /// Whether a pick depends on the time.
     pub fn reads_clock(self, rules: &Rules) -> bool {
         match self {
+            Self::LeastLoad => true,
             Self::Random | Self::RoundRobin => false,
             Self::ConsistentHash => self.is_metered(rules),
             Self::First => true,
@@ -146,6 +153,15 @@ pub struct Memory {
     turns: Arc<CachePadded<AtomicU64>>,
     /// What it has sent each backend lately, where it asks.
     pub meters: Meters,
+    /// What is known of the backends' load, by their place in the roster. All strategies of a pool share it.
+    loads: Loads,
+}
+
+impl Memory {
+    /// With these estimates of the load.
+    pub fn with_loads(self, loads: Loads) -> Self {
+        Self { loads, ..self }
+    }
 }
 
 /// What one pick may use.
@@ -195,6 +211,8 @@ pub enum Strategy {
     Random(Random),
     /// See [`RoundRobin`].
     RoundRobin(RoundRobin),
+    /// See [`LeastLoad`].
+    LeastLoad(LeastLoad),
     /// See [`ConsistentHash`].
     ConsistentHash(ConsistentHash),
     /// See [`First`].
@@ -210,6 +228,7 @@ impl Strategy {
         match kind {
             Kind::Random => Self::Random(Random::build(weights)),
             Kind::RoundRobin => Self::RoundRobin(RoundRobin::build(weights, memory)),
+            Kind::LeastLoad => Self::LeastLoad(LeastLoad::build(weights, memory)),
             Kind::ConsistentHash => Self::ConsistentHash(ConsistentHash::build(rules, weights, memory)),
             Kind::First => Self::First(First::build(weights)),
         }
@@ -220,6 +239,7 @@ impl Strategy {
         match self {
             Self::Random(random) => random.pick(turn),
             Self::RoundRobin(round_robin) => round_robin.pick(),
+            Self::LeastLoad(least_load) => least_load.pick(turn),
             Self::ConsistentHash(hash) => hash.pick(turn),
             Self::First(first) => first.pick_of(turn, &mut |_| true).unwrap_or_else(|| first.overflow(turn)),
         }
@@ -233,6 +253,9 @@ impl Strategy {
             Self::RoundRobin(round_robin) => {
                 (0..TRIES).map(|_| round_robin.pick()).find(|&backend| has_room(backend))
             }
+            Self::LeastLoad(least_load) => {
+                (0..TRIES).map(|_| least_load.pick(turn)).find(|&backend| has_room(backend))
+            }
             Self::ConsistentHash(hash) => hash.pick_of(turn, has_room),
             Self::First(first) => first.pick_of(turn, has_room),
         }
@@ -242,7 +265,9 @@ impl Strategy {
     pub fn overflow(&self, turn: &mut Turn<'_>) -> usize {
         match self {
             Self::First(first) => first.overflow(turn),
-            Self::Random(_) | Self::RoundRobin(_) | Self::ConsistentHash(_) => self.pick(turn),
+            Self::Random(_) | Self::RoundRobin(_) | Self::LeastLoad(_) | Self::ConsistentHash(_) => {
+                self.pick(turn)
+            }
         }
     }
 
@@ -250,7 +275,7 @@ impl Strategy {
     pub fn sent(&self, backend: usize, now: Moment) {
         match self {
             Self::ConsistentHash(hash) => hash.sent(backend, now),
-            Self::Random(_) | Self::RoundRobin(_) | Self::First(_) => {}
+            Self::Random(_) | Self::RoundRobin(_) | Self::LeastLoad(_) | Self::First(_) => {}
         }
     }
 
@@ -258,7 +283,7 @@ impl Strategy {
     pub fn turned_away(&self, backend: usize) -> u64 {
         match self {
             Self::ConsistentHash(hash) => hash.turned_away(backend),
-            Self::Random(_) | Self::RoundRobin(_) | Self::First(_) => 0,
+            Self::Random(_) | Self::RoundRobin(_) | Self::LeastLoad(_) | Self::First(_) => 0,
         }
     }
 }

@@ -47,7 +47,11 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (pool("{ url = 'https://b', weight = -1 }"), "pools.a.backends[0].weight", "got -1"),
         (pool("5"), "pools.a.backends[0]", "got 5"),
         (format!("{A}strategy = 'roundrobin'"), "pools.a.strategy", "did you mean \"round_robin\"?"),
-        (format!("{A}strategy = 'leastconn'"), "pools.a.strategy", "one of \"random\", \"round_robin\""),
+        (
+            format!("{A}strategy = 'leastconn'"),
+            "pools.a.strategy",
+            "one of \"random\", \"round_robin\", \"least_load\"",
+        ),
         (format!("{A}shadow = ['rando']"), "pools.a.shadow[0]", "did you mean \"random\"?"),
         (format!("{A}shadow = ['round_robin']"), "pools.a.shadow[0]", "a strategy of this pool already"),
         (format!("{A}shadow = ['random', 'random']"), "pools.a.shadow[1]", "a strategy of this pool already"),

@@ -1,0 +1,422 @@
+//! Learns how a pool's load goes between reports.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::basis::Basis;
+use super::rates::{Chance, Flow, Pull, Rates, Unit};
+use super::{Estimate, HORIZON, Loads, Report};
+use crate::clock::Moment;
+
+/// Makes estimates of reports: one for each pool, and the one writer of its estimates.
+///
+/// What it learns is in [`Flow`], [`Pull`] and [`Chance`]; each fades, so that it follows the time of day. Reports that
+/// were lost merely make an interval longer. Cost: O(1) for a report, some hundred bytes for a backend.
+#[derive(Debug)]
+pub struct Learner {
+    backends: Vec<Known>,
+    loads: Loads,
+    expires: Duration,
+    /// When anything was last learnt.
+    at: Moment,
+    /// Of all backends together.
+    flow: Flow,
+    pull: Pull,
+    chance: Chance,
+    /// Seconds from one report of a backend to its next.
+    interval: f64,
+    /// What reported rates come to in visitors of all dispatchers, and our own in the same times.
+    arrivals: f64,
+    own: f64,
+}
+
+/// What is known of one backend.
+#[derive(Debug, Default)]
+struct Known {
+    estimate: Arc<Estimate>,
+    last: Option<Last>,
+    capacity: Option<f64>,
+    flow: Flow,
+}
+
+/// The last report.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    at: Moment,
+    unit: Unit,
+    level: f64,
+    /// How many visitors we had sent there.
+    count: u64,
+}
+
+/// What was learnt longer ago than this weighs less than 1/e of what is learnt now; where reports are rare, than
+/// [`MEMORY_REPORTS`] of them.
+const MEMORY: f64 = 600.0;
+const MEMORY_REPORTS: f64 = 30.0;
+/// How fast the interval between reports is followed.
+const INTERVAL_STEP: f64 = 0.1;
+
+impl Learner {
+    /// For so many backends, of whom nothing is known yet. A report is good for `expires`.
+    pub fn new(backends: usize, expires: Duration) -> Self {
+        Self::of((0..backends).map(|_| Known::default()).collect(), expires)
+    }
+
+    fn of(backends: Vec<Known>, expires: Duration) -> Self {
+        Self {
+            loads: backends.iter().map(|known| Arc::clone(&known.estimate)).collect(),
+            backends,
+            expires,
+            at: Moment::default(),
+            flow: Flow::default(),
+            pull: Pull::default(),
+            chance: Chance::default(),
+            interval: 0.0,
+            arrivals: 0.0,
+            own: 0.0,
+        }
+    }
+
+    /// For another roster: `places` has, for each of its backends, the place it had before, if any. What was learnt of
+    /// the pool and of those who stay is kept.
+    pub fn rearranged(self, places: impl IntoIterator<Item = Option<usize>>, expires: Duration) -> Self {
+        let mut before: Vec<Option<Known>> = self.backends.into_iter().map(Some).collect();
+        let mut take = |place: usize| before.get_mut(place)?.take();
+        let backends = places.into_iter().map(|place| place.and_then(&mut take).unwrap_or_default());
+        let Self { loads, backends, expires, .. } = Self::of(backends.collect(), expires);
+        Self { loads, backends, expires, ..self }
+    }
+
+    /// The estimates that it writes.
+    pub fn loads(&self) -> &Loads {
+        &self.loads
+    }
+
+    /// The share of all visitors that this dispatcher sends, from 0 to 1. Reported rates show it; else it is told by how
+    /// many sessions come with one of our own, which are fewer where others send theirs elsewhere at the same time.
+    /// `None` before anything is known.
+    pub fn own_share(&self) -> Option<f64> {
+        if self.arrivals > 0.0 {
+            return Some((self.own / self.arrivals).min(1.0));
+        }
+        let gain = self.rates(Unit::Sessions, &Flow::default())?.gain;
+        let is_told =
+            self.backends.iter().filter_map(|known| known.last).any(|last| last.unit == Unit::Sessions);
+        is_told.then(|| (1.0 / gain).min(1.0))
+    }
+
+    /// Takes a report that came now. A place that is none is left out.
+    pub fn report(&mut self, backend: usize, report: &Report, now: Moment) {
+        let Some(known) = self.backends.get_mut(backend) else { return };
+        known.capacity = report.capacity().or(known.capacity);
+        let (unit, level) = measure(report, known.capacity);
+        let mut reported = Last { at: now, unit, level, count: known.estimate.count() };
+        let last = known.last.filter(|last| last.unit == unit && last.at < now);
+        if let Some(last) = last {
+            let rates = self.rates_of(backend, unit);
+            reported.level = rates.forward(level, last.dispatches_to(&reported), report.age().as_secs_f64());
+            self.learn(backend, &last, &reported, report.rate());
+        }
+        self.backends[backend].last = Some(reported);
+        let rates = self.rates_of(backend, unit);
+        let known = &self.backends[backend];
+        known.estimate.basis.write(&Basis {
+            at: now,
+            expires: now + self.expires.saturating_sub(report.age()),
+            level: reported.level,
+            counted: known.estimate.sent.worth.load(Ordering::Relaxed),
+            gain: rates.gain,
+            decay: rates.decay,
+            spread: self.chance.spread() * rates.visitor,
+            capacity: self.capacity(backend, unit),
+        });
+    }
+
+    /// Learns from what became of the last report until the next.
+    fn learn(&mut self, backend: usize, last: &Last, next: &Last, rate: Option<f64>) {
+        let known = &mut self.backends[backend];
+        let Some(basis) = known.estimate.basis.read() else { return };
+        let seconds = next.at.since(last.at).as_secs_f64();
+        self.interval += if self.interval == 0.0 {
+            seconds
+        } else {
+            // A few that were lost in a row are no other interval.
+            INTERVAL_STEP * (seconds.min(3.0 * self.interval) - self.interval)
+        };
+        let memory = MEMORY.max(MEMORY_REPORTS * self.interval);
+        let faded = (-next.at.since(self.at).as_secs_f64() / memory).exp();
+        self.at = next.at;
+        self.flow.fade(faded);
+        self.pull.fade(faded);
+        self.chance.fade(faded);
+        self.arrivals *= faded;
+        self.own *= faded;
+        known.flow.fade((-seconds / memory).exp());
+
+        let sent = next.count.wrapping_sub(last.count) as f64;
+        if let Some(rate) = rate {
+            self.arrivals += rate * seconds;
+            self.own += sent;
+        }
+        let age = basis.age(next.at);
+        if age > HORIZON {
+            return;
+        }
+        let left = (-age).exp();
+        let forecast = left * (basis.level + basis.gain * known.estimate.worth_since(&basis));
+        // What the forecast's own course comes to, summed over the time.
+        let course = if age > 1e-3 {
+            (basis.level + basis.gain * sent - forecast) / basis.decay
+        } else {
+            (basis.level + basis.gain * sent / 2.0) * seconds
+        };
+        // A visitor: the least that one can be wrong by.
+        let visitor = if last.unit == Unit::Sessions { 1.0 } else { basis.gain };
+        let variance = visitor * forecast * (1.0 - left * left) / 2.0 + visitor * visitor;
+        let moved = next.level - last.level;
+        let weight = self.chance.note(next.level - forecast, variance);
+        // A forecast by no rates at all says nothing of where levels are drawn to.
+        if let Some(stay) = known.flow.stay(&self.flow).filter(|_| basis.decay > 0.0) {
+            self.pull.note(stay * sent - course, moved, weight);
+        }
+        let flow = Flow { level_seconds: (last.level + next.level) / 2.0 * seconds, dispatches: sent };
+        self.flow.add(flow);
+        known.flow.add(flow);
+    }
+
+    fn rates_of(&self, backend: usize, unit: Unit) -> Rates {
+        self.rates(unit, &self.backends[backend].flow).unwrap_or_default()
+    }
+
+    /// How levels go at a backend with such a flow; `None` before anything is known.
+    fn rates(&self, unit: Unit, flow: &Flow) -> Option<Rates> {
+        Rates::new(unit, self.flow.mean_stay()?, flow.stay(&self.flow)?, &self.pull, self.interval)
+    }
+
+    /// The level at which a backend is full; 0 where that can't be told. Who did not say counts as an average one of
+    /// those who did.
+    fn capacity(&self, backend: usize, unit: Unit) -> f64 {
+        match unit {
+            Unit::Utilisation => 1.0,
+            Unit::Rate => 0.0,
+            Unit::Sessions => self.backends[backend].capacity.unwrap_or_else(|| {
+                let told = self.backends.iter().filter_map(|known| known.capacity);
+                let (sum, count) =
+                    told.fold((0.0, 0.0), |(sum, count), capacity| (sum + capacity, count + 1.0));
+                if count > 0.0 { sum / count } else { 0.0 }
+            }),
+        }
+    }
+}
+
+/// The one figure of a report that says most of how full a backend is.
+fn measure(report: &Report, capacity: Option<f64>) -> (Unit, f64) {
+    match (report.sessions(), report.utilisation(), report.rate()) {
+        (Some(sessions), _, _) if capacity.is_some() => (Unit::Sessions, sessions),
+        (_, Some(utilisation), _) => (Unit::Utilisation, utilisation),
+        (Some(sessions), None, _) => (Unit::Sessions, sessions),
+        (None, None, rate) => (Unit::Rate, rate.unwrap_or_default()),
+    }
+}
+
+impl Last {
+    /// Our dispatches a second from this report to a later one.
+    fn dispatches_to(&self, next: &Self) -> f64 {
+        next.count.wrapping_sub(self.count) as f64 / next.at.since(self.at).as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::estimate::Claim;
+
+    const EXPIRES: Duration = Duration::from_secs(60);
+
+    fn report(claim: Claim) -> Report {
+        Report::new(claim, EXPIRES).unwrap()
+    }
+
+    /// Backends that really hold sessions, as many as flow in and out on average: each tenth of a second some come, ours
+    /// and others', and a share goes.
+    struct Truth {
+        learner: Learner,
+        now: Moment,
+        /// The level of each.
+        levels: Vec<f64>,
+        /// How much a visitor raises it.
+        sizes: Vec<f64>,
+        leaving: f64,
+        /// Visitors that come with each of ours.
+        visitors: f64,
+        step: u64,
+    }
+
+    const STEP: f64 = 0.1;
+
+    impl Truth {
+        fn new(sizes: &[f64], visitors: f64) -> Self {
+            let (learner, levels) = (Learner::new(sizes.len(), EXPIRES), vec![0.0; sizes.len()]);
+            Self { learner, now: Moment(1), levels, sizes: sizes.to_vec(), leaving: 0.05, visitors, step: 0 }
+        }
+
+        /// Runs so many seconds; each backend reports every five, in turn. Dispatches vary by time and backend.
+        fn run(&mut self, seconds: u64, claim: impl Fn(f64) -> Claim) {
+            for _ in 0..seconds * 10 {
+                self.step += 1;
+                self.now = self.now + Duration::from_millis(100);
+                for (backend, level) in self.levels.iter_mut().enumerate() {
+                    let some = (self.step / 50 * 7 + backend as u64 * 3) % 5;
+                    for _ in 0..some {
+                        self.learner.loads()[backend].dispatched(self.now);
+                    }
+                    *level += some as f64 * self.visitors * self.sizes[backend];
+                    *level *= 1.0 - self.leaving * STEP;
+                    if self.step % 50 == backend as u64 * 50 / self.sizes.len() as u64 {
+                        self.learner.report(backend, &report(claim(*level)), self.now);
+                    }
+                }
+            }
+        }
+
+        /// The most that an estimate is off now, as a share of the level.
+        fn off(&self) -> f64 {
+            let loads = self.learner.loads().iter().zip(&self.levels);
+            loads
+                .map(|(load, level)| (load.load(self.now).unwrap().level / level - 1.0).abs())
+                .fold(0.0, f64::max)
+        }
+    }
+
+    fn sessions(level: f64) -> Claim {
+        Claim { sessions: Some(level), ..Claim::default() }
+    }
+
+    #[test]
+    fn it_learns_how_fast_sessions_end() {
+        let mut truth = Truth::new(&[1.0; 4], 1.0);
+        truth.run(600, sessions);
+        let rates = truth.learner.rates_of(0, Unit::Sessions);
+        assert!((rates.decay - 0.05).abs() < 0.005 && (rates.gain - 1.0).abs() < 0.05, "{rates:?}");
+        assert!(truth.learner.own_share().unwrap() > 0.95);
+        let mut worst = 0.0f64;
+        for _ in 0..20 {
+            truth.run(1, sessions);
+            worst = worst.max(truth.off());
+        }
+        assert!(worst < 0.02, "{worst}");
+    }
+
+    #[test]
+    fn it_learns_what_others_send() {
+        let mut truth = Truth::new(&[1.0; 4], 4.0);
+        truth.run(600, sessions);
+        let share = truth.learner.own_share().unwrap();
+        assert!((share - 0.25).abs() < 0.025, "{share}");
+        truth.run(3, sessions);
+        assert!(truth.off() < 0.02, "{}", truth.off());
+    }
+
+    #[test]
+    fn it_learns_what_a_visitor_is_of_a_utilisation() {
+        let mut truth = Truth::new(&[0.001, 0.001, 0.002, 0.004], 1.0);
+        truth.run(900, |level| Claim { utilisation: Some(level), ..Claim::default() });
+        for (backend, size) in truth.sizes.iter().enumerate() {
+            let gain = truth.learner.rates_of(backend, Unit::Utilisation).gain;
+            assert!((gain / size - 1.0).abs() < 0.1, "{gain} for {size}");
+        }
+        truth.run(3, |level| Claim { utilisation: Some(level), ..Claim::default() });
+        assert!(truth.off() < 0.03, "{}", truth.off());
+    }
+
+    #[test]
+    fn rates_tell_the_share_of_several_dispatchers() {
+        let mut truth = Truth::new(&[1.0; 2], 3.0);
+        truth.run(300, |level| Claim { sessions: Some(level), rate: Some(60.0), ..Claim::default() });
+        let share = truth.learner.own_share().unwrap();
+        assert!((share - 20.0 / 60.0).abs() < 0.01, "{share}");
+    }
+
+    #[test]
+    fn an_old_report_is_brought_up_to_now() {
+        let mut truth = Truth::new(&[1.0; 2], 1.0);
+        truth.run(600, sessions);
+        let before = truth.levels[0];
+        truth.run(2, sessions);
+        let late = Claim { age: 2.0, ..sessions(before) };
+        truth.learner.report(0, &report(late), truth.now);
+        assert!(truth.off() < 0.05, "{}", truth.off());
+    }
+
+    #[test]
+    fn one_who_began_anew_does_not_spoil_what_was_learnt() {
+        let mut truth = Truth::new(&[1.0; 4], 1.0);
+        truth.run(600, sessions);
+        truth.levels[2] = 0.0;
+        truth.run(10, sessions);
+        let rates = truth.learner.rates_of(0, Unit::Sessions);
+        assert!((rates.decay - 0.05).abs() < 0.01, "{rates:?}");
+    }
+
+    #[test]
+    fn who_stays_keeps_what_was_learnt() {
+        let mut truth = Truth::new(&[1.0; 3], 1.0);
+        truth.run(300, sessions);
+        let (before, loads) = (truth.learner.rates_of(2, Unit::Sessions), truth.learner.loads().clone());
+        let learner = std::mem::replace(&mut truth.learner, Learner::new(0, EXPIRES));
+        let learner = learner.rearranged([Some(2), None, Some(7)], EXPIRES);
+        assert_eq!(learner.rates_of(0, Unit::Sessions), before);
+        assert!(Arc::ptr_eq(&learner.loads()[0], &loads[2]));
+        assert_eq!(learner.loads()[0].load(truth.now), loads[2].load(truth.now));
+        assert!(learner.loads()[1].load(truth.now).is_none() && learner.loads()[2].load(truth.now).is_none());
+    }
+
+    #[test]
+    fn a_capacity_that_was_told_once_stays_and_who_told_none_counts_as_average() {
+        let mut learner = Learner::new(3, EXPIRES);
+        let told = |capacity| Claim { capacity: Some(capacity), ..sessions(1.0) };
+        let now = Moment(1);
+        learner.report(2, &report(sessions(1.0)), now);
+        assert_eq!(learner.loads()[2].load(now).unwrap().capacity, None);
+        learner.report(0, &report(told(10.0)), now);
+        learner.report(1, &report(told(30.0)), now);
+        learner.report(0, &report(sessions(5.0)), now + Duration::from_secs(1));
+        learner.report(2, &report(sessions(1.0)), now + Duration::from_secs(1));
+        let capacity = |backend: usize| learner.loads()[backend].load(now).unwrap().capacity;
+        assert_eq!([0, 1, 2].map(capacity), [Some(10.0), Some(30.0), Some(20.0)]);
+    }
+
+    proptest! {
+        /// Whatever backends say and whenever, nothing that is read is below nothing, or no number.
+        #[test]
+        fn whatever_is_reported_an_estimate_is_a_number(
+            steps in prop::collection::vec(
+                (0usize..3, prop::option::of(0.0..1e9), prop::option::of(0.0..100.0), prop::option::of(1e-6..1e9),
+                 prop::option::of(0.0..1e9), 0.0..60.0, 0u64..100_000_000_000, 0u32..200),
+                1..60,
+            )
+        ) {
+            let mut learner = Learner::new(3, EXPIRES);
+            let mut now = Moment(0);
+            for (backend, sessions, utilisation, capacity, rate, age, later, dispatches) in steps {
+                for _ in 0..dispatches {
+                    learner.loads()[backend].dispatched(now);
+                }
+                now = Moment(now.0 + later);
+                let claim = Claim { sessions, utilisation, capacity, rate, age };
+                if let Ok(report) = Report::new(claim, EXPIRES) {
+                    learner.report(backend, &report, now);
+                }
+                for load in learner.loads().iter().filter_map(|estimate| estimate.load(now)) {
+                    prop_assert!(load.level.is_finite() && load.level >= 0.0, "{load:?}");
+                    prop_assert!(load.deviation.is_finite() && load.deviation >= 0.0, "{load:?}");
+                    prop_assert!(load.likely_most(1.0).is_finite());
+                }
+                prop_assert!(learner.own_share().is_none_or(|share| (0.0..=1.0).contains(&share)));
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! How fast levels rise and fall, as far as that is known.
+//!
+//! Between reports a level goes by `dn/dt = gain × dispatches − decay × n`. Two figures say both rates:
+//!
+//! - the **stay** ([`Flow`]): for how many seconds one dispatch makes the level one higher. In the long run it is the time
+//!   integral of the level over the dispatches, whatever the distribution of session lengths; where others send visitors
+//!   too, each of ours stands for theirs.
+//! - the **decay** ([`Pull`]): how much of an imbalance goes in a second. In the long run as much comes as goes, so `gain =
+//!   decay × stay`, and this is the one figure left: the slope of how levels moved over how far they were from what the
+//!   dispatches would keep up, by least squares.
+//!
+//! A gain that is too small lets all run to whoever looks idle, as those who went there hardly count; one that is too
+//! large makes backends take turns, which does no harm. So where sessions are reported, one visitor is at least one.
+
+/// What a level is a number of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Sessions,
+    Utilisation,
+    Rate,
+}
+
+/// How a level goes between reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rates {
+    /// How much it rises with one of our dispatches.
+    pub(super) gain: f64,
+    /// The share of it that goes in a second.
+    pub(super) decay: f64,
+    /// What one visitor is of it.
+    pub(super) visitor: f64,
+}
+
+impl Default for Rates {
+    /// Before anything is known: a visitor is one, whatever the unit, and stays. Where that is far too much, backends take
+    /// turns.
+    fn default() -> Self {
+        Self { gain: 1.0, decay: 0.0, visitor: 1.0 }
+    }
+}
+
+/// In an interval between reports no less than this share of an imbalance goes, where no session is told from another.
+const LEAST_PULL: f64 = 0.01;
+
+impl Rates {
+    /// Of a backend with this stay in a pool with that mean one. `interval` is from a report to the next, in seconds.
+    /// `None` where it makes no sense yet.
+    pub(super) fn new(unit: Unit, mean_stay: f64, stay: f64, pull: &Pull, interval: f64) -> Option<Self> {
+        let rates = match unit {
+            Unit::Sessions => {
+                // Who stays longer is slower; a session is one wherever it is.
+                let gain = (pull.slope(1.0 / mean_stay) * mean_stay).max(1.0);
+                Self { gain, decay: gain / stay, visitor: 1.0 }
+            }
+            Unit::Utilisation | Unit::Rate => {
+                // Sessions are alike; who rises more by one is smaller.
+                let decay = pull.slope(1.0 / interval).max(LEAST_PULL / interval);
+                Self { gain: decay * stay, decay, visitor: decay * stay }
+            }
+        };
+        let make_sense =
+            [rates.gain, rates.decay, rates.visitor].iter().all(|rate| rate.is_finite() && *rate > 0.0);
+        make_sense.then_some(rates)
+    }
+
+    /// A level some seconds later, with so many dispatches a second.
+    pub(super) fn forward(&self, level: f64, dispatches: f64, seconds: f64) -> f64 {
+        let left = (-self.decay * seconds).exp();
+        let came = if self.decay * seconds > 1e-6 { (1.0 - left) / self.decay } else { seconds };
+        level * left + self.gain * dispatches * came
+    }
+}
+
+/// The time integral of a level, and our dispatches meanwhile. Fades.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flow {
+    pub(super) level_seconds: f64,
+    pub(super) dispatches: f64,
+}
+
+/// A backend's own stay counts as much as its pool's after so many dispatches. Its error is then a tenth, or some
+/// hundredths of what leaves between reports.
+const PRIOR_DISPATCHES: f64 = 100.0;
+
+impl Flow {
+    pub(super) fn fade(&mut self, by: f64) {
+        self.level_seconds *= by;
+        self.dispatches *= by;
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.level_seconds += other.level_seconds;
+        self.dispatches += other.dispatches;
+    }
+
+    /// The stay of all; `None` before anybody was sent.
+    pub(super) fn mean_stay(&self) -> Option<f64> {
+        (self.dispatches > 0.0 && self.level_seconds > 0.0).then(|| self.level_seconds / self.dispatches)
+    }
+
+    /// The stay at one backend of a pool with that flow.
+    pub(super) fn stay(&self, pool: &Self) -> Option<f64> {
+        let prior = pool.mean_stay()?;
+        Some((self.level_seconds + prior * PRIOR_DISPATCHES) / (self.dispatches + PRIOR_DISPATCHES))
+    }
+}
+
+/// How strongly levels are drawn to what dispatches would keep up: a least squares line through the origin, each sample
+/// weighed by the inverse of its variance. Fades.
+///
+/// How far a level was from there has to be taken from the forecast, never from the report that ends the time: a
+/// departure that is late would be on both sides, and bend the line.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pull {
+    products: f64,
+    squares: f64,
+}
+
+impl Pull {
+    pub(super) fn fade(&mut self, by: f64) {
+        self.products *= by;
+        self.squares *= by;
+    }
+
+    /// Notes that a level moved by so much, which was `off` for a time, in level × seconds.
+    pub(super) fn note(&mut self, off: f64, moved: f64, weight: f64) {
+        self.products += weight * off * moved;
+        self.squares += weight * off * off;
+    }
+
+    /// The slope, where one was expected that is known as well as by one sample of half its deviation.
+    fn slope(&self, expected: f64) -> f64 {
+        (self.products + 1.0 / expected) / (self.squares + 1.0 / (expected * expected))
+    }
+}
+
+/// How far forecasts were off, over how far they should be if visitors come and go by chance and one by one. Fades.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chance {
+    squares: f64,
+    count: f64,
+}
+
+/// So many forecasts are taken to have been off by chance before the first.
+const PRIOR_FORECASTS: f64 = 10.0;
+/// Who is off by more standard deviations than this counts as one who is off by so many: it began anew, say.
+const OUTLIER: f64 = 4.0;
+/// How much more than by chance is believed, and how much less.
+const MOST_SPREAD: f64 = 4.0;
+const LEAST_SPREAD: f64 = 0.1;
+
+impl Default for Chance {
+    fn default() -> Self {
+        Self { squares: PRIOR_FORECASTS, count: PRIOR_FORECASTS }
+    }
+}
+
+impl Chance {
+    pub(super) fn fade(&mut self, by: f64) {
+        self.squares *= by;
+        self.count *= by;
+    }
+
+    /// Notes a forecast that was off by so much, and returns what weight that sample has.
+    pub(super) fn note(&mut self, off: f64, variance: f64) -> f64 {
+        let square = off * off / variance;
+        let most = OUTLIER * OUTLIER * self.spread();
+        self.squares += square.min(most);
+        self.count += 1.0;
+        if square > most { (most / square).sqrt() / variance } else { 1.0 / variance }
+    }
+
+    /// The variance over that of pure chance.
+    pub(super) fn spread(&self) -> f64 {
+        let (squares, count) = (self.squares + 1e-3, self.count + 1e-3);
+        (squares / count).clamp(LEAST_SPREAD, MOST_SPREAD)
+    }
+}

@@ -1,0 +1,164 @@
+//! `least_load`: whoever is likely to have the most room, of a few.
+
+use rand::Rng;
+
+use super::{Memory, Random, RoundRobin, Share, Turn, Weights};
+use crate::estimate::Loads;
+
+/// Compares the one whose turn it is in a weighted round robin with others drawn by weight, and takes the least loaded.
+///
+/// A few suffice in a pool of any size, and keep an estimate that is wrong, or shared with other dispatchers, from
+/// sending everybody to one backend: nobody gets more than [`CHOICES`] times its share. Each dispatcher draws its own.
+///
+/// A backend whose load nobody knows gets its turns of the round robin, neither more nor less.
+#[derive(Debug)]
+pub struct LeastLoad {
+    turns: RoundRobin,
+    dice: Random,
+    loads: Loads,
+    /// By place in the roster. What a backend's level is measured by where its capacity is not known.
+    weights: Box<[u16]>,
+}
+
+/// How many are compared. Two do nearly as well; with four and more what dispatchers do by the same reports adds up.
+const CHOICES: usize = 3;
+
+impl LeastLoad {
+    /// Builds the tables of a round robin and of `random`.
+    pub(super) fn build(weights: Weights<'_>, memory: &Memory) -> Self {
+        let places = weights.iter().map(|share| usize::from(share.backend) + 1).max().unwrap_or(0);
+        let mut by_place = vec![0; places];
+        for Share { backend, weight } in weights.iter() {
+            by_place[usize::from(backend)] = weight.get();
+        }
+        Self {
+            turns: RoundRobin::build(weights, memory),
+            dice: Random::build(weights),
+            loads: memory.loads.clone(),
+            weights: by_place.into(),
+        }
+    }
+
+    /// Takes the next turn, reads a few estimates. O(1).
+    pub(super) fn pick(&self, turn: &mut Turn<'_>) -> usize {
+        let first = self.turns.pick();
+        let Some(load) = self.load(first, turn) else { return first };
+        let (mut least, mut best, mut ties) = (load, first, 1);
+        for _ in 1..CHOICES {
+            let other = self.dice.pick(turn);
+            let Some(load) = self.load(other, turn).filter(|load| *load <= least) else { continue };
+            ties = if load < least { 1 } else { ties + 1 };
+            if ties == 1 || turn.rng.next_u32() % ties == 0 {
+                (least, best) = (load, other);
+            }
+        }
+        best
+    }
+
+    /// What compares backends; `None` where nothing is known of this one.
+    fn load(&self, backend: usize, turn: &Turn<'_>) -> Option<f64> {
+        let load = self.loads.get(backend)?.load(turn.now)?;
+        Some(load.likely_most(self.weights[backend].into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::estimate::{Claim, Learner, Report};
+    use crate::strategy::tests::shares;
+
+    const NOW: Moment = Moment(1_000_000_000);
+    const EXPIRES: Duration = Duration::from_secs(15);
+
+    fn report(learner: &mut Learner, backend: usize, claim: Claim) {
+        learner.report(backend, &Report::new(claim, EXPIRES).unwrap(), NOW);
+    }
+
+    fn sessions(learner: &mut Learner, levels: &[f64]) {
+        for (backend, &level) in levels.iter().enumerate() {
+            report(learner, backend, Claim { sessions: Some(level), ..Claim::default() });
+        }
+    }
+
+    /// How many of so many picks each gets, each told to the estimates.
+    fn picks(weights: &[u16], learner: &Learner, count: usize) -> Vec<usize> {
+        let memory = Memory::default().with_loads(learner.loads().clone());
+        let strategy = LeastLoad::build(Weights::new(&shares(weights)).unwrap(), &memory);
+        let mut rng = SmallRng::seed_from_u64(3);
+        let mut picked = vec![0; weights.len()];
+        for _ in 0..count {
+            let backend = strategy.pick(&mut Turn { rng: &mut rng, key: 0, now: NOW });
+            learner.loads()[backend].dispatched(NOW);
+            picked[backend] += 1;
+        }
+        picked
+    }
+
+    #[test]
+    fn who_has_room_is_filled_up_first() {
+        let mut learner = Learner::new(4, EXPIRES);
+        sessions(&mut learner, &[50.0, 20.0, 50.0, 50.0]);
+        let picked = picks(&[1; 4], &learner, 30);
+        assert!(
+            picked[1] >= 15 && picked[1] < 22,
+            "most, and no more than three times its share: {picked:?}"
+        );
+        // 170 sessions and 130 more of four alike.
+        let picked = picks(&[1; 4], &learner, 100);
+        let loads = learner.loads().iter().map(|load| load.load(NOW).unwrap().level);
+        assert!(
+            loads.clone().all(|level| (level - 75.0).abs() <= 2.0),
+            "{picked:?} {:?}",
+            loads.collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn weights_stand_for_capacities_where_none_is_told() {
+        let mut learner = Learner::new(3, EXPIRES);
+        sessions(&mut learner, &[0.0; 3]);
+        assert_eq!(picks(&[1, 2, 5], &learner, 800), [100, 200, 500]);
+        let mut learner = Learner::new(3, EXPIRES);
+        for (backend, capacity) in [100.0, 100.0, 200.0].into_iter().enumerate() {
+            let claim = Claim { sessions: Some(0.0), capacity: Some(capacity), ..Claim::default() };
+            report(&mut learner, backend, claim);
+        }
+        let picked = picks(&[1; 3], &learner, 800);
+        assert!((398..=402).contains(&picked[2]), "{picked:?}");
+    }
+
+    #[test]
+    fn whose_load_is_unknown_has_its_turns_exactly() {
+        let mut learner = Learner::new(4, EXPIRES);
+        sessions(&mut learner, &[10.0, 0.0]);
+        // The last two never said a word.
+        let picked = picks(&[1, 1, 2, 4], &learner, 800);
+        assert_eq!(picked[2..], [200, 400]);
+        assert!((8..=12).contains(&(picked[1] - picked[0])), "{picked:?}");
+        let unknown = Learner::new(4, EXPIRES);
+        assert_eq!(picks(&[1, 1, 2, 4], &unknown, 800), [100, 100, 200, 400]);
+    }
+
+    #[test]
+    fn ties_are_broken_by_chance() {
+        let mut learner = Learner::new(3, EXPIRES);
+        sessions(&mut learner, &[5.0; 3]);
+        let memory = Memory::default().with_loads(learner.loads().clone());
+        let strategy = LeastLoad::build(Weights::new(&shares(&[1; 3])).unwrap(), &memory);
+        let mut rng = SmallRng::seed_from_u64(3);
+        // Nothing is told to the estimates, so all stay alike.
+        let picked: Vec<_> =
+            (0..300).map(|_| strategy.pick(&mut Turn { rng: &mut rng, key: 0, now: NOW })).collect();
+        assert!(picked.chunks(3).any(|cycle| cycle != [0, 1, 2]), "no mere round robin");
+        for backend in 0..3 {
+            assert!(picked.iter().filter(|&&pick| pick == backend).count() > 70, "{picked:?}");
+        }
+    }
+}
