@@ -34,8 +34,16 @@ pub fn run(table: &mut Table) {
             for ((shape, roster), rounds) in SHAPES.iter().zip(&rosters).zip(&mut rounds) {
                 let standings = shape.standings();
                 let memories = [Memory::default()];
-                let build =
-                    || Pool::new(Arc::clone(roster), standings, Roles::alone(), &memories, Meters::default());
+                let build = || {
+                    Pool::new(
+                        Arc::clone(roster),
+                        standings,
+                        Roles::alone(),
+                        &memories,
+                        Meters::default(),
+                        Default::default(),
+                    )
+                };
                 let (taken, pool) = taken(build);
                 drop(pool);
                 rounds.push(milliseconds(taken));

@@ -46,7 +46,7 @@ impl Shape {
         Arc::new(Roster {
             name: "p".into(),
             arms: [Arm { kind, slot: Slot(0), counts }].into(),
-            rotates: false,
+            rotate: None,
             reads_clock: kind.reads_clock(&Rules::default()),
             rules: Rules::default(),
             key: None,
@@ -83,6 +83,7 @@ impl Shape {
             Roles::alone(),
             &[Memory::default()],
             Meters::default(),
+            Arc::default(),
         )
     }
 }

@@ -6,6 +6,7 @@
 //! load is still the one before's, is left out.
 
 mod recent;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +14,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::clock::{Clock, Moment};
 use crate::fleet::{Arm, Fleet, Keeps, Pool, Role, Slot};
 use crate::imbalance::Imbalance;
-use crate::metrics::{Figures, Imbalances, Roll};
+use crate::metrics::{Figures, Imbalances, Integral, LoadFigures, Roll, Source};
+use crate::strategy::Kind;
 use recent::Recent;
+use turns::Turns;
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(1);
@@ -28,13 +32,18 @@ pub struct Comparer {
     shown: Arc<Imbalances>,
     /// What each arm sent or picked lately, by the pool's name, the strategy's and the role.
     recent: HashMap<(Box<str>, &'static str, Role), Recent>,
+    /// How even the load of each was over time, by the pool's name.
+    so_far: HashMap<(Box<str>, Kind, Source), Integral>,
+    turns: Turns,
+    clock: Clock,
     last: Instant,
 }
 
 impl Comparer {
     /// Publishes what it finds in `shown`.
-    pub fn new(fleet: Arc<ArcSwap<Fleet>>, roll: Arc<Roll>, shown: Arc<Imbalances>) -> Self {
-        Self { fleet, roll, shown, recent: HashMap::new(), last: Instant::now() }
+    pub fn new(fleet: Arc<ArcSwap<Fleet>>, clock: Clock, roll: Arc<Roll>, shown: Arc<Imbalances>) -> Self {
+        let (recent, so_far, turns) = (HashMap::new(), HashMap::new(), Turns::default());
+        Self { fleet, roll, shown, recent, so_far, turns, clock, last: Instant::now() }
     }
 
     /// Compares for as long as it is polled.
@@ -53,7 +62,10 @@ impl Comparer {
         let fleet = self.fleet.load_full();
         let mut before = std::mem::take(&mut self.recent);
         let mut figures = Vec::new();
+        self.turns.keep(|name| fleet.pools.iter().any(|pool| &*pool.roster.name == name));
         for pool in &fleet.pools {
+            let (name, rotate) = (&*pool.roster.name, pool.roster.rotate);
+            let is_settled = self.turns.is_settled(name, pool.live().kind, rotate, now);
             for (index, arm) in pool.roster.arms.iter().enumerate() {
                 let role = pool.roles.of(index);
                 let key = (pool.roster.name.clone(), arm.kind.name(), role);
@@ -68,13 +80,52 @@ impl Comparer {
                     strategy: arm.kind,
                     role,
                     dispatches: dispatches(pool, arm, &recent),
-                    load: None,
+                    load: self.load(pool, index, is_settled, now, passed),
                 });
                 self.recent.insert(key, recent);
             }
         }
+        self.so_far.retain(|(pool, kind, _), _| {
+            figures.iter().any(|figures| figures.pool == *pool && figures.strategy == *kind)
+        });
         self.shown.publish(figures);
     }
+
+    /// How even the load of an arm is; `None` where it has none that is its own.
+    fn load(
+        &mut self,
+        pool: &Pool,
+        arm: usize,
+        is_settled: bool,
+        now: Instant,
+        passed: Duration,
+    ) -> Option<LoadFigures> {
+        pool.roster.reports_expire?;
+        let (source, is_own) = match pool.roles.of(arm) {
+            Role::Live if pool.roles.split.is_empty() => (Source::Reported, is_settled),
+            // The load of all of them together is nobody's.
+            Role::Live | Role::Split => return None,
+            Role::Shadow => (Source::Modelled, true),
+        };
+        let now = is_own.then(|| loads(pool, arm, self.clock.moment(now))).flatten();
+        let key = (pool.roster.name.clone(), pool.roster.arms[arm].kind, source);
+        let so_far = self.so_far.entry(key).or_default();
+        if let Some(imbalance) = &now {
+            so_far.add(imbalance, passed);
+        }
+        Some(LoadFigures { source, now, so_far: *so_far })
+    }
+}
+
+/// How even the load is that an arm makes, over those who may be picked now and whose load is known. Each counts by its
+/// capacity, where that is not told by its weight.
+fn loads(pool: &Pool, arm: usize, now: Moment) -> Option<Imbalance> {
+    let eligible = (0..pool.standings.len()).filter(|&index| pool.keeps[index] == Keeps::AndRenews);
+    Imbalance::of(eligible.filter_map(|index| {
+        let load = pool.load(arm, index, now)?;
+        let weight = f64::from(pool.standings[index].weight.get());
+        Some((load.utilisation(weight), load.capacity.unwrap_or(weight)))
+    }))
 }
 
 /// How even what an arm sent lately is, per weight, over those who may be picked now.

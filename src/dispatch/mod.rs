@@ -289,7 +289,7 @@ mod tests {
         let roster = Roster {
             name: "p".into(),
             arms: [arm].into(),
-            rotates: false,
+            rotate: None,
             rules: Rules::default(),
             key: None,
             reads_clock: false,
@@ -314,6 +314,7 @@ mod tests {
             Roles::alone(),
             &[Memory::default()],
             Meters::default(),
+            Arc::default(),
         );
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
         let fleet = Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into() };

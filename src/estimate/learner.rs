@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::basis::Basis;
 use super::rates::{Chance, Flow, Pull, Rates, Unit};
-use super::{Estimate, HORIZON, Loads, Report};
+use super::{Estimate, HORIZON, Loads, OwnShare, Report};
 use crate::clock::Moment;
 
 /// Makes estimates of reports: one for each pool, and the one writer of its estimates.
@@ -29,6 +29,7 @@ pub struct Learner {
     /// What reported rates come to in visitors of all dispatchers, and our own in the same times.
     arrivals: f64,
     own: f64,
+    own_share: Arc<OwnShare>,
 }
 
 /// What is known of one backend.
@@ -75,6 +76,7 @@ impl Learner {
             interval: 0.0,
             arrivals: 0.0,
             own: 0.0,
+            own_share: Arc::default(),
         }
     }
 
@@ -93,10 +95,18 @@ impl Learner {
         &self.loads
     }
 
-    /// The share of all visitors that this dispatcher sends, from 0 to 1. Reported rates show it; else it is told by how
-    /// many sessions come with one of our own, which are fewer where others send theirs elsewhere at the same time.
-    /// `None` before anything is known.
-    pub fn own_share(&self) -> Option<f64> {
+    /// The same, with reports that are good for so long from now on.
+    pub fn good_for(self, expires: Duration) -> Self {
+        Self { expires, ..self }
+    }
+
+    /// The share of all visitors that this dispatcher sends. Reported rates show it; else it is told by how many sessions
+    /// come with one of our own, which are fewer where others send theirs elsewhere at the same time.
+    pub fn own_share(&self) -> &Arc<OwnShare> {
+        &self.own_share
+    }
+
+    fn learnt_share(&self) -> Option<f64> {
         if self.arrivals > 0.0 {
             return Some((self.own / self.arrivals).min(1.0));
         }
@@ -131,6 +141,7 @@ impl Learner {
             spread: self.chance.spread() * rates.visitor,
             capacity: self.capacity(backend, unit),
         });
+        self.own_share.set(self.learnt_share());
     }
 
     /// Learns from what became of the last report until the next.
@@ -301,7 +312,7 @@ mod tests {
         truth.run(600, sessions);
         let rates = truth.learner.rates_of(0, Unit::Sessions);
         assert!((rates.decay - 0.05).abs() < 0.005 && (rates.gain - 1.0).abs() < 0.05, "{rates:?}");
-        assert!(truth.learner.own_share().unwrap() > 0.95);
+        assert!(truth.learner.own_share().get().unwrap() > 0.95);
         let mut worst = 0.0f64;
         for _ in 0..20 {
             truth.run(1, sessions);
@@ -314,7 +325,7 @@ mod tests {
     fn it_learns_what_others_send() {
         let mut truth = Truth::new(&[1.0; 4], 4.0);
         truth.run(600, sessions);
-        let share = truth.learner.own_share().unwrap();
+        let share = truth.learner.own_share().get().unwrap();
         assert!((share - 0.25).abs() < 0.025, "{share}");
         truth.run(3, sessions);
         assert!(truth.off() < 0.02, "{}", truth.off());
@@ -336,7 +347,7 @@ mod tests {
     fn rates_tell_the_share_of_several_dispatchers() {
         let mut truth = Truth::new(&[1.0; 2], 3.0);
         truth.run(300, |level| Claim { sessions: Some(level), rate: Some(60.0), ..Claim::default() });
-        let share = truth.learner.own_share().unwrap();
+        let share = truth.learner.own_share().get().unwrap();
         assert!((share - 20.0 / 60.0).abs() < 0.01, "{share}");
     }
 
@@ -415,7 +426,7 @@ mod tests {
                     prop_assert!(load.deviation.is_finite() && load.deviation >= 0.0, "{load:?}");
                     prop_assert!(load.likely_most(1.0).is_finite());
                 }
-                prop_assert!(learner.own_share().is_none_or(|share| (0.0..=1.0).contains(&share)));
+                prop_assert!(learner.own_share().get().is_none_or(|share| (0.0..=1.0).contains(&share)));
             }
         }
     }

@@ -49,6 +49,28 @@ const UNIT: f64 = (1u64 << 20) as f64;
 /// bounds what one dispatch may be worth.
 const HORIZON: f64 = 5.0;
 
+/// The share of all visitors that this process sends, as far as that is known. Written by the [`Learner`].
+#[derive(Debug)]
+pub struct OwnShare(AtomicU64);
+
+impl Default for OwnShare {
+    fn default() -> Self {
+        Self(AtomicU64::new(f64::NAN.to_bits()))
+    }
+}
+
+impl OwnShare {
+    /// From 0 to 1; `None` before anything is known.
+    pub fn get(&self) -> Option<f64> {
+        let share = f64::from_bits(self.0.load(Ordering::Relaxed));
+        (!share.is_nan()).then_some(share)
+    }
+
+    fn set(&self, share: Option<f64>) {
+        self.0.store(share.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);
+    }
+}
+
 /// What a backend's load is at a moment, in the unit of its reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
@@ -77,6 +99,23 @@ impl Estimate {
         let variance = basis.spread * level * (1.0 - left * left) / 2.0;
         let capacity = (basis.capacity > 0.0).then_some(basis.capacity);
         Some(Load { level, deviation: variance.sqrt(), capacity })
+    }
+
+    /// One that begins where this one is.
+    pub fn copied(&self, now: Moment) -> Self {
+        let copy = Self::default();
+        copy.carry_on(self, now);
+        copy
+    }
+
+    /// Goes on from its own level, with the rates and for as long as another does that is reported to; where it has none
+    /// from that one's. So it tells what the load would be if its dispatches were those that are made. One thread may do
+    /// so at a time.
+    pub fn carry_on(&self, truth: &Self, now: Moment) {
+        let Some((basis, load)) = truth.basis.read().zip(truth.load(now)) else { return };
+        let level = self.load(now).map_or(load.level, |load| load.level);
+        let counted = self.sent.worth.load(Ordering::Relaxed);
+        self.basis.write(&Basis { at: now, level, counted, ..basis });
     }
 
     /// How many visitors were sent there so far.
@@ -160,6 +199,26 @@ mod tests {
         let load = estimate.load(second(15)).unwrap();
         assert!((load.level - expected).abs() < 1e-3, "{load:?}, expected {expected}");
         assert_eq!(estimate.count(), 12);
+    }
+
+    #[test]
+    fn what_is_modelled_goes_on_by_itself() {
+        let truth = Estimate::default();
+        let early = truth.copied(second(9));
+        assert_eq!(early.load(second(9)), None, "nothing is known yet");
+        truth.basis.write(&basis());
+        let model = truth.copied(second(10));
+        assert_eq!(model.load(second(10)), truth.load(second(10)));
+        // Ten come here who went elsewhere in truth.
+        (0..10).for_each(|_| model.dispatched(second(12)));
+        truth.basis.write(&Basis { at: second(15), expires: second(30), level: 50.0, decay: 0.2, ..basis() });
+        model.carry_on(&truth, second(15));
+        let expected = 100.0 * (-0.5f64).exp() + 20.0 * (-0.3f64).exp();
+        let level = |at| model.load(second(at)).unwrap().level;
+        assert!((level(15) - expected).abs() < 1e-3, "{}", level(15));
+        assert!((level(20) - expected * (-1.0f64).exp()).abs() < 1e-3, "by what was learnt meanwhile");
+        early.carry_on(&truth, second(15));
+        assert_eq!(early.load(second(15)), truth.load(second(15)));
     }
 
     #[test]

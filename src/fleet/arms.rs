@@ -2,6 +2,7 @@
 //! beside it to be compared.
 
 use super::Slot;
+use crate::estimate::Loads;
 use crate::listed::listed;
 use crate::strategy::{Kind, Strategy};
 
@@ -90,6 +91,9 @@ impl Roles {
 pub struct Active {
     /// What it is for.
     pub role: Role,
+    /// What is estimated of the load of each backend of the roster, of nobody where they report none. For a shadow: what
+    /// would be, were its picks those that are made.
+    pub loads: Loads,
     /// Over those who may be picked, where there is somebody.
     pub(super) strategy: Option<Strategy>,
 }

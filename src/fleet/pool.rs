@@ -11,6 +11,7 @@ use super::{
     Slot, Standing, room::Room,
 };
 use crate::clock::Moment;
+use crate::estimate::{Load, OwnShare};
 use crate::listed::listed;
 use crate::strategy::{Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};
 
@@ -32,6 +33,8 @@ pub struct Pool {
     pub arms: Box<[Active]>,
     /// Whether some of them only run beside.
     pub has_shadows: bool,
+    /// The share of its visitors that this process sends, where backends report what shows that.
+    pub own_share: Arc<OwnShare>,
     /// Who has room for one more.
     room: Room,
 }
@@ -43,8 +46,8 @@ pub struct Roster {
     pub name: Box<str>,
     /// Its strategies; the first is the one that sends visitors unless they take turns.
     pub arms: Box<[Arm]>,
-    /// Whether the first and the shadows take turns at sending visitors.
-    pub rotates: bool,
+    /// How long a turn is where the first and the shadows take turns at sending visitors.
+    pub rotate: Option<Duration>,
     /// What the settings say of them beyond which they are.
     pub rules: Rules,
     /// What they know a visitor by, where one of them asks.
@@ -127,13 +130,14 @@ impl Roster {
 
 impl Pool {
     /// Works out who may be picked and builds the strategies' tables. `standings` has one for each of the roster's
-    /// backends, `memories` one for each of its arms; `meters` go with its limits.
+    /// backends, `memories` one for each of its arms; `meters` go with its limits, `own_share` with its loads.
     pub fn new(
         roster: Arc<Roster>,
         standings: Box<[Standing]>,
         roles: Roles,
         memories: &[Memory],
         meters: Meters,
+        own_share: Arc<OwnShare>,
     ) -> Self {
         let (tier, eligible) = eligible(&standings, roster.panic_threshold);
         let mut keeps: Box<[Keeps]> = standings.iter().map(keeps_out_of_tier).collect();
@@ -144,17 +148,24 @@ impl Pool {
         let weights = Weights::new(&shares);
         let active = |(index, (arm, memory)): (usize, (&Arm, &Memory))| Active {
             role: roles.of(index),
+            loads: memory.loads().clone(),
             strategy: weights.map(|weights| Strategy::build(arm.kind, &roster.rules, weights, memory)),
         };
         let arms: Box<[Active]> = roster.arms.iter().zip(memories).enumerate().map(active).collect();
         let has_shadows = arms.iter().any(|active| active.role == Role::Shadow);
         let room = Room::new(meters, &shares);
-        Self { roster, standings, keeps, tier, roles, arms, has_shadows, room }
+        Self { roster, standings, keeps, tier, roles, arms, has_shadows, own_share, room }
     }
 
     /// Why a backend of the roster may not be picked; `None` where it may.
     pub fn excluded(&self, index: usize) -> Option<Excluded> {
         (self.keeps[index] != Keeps::AndRenews).then(|| self.standings[index].excluded())
+    }
+
+    /// What is estimated of a backend's load, for an arm that is a shadow: of the load it would have. `None` where it
+    /// reports none, or has not of late.
+    pub fn load(&self, arm: usize, backend: usize, now: Moment) -> Option<Load> {
+        self.arms[arm].loads.get(backend)?.load(now)
     }
 
     /// The strategy that sends visitors, those of a split aside.
@@ -165,7 +176,7 @@ impl Pool {
     /// Has one of its strategies pick a backend: an index into the roster, or `None` where nobody is eligible. Who is
     /// over its limit is passed over, but by a shadow, which sends it nobody. [`Self::sent`] is to follow.
     pub fn pick(&self, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
-        let Active { role, strategy } = &self.arms[arm];
+        let Active { role, strategy, .. } = &self.arms[arm];
         let strategy = strategy.as_ref()?;
         if self.roster.limits.is_empty() || *role == Role::Shadow {
             return Some(strategy.pick(turn));
@@ -175,9 +186,12 @@ impl Pool {
 
     /// Notes whom an arm sent a visitor to, or would have. `was_picked`: by [`Self::pick`] and not by a pin.
     pub fn sent(&self, arm: usize, backend: usize, was_picked: bool, now: Moment) {
-        let Active { strategy, .. } = &self.arms[arm];
+        let Active { strategy, loads, .. } = &self.arms[arm];
         if let Some(strategy) = strategy {
             strategy.sent(backend, now);
+        }
+        if let Some(estimate) = loads.get(backend) {
+            estimate.dispatched(now);
         }
         if !was_picked && !self.roster.limits.is_empty() {
             self.room.force(&self.roster.limits, backend, now);

@@ -7,7 +7,10 @@ use std::time::Instant;
 use http::HeaderValue;
 
 use super::Change;
+use super::loads::Known;
 use super::vitals::Vitals;
+use crate::clock::{Clock, Moment};
+use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
     Admin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, HostMatch, Pins, Pool, Role, Roles, Roster,
     Route, Routes, Standing, Weight,
@@ -24,6 +27,10 @@ pub(super) struct Lasting {
     /// What each pool's backends were sent, for their limits.
     meters: HashMap<String, Meters>,
     pub(super) slots: Slots,
+    /// The clock of all estimates.
+    pub(super) clock: Clock,
+    /// By pool.
+    loads: HashMap<String, Known>,
     /// What the operator set at run time, by pool and in it by backend.
     overrides: HashMap<String, HashMap<String, Override>>,
     /// The key for pools without secrets.
@@ -47,6 +54,8 @@ impl Lasting {
             memories: HashMap::new(),
             meters: HashMap::new(),
             slots: Slots::new(),
+            clock: Clock::start(),
+            loads: HashMap::new(),
             overrides: HashMap::new(),
             random_key: rand::random(),
         }
@@ -68,8 +77,9 @@ impl Lasting {
         }
     }
 
-    /// Forgets what was set of backends that are no more.
+    /// Forgets what is known of backends that are no more.
     pub(super) fn forget_others(&mut self, pools: &[Arc<settings::Pool>]) {
+        self.loads.retain(|name, _| pools.iter().any(|pool| pool.name.as_str() == name));
         self.overrides.retain(|name, set| {
             let Some(pool) = pools.iter().find(|pool| pool.name.as_str() == name) else { return false };
             let known: HashSet<&str> = pool.backends.iter().map(|backend| backend.id.as_str()).collect();
@@ -150,8 +160,10 @@ impl Lasting {
             key: pool.strategies().any(Kind::reads_key).then(|| pool.hash.key.clone()),
             caching: (max_age > 0).then(|| Caching::new(&pool.hash.key, max_age)),
             arms: pool.strategies().map(arm).collect(),
-            rotates: !pool.rotate.0.is_zero(),
-            reads_clock: !limits.is_empty() || pool.strategies().any(|kind| kind.reads_clock(&rules)),
+            rotate: (!pool.rotate.0.is_zero()).then_some(pool.rotate.0),
+            reads_clock: pool.load.is_some()
+                || !limits.is_empty()
+                || pool.strategies().any(|kind| kind.reads_clock(&rules)),
             rules,
             limits,
             backends: backends.clone().map(backend).collect(),
@@ -169,19 +181,62 @@ impl Lasting {
     }
 
     /// A pool as requests read it from now on.
-    pub(super) fn pool(&mut self, roster: Arc<Roster>, standings: Box<[Standing]>, roles: Roles) -> Pool {
+    pub(super) fn pool(
+        &mut self,
+        roster: Arc<Roster>,
+        standings: Box<[Standing]>,
+        roles: Roles,
+        now: Moment,
+    ) -> Pool {
+        let (mut loads, own_share) = self.loads_of_arms(&roster, &roles, now);
         // A shadow has a state of its own: what it remembers is not what visitors saw.
         let mut memory = |(index, arm): (usize, &Arm)| {
             let key = (roster.name.as_ref().to_owned(), arm.kind, roles.of(index));
             let memory = self.memories.entry(key).or_default();
             memory.meters = metered(&memory.meters, &roster, arm.kind.is_metered(&roster.rules));
-            memory.clone()
+            memory.clone().with_loads(loads.next().unwrap_or_default())
         };
         let memories: Vec<_> = roster.arms.iter().enumerate().map(&mut memory).collect();
         let meters = self.meters.entry(roster.name.as_ref().to_owned()).or_default();
         *meters = metered(meters, &roster, !roster.limits.is_empty());
         let meters = meters.clone();
-        Pool::new(roster, standings, roles, &memories, meters)
+        Pool::new(roster, standings, roles, &memories, meters, own_share)
+    }
+
+    /// The loads that each arm goes by, none where backends report none, and the share of visitors that is ours.
+    fn loads_of_arms(
+        &mut self,
+        roster: &Roster,
+        roles: &Roles,
+        now: Moment,
+    ) -> (impl Iterator<Item = Loads> + use<>, Arc<OwnShare>) {
+        let kinds = || roster.arms.iter().map(|arm| arm.kind).enumerate();
+        let is_shadow = |index: usize| roles.of(index) == Role::Shadow;
+        let Some(known) = self.loads_of(roster) else { return (Vec::new().into_iter(), Arc::default()) };
+        known.keep_shadows(
+            &kinds().filter(|(index, _)| is_shadow(*index)).map(|(_, kind)| kind).collect::<Vec<_>>(),
+        );
+        let loads =
+            kinds().map(
+                |(index, kind)| {
+                    if is_shadow(index) { known.modelled(kind, now) } else { known.loads().clone() }
+                },
+            );
+        (loads.collect::<Vec<_>>().into_iter(), Arc::clone(known.own_share()))
+    }
+
+    /// What is known of the load of a pool's backends; `None` where they report none.
+    pub(super) fn loads_of(&mut self, roster: &Roster) -> Option<&mut Known> {
+        let name = &*roster.name;
+        let Some(expires) = roster.reports_expire else {
+            self.loads.remove(name);
+            return None;
+        };
+        if !self.loads.get(name).is_some_and(|known| known.is_of(roster)) {
+            let before = self.loads.remove(name);
+            self.loads.insert(name.to_owned(), Known::of(roster, expires, before));
+        }
+        self.loads.get_mut(name)
     }
 }
 

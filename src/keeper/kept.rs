@@ -91,6 +91,10 @@ impl Kept {
         &self.settings
     }
 
+    pub(super) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
     pub(super) fn targets(&self) -> &[Arc<Target>] {
         &self.targets
     }
@@ -186,7 +190,7 @@ impl Kept {
         self.is_changed = false;
         let (roles, rotates_in) = roles(&self.settings, unix_now());
         self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();
-        let pool = lasting.pool(Arc::clone(&self.roster), standings, roles);
+        let pool = lasting.pool(Arc::clone(&self.roster), standings, roles, lasting.clock.moment(now));
         self.log_tier(pool.tier);
         self.log_turn(&pool);
         self.pool = Some(Arc::new(pool));

@@ -8,6 +8,7 @@
 mod asked;
 mod build;
 mod kept;
+mod loads;
 mod vitals;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -123,7 +124,6 @@ impl Target {
 #[derive(Debug)]
 pub struct Keeper {
     published: Arc<ArcSwap<Fleet>>,
-    clock: Clock,
     /// Fleets that were replaced, while somebody reads them still. A worker leaves one with the next request after it was
     /// replaced; were it the last to hold it, that request would wait until all of it is freed.
     retired: Vec<Arc<Fleet>>,
@@ -157,7 +157,6 @@ impl Keeper {
         let routes = Arc::new(routes(kept.iter().map(Kept::settings)));
         let this = Self {
             published: Arc::new(ArcSwap::from_pointee(fleet(&routes, &kept))),
-            clock: Clock::start(),
             retired: Vec::new(),
             outdated: Vec::new(),
             routes,
@@ -179,7 +178,7 @@ impl Keeper {
 
     /// The clock of all that goes with its fleets.
     pub fn clock(&self) -> Clock {
-        self.clock
+        self.lasting.clock
     }
 
     /// What is to be probed.
@@ -294,7 +293,8 @@ impl Keeper {
             Event::Load { pool, backend, report, came } => {
                 let kept = self.kept.iter().find(|kept| kept.settings().name.as_str() == &*pool)?;
                 let index = kept.index(&backend)?;
-                tracing::trace!(pool = &*pool, backend = &*backend, index, ?report, ?came, "load");
+                let moment = self.lasting.clock.moment(came);
+                self.lasting.loads_of(kept.roster())?.report(index, &report, moment);
                 None
             }
             Event::Agent { target, line } => {

@@ -16,6 +16,7 @@ use super::{
     Reloads, Roll, SHADOW_AT, Told,
 };
 use crate::certificates::Place;
+use crate::clock::Clock;
 use crate::fleet::{Arm, Backend, Fleet, Keeps, Pool, Role, Slot, State, Tier};
 use crate::imbalance::Measure;
 use crate::outcome::{Decision, Refusal};
@@ -33,6 +34,8 @@ pub struct Sources {
     pub reloads: Arc<Reloads>,
     /// How evenly strategies spread visitors and load.
     pub imbalances: Arc<Imbalances>,
+    /// Of the estimates of load.
+    pub clock: Clock,
     /// The version of this program.
     pub version: &'static str,
 }
@@ -97,6 +100,7 @@ impl Collector for Signpost {
         families.extend(self.strategies(&fleet));
         families.extend(self.imbalances());
         families.extend(self.standings(&fleet));
+        families.extend(self.loads(&fleet));
         families.extend([self.rejected_pins(&fleet), fail_open(&fleet), spilled(&fleet)]);
         families.extend([self.probes(&fleet), self.probe_times(&fleet), self.reports(&fleet)]);
         // A family may not be empty.
@@ -446,6 +450,44 @@ impl Signpost {
         )
     }
 
+    /// What is known of each backend's load.
+    fn loads(&self, fleet: &Fleet) -> [MetricFamily; 3] {
+        let now = self.sources.clock.now();
+        let [mut loads, mut stale, mut shares] = [const { Vec::new() }; 3];
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.reports_expire.is_some()) {
+            let of_pool = ("pool", &*pool.roster.name);
+            shares.extend(pool.own_share.get().map(|share| gauge(&[of_pool], share)));
+            for (index, backend) in pool.roster.backends.iter().enumerate() {
+                let labels = [of_pool, ("backend", &*backend.id)];
+                let load = pool.load(pool.roles.live, index, now);
+                stale.push(gauge(&labels, f64::from(u8::from(load.is_none()))));
+                let utilisation =
+                    load.map(|load| load.utilisation(pool.standings[index].weight.get().into()));
+                loads.extend(utilisation.map(|utilisation| gauge(&labels, utilisation)));
+            }
+        }
+        [
+            family(
+                "signpost_backend_load",
+                "The load of a backend as it is estimated now: what is in use over capacity, or weight where that is unknown.",
+                MetricType::GAUGE,
+                loads,
+            ),
+            family(
+                "signpost_backend_load_stale",
+                "1 for a backend that has not reported its load of late: it has its turn as in round_robin.",
+                MetricType::GAUGE,
+                stale,
+            ),
+            family(
+                "signpost_pool_own_share",
+                "The share of a pool's visitors that this process sends, as it is learnt.",
+                MetricType::GAUGE,
+                shares,
+            ),
+        ]
+    }
+
     /// Where each backend stands.
     fn standings(&self, fleet: &Fleet) -> [MetricFamily; 4] {
         let mut states = Vec::new();
@@ -525,12 +567,12 @@ fn counted(pool: &Pool) -> impl Iterator<Item = (usize, &Backend, Slot)> {
 
 /// Whether a strategy sends visitors, now or in its turn.
 fn sends(pool: &Pool, arm: usize) -> bool {
-    pool.roles.of(arm) != Role::Shadow || pool.roster.rotates
+    pool.roles.of(arm) != Role::Shadow || pool.roster.rotate.is_some()
 }
 
 /// Whether it only runs beside, now or while another has its turn.
 fn shadows(pool: &Pool, arm: usize) -> bool {
-    pool.roles.of(arm) == Role::Shadow || pool.roster.rotates
+    pool.roles.of(arm) == Role::Shadow || pool.roster.rotate.is_some()
 }
 
 fn fail_open(fleet: &Fleet) -> MetricFamily {

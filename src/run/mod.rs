@@ -90,6 +90,7 @@ pub async fn run(
         dropped_lines: telemetry.dropped_lines(),
         reloads: Arc::clone(&reloads),
         imbalances: Arc::clone(&imbalances),
+        clock: keeper.clock(),
         version: env!("CARGO_PKG_VERSION"),
     })
     .map_err(io::Error::other)?;
@@ -126,7 +127,9 @@ pub async fn run(
     let prober = Prober::new(settings.server.limits.max_probes.0.into(), events.clone(), counter)?;
     tokio::task::spawn_local(prober.run(keeper.targets()));
     tokio::task::spawn_local(keeper.run(changes));
-    tokio::task::spawn_local(Comparer::new(Arc::clone(&fleet), Arc::clone(&ground.roll), imbalances).run());
+    tokio::task::spawn_local(
+        Comparer::new(Arc::clone(&fleet), ground.clock, Arc::clone(&ground.roll), imbalances).run(),
+    );
     if let Some(predecessor) = &mut family.predecessor {
         predecessor.operate_again(&events).await;
     }

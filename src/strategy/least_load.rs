@@ -48,7 +48,7 @@ impl LeastLoad {
             let other = self.dice.pick(turn);
             let Some(load) = self.load(other, turn).filter(|load| *load <= least) else { continue };
             ties = if load < least { 1 } else { ties + 1 };
-            if ties == 1 || turn.rng.next_u32() % ties == 0 {
+            if ties == 1 || turn.rng.next_u32().is_multiple_of(ties) {
                 (least, best) = (load, other);
             }
         }

@@ -153,11 +153,17 @@ pub struct Memory {
     turns: Arc<CachePadded<AtomicU64>>,
     /// What it has sent each backend lately, where it asks.
     pub meters: Meters,
-    /// What is known of the backends' load, by their place in the roster. All strategies of a pool share it.
+    /// What is known of the backends' load, by their place in the roster; of nobody where they report none. For a shadow
+    /// it is what would be, were its picks those that are made.
     loads: Loads,
 }
 
 impl Memory {
+    /// The estimates of the load.
+    pub fn loads(&self) -> &Loads {
+        &self.loads
+    }
+
     /// With these estimates of the load.
     pub fn with_loads(self, loads: Loads) -> Self {
         Self { loads, ..self }

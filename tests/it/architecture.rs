@@ -78,8 +78,11 @@ const MAY_IMPORT: [(&str, &[&str]); 33] = [
     ("health", &["descriptors", "keeper", "load", "estimate", "metrics", "fleet", "settings"]),
     ("keeper", &["load", "estimate", "settings", "metrics", "fleet", "strategy", "clock"]),
     ("load", &["estimate", "metrics", "fleet", "settings"]),
-    ("compare", &["metrics", "fleet", "imbalance"]),
-    ("metrics", &["outcome", "pin", "certificates", "estimate", "fleet", "strategy", "imbalance", "listed"]),
+    ("compare", &["metrics", "fleet", "strategy", "clock", "imbalance"]),
+    (
+        "metrics",
+        &["outcome", "pin", "certificates", "estimate", "fleet", "strategy", "clock", "imbalance", "listed"],
+    ),
     ("access_log", &["outcome", "fleet"]),
     ("forwarded", &["visit"]),
     ("visit", &["outcome", "fleet"]),

@@ -30,6 +30,7 @@ mod balance;
 mod hashed;
 mod comparing;
 mod load;
+mod least_load;
 mod metrics;
 mod prometheus;
 mod access_log;

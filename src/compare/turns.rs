@@ -1,0 +1,84 @@
+//! Whose load it is that backends have: a strategy's own only once those it did not send have mostly left.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::strategy::Kind;
+
+/// Which strategy sends each pool's visitors, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Turns(HashMap<Box<str>, Turn>);
+
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    live: Kind,
+    since: Instant,
+    /// Whether it was the one already when it was first looked.
+    is_first: bool,
+}
+
+/// How much of the beginning of a turn is another's load still; of turns below twice this half of each.
+const CUT: Duration = Duration::from_secs(120);
+
+impl Turns {
+    /// Whether what is seen now is the live strategy's own doing; `rotate` is how long turns are where strategies take
+    /// turns. To be asked at each look, since it notes what it is told.
+    pub(super) fn is_settled(
+        &mut self,
+        pool: &str,
+        live: Kind,
+        rotate: Option<Duration>,
+        now: Instant,
+    ) -> bool {
+        let first = Turn { live, since: now, is_first: true };
+        let turn = self.0.entry(pool.into()).or_insert(first);
+        if turn.live != live {
+            *turn = Turn { live, since: now, is_first: false };
+        }
+        let cut = match rotate {
+            Some(rotate) => CUT.min(rotate / 2),
+            // What was before the start nobody knows; it is taken to have been the same.
+            None if turn.is_first => Duration::ZERO,
+            None => CUT,
+        };
+        now.saturating_duration_since(turn.since) >= cut
+    }
+
+    /// Forgets all pools but these.
+    pub(super) fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.0.retain(|pool, _| is_there(pool));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_beginning_of_a_turn_is_not_its_own() {
+        let (mut turns, start) = (Turns::default(), Instant::now());
+        let mut at = |live, rotate: u64, seconds: u32| {
+            let rotate = (rotate > 0).then(|| Duration::from_secs(rotate));
+            turns.is_settled("p", live, rotate, start + SECOND * seconds)
+        };
+        assert!(!at(Kind::Random, 600, 0), "who knows since when");
+        assert!(!at(Kind::Random, 600, 119));
+        assert!(at(Kind::Random, 600, 120));
+        assert!(!at(Kind::RoundRobin, 600, 121));
+        assert!(at(Kind::RoundRobin, 600, 241));
+        assert!(at(Kind::RoundRobin, 20, 242));
+        assert!(!at(Kind::Random, 20, 251) && at(Kind::Random, 20, 261), "half of a short turn");
+    }
+
+    #[test]
+    fn who_was_there_from_the_start_is_settled() {
+        let (mut turns, start) = (Turns::default(), Instant::now());
+        assert!(turns.is_settled("p", Kind::Random, None, start));
+        assert!(!turns.is_settled("p", Kind::First, None, start + SECOND), "settings changed");
+        assert!(turns.is_settled("p", Kind::First, None, start + 121 * SECOND));
+        turns.keep(|_| false);
+        assert!(turns.is_settled("p", Kind::Random, None, start + 122 * SECOND));
+    }
+}

@@ -1,0 +1,82 @@
+//! What is known of the load of a pool's backends, which outlives fleets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::estimate::{Learner, Loads, OwnShare, Report};
+use crate::fleet::Roster;
+use crate::strategy::Kind;
+
+/// The load of a pool's backends as they report it, and as it would be were it for one of the shadows.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Whose load it is: the hash of each backend's id, in the order of the roster.
+    names: Arc<[u64]>,
+    learner: Learner,
+    modelled: HashMap<Kind, Loads>,
+}
+
+impl Known {
+    /// Of a roster whose reports are good for `expires`, with what is known `before`.
+    pub(super) fn of(roster: &Roster, expires: Duration, before: Option<Self>) -> Self {
+        let names = &roster.rules.names;
+        let Some(before) = before else {
+            let learner = Learner::new(names.len(), expires);
+            return Self { names: Arc::clone(names), learner, modelled: HashMap::new() };
+        };
+        if before.names == *names {
+            return Self { names: Arc::clone(names), learner: before.learner.good_for(expires), ..before };
+        }
+        let places: HashMap<u64, usize> = before.names.iter().copied().zip(0..).collect();
+        let place = |name: &u64| places.get(name).copied();
+        let rearrange = |loads: &Loads| {
+            let stays = |name| Some(Arc::clone(loads.get(place(name)?)?));
+            names.iter().map(|name| stays(name).unwrap_or_default()).collect()
+        };
+        Self {
+            modelled: before.modelled.iter().map(|(kind, loads)| (*kind, rearrange(loads))).collect(),
+            learner: before.learner.rearranged(names.iter().map(place), expires),
+            names: Arc::clone(names),
+        }
+    }
+
+    /// Whether it is of that very roster.
+    pub(super) fn is_of(&self, roster: &Roster) -> bool {
+        Arc::ptr_eq(&self.names, &roster.rules.names)
+    }
+
+    /// What is estimated of each backend.
+    pub(super) fn loads(&self) -> &Loads {
+        self.learner.loads()
+    }
+
+    /// The share of visitors that this process sends.
+    pub(super) fn own_share(&self) -> &Arc<OwnShare> {
+        self.learner.own_share()
+    }
+
+    /// The loads that a shadow would make. It begins with those that there are.
+    pub(super) fn modelled(&mut self, shadow: Kind, now: Moment) -> Loads {
+        let begin = || {
+            let truths = self.learner.loads().iter();
+            truths.map(|truth| Arc::new(truth.copied(now))).collect()
+        };
+        Arc::clone(self.modelled.entry(shadow).or_insert_with(begin))
+    }
+
+    /// Forgets the loads of all who are no shadows any more.
+    pub(super) fn keep_shadows(&mut self, shadows: &[Kind]) {
+        self.modelled.retain(|kind, _| shadows.contains(kind));
+    }
+
+    /// Takes a report. What would be there were it for a shadow goes on by the rates that it taught.
+    pub(super) fn report(&mut self, backend: usize, report: &Report, now: Moment) {
+        self.learner.report(backend, report, now);
+        let Some(truth) = self.learner.loads().get(backend) else { return };
+        for loads in self.modelled.values() {
+            loads[backend].carry_on(truth, now);
+        }
+    }
+}
