@@ -18,10 +18,29 @@ use crate::visit::{Target, Visit};
 pub fn of(key: &HashKey, visit: &Visit<'_>) -> u64 {
     match value(key, visit) {
         Some(value) => strategy::hash(value),
-        None => match visit.came.client {
-            IpAddr::V4(address) => strategy::hash(&address.octets()),
-            IpAddr::V6(address) => strategy::hash(&address.octets()[..8]),
-        },
+        None => of_client(visit.came.client),
+    }
+}
+
+/// The same of a text: an address where that is the key, else a value or a path as it would be sent. `None` of a text
+/// that is none of these.
+pub fn of_text(key: &HashKey, text: &str) -> Option<u64> {
+    match key {
+        HashKey::Client => text.parse::<IpAddr>().ok().map(|address| of_client(address.to_canonical())),
+        HashKey::Path(segments) => {
+            let path = text.split('?').next().filter(|path| path.starts_with('/'))?;
+            Some(strategy::hash(prefix(path, *segments).as_bytes()))
+        }
+        HashKey::Header(_) | HashKey::Cookie(_) | HashKey::Query(_) => {
+            (!text.is_empty()).then(|| strategy::hash(text.as_bytes()))
+        }
+    }
+}
+
+fn of_client(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => strategy::hash(&address.octets()),
+        IpAddr::V6(address) => strategy::hash(&address.octets()[..8]),
     }
 }
 
@@ -108,6 +127,28 @@ mod tests {
         {
             assert_eq!(found(&query, target, &[]).as_deref(), value, "{target}");
         }
+    }
+
+    #[test]
+    fn a_text_is_hashed_as_what_it_stands_for() {
+        let fields = [("x-user", "Ann"), ("cookie", "session=x%20y")];
+        for (key, text) in [
+            (HashKey::Client, "192.0.2.1"),
+            (HashKey::Client, "::ffff:192.0.2.1"),
+            (HashKey::Header("x-user".parse().unwrap()), "Ann"),
+            (HashKey::Cookie("session".into()), "x%20y"),
+            (HashKey::Query("id".into()), "7"),
+            (HashKey::Path(None), "/a/b"),
+            (HashKey::Path(NonZeroU8::new(1)), "/a/other?x"),
+        ] {
+            let sent = with("192.0.2.1", "/a/b?id=7", &fields, |visit| of(&key, visit));
+            assert_eq!(of_text(&key, text), Some(sent), "{key} {text}");
+        }
+        for (key, text) in [(HashKey::Client, "a"), (HashKey::Client, ""), (HashKey::Query("id".into()), "")]
+        {
+            assert_eq!(of_text(&key, text), None, "{key} {text}");
+        }
+        assert_eq!(of_text(&HashKey::Path(None), "a"), None);
     }
 
     #[test]

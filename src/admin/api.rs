@@ -19,7 +19,7 @@ use super::view::{BackendView, Changes, Overview, redirects};
 use crate::fleet::Weight;
 use crate::keeper::{Change, Event};
 
-fn json(document: &impl Serialize) -> Response {
+pub(super) fn json(document: &impl Serialize) -> Response {
     match serde_json::to_string(document) {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
         Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

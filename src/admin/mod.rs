@@ -8,6 +8,7 @@
 //! | `GET /readyz` | 200 while it accepts visitors, 503 once it is leaving |
 //! | `GET /api/v1/openapi.json` | all of this for a program, OpenAPI 3.1 |
 //! | `GET /api/v1/pools` | every pool and backend, where it stands, JSON |
+//! | `GET /api/v1/pools/{pool}/explain` | where a visitor would be sent, and why not elsewhere |
 //! | `PATCH /api/v1/pools/{pool}/backends/{id}` | drain a backend, change its weight, … |
 //! | `PUT /api/v1/pools/{pool}/backends/{id}/load` | a backend tells its load |
 //! | `POST /api/v1/reload` | read the settings again |
@@ -17,6 +18,7 @@
 //! connection's deadlines and a cap of its own, so that whoever reaches it can't use up the process.
 
 mod api;
+mod explain;
 mod figures;
 mod guard;
 mod healthcheck;
@@ -55,6 +57,7 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use healthcheck::healthcheck;
 
+use crate::clock::Clock;
 use crate::fleet::{Fleet, Slot};
 use crate::keeper::Event;
 use crate::metrics::{Counter, Limit, Registry};
@@ -113,6 +116,8 @@ pub struct Shown {
     pub readiness: Readiness,
     /// Where the current fleet is read.
     pub fleet: Arc<ArcSwap<Fleet>>,
+    /// The clock that strategies go by.
+    pub clock: Clock,
     /// The way to the keeper.
     pub events: mpsc::Sender<Event>,
     /// Whether a successor has been told how things stand: nothing may change then.
@@ -144,9 +149,10 @@ const LOAD: &str = "/pools/{pool}/backends/{id}/load";
 
 /// The API below [`API_BASE`], which the guard stands before. `openapi.json` describes these and those above; a
 /// test holds that.
-const API: [Endpoint; 5] = [
+const API: [Endpoint; 6] = [
     ("/openapi.json", || get(api::openapi)),
     ("/pools", || get(api::pools)),
+    ("/pools/{pool}/explain", || get(explain::explain)),
     ("/pools/{pool}/backends/{id}", || patch(api::change_backend)),
     (LOAD, || put(load::push)),
     ("/reload", || post(api::reload)),

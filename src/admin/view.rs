@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use super::Shown;
 use super::figures::{Count, Ratio, Share};
-use crate::fleet::{Admin, Excluded, Fleet, Health, Pool, Role, State as BackendState, Tier, Weight};
+use crate::fleet::{
+    Admin, Excluded, Fleet, Health, Percent, Pool, Ramp, Role, Standing, State as BackendState, Tier, Weight,
+};
 use crate::imbalance::{Imbalance, Measure};
 use crate::metrics::Figures;
 
@@ -88,6 +90,10 @@ pub(super) struct BackendView<'a> {
     /// While draining: when no pin to it can be valid any more.
     pub(super) drained_at: Option<String>,
     pub(super) redirects: Redirects,
+    /// Visitors who were sent elsewhere for want of room there.
+    pub(super) spilled: Count,
+    #[serde(skip)]
+    standing: &'a Standing,
 }
 
 /// Visitors sent to a backend, by the reason why there.
@@ -169,20 +175,13 @@ impl StrategyView {
     }
 }
 
-/// What of a backend's weight counts among those who may be picked.
-fn weight_to_pick(pool: &Pool, index: usize) -> f64 {
-    match pool.excluded(index) {
-        // Nobody is in slow start then.
-        None if pool.tier == Tier::FailOpen => pool.standings[index].weight.get().into(),
-        None => pool.standings[index].weight_in_effect(),
-        Some(_) => 0.0,
-    }
-}
-
 impl<'a> BackendView<'a> {
     /// All of a pool.
     pub(super) fn of(pool: &'a Pool, redirects: &[[u64; 3]]) -> Vec<Self> {
-        let weights: Vec<_> = (0..redirects.len()).map(|index| weight_to_pick(pool, index)).collect();
+        let mut weights = vec![0.0; redirects.len()];
+        for share in pool.shares() {
+            weights[usize::from(share.backend)] = f64::from(share.weight.get());
+        }
         let sent: Vec<_> = redirects.iter().map(|decisions| decisions.iter().sum::<u64>() as f64).collect();
         let (all_weights, all_sent) = (weights.iter().sum(), sent.iter().sum());
         let one = |index: usize| {
@@ -215,10 +214,13 @@ impl<'a> BackendView<'a> {
             set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
             drained_at: standing.drained_at.map(date),
             redirects: Redirects::of(redirects),
+            spilled: Count(pool.spilled(index)),
+            standing,
         }
     }
 
-    pub(super) fn is_in_slow_start(&self) -> bool {
+    /// Whether not all of its weight is in effect.
+    pub(super) fn has_less(&self) -> bool {
         self.weight_in_effect < f64::from(self.weight.get())
     }
 
@@ -231,8 +233,11 @@ impl<'a> BackendView<'a> {
             (None, _) if self.backup => notes.push("a backup, in use".to_owned()),
             (None, _) => {}
         }
-        if self.is_in_slow_start() {
+        if self.standing.ramp < Ramp::FULL {
             notes.push("slow start".to_owned());
+        }
+        if self.standing.percent < Percent::ALL && self.standing.percent.get() > 0 {
+            notes.push(format!("its agent asks for {} % of its weight", self.standing.percent.get()));
         }
         if !self.set_at_run_time.is_empty() {
             notes.push(format!("{} set at run time", self.set_at_run_time.join(" and ")));

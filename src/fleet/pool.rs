@@ -13,7 +13,7 @@ use super::{
 use crate::clock::Moment;
 use crate::estimate::{Load, OwnShare};
 use crate::listed::listed;
-use crate::strategy::{Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};
+use crate::strategy::{Explanation, Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
 /// with where each backend stands.
@@ -168,6 +168,13 @@ impl Pool {
         self.arms[arm].loads.get(backend)?.load(now)
     }
 
+    /// What the strategies are told of those who may be picked. O(number of backends).
+    pub fn shares(&self) -> Vec<Share> {
+        let places = 0..self.standings.len() as u32;
+        let eligible: Vec<u32> = places.filter(|&place| self.excluded(place as usize).is_none()).collect();
+        shares(&self.standings, &eligible, self.tier)
+    }
+
     /// The strategy that sends visitors, those of a split aside.
     pub fn live(&self) -> &Arm {
         &self.roster.arms[self.roles.live]
@@ -182,6 +189,17 @@ impl Pool {
             return Some(strategy.pick(turn));
         }
         Some(self.room.pick(strategy, &self.roster.limits, turn))
+    }
+
+    /// What one of its strategies would do with a visitor of this key who came now, and why; `None` where nobody is
+    /// eligible. Changes nothing. O(number of backends), for the operator.
+    pub fn explain(&self, arm: usize, key: u64, now: Moment) -> Option<Explanation> {
+        let Active { role, strategy, .. } = &self.arms[arm];
+        let shares = self.shares();
+        // As in a pick, limits are nothing to a shadow.
+        let has_room =
+            |backend| *role == Role::Shadow || self.room.has_room(&self.roster.limits, backend, now);
+        Some(strategy.as_ref()?.explain(Weights::new(&shares)?, key, now, &has_room))
     }
 
     /// Notes whom an arm sent a visitor to, or would have. `was_picked`: by [`Self::pick`] and not by a pin.
@@ -290,6 +308,7 @@ mod tests {
                 "draining" => standing.admin = Admin::Draining,
                 "maintenance" => standing.admin = Admin::Maintenance,
                 "weightless" => standing.weight = Weight::new(0).unwrap(),
+                "unasked" => standing.percent = Percent::new(0),
                 other => panic!("{other}"),
             }
         }
@@ -347,12 +366,14 @@ mod tests {
             };
             standings.iter().enumerate().map(of).collect()
         };
-        let all = ["up", "maintenance", "down draining", "weightless", "down", "waits", "up backup"];
+        let all =
+            ["up", "maintenance", "down draining", "weightless", "unasked", "down", "waits", "up backup"];
         let why = [
             None,
             Some(Excluded::Maintenance),
             Some(Excluded::Draining),
             Some(Excluded::Weightless),
+            Some(Excluded::Agent),
             Some(Excluded::Down),
             Some(Excluded::Waits),
             Some(Excluded::Backup),

@@ -59,6 +59,12 @@ impl Room {
         self.meters.of(backend).zip(limits[backend]).is_none_or(|(meter, limit)| meter.take(limit, now))
     }
 
+    /// Whether a backend would have a place for one more.
+    pub(super) fn has_room(&self, limits: &[Option<Limit>], backend: usize, now: Moment) -> bool {
+        let limit = limits.get(backend).copied().flatten();
+        self.meters.of(backend).zip(limit).is_none_or(|(meter, limit)| meter.has_room(limit, now))
+    }
+
     /// Takes a place for a visitor who is sent to a backend whether it has room or not.
     pub(super) fn force(&self, limits: &[Option<Limit>], backend: usize, now: Moment) {
         if let Some((meter, limit)) = self.meters.of(backend).zip(limits[backend]) {

@@ -149,6 +149,7 @@ impl Standing {
             (Admin::Maintenance, _) => Excluded::Maintenance,
             (Admin::Draining, _) => Excluded::Draining,
             _ if self.weight.is_zero() => Excluded::Weightless,
+            _ if self.percent.get() == 0 => Excluded::Agent,
             (_, Health::Down) => Excluded::Down,
             _ if self.waits => Excluded::Waits,
             // All that would be picked but for who else there is.
@@ -179,6 +180,8 @@ listed! {
         Draining,
         /// Its weight is 0.
         Weightless,
+        /// Its agent asks for no visitors.
+        Agent,
         /// Its probes fail.
         Down,
         /// It was added at run time, and its first probe is not over.
@@ -195,6 +198,7 @@ impl Excluded {
             Self::Maintenance => "nobody is sent there",
             Self::Draining => "only those who are pinned to it",
             Self::Weightless => "weight 0: only those who are pinned to it",
+            Self::Agent => "its agent asks for nobody new",
             Self::Down => "its probes fail",
             Self::Waits => "its first probe is waited for",
             Self::Backup => "a backup, while there is a primary",

@@ -104,6 +104,7 @@ pub async fn run(
             registry: Arc::new(registry),
             readiness: readiness.clone(),
             fleet: Arc::clone(&fleet),
+            clock: keeper.clock(),
             events: events.clone(),
             counter: counter.clone(),
             reloads: layers.as_ref().map(|_| ask_reload),

@@ -1,8 +1,11 @@
 //! `consistent_hash`: who the visitor is says where it goes, on every replica alike; and where a backend has more than
 //! its share of the dispatches, to the next one in the visitor's own order.
 
+use std::collections::BTreeSet;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::explain::Candidate;
 use super::slots::{Slots, nth};
 use super::{Asked, Memory, Meter, Meters, Rules, Turn, Weights};
 use crate::clock::Moment;
@@ -52,6 +55,29 @@ impl ConsistentHash {
         backends.filter(move |&backend| asked.is_new(backend))
     }
 
+    /// The visitor's order, and who in it is at the bound.
+    pub(super) fn explain(&self, weights: Weights<'_>, key: u64, now: Moment) -> Vec<Candidate> {
+        let measured = |backend| {
+            let bound = self.bound.as_ref()?;
+            let rate = bound.meters.of(backend)?.rate(now);
+            Some((rate, bound.places(backend, bound.meters.all().rate(now))))
+        };
+        let mut rest: BTreeSet<usize> = weights.iter().map(|share| share.backend.into()).collect();
+        let ordered = self.order(key).zip(1u32..).map(|(backend, place)| {
+            rest.remove(&backend);
+            let why = format!("number {place} in this visitor's order");
+            let mut candidate = Candidate::new(backend, Some(place.into()), why);
+            if let Some((rate, places)) = measured(backend).filter(|(rate, places)| rate + 1.0 > *places) {
+                candidate.pass_over(&format!("at its bound: {rate:.1} in the last second, of {places}"));
+            }
+            candidate
+        });
+        let mut candidates: Vec<_> = ordered.collect();
+        let far = |backend| Candidate::new(backend, None, "far down this visitor's order".to_owned());
+        candidates.extend(rest.into_iter().map(far));
+        candidates
+    }
+
     /// Notes who was sent a visitor.
     pub(super) fn sent(&self, backend: usize, now: Moment) {
         if let Some(bound) = &self.bound {
@@ -90,12 +116,16 @@ impl Bound {
         Self { parts: parts.into(), meters: memory.meters.clone() }
     }
 
+    /// How many a backend may have been sent in the last second, where all had `total`.
+    fn places(&self, backend: usize, total: f64) -> f64 {
+        // A whole one is what is taken, so a place of which a part is left is a place; what rounding leaves is none.
+        (self.parts[backend] * (total + 1.0) - 1e-6).ceil().max(COLD)
+    }
+
     /// Whether a backend may have one more; who may not is noted. `total` is what all had in the last second.
     fn takes(&self, backend: usize, total: f64, now: Moment) -> bool {
         let Some(meter) = self.meters.of(backend) else { return true };
-        // A whole one is what is taken, so a place of which a part is left is a place; what rounding leaves is none.
-        let places = (self.parts[backend] * (total + 1.0) - 1e-6).ceil();
-        let takes = meter.rate(now) + 1.0 <= places.max(COLD);
+        let takes = meter.rate(now) + 1.0 <= self.places(backend, total);
         if !takes {
             meter.turn_away();
         }

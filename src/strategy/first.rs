@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Random, Turn, Weights};
+use super::explain::Candidate;
+use super::{Random, Share, Turn, Weights};
 use crate::clock::Moment;
 
 /// Backends in order, and what is sent on where none has room: by weights, at random, so that it is everybody's.
@@ -58,6 +59,14 @@ impl First {
             (0, Moment(now.0 + LASTS))
         }
     }
+}
+
+/// The order.
+pub(super) fn explain(weights: Weights<'_>) -> Vec<Candidate> {
+    let candidate = |(share, place): (Share, u32)| {
+        Candidate::new(share.backend.into(), Some(place.into()), format!("number {place} in order"))
+    };
+    weights.iter().zip(1..).map(candidate).collect()
 }
 
 #[cfg(test)]

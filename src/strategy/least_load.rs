@@ -2,7 +2,9 @@
 
 use rand::Rng;
 
+use super::explain::{Candidate, percent};
 use super::{Memory, Random, RoundRobin, Share, Turn, Weights};
+use crate::clock::Moment;
 use crate::estimate::Loads;
 
 /// Compares the one whose turn it is in a weighted round robin with others drawn by weight, and takes the least loaded.
@@ -62,6 +64,35 @@ impl LeastLoad {
     }
 }
 
+impl LeastLoad {
+    /// What is known of each one's load, the least first. Chance says which few are compared.
+    pub(super) fn explain(&self, weights: Weights<'_>, now: Moment) -> Vec<Candidate> {
+        let sum = f64::from(weights.sum());
+        let candidate = |Share { backend, weight }: Share| {
+            let drawn = percent(weight.get().into(), sum);
+            let load = self.loads.get(usize::from(backend)).and_then(|estimate| estimate.load(now));
+            let Some(load) = load else {
+                let why = format!("no report of late: it gets its turns of the round robin, {drawn} of all");
+                return Candidate::new(backend.into(), None, why);
+            };
+            let weight = weight.get().into();
+            let (expected, most) = (load.utilisation(weight), load.likely_most(weight));
+            let why = format!(
+                "{} in use as estimated, likely {} at most; compared when its turn comes or it is drawn, {drawn} of each",
+                percent(expected, 1.0),
+                percent(most, 1.0),
+            );
+            Candidate::new(backend.into(), Some(most), why)
+        };
+        let mut candidates: Vec<_> = weights.iter().map(candidate).collect();
+        candidates.sort_by(|a, b| {
+            let load = |one: &Candidate| one.score.unwrap_or(f64::INFINITY);
+            load(a).total_cmp(&load(b))
+        });
+        candidates
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -70,7 +101,6 @@ mod tests {
     use rand::rngs::SmallRng;
 
     use super::*;
-    use crate::clock::Moment;
     use crate::estimate::{Claim, Learner, Report};
     use crate::strategy::tests::shares;
 

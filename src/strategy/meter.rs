@@ -40,6 +40,11 @@ impl Meter {
         Windows::from_bits(self.0.windows.load(Ordering::Relaxed)).rate(now)
     }
 
+    /// Whether there would be a place for one more; takes none.
+    pub fn has_room(&self, limit: Limit, now: Moment) -> bool {
+        self.0.paid.load(Ordering::Relaxed).saturating_sub(now.0) <= limit.ahead
+    }
+
     /// Takes a place under a limit; whether there was one. Of two who ask for the last place one gets it.
     pub fn take(&self, limit: Limit, now: Moment) -> bool {
         let take = |paid: u64| {

@@ -13,6 +13,7 @@ mod slots;
 mod first;
 mod meter;
 mod least_load;
+mod explain;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -23,11 +24,14 @@ use rand::rngs::SmallRng;
 use serde::Serialize;
 
 pub use consistent_hash::{ConsistentHash, hash};
+pub use explain::{Candidate, Explanation, Score};
 pub use first::First;
 pub use least_load::LeastLoad;
 pub use meter::{Limit, Meter, Meters};
 pub use random::Random;
 pub use round_robin::RoundRobin;
+
+use explain::Decides;
 
 use crate::clock::Moment;
 use crate::estimate::Loads;
@@ -277,6 +281,30 @@ impl Strategy {
         }
     }
 
+    /// What it would do with a visitor of this key who came now. `weights` are those it was built with, and `has_room` is
+    /// whether the settings' limits let a backend have one more. Changes nothing. O(number of backends), some
+    /// milliseconds.
+    pub fn explain(
+        &self,
+        weights: Weights<'_>,
+        key: u64,
+        now: Moment,
+        has_room: &dyn Fn(usize) -> bool,
+    ) -> Explanation {
+        let (decides, score, candidates) = match self {
+            Self::Random(_) => (Decides::Chance, Score::Probability, random::explain(weights)),
+            Self::RoundRobin(round_robin) => {
+                (Decides::Order { within: TRIES as f64 }, Score::TurnsAway, round_robin.explain(weights))
+            }
+            Self::LeastLoad(least_load) => (Decides::Chance, Score::Load, least_load.explain(weights, now)),
+            Self::ConsistentHash(hash) => {
+                (Decides::Order { within: f64::INFINITY }, Score::Place, hash.explain(weights, key, now))
+            }
+            Self::First(_) => (Decides::OrderThenChance, Score::Place, first::explain(weights)),
+        };
+        Explanation::new(decides, score, candidates, has_room)
+    }
+
     /// Notes that a visitor was sent to a backend, whoever chose it.
     pub fn sent(&self, backend: usize, now: Moment) {
         match self {
@@ -372,6 +400,41 @@ mod tests {
                 let strategy = Strategy::build(kind, &Rules::default(), weights, &Memory::default());
                 let seen: std::collections::BTreeSet<_> = picks(&strategy, 1, 100_000).into_iter().collect();
                 assert_eq!(seen.into_iter().collect::<Vec<_>>(), [5, 70, 65_535], "{}", kind.name());
+            }
+        }
+    }
+
+    /// Of a visitor who could go anywhere, and of one who finds the first two full.
+    #[test]
+    fn a_pick_is_as_it_was_explained() {
+        for kind in Kind::ALL {
+            for weights in [&[3, 1, 256, 2][..], &[7], &[1; 100]] {
+                let (strategy, shares) = (build(kind, weights), shares(weights));
+                let weights = Weights::new(&shares).unwrap();
+                let mut rng = SmallRng::seed_from_u64(3);
+                for number in 0..200 {
+                    let (key, now) = (rng.next_u64(), Moment(number * 1_000_000));
+                    let has_room = |backend: usize| number.is_multiple_of(2) || backend > 1;
+                    let explained = strategy.explain(weights, key, now, &has_room);
+                    assert_eq!(
+                        explained,
+                        strategy.explain(weights, key, now, &has_room),
+                        "it changes nothing"
+                    );
+                    let mut seen: Vec<_> = explained.candidates.iter().map(|one| one.backend).collect();
+                    seen.sort_unstable();
+                    assert!(seen.into_iter().eq(0..weights.count()), "{}: each once", kind.name());
+
+                    let turn = &mut Turn { rng: &mut rng, key, now };
+                    let picked = strategy.pick_of(turn, &mut |backend| has_room(backend));
+                    let picked = picked.unwrap_or_else(|| strategy.overflow(turn));
+                    match explained.picked {
+                        Some(backend) => assert_eq!(picked, backend, "{} {explained:?}", kind.name()),
+                        None => assert_eq!(kind, Kind::Random),
+                    }
+                    let of_picked = explained.candidates.iter().find(|one| one.backend == picked).unwrap();
+                    assert!(!of_picked.why.contains("before"), "{of_picked:?}");
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use rand::Rng;
 
+use super::explain::{Candidate, percent};
 use super::{Share, Turn, Weights};
 
 /// Weighted random choice in O(1): Walker's alias method, built as Vose described
@@ -55,6 +56,17 @@ impl Random {
         let column = self.columns[index as usize];
         if place < u64::from(column.own) { column.backend.into() } else { column.alias.into() }
     }
+}
+
+/// Each one's chance.
+pub(super) fn explain(weights: Weights<'_>) -> Vec<Candidate> {
+    let sum = f64::from(weights.sum());
+    let candidate = |share: Share| {
+        let weight = f64::from(share.weight.get());
+        let why = format!("{} of the throws", percent(weight, sum));
+        Candidate::new(share.backend.into(), Some(weight / sum), why)
+    };
+    weights.iter().map(candidate).collect()
 }
 
 #[cfg(test)]

@@ -3,14 +3,16 @@
 //! A textbook weighted round robin changes a value per backend at each pick, and so needs a lock. Here the order is
 //! worked out when the pool is built; a pick is one `fetch_add` and one look-up.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
 use super::cycle::lay_out;
+use super::explain::{Candidate, percent};
 use super::wheel::Wheel;
-use super::{Memory, Weights};
+use super::{Memory, Share, Weights};
 
 /// Backends take turns. Over each cycle every backend has exactly its weight of turns, divided by the weights'
 /// greatest common divisor, and they are spread over the cycle.
@@ -49,11 +51,45 @@ impl RoundRobin {
 
     /// Takes the next turn. The counter wraps after 2^64 picks, five centuries of a thousand million a second.
     pub(super) fn pick(&self) -> usize {
-        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        self.whose(self.turns.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn whose(&self, turn: u64) -> usize {
         match &self.order {
             Order::Cycle(cycle) => cycle[(turn % cycle.len() as u64) as usize].into(),
             Order::Wheel(wheel) => wheel.backend(turn),
         }
+    }
+}
+
+impl RoundRobin {
+    /// When each one's next turn is. Who has none among the next [`LONGEST`] is last.
+    pub(super) fn explain(&self, weights: Weights<'_>) -> Vec<Candidate> {
+        let next = self.turns.load(Ordering::Relaxed);
+        let mut away = HashMap::new();
+        for ahead in 0..LONGEST {
+            away.entry(self.whose(next + u64::from(ahead))).or_insert(ahead);
+            if away.len() == weights.count() {
+                break;
+            }
+        }
+        let sum = f64::from(weights.sum());
+        let candidate = |share: Share| {
+            let away = away.get(&share.backend.into());
+            let when = match away {
+                Some(0) => "its turn is next".to_owned(),
+                Some(away) => format!("its turn comes after {away} of others"),
+                None => format!("its turn comes after more than {LONGEST} of others"),
+            };
+            let why = format!("{when}; {} of turns are its own", percent(share.weight.get().into(), sum));
+            Candidate::new(share.backend.into(), away.copied().map(f64::from), why)
+        };
+        let mut candidates: Vec<_> = weights.iter().map(candidate).collect();
+        candidates.sort_by(|a, b| {
+            let away = |one: &Candidate| one.score.unwrap_or(f64::INFINITY);
+            away(a).total_cmp(&away(b))
+        });
+        candidates
     }
 }
 

@@ -35,7 +35,20 @@ const MAY_IMPORT: [(&str, &[&str]); 33] = [
     ("takeover", &["server", "keeper", "fleet"]),
     (
         "admin",
-        &["server", "reload", "keeper", "load", "estimate", "metrics", "fleet", "imbalance", "settings"],
+        &[
+            "server",
+            "reload",
+            "keeper",
+            "load",
+            "key",
+            "estimate",
+            "metrics",
+            "fleet",
+            "strategy",
+            "clock",
+            "imbalance",
+            "settings",
+        ],
     ),
     (
         "server",

@@ -37,6 +37,7 @@ mod access_log;
 mod api;
 mod openapi;
 mod page;
+mod explain;
 mod settings;
 mod life;
 mod reload;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use signpost::fleet::{Excluded, Health, Role, State, Tier};
-use signpost::strategy::Kind;
+use signpost::strategy::{Kind, Score};
 
 use crate::harness::{Answer, Connection, Signpost, command, settings_file, wait_until};
 
@@ -15,6 +15,7 @@ const TOKEN: &str = "an admin token of thirty-two bytes or so";
 const POOL: &str = "[pools.p]\nstrategy = 'random'\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }, { id = 'b', url = 'http://127.0.0.1:9002' }]\n";
 const BACKEND: &str = "/api/v1/pools/{pool}/backends/{id}";
 const LOAD: &str = "/api/v1/pools/{pool}/backends/{id}/load";
+const EXPLAIN: &str = "/api/v1/pools/{pool}/explain";
 
 fn start() -> Signpost {
     Signpost::with_settings(&format!("[server]\nwatch = '0s'\n{POOL}"))
@@ -122,9 +123,15 @@ fn what_it_names_is_what_there_is_in_the_program() {
     let words =
         |schema, property| &at(&document, &["components", "schemas", schema, "properties", property])["enum"];
     assert_eq!(*words("Pool", "strategy"), json!(Kind::ALL.map(Kind::name)));
-    assert_eq!(*words("Strategy", "name"), json!(Kind::ALL.map(Kind::name)));
-    assert_eq!(*words("Strategy", "role"), json!(Role::ALL.map(Role::name)));
+    for schema in ["Strategy", "ExplainedStrategy"] {
+        assert_eq!(*words(schema, "name"), json!(Kind::ALL.map(Kind::name)));
+        assert_eq!(*words(schema, "role"), json!(Role::ALL.map(Role::name)));
+    }
     assert_eq!(*words("Pool", "tier"), json!(Tier::ALL));
+    assert_eq!(*words("Explanation", "tier"), json!(Tier::ALL));
+    assert_eq!(*words("Candidate", "state"), json!(State::ALL.map(State::name)));
+    let scores: Vec<_> = Score::ALL.map(Some).into_iter().chain([None]).collect();
+    assert_eq!(*words("ExplainedStrategy", "score"), json!(scores));
     let excluded: Vec<_> = Excluded::ALL.map(Some).into_iter().chain([None]).collect();
     assert_eq!(*words("Backend", "excluded"), json!(excluded));
     assert_eq!(*words("Backend", "state"), json!(State::ALL.map(State::name)));
@@ -133,11 +140,8 @@ fn what_it_names_is_what_there_is_in_the_program() {
     let mut ids = BTreeSet::new();
     for (path, item) in object(&document["paths"]) {
         let in_path = path.matches('{').count();
-        assert_eq!(
-            item.get("parameters").map_or(0, |list| list.as_array().unwrap().len()),
-            in_path,
-            "{path}"
-        );
+        let parameters = item.get("parameters").and_then(Value::as_array).into_iter().flatten();
+        assert_eq!(parameters.filter(|parameter| parameter["in"] == "path").count(), in_path, "{path}");
         for (_, operation) in object(item).iter().filter(|(key, _)| *key != "parameters") {
             assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{operation} has another's id");
             let security = match operation["operationId"].as_str().unwrap() {
@@ -193,6 +197,7 @@ fn what_is_answered_is_what_is_described() {
     {
         expect(&signpost, "GET", path, &[], "", 200);
     }
+    expect(&signpost, "GET", EXPLAIN, &[], "", 200);
     let tag = ask(&signpost, "GET", "/assets/page.js", &[], "").header("etag").unwrap().to_owned();
     expect(&signpost, "GET", "/assets/{file}", &[("If-None-Match", &tag)], "", 304);
     signpost.get("/");
@@ -250,6 +255,21 @@ fn what_is_answered_is_what_is_described() {
     expect(&guarded, "PUT", LOAD, &[], "{\"sessions\":1}", 401);
     std::fs::write(file.path(), "[pools.p]\nbackends = ['nonsense']").unwrap();
     expect(&guarded, "POST", "/api/v1/reload", &[("Authorization", &format!("Bearer {TOKEN}"))], "", 422);
+
+    let hashed = Signpost::with_settings(&format!(
+        "[server]\nwatch = '0s'\n{}",
+        POOL.replace("random", "consistent_hash")
+    ));
+    expect(&hashed, "GET", EXPLAIN, &[], "", 422);
+    for (path, status) in [
+        ("/api/v1/pools/q/explain", 404),
+        ("/api/v1/pools/%ff/explain", 400),
+        ("/api/v1/pools/p/explain?key=::1", 200),
+    ] {
+        let answer = ask(&hashed, "GET", path, &[], "");
+        assert_eq!(answer.status, status);
+        hold(&document, "GET", EXPLAIN, &answer);
+    }
 
     // The demo's settings are fixed.
     let mut demo = command(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);

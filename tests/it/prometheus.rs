@@ -206,7 +206,7 @@ impl Prometheus {
 
     /// What an expression comes to now: series that have a number. Panics where it is no expression.
     fn query(&self, expr: &str) -> Vec<Value> {
-        let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("query", expr).finish();
+        let query = form_urlencoded::Serializer::new(String::new()).append_pair("query", expr).finish();
         let (status, body) = self.get(&format!("/api/v1/query?{query}"));
         assert_eq!(status, 200, "{expr}\n{body}");
         let answer: Value = serde_json::from_str(&body).unwrap();

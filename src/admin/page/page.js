@@ -221,6 +221,7 @@ class Section {
     for (const name of ['picked', 'pinned', 'repinned']) {
       write($(`[data-figure=${name}]`, row), count(backend.redirects[name]));
     }
+    write($('[data-figure=spilled]', row), count(backend.spilled));
     write($('[data-figure=dispatch_share]', row), percent(share));
     mark($('[data-bar=dispatch_share]', row), 'width', ((share ?? 0) * 100).toFixed(1));
   }
@@ -348,7 +349,7 @@ let timer = null;
 
 /** What of an overview is words: where these differ, the server renders them anew. */
 function wordsOf(overview) {
-  const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share'];
+  const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share', 'spilled'];
   return JSON.stringify(overview, (name, value) => (figures.includes(name) ? undefined : value));
 }
 

@@ -1,0 +1,108 @@
+//! `GET /api/v1/pools/{pool}/explain?key=…`: where a visitor would be sent who came now, and why not elsewhere. Nobody is
+//! sent anywhere: no turn is taken, no count goes up.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+
+use super::Shown;
+use super::api::json;
+use super::problem::Problem;
+use crate::fleet::{HashKey, Pool, Role, State as BackendState, Tier};
+use crate::key;
+use crate::strategy::Score;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    pool: &'a str,
+    /// Who of its backends new visitors are sent to.
+    tier: Tier,
+    /// What of a request is hashed, where a strategy asks.
+    hashed_by: Option<&'a HashKey>,
+    /// The hash of what was given for that, as sixteen digits.
+    hash: Option<String>,
+    strategies: Vec<Explained<'a>>,
+}
+
+/// What a strategy would do.
+#[derive(Serialize)]
+struct Explained<'a> {
+    name: &'static str,
+    role: Role,
+    /// Whom it would pick; `None` where that is nobody, or chance decides.
+    picked: Option<&'a str>,
+    /// What the scores are; `None` where nobody may be picked.
+    score: Option<Score>,
+    /// All of the pool: in the order in which the strategy turns to them, then those who may not be picked.
+    candidates: Vec<Candidate<'a>>,
+}
+
+#[derive(Serialize)]
+struct Candidate<'a> {
+    backend: &'a str,
+    state: BackendState,
+    score: Option<f64>,
+    picked: bool,
+    why: String,
+}
+
+/// `GET /api/v1/pools/{pool}/explain`
+pub(super) async fn explain(
+    State(shown): State<Shown>,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let Path(name) = path?;
+    let fleet = shown.fleet.load_full();
+    let pool = fleet.pools.iter().find(|pool| *pool.roster.name == *name);
+    let pool = pool.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no pool of that name"))?;
+    let query = query.unwrap_or_default();
+    let given = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "key");
+    let hashed_by = pool.roster.key.as_ref();
+    let hash = hashed_by.map(|key| {
+        let given = given.as_ref().map_or("", |(_, value)| value);
+        key::of_text(key, given).ok_or_else(|| {
+            let takes = match key {
+                HashKey::Client => "an address".to_owned(),
+                other => format!("what a visitor has for {other}"),
+            };
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("key: got {given:?}, takes {takes}"))
+        })
+    });
+    let hash = hash.transpose()?;
+    let strategies = (0..pool.roster.arms.len()).map(|arm| explained(&shown, pool, arm, hash));
+    Ok(json(&Document {
+        pool: &pool.roster.name,
+        tier: pool.tier,
+        hashed_by,
+        hash: hash.map(|hash| format!("{hash:016x}")),
+        strategies: strategies.collect(),
+    }))
+}
+
+fn explained<'a>(shown: &Shown, pool: &'a Pool, arm: usize, hash: Option<u64>) -> Explained<'a> {
+    let explanation = pool.explain(arm, hash.unwrap_or(0), shown.clock.now());
+    let candidate = |backend: usize, score, picked, why| Candidate {
+        backend: &pool.roster.backends[backend].id,
+        state: pool.standings[backend].state(),
+        score,
+        picked,
+        why,
+    };
+    let excluded = (0..pool.standings.len()).filter_map(|index| {
+        pool.excluded(index).map(|excluded| candidate(index, None, false, excluded.text().to_owned()))
+    });
+    let picked = explanation.as_ref().and_then(|explanation| explanation.picked);
+    let score = explanation.as_ref().map(|explanation| explanation.score);
+    let eligible = explanation.into_iter().flat_map(|explanation| explanation.candidates);
+    let eligible = eligible.map(|of| candidate(of.backend, of.score, picked == Some(of.backend), of.why));
+    Explained {
+        name: pool.roster.arms[arm].kind.name(),
+        role: pool.roles.of(arm),
+        picked: picked.map(|backend| &*pool.roster.backends[backend].id),
+        score,
+        candidates: eligible.chain(excluded).collect(),
+    }
+}
