@@ -82,6 +82,7 @@ impl Scene {
             strategy = 'round_robin'
             shadow = ['random']
             pin = {{}}
+            load = {{}}
             backends = [
               {{ id = 'a', url = '{a}', weight = 3 }}, {{ id = 'b', url = '{b}' }},
               {{ id = 'leaving', url = '{c}' }}, {{ id = 'dead', url = 'http://127.0.0.1:1' }},
@@ -91,21 +92,18 @@ impl Scene {
             hosts = ['split.test']
             strategy = 'random'
             split = {{ round_robin = 0.5 }}
+            max_rate = 1000
             backends = ['{a}', '{b}']",
             site.toml(),
         ));
-        let drain = "PATCH /api/v1/pools/site/backends/leaving HTTP/1.1\r\nHost: localhost\r\n\
-                     Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{\"admin\":\"draining\"}";
-        let mut admin = Connection::to(signpost.admin);
-        admin.send(drain.as_bytes());
-        assert_eq!(admin.read_answer().unwrap().status, 200);
+        tell(signpost.admin, "PATCH leaving", r#"{"admin":"draining"}"#);
         signpost.wait_for_state("dead", "down");
         Self { signpost, site, _backends: backends, _dir: dir }
     }
 
-    /// Does something while visitors come.
+    /// Does something while visitors come and backends tell their load.
     fn visited(&self, meanwhile: impl FnOnce()) {
-        let (plain, tls) = (self.signpost.traffic, self.signpost.tls.unwrap());
+        let (plain, tls, admin) = (self.signpost.traffic, self.signpost.tls.unwrap(), self.signpost.admin);
         let config = Arc::new(client(&[&self.site], &["http/1.1"]));
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -116,6 +114,8 @@ impl Scene {
                     let mut tls = certificates::connect(tls, "site.test", &config).unwrap();
                     tls.request("GET", "/", &[("Host", "site.test")]);
                     visit(plain, visitors.by_ref().take(50));
+                    tell(admin, "PUT a/load", r#"{"sessions":12,"capacity":40}"#);
+                    tell(admin, "PUT b/load", r#"{"sessions":6,"capacity":10}"#);
                 }
             });
             meanwhile();
@@ -146,6 +146,20 @@ fn visit(to: SocketAddr, visitors: impl Iterator<Item = u16>) {
         come("split.test", "");
         come("unknown.test", "");
     }
+}
+
+/// Has the API change something, such as `PUT a/load`, of a backend of the pool `site`.
+fn tell(admin: SocketAddr, what: &str, body: &str) {
+    let (method, path) = what.split_once(' ').unwrap();
+    let text = format!(
+        "{method} /api/v1/pools/site/backends/{path} HTTP/1.1\r\nHost: localhost\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut admin = Connection::to(admin);
+    admin.send(text.as_bytes());
+    let answer = admin.read_answer().unwrap();
+    assert!(answer.status < 300, "{what}: {answer:?}");
 }
 
 /// A real one with a directory of its own. It is ended when this is dropped.
