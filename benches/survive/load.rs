@@ -202,7 +202,8 @@ async fn client(
     shots
 }
 
-async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+/// Connects from an address of choice.
+pub async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
     let stream = socket.connect(to).await?;
@@ -210,7 +211,8 @@ async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Answer> {
+/// Sends bytes and reads one answer; the body is read and left out.
+pub async fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Answer> {
     stream.write_all(bytes).await?;
     let mut read = Vec::with_capacity(1024);
     loop {

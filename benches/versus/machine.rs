@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::process::PROGRAMS;
+/// Where programs are looked for: `PATH` is often without those of servers.
+pub const PROGRAMS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Programs that are used where they are found, the Debian packages that have them, and what happens without.
 pub const TOOLS: [(&str, &str, &str); 5] = [
@@ -79,12 +80,6 @@ pub struct Facts {
 
 impl Facts {
     pub fn gather(cores: (usize, usize), arguments: &str) -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let cpu = read("/proc/cpuinfo");
-        let model = cpu
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
-        let count = std::thread::available_parallelism().map_or(0, |_| cpu.matches("processor\t").count());
         let versions =
             [("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v"), ("h2load", "--version"), ("strace", "-V")];
         let versions = versions.into_iter().filter_map(|(program, flag)| version(program, flag));
@@ -93,21 +88,9 @@ impl Facts {
             lines: vec![
                 ("date", humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
                 ("command", format!("cargo bench --bench versus{arguments}")),
-                (
-                    "machine",
-                    format!(
-                        "{}, {count} cores (servers on core {}, load on core {}), Linux {}",
-                        model.unwrap_or("unknown processor"),
-                        cores.0,
-                        cores.1,
-                        read("/proc/sys/kernel/osrelease"),
-                    ),
-                ),
+                ("machine", format!("{}; servers on core {}, load on core {}", model(), cores.0, cores.1)),
                 ("versions", std::iter::once(own).chain(versions).collect::<Vec<_>>().join("; ")),
-                (
-                    "load average at the start",
-                    read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
-                ),
+                ("load average at the start", load_average()),
             ],
         }
     }
@@ -117,8 +100,27 @@ impl Facts {
     }
 }
 
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// The processor, how many of it, and the kernel.
+pub fn model() -> String {
+    let cpu = read("/proc/cpuinfo");
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    let count = cpu.matches("processor\t").count();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{}, {count} cores, Linux {kernel}", model.unwrap_or("unknown processor"))
+}
+
+/// How many wanted a processor in the last 1, 5 and 15 minutes.
+pub fn load_average() -> String {
+    read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
 /// The first line of what a program says of itself, or of its errors.
-fn version(program: &str, flag: &str) -> Option<String> {
+pub fn version(program: &str, flag: &str) -> Option<String> {
     let output = Command::new("/usr/bin/env").env("PATH", PROGRAMS).args([program, flag]).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);

@@ -38,6 +38,7 @@ mod smoke;
 // What is said of it.
 mod bounds;
 mod chart;
+mod page;
 mod report;
 mod results;
 
@@ -151,9 +152,6 @@ fn end_when_interrupted(directory: PathBuf) {
     });
 }
 
-/// The lines of BENCHMARKS.md between which the tables are.
-const MARKS: [&str; 2] = ["<!-- versus: begin -->\n", "<!-- versus: end -->\n"];
-
 /// The chart that BENCHMARKS.md shows.
 const CHART: &str = "benches/versus/versus.svg";
 
@@ -164,13 +162,8 @@ fn write(args: &Args, text: &str, chart: &str) {
         fs::write(directory.join("versus.svg"), chart).unwrap();
     }
     if args.write {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let page = root.join("BENCHMARKS.md");
-        let old = fs::read_to_string(&page).unwrap();
-        let (before, rest) = old.split_once(MARKS[0]).expect("the first mark in BENCHMARKS.md");
-        let (_, after) = rest.split_once(MARKS[1]).expect("the second mark in BENCHMARKS.md");
         let image = format!("![Processor time of a request, by row and server]({CHART})");
-        fs::write(&page, format!("{before}{}{image}\n\n{text}{}{after}", MARKS[0], MARKS[1])).unwrap();
-        fs::write(root.join(CHART), chart).unwrap();
+        page::write("versus", &format!("{image}\n\n{text}"));
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(CHART), chart).unwrap();
     }
 }

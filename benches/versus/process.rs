@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::machine::PROGRAMS;
+
 /// Every process that was started and not yet ended.
 static STARTED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
-
-/// Where programs are looked for: `PATH` is often without those of servers.
-pub const PROGRAMS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program on one core. `setpriv` has the kernel end it where this program is killed, and both helpers become
 /// the program itself, so that the process is the program's.
