@@ -2,7 +2,7 @@
 //! side by side with the same visits.
 //!
 //! ```text
-//! cargo bench --bench balance                      # every row, some eight minutes
+//! cargo bench --bench balance                      # every row, some ten minutes
 //! cargo bench --bench balance -- --write           # the same, into BENCHMARKS.md
 //! cargo bench --bench balance -- --row round_robin --row least_load --seconds 60
 //! cargo bench --bench balance -- --list
@@ -60,7 +60,7 @@ struct Args {
     #[arg(long, default_value = "120", value_parser = seconds)]
     seconds: Duration,
     /// By which factor all times are shorter and visitors come more often: a round then has more to measure
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 2.0)]
     speed: f64,
     /// Only this row; may be repeated
     #[arg(long = "row", value_name = "NAME")]

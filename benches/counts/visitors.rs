@@ -24,10 +24,12 @@ pub struct Manner {
     pub pinned: bool,
     /// Whether they speak TLS; who does not stay then makes a whole handshake.
     pub tls: bool,
+    /// Whether three strategies run beside the one that sends them.
+    pub shadowed: bool,
 }
 
 /// One who keeps its connection.
-pub const KEPT: Manner = Manner { at_once: 1, stays: true, pinned: false, tls: false };
+pub const KEPT: Manner = Manner { at_once: 1, stays: true, pinned: false, tls: false, shadowed: false };
 /// One who takes a new connection for each request.
 pub const ONE_SHOT: Manner = Manner { stays: false, ..KEPT };
 
@@ -42,6 +44,10 @@ impl Manner {
 
     pub const fn by_tls(self) -> Self {
         Self { tls: true, ..self }
+    }
+
+    pub const fn shadowed(self) -> Self {
+        Self { shadowed: true, ..self }
     }
 }
 
@@ -61,10 +67,35 @@ pub struct Visitors {
 }
 
 /// Nothing but what is to be counted: no probes, no access log, no file that is looked at again.
-const SETTINGS: &str = "[log]\naccess = false\n[server]\nworkers = 1\nwatch = '0s'\n[pools.p]\nstrategy = 'random'\n\
-     backends = [{ id = 'a', url = 'https://a.example' }, { id = 'b', url = 'https://b.example' }]\n\
-     [pools.p.health]\nkind = 'none'\n";
+const SETTINGS: &str =
+    "[log]\naccess = false\n[server]\nworkers = 1\nwatch = '0s'\n[pools.p.health]\nkind = 'none'\n";
+const POOL: &str = "[pools.p]\nstrategy = 'random'\n\
+     backends = [{ id = 'a', url = 'https://a.example' }, { id = 'b', url = 'https://b.example' }]\n";
 const PIN: &str = "[pools.p.pin]\n";
+
+/// As many backends as `least_load` needs to have something to choose from, whose reports hold for longer than this lasts.
+const SHADOWED: u32 = 10;
+const SHADOWS: &str = "[pools.p]\nstrategy = 'random'\nshadow = ['round_robin', 'consistent_hash', 'least_load']\n\
+     load = { source = 'push', expires = '1h' }\n";
+
+fn settings(manner: Manner) -> String {
+    let pool = if manner.shadowed {
+        let each = (0..SHADOWED).map(|id| format!("{{ id = '{id}', url = 'https://b{id}.example' }}"));
+        format!("{SHADOWS}backends = [{}]\n", each.collect::<Vec<_>>().join(", "))
+    } else {
+        POOL.to_owned()
+    };
+    [pool.as_str(), SETTINGS, if manner.pinned { PIN } else { "" }].concat()
+}
+
+/// Has each backend say how much it has to do.
+fn report(signpost: &Signpost) {
+    for id in 0..SHADOWED {
+        let body = format!("{{\"sessions\": {}, \"capacity\": 100}}", 50 + id);
+        let answer = signpost.ask("PUT", &format!("/api/v1/pools/p/backends/{id}/load"), &[], &body);
+        assert_eq!(answer.status, 204, "{}", answer.text());
+    }
+}
 
 /// What a browser would send, but shorter.
 const FIELDS: [(&str, &str); 3] = [
@@ -83,8 +114,10 @@ impl Visitors {
         let pair = tls::Pair::new();
         files.write(&pair);
         let with_tls = if manner.tls { files.settings() } else { String::new() };
-        let settings = [SETTINGS, if manner.pinned { PIN } else { "" }, &with_tls].concat();
-        let signpost = Start::with(&settings).under(under).go();
+        let signpost = Start::with(&(settings(manner) + &with_tls)).under(under).go();
+        if manner.shadowed {
+            report(&signpost);
+        }
         let tls = tls::config(&[&pair], &["http/1.1"]);
         let mut fields = FIELDS.to_vec();
         let cookie = if manner.pinned { cookie(&signpost) } else { String::new() };
