@@ -31,6 +31,7 @@ mod idle;
 mod kill_backend;
 mod leave;
 mod long_post;
+mod pushes;
 mod readable;
 mod reload;
 mod slow_clients;
@@ -57,7 +58,7 @@ pub struct Scenario {
     pub run: fn(&mut Report),
 }
 
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 15] = [
     kill_backend::SCENARIO,
     all_down::SCENARIO,
     bad_backends::SCENARIO,
@@ -71,6 +72,7 @@ const SCENARIOS: [Scenario; 14] = [
     certificates::SCENARIO,
     h2_floods::SCENARIO,
     spoofing::SCENARIO,
+    pushes::SCENARIO,
     readable::SCENARIO,
 ];
 
