@@ -44,8 +44,9 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         }
         probes(pool, &mut warnings);
         strategies(pool, notes);
-        if let Some(load) = &pool.load {
-            super::load::check(pool, load, notes, &mut warnings);
+        match &pool.load {
+            Some(load) => super::load::check(pool, load, notes, &mut warnings),
+            None => warnings.extend(nothing_to_go_by(pool)),
         }
         caching(pool, notes);
         unused(pool, &mut warnings);
@@ -373,6 +374,17 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
             pin.hold
         ));
     }
+}
+
+/// A pool that goes by the load, and is told none.
+fn nothing_to_go_by(pool: &Pool) -> Option<String> {
+    let name = pool.name.as_str();
+    pool.strategies().any(|kind| kind == strategy::Kind::LeastLoad).then(|| {
+        format!(
+            "pools.{name} has least_load among its strategies and no [pools.{name}.load]: nobody tells a load, so that \
+             each backend has its turn as in round_robin"
+        )
+    })
 }
 
 /// Settings of probes that do nothing where they stand.

@@ -435,6 +435,29 @@ fn a_way_from_https_to_http_is_a_warning() {
 }
 
 #[test]
+fn settings_of_load_that_say_nothing_are_a_warning() {
+    for (toml, says) in [
+        ("strategy = 'least_load'", Some("nobody tells a load")),
+        ("shadow = ['least_load']", Some("nobody tells a load")),
+        ("strategy = 'least_load'\nload = {}", None),
+        ("load = { field = '/x' }", Some("pools.a.load.field says nothing while load.source is \"push\"")),
+        (
+            "load = { source = 'agent', agent_port = 1, unit = 'sessions' }",
+            Some("pools.a.load.unit says nothing while load.source is \"agent\""),
+        ),
+        ("health = { kind = 'none', interval = '1s' }\nload = {}", Some("pools.a.health.interval")),
+        ("health = { kind = 'none', interval = '1s' }\nload = { source = 'agent', agent_port = 1 }", None),
+    ] {
+        let (code, _, said) = check(&format!("{A}{toml}"));
+        assert_eq!(code, 0, "{said}");
+        match says {
+            Some(says) => assert!(said.contains("warning: ") && said.contains(says), "{toml}: {said}"),
+            None => assert!(!said.contains("load") && !said.contains("health"), "{toml}: {said}"),
+        }
+    }
+}
+
+#[test]
 fn secrets_come_from_a_file_too() {
     let secrets = settings_file("a first secret of thirty-two bytes\n\na second secret of thirty-two byte\n");
     let (code, printed, said) =
