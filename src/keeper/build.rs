@@ -152,7 +152,7 @@ impl Lasting {
         };
         let names =
             pool.backends.iter().map(|backend| strategy::hash(backend.id.as_str().as_bytes())).collect();
-        let rules = Rules { names, bound: pool.hash.bound.0 };
+        let rules = Rules { names, bound: pool.hash.bound.0, max_utilisation: pool.first.max_utilisation.0 };
         let limits = limits(pool);
         let max_age = pool.cache_max_age.0.as_secs();
         Roster {

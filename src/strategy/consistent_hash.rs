@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::bound::Bound;
 use super::explain::Candidate;
 use super::slots::{Slots, nth};
-use super::{Asked, Memory, Meter, Meters, Rules, Turn, Weights};
+use super::{Asked, Memory, Rules, Turn, Weights};
 use crate::clock::Moment;
 
 /// What every hash begins with: "signpost". With another one all visitors would go elsewhere.
@@ -36,9 +37,8 @@ impl ConsistentHash {
 
     /// The first in the visitor's order who is within the bound and has room.
     pub(super) fn pick_of(&self, turn: &Turn<'_>, has_room: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
-        let total = self.bound.as_ref().map_or(0.0, |bound| bound.meters.all().rate(turn.now));
-        let is_within =
-            |backend| self.bound.as_ref().is_none_or(|bound| bound.takes(backend, total, turn.now));
+        let bound = self.bound.as_ref().map(|bound| (bound, bound.all(turn.now)));
+        let is_within = |backend| bound.is_none_or(|(bound, all)| bound.takes(backend, all, turn.now));
         self.order(turn.key).find(|&backend| is_within(backend) && has_room(backend))
     }
 
@@ -57,18 +57,13 @@ impl ConsistentHash {
 
     /// The visitor's order, and who in it is at the bound.
     pub(super) fn explain(&self, weights: Weights<'_>, key: u64, now: Moment) -> Vec<Candidate> {
-        let measured = |backend| {
-            let bound = self.bound.as_ref()?;
-            let rate = bound.meters.of(backend)?.rate(now);
-            Some((rate, bound.places(backend, bound.meters.all().rate(now))))
-        };
         let mut rest: BTreeSet<usize> = weights.iter().map(|share| share.backend.into()).collect();
         let ordered = self.order(key).zip(1u32..).map(|(backend, place)| {
             rest.remove(&backend);
             let why = format!("number {place} in this visitor's order");
             let mut candidate = Candidate::new(backend, Some(place.into()), why);
-            if let Some((rate, places)) = measured(backend).filter(|(rate, places)| rate + 1.0 > *places) {
-                candidate.pass_over(&format!("at its bound: {rate:.1} in the last second, of {places}"));
+            if let Some(why) = self.bound.as_ref().and_then(|bound| bound.why_not(backend, now)) {
+                candidate.pass_over(&why);
             }
             candidate
         });
@@ -81,55 +76,13 @@ impl ConsistentHash {
     /// Notes who was sent a visitor.
     pub(super) fn sent(&self, backend: usize, now: Moment) {
         if let Some(bound) = &self.bound {
-            bound.meters.count(backend, now);
+            bound.sent(backend, now);
         }
     }
 
     /// How many the bound kept away from a backend.
     pub(super) fn turned_away(&self, backend: usize) -> u64 {
-        let meter = self.bound.as_ref().and_then(|bound| bound.meters.of(backend));
-        meter.map_or(0, Meter::turned_away)
-    }
-}
-
-/// How many dispatches a second a backend is never held for too many: in a pool that has few of them, two of one second
-/// are no sign of anything.
-const COLD: f64 = 4.0;
-
-/// Bounded loads (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads", 2016), with dispatches
-/// of the last second for what they have open connections: of these a redirect knows nothing.
-#[derive(Debug)]
-struct Bound {
-    /// By roster index: what of all dispatches a backend may have, its share times one and epsilon.
-    parts: Box<[f64]>,
-    meters: Meters,
-}
-
-impl Bound {
-    fn new(epsilon: f64, weights: Weights<'_>, memory: &Memory) -> Self {
-        let sum = f64::from(weights.sum());
-        let most = weights.iter().map(|share| usize::from(share.backend)).max().unwrap_or(0);
-        let mut parts = vec![0.0; most + 1];
-        for share in weights.iter() {
-            parts[usize::from(share.backend)] = (1.0 + epsilon) * f64::from(share.weight.get()) / sum;
-        }
-        Self { parts: parts.into(), meters: memory.meters.clone() }
-    }
-
-    /// How many a backend may have been sent in the last second, where all had `total`.
-    fn places(&self, backend: usize, total: f64) -> f64 {
-        // A whole one is what is taken, so a place of which a part is left is a place; what rounding leaves is none.
-        (self.parts[backend] * (total + 1.0) - 1e-6).ceil().max(COLD)
-    }
-
-    /// Whether a backend may have one more; who may not is noted. `total` is what all had in the last second.
-    fn takes(&self, backend: usize, total: f64, now: Moment) -> bool {
-        let Some(meter) = self.meters.of(backend) else { return true };
-        let takes = meter.rate(now) + 1.0 <= self.places(backend, total);
-        if !takes {
-            meter.turn_away();
-        }
-        takes
+        self.bound.as_ref().map_or(0, |bound| bound.turned_away(backend))
     }
 }
 
@@ -139,11 +92,12 @@ mod tests {
     use rand::rngs::SmallRng;
 
     use super::*;
+    use crate::strategy::Meters;
     use crate::strategy::tests::shares;
 
     fn build(weights: &[u16], bound: f64) -> ConsistentHash {
         let names = (0..weights.len()).map(|index| hash(format!("b{index}").as_bytes())).collect();
-        let rules = Rules { names, bound };
+        let rules = Rules { names, bound, ..Rules::default() };
         let memory = Memory { meters: Meters::default().of_roster(&rules.names), ..Memory::default() };
         ConsistentHash::build(&rules, Weights::new(&shares(weights)).unwrap(), &memory)
     }
@@ -191,11 +145,8 @@ mod tests {
         let hash = build(&[1; 5], 0.2);
         let before: u32 = send(&hash, 5, 1.0, std::iter::repeat_n(5, 10_000)).iter().sum();
         assert_eq!(before, 10_000);
-        let rates: Vec<_> = (0..5)
-            .map(|index| {
-                hash.bound.as_ref().unwrap().meters.of(index).unwrap().rate(Moment(1_009_999_000_000))
-            })
-            .collect();
+        let rates: Vec<_> =
+            (0..5).map(|index| hash.bound.as_ref().unwrap().rate(index, Moment(1_009_999_000_000))).collect();
         assert!(rates.iter().all(|&rate| rate <= 242.0), "{rates:?}");
     }
 

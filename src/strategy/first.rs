@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::Candidate;
-use super::{Random, Share, Turn, Weights};
+use super::{Memory, Random, Rules, Share, Turn, Weights};
 use crate::clock::Moment;
+use crate::estimate::Loads;
 
 /// Backends in order, and what is sent on where none has room: by weights, at random, so that it is everybody's.
 ///
@@ -14,6 +15,8 @@ use crate::clock::Moment;
 pub struct First {
     order: Box<[u16]>,
     overflow: Random,
+    max_utilisation: f64,
+    loads: Loads,
     hint: AtomicU64,
 }
 
@@ -27,15 +30,28 @@ const PLACE_BITS: u32 = 17;
 
 impl First {
     /// In O(number of backends).
-    pub(super) fn build(weights: Weights<'_>) -> Self {
-        let order = weights.iter().map(|share| share.backend).collect();
-        Self { order, overflow: Random::build(weights), hint: AtomicU64::new(0) }
+    pub(super) fn build(rules: &Rules, weights: Weights<'_>, memory: &Memory) -> Self {
+        Self {
+            order: weights.iter().map(|share| share.backend).collect(),
+            overflow: Random::build(weights),
+            max_utilisation: rules.max_utilisation,
+            loads: memory.loads.clone(),
+            hint: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a backend says of itself that it is full, and is believed.
+    fn is_full(&self, backend: usize, now: Moment) -> bool {
+        let load = self.loads.get(backend).and_then(|load| load.load(now));
+        let utilisation = load.and_then(|load| Some(load.level / load.capacity?));
+        utilisation.is_some_and(|utilisation| utilisation >= self.max_utilisation)
     }
 
     /// The first with room.
     pub(super) fn pick_of(&self, turn: &Turn<'_>, has_room: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
         let (begin, until) = self.hint(turn.now);
-        let found = self.order[begin..].iter().position(|&backend| has_room(backend.into()));
+        let mut fits = |backend| !self.is_full(backend, turn.now) && has_room(backend);
+        let found = self.order[begin..].iter().position(|&backend| fits(backend.into()));
         let place = found.map_or(self.order.len(), |found| begin + found);
         if place > begin.max(NEAR) {
             let bits = until.0 >> PLACE_BITS << PLACE_BITS | place as u64;
@@ -61,21 +77,36 @@ impl First {
     }
 }
 
-/// The order.
-pub(super) fn explain(weights: Weights<'_>) -> Vec<Candidate> {
-    let candidate = |(share, place): (Share, u32)| {
-        Candidate::new(share.backend.into(), Some(place.into()), format!("number {place} in order"))
-    };
-    weights.iter().zip(1..).map(candidate).collect()
+impl First {
+    /// The order, and who in it is full.
+    pub(super) fn explain(&self, weights: Weights<'_>, now: Moment) -> Vec<Candidate> {
+        let candidate = |(share, place): (Share, u32)| {
+            let (backend, why) = (share.backend.into(), format!("number {place} in order"));
+            let mut candidate = Candidate::new(backend, Some(place.into()), why);
+            if self.is_full(backend, now) {
+                candidate.pass_over("full by its own report: over first.max_utilisation");
+            }
+            candidate
+        };
+        weights.iter().zip(1..).map(candidate).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
 
     use super::*;
+    use crate::estimate::{Claim, Learner, Report};
     use crate::strategy::tests::shares;
+
+    fn build(weights: &[u16]) -> First {
+        let shares = shares(weights);
+        First::build(&Rules::default(), Weights::new(&shares).unwrap(), &Memory::default())
+    }
 
     /// One pick at a time in milliseconds, where those from `room` on have room; and how many were asked.
     fn pick(first: &First, millis: u64, room: usize) -> (Option<usize>, usize) {
@@ -91,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_next_is_taken_where_the_first_is_full() {
-        let first = First::build(Weights::new(&shares(&[1, 9, 1])).unwrap());
+        let first = build(&[1, 9, 1]);
         for room in 0..3 {
             assert_eq!(pick(&first, 1000, room), (Some(room), room + 1));
         }
@@ -100,8 +131,25 @@ mod tests {
     }
 
     #[test]
+    fn who_reports_to_be_full_is_passed_over() {
+        let expires = Duration::from_secs(60);
+        let mut learner = Learner::new(3, expires);
+        for (backend, utilisation) in [(0, 0.9), (1, 0.7)] {
+            let claim = Claim { utilisation: Some(utilisation), ..Claim::default() };
+            learner.report(backend, &Report::new(claim, expires).unwrap(), Moment(0));
+        }
+        let memory = Memory::default().with_loads(learner.loads().clone());
+        let picks = |max_utilisation| {
+            let rules = Rules { max_utilisation, ..Rules::default() };
+            let shares = shares(&[1; 3]);
+            pick(&First::build(&rules, Weights::new(&shares).unwrap(), &memory), 1, 0).0
+        };
+        assert_eq!([0.95, 0.8, 0.5].map(picks), [Some(0), Some(1), Some(2)], "nothing is known of the third");
+    }
+
+    #[test]
     fn a_long_way_is_gone_once_in_a_while() {
-        let first = First::build(Weights::new(&shares(&[1; 10_000])).unwrap());
+        let first = build(&[1; 10_000]);
         assert_eq!(pick(&first, 1000, 9000), (Some(9000), 9001));
         assert_eq!(pick(&first, 1001, 9000), (Some(9000), 1));
         assert_eq!(pick(&first, 1001, 9005), (Some(9005), 6));

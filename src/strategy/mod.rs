@@ -9,6 +9,7 @@ mod round_robin;
 mod cycle;
 mod wheel;
 mod consistent_hash;
+mod bound;
 mod slots;
 mod first;
 mod meter;
@@ -140,6 +141,8 @@ pub struct Rules {
     pub names: Arc<[u64]>,
     /// Of `consistent_hash`: how much more than its share of the dispatches a backend may have, as a part of it; 0: any.
     pub bound: f64,
+    /// Of `first`: the share of its capacity in use at which a backend is full, where that is known.
+    pub max_utilisation: f64,
 }
 
 impl Rules {
@@ -240,7 +243,7 @@ impl Strategy {
             Kind::RoundRobin => Self::RoundRobin(RoundRobin::build(weights, memory)),
             Kind::LeastLoad => Self::LeastLoad(LeastLoad::build(weights, memory)),
             Kind::ConsistentHash => Self::ConsistentHash(ConsistentHash::build(rules, weights, memory)),
-            Kind::First => Self::First(First::build(weights)),
+            Kind::First => Self::First(First::build(rules, weights, memory)),
         }
     }
 
@@ -300,7 +303,7 @@ impl Strategy {
             Self::ConsistentHash(hash) => {
                 (Decides::Order { within: f64::INFINITY }, Score::Place, hash.explain(weights, key, now))
             }
-            Self::First(_) => (Decides::OrderThenChance, Score::Place, first::explain(weights)),
+            Self::First(first) => (Decides::OrderThenChance, Score::Place, first.explain(weights, now)),
         };
         Explanation::new(decides, score, candidates, has_room)
     }
