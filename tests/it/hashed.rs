@@ -65,6 +65,27 @@ fn two_replicas_agree_on_every_key() {
 }
 
 #[test]
+fn who_leaves_a_hundred_moves_few_visitors_of_the_others() {
+    let settings = pool(100, "strategy = 'consistent_hash'\nhash = { key = 'header:x-user' }");
+    let gone = "{ id = 'b37', url = 'http://127.0.0.1:9037' }, ";
+    assert!(settings.contains(gone));
+    let [all, rest] =
+        [settings.clone(), settings.replace(gone, "")].map(|toml| Signpost::with_settings(&toml));
+    let mut connections = [&all, &rest].map(Signpost::connect);
+    let (mut left, mut moved) = (0, 0);
+    for key in 0..8000 {
+        let user = format!("user-{key}");
+        let [before, after] = connections
+            .each_mut()
+            .map(|connection| place(&connection.request("GET", "/", &[("X-User", &user)])));
+        left += u32::from(before == "127.0.0.1:9037");
+        moved += u32::from(before != "127.0.0.1:9037" && before != after);
+    }
+    assert!(left > 0);
+    assert!(moved <= 120, "{moved} of 8000 are more than 1.5 %");
+}
+
+#[test]
 fn each_key_is_what_it_says() {
     let goes = |key: &str, requests: &[(&str, &[(&str, &str)])]| {
         let signpost = Signpost::with_settings(&pool(
