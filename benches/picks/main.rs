@@ -1,4 +1,5 @@
-//! What a pick costs, what building the tables for it costs, and whether publishing them disturbs requests.
+//! What a pick costs, what building the tables for it costs, how many keys of a hash move where a backend goes, and whether
+//! publishing disturbs requests.
 //!
 //! ```text
 //! cargo bench --bench picks                 # everything, two minutes
@@ -26,6 +27,7 @@ mod process;
 
 // The parts.
 mod build;
+mod moves;
 mod pick;
 mod publish;
 mod threads;
@@ -37,8 +39,13 @@ use table::Table;
 /// A part: its name, and what measures it.
 type Part = (&'static str, fn(&mut Table));
 
-const PARTS: [Part; 4] =
-    [("pick", pick::run), ("build", build::run), ("threads", threads::run), ("publish", publish::run)];
+const PARTS: [Part; 5] = [
+    ("pick", pick::run),
+    ("build", build::run),
+    ("moves", moves::run),
+    ("threads", threads::run),
+    ("publish", publish::run),
+];
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
