@@ -35,6 +35,8 @@ pub struct Pool {
     pub has_shadows: bool,
     /// The share of its visitors that this process sends, where backends report what shows that.
     pub own_share: Arc<OwnShare>,
+    /// Whether the roster has limits: here, so that a pick without need not look there.
+    is_limited: bool,
     /// Who has room for one more.
     room: Room,
 }
@@ -154,7 +156,8 @@ impl Pool {
         let arms: Box<[Active]> = roster.arms.iter().zip(memories).enumerate().map(active).collect();
         let has_shadows = arms.iter().any(|active| active.role == Role::Shadow);
         let room = Room::new(meters, &shares);
-        Self { roster, standings, keeps, tier, roles, arms, has_shadows, own_share, room }
+        let is_limited = !roster.limits.is_empty();
+        Self { roster, standings, keeps, tier, roles, arms, has_shadows, own_share, is_limited, room }
     }
 
     /// Why a backend of the roster may not be picked; `None` where it may.
@@ -185,7 +188,7 @@ impl Pool {
     pub fn pick(&self, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
         let Active { role, strategy, .. } = &self.arms[arm];
         let strategy = strategy.as_ref()?;
-        if self.roster.limits.is_empty() || *role == Role::Shadow {
+        if !self.is_limited || *role == Role::Shadow {
             return Some(strategy.pick(turn));
         }
         Some(self.room.pick(strategy, &self.roster.limits, turn))
@@ -211,7 +214,7 @@ impl Pool {
         if let Some(estimate) = loads.get(backend) {
             estimate.dispatched(now);
         }
-        if !was_picked && !self.roster.limits.is_empty() {
+        if !was_picked && self.is_limited {
             self.room.force(&self.roster.limits, backend, now);
         }
     }
