@@ -49,6 +49,7 @@ impl Random {
 
     /// Throws once. The upper half of one random number takes the column, the lower half the place in it; each
     /// is off by less than 2^-32 of the whole, as Lemire's multiply-shift without rejection is.
+    #[inline]
     pub(super) fn pick(&self, turn: &mut Turn<'_>) -> usize {
         let bits = turn.rng.next_u64();
         let index = ((bits >> 32) * self.columns.len() as u64) >> 32;

@@ -50,10 +50,12 @@ impl RoundRobin {
     }
 
     /// Takes the next turn. The counter wraps after 2^64 picks, five centuries of a thousand million a second.
+    #[inline]
     pub(super) fn pick(&self) -> usize {
         self.whose(self.turns.fetch_add(1, Ordering::Relaxed))
     }
 
+    #[inline]
     fn whose(&self, turn: u64) -> usize {
         match &self.order {
             Order::Cycle(cycle) => cycle[(turn % cycle.len() as u64) as usize].into(),

@@ -80,6 +80,7 @@ impl Wheel {
     }
 
     /// Whose turn it is. No division: the fraction of a 128-bit product is the place, and its upper bits the cell.
+    #[inline]
     pub(super) fn backend(&self, turn: u64) -> usize {
         let place = (self.step.wrapping_mul(u128::from(turn)) >> 64) as u64;
         let number = (place >> self.shift) as usize;
