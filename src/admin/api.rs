@@ -69,7 +69,8 @@ pub(super) async fn change_backend(
     tracing::info!(pool, backend, change, "changed by the operator");
     let fleet = shown.fleet.load_full();
     let pool = fleet.pools.iter().find(|known| *known.roster.name == *pool);
-    let mut backends = pool.into_iter().flat_map(|pool| BackendView::of(pool, &redirects(&shown, pool)));
+    let mut backends =
+        pool.into_iter().flat_map(|pool| BackendView::of(&shown, pool, &redirects(&shown, pool)));
     Ok(json(&backends.find(|known| known.id == backend)))
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::estimate::Load;
+
 /// A number of visitors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -62,6 +64,46 @@ impl fmt::Display for Ratio {
     }
 }
 
+/// What is estimated of a backend's load, as a person reads it: a part of its capacity, where that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct LoadView {
+    /// In the unit of its reports.
+    pub(super) level: f64,
+    /// The level at which it is full.
+    pub(super) capacity: Option<f64>,
+    /// What is in use over capacity, or over its weight where that is unknown: what backends are compared by.
+    pub(super) utilisation: f64,
+}
+
+impl LoadView {
+    pub(super) fn of(load: Load, weight: f64) -> Self {
+        Self { level: load.level, capacity: load.capacity, utilisation: load.utilisation(weight) }
+    }
+
+    /// In per cent, 0 to 100, of what it can take; where that is unknown, of the most loaded of its pool.
+    pub(super) fn length(&self, most: f64) -> f64 {
+        Share::of(self.utilisation, if self.capacity.is_some() { 1.0 } else { most }).length()
+    }
+
+    /// How near to being full, for the bar's colour.
+    pub(super) fn nearness(&self) -> &'static str {
+        match self.capacity {
+            Some(_) if self.utilisation >= 1.0 => "over",
+            Some(_) if self.utilisation >= 0.8 => "high",
+            _ => "fine",
+        }
+    }
+}
+
+impl fmt::Display for LoadView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.capacity {
+            Some(_) => Share(Some(self.utilisation)).fmt(f),
+            None => write!(f, "{:.1}", self.level),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +129,23 @@ mod tests {
         let json = |share: Share| serde_json::to_string(&share).unwrap();
         assert_eq!((json(Share::of(1.0, 4.0)), json(Share::of(1.0, 0.0))), ("0.25".into(), "null".into()));
         assert_eq!(serde_json::to_string(&Count(1_000)).unwrap(), "1000");
+    }
+
+    #[test]
+    fn a_load_is_a_part_where_it_is_known_of_what() {
+        let load = |level, capacity| LoadView::of(Load { level, deviation: 0.0, capacity }, 4.0);
+        let (known, full, unknown) = (load(40.0, Some(50.0)), load(60.0, Some(50.0)), load(6.0, None));
+        assert_eq!(
+            (known.to_string(), known.length(9.0), known.nearness()),
+            ("80.0\u{202f}%".into(), 80.0, "high")
+        );
+        assert_eq!(
+            (full.to_string(), full.length(9.0), full.nearness()),
+            ("120.0\u{202f}%".into(), 100.0, "over")
+        );
+        assert_eq!(
+            (unknown.to_string(), unknown.length(3.0), unknown.nearness()),
+            ("6.0".into(), 50.0, "fine")
+        );
     }
 }

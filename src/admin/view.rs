@@ -7,12 +7,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Shown;
-use super::figures::{Count, Ratio, Share};
+use super::figures::{Count, LoadView, Ratio, Share};
+use crate::estimate::Load;
 use crate::fleet::{
     Admin, Excluded, Fleet, Health, Percent, Pool, Ramp, Role, Standing, State as BackendState, Tier, Weight,
 };
 use crate::imbalance::{Imbalance, Measure};
-use crate::metrics::Figures;
+use crate::metrics::{Figures, Source};
 
 /// Everything.
 #[derive(Serialize)]
@@ -46,6 +47,10 @@ pub(super) struct PoolView<'a> {
     pub(super) fail_open: bool,
     /// All its backends' together.
     pub(super) redirects: Redirects,
+    /// Whether its backends report their loads.
+    pub(super) reports_load: bool,
+    /// The share of its visitors that this process sends, as it is learnt from reports.
+    pub(super) own_share: Share,
     pub(super) strategies: Vec<StrategyView>,
     pub(super) backends: Vec<BackendView<'a>>,
 }
@@ -59,6 +64,12 @@ pub(super) struct StrategyView {
     pub(super) dispatches: Vec<Count>,
     /// How evenly, for the weights in effect, lately; `None` where it was nobody.
     pub(super) dispatch_imbalance: Option<Imbalance>,
+    /// How even its load is now, where it has one that is its own, or a shadow's model of one.
+    pub(super) load_imbalance: Option<Imbalance>,
+    /// The same over all the time that it was looked at.
+    pub(super) mean_load_imbalance: Option<Imbalance>,
+    /// How that load is known.
+    pub(super) load_source: Option<Source>,
     /// Of a shadow: the part of its picks that were others than the visitor was sent to.
     pub(super) disagrees: Share,
     /// Of a shadow: the part of visitors with a valid pin that it would have sent elsewhere.
@@ -85,6 +96,8 @@ pub(super) struct BackendView<'a> {
     pub(super) weight_share: Share,
     /// Its part of the visitors so far: what it got.
     pub(super) dispatch_share: Share,
+    /// What is estimated of its load now; `None` where it has not reported any of late.
+    pub(super) load: Option<LoadView>,
     /// What of `admin` and `weight` was set at run time.
     pub(super) set_at_run_time: Vec<&'static str>,
     /// While draining: when no pin to it can be valid any more.
@@ -137,8 +150,10 @@ impl<'a> PoolView<'a> {
             redirects: Redirects::of(
                 redirects.iter().fold([0; 3], |sum, one| std::array::from_fn(|at| sum[at] + one[at])),
             ),
+            reports_load: pool.roster.reports_expire.is_some(),
+            own_share: Share(pool.own_share.get()),
             strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, arm)).collect(),
-            backends: BackendView::of(pool, &redirects),
+            backends: BackendView::of(shown, pool, &redirects),
         }
     }
 }
@@ -148,16 +163,32 @@ pub(super) fn redirects(shown: &Shown, pool: &Pool) -> Vec<[u64; 3]> {
     (0..pool.roster.backends.len()).map(|index| shown.registry.redirects(&pool.roster, index)).collect()
 }
 
+impl PoolView<'_> {
+    /// The highest utilisation among its backends, against which bars are drawn where capacities are unknown.
+    pub(super) fn most_loaded(&self) -> f64 {
+        self.backends
+            .iter()
+            .filter_map(|backend| backend.load)
+            .map(|load| load.utilisation)
+            .fold(0.0, f64::max)
+    }
+}
+
 impl StrategyView {
     fn of(shown: &Shown, imbalances: &[Figures], pool: &Pool, index: usize) -> Self {
         let (arm, role) = (&pool.roster.arms[index], pool.roles.of(index));
         let [agreed, disagreed, kept, broken] = shown.registry.comparisons(arm).map(|count| count as f64);
         let is = |of: &&Figures| of.pool == pool.roster.name && of.strategy == arm.kind && of.role == role;
+        let figures = imbalances.iter().find(is);
+        let load = figures.and_then(|figures| figures.load.as_ref());
         Self {
             name: arm.kind.name(),
             role,
             dispatches: shown.registry.dispatches(pool, index).into_iter().map(Count).collect(),
-            dispatch_imbalance: imbalances.iter().find(is).and_then(|figures| figures.dispatches),
+            dispatch_imbalance: figures.and_then(|figures| figures.dispatches),
+            load_imbalance: load.and_then(|load| load.now),
+            mean_load_imbalance: load.and_then(|load| load.so_far.mean_of_all()),
+            load_source: load.map(|load| load.source),
             disagrees: Share::of(disagreed, agreed + disagreed),
             breaks_pins: Share::of(broken, kept + broken),
             pick_nanoseconds: shown.registry.pick_nanoseconds(arm),
@@ -169,24 +200,26 @@ impl StrategyView {
         Count(self.dispatches.iter().map(|count| count.0).sum())
     }
 
-    /// One of the figures of its imbalance of dispatches.
-    pub(super) fn dispatch(&self, measure: Measure) -> Ratio {
-        Ratio(self.dispatch_imbalance.map(|imbalance| imbalance.get(measure)))
+    /// One of the figures of an imbalance.
+    pub(super) fn figure(imbalance: &Option<Imbalance>, measure: Measure) -> Ratio {
+        Ratio(imbalance.map(|imbalance| imbalance.get(measure)))
     }
 }
 
 impl<'a> BackendView<'a> {
     /// All of a pool.
-    pub(super) fn of(pool: &'a Pool, redirects: &[[u64; 3]]) -> Vec<Self> {
+    pub(super) fn of(shown: &Shown, pool: &'a Pool, redirects: &[[u64; 3]]) -> Vec<Self> {
         let mut weights = vec![0.0; redirects.len()];
         for share in pool.shares() {
             weights[usize::from(share.backend)] = f64::from(share.weight.get());
         }
         let sent: Vec<_> = redirects.iter().map(|decisions| decisions.iter().sum::<u64>() as f64).collect();
         let (all_weights, all_sent) = (weights.iter().sum(), sent.iter().sum());
+        let now = shown.clock.now();
         let one = |index: usize| {
             let shares = (Share::of(weights[index], all_weights), Share::of(sent[index], all_sent));
-            Self::one(pool, index, redirects[index], shares)
+            let load = pool.load(pool.roles.live, index, now);
+            Self::one(pool, index, redirects[index], shares, load)
         };
         (0..redirects.len()).map(one).collect()
     }
@@ -196,6 +229,7 @@ impl<'a> BackendView<'a> {
         index: usize,
         redirects: [u64; 3],
         (weight_share, dispatch_share): (Share, Share),
+        load: Option<Load>,
     ) -> Self {
         let (backend, standing) = (&pool.roster.backends[index], &pool.standings[index]);
         let set = [("admin", standing.admin_is_set), ("weight", standing.weight_is_set)];
@@ -211,6 +245,7 @@ impl<'a> BackendView<'a> {
             weight_in_effect: standing.weight_in_effect(),
             weight_share,
             dispatch_share,
+            load: load.map(|load| LoadView::of(load, standing.weight.get().into())),
             set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
             drained_at: standing.drained_at.map(date),
             redirects: Redirects::of(redirects),
@@ -222,6 +257,11 @@ impl<'a> BackendView<'a> {
     /// Whether not all of its weight is in effect.
     pub(super) fn has_less(&self) -> bool {
         self.weight_in_effect < f64::from(self.weight.get())
+    }
+
+    /// What is estimated of its load, for a person.
+    pub(super) fn load_text(&self) -> String {
+        self.load.map_or_else(|| "–".to_owned(), |load| load.to_string())
     }
 
     /// What else a person should know of where it stands, a few words each.

@@ -82,6 +82,17 @@ impl Integral {
     }
 }
 
+impl Integral {
+    /// The mean of all measures; `None` where nothing was observed.
+    pub fn mean_of_all(&self) -> Option<Imbalance> {
+        Some(Imbalance {
+            highest_over_mean: self.mean(Measure::HighestOverMean)?,
+            variation: self.mean(Measure::Variation)?,
+            jain: self.mean(Measure::Jain)?,
+        })
+    }
+}
+
 /// What is shown of all of them. Written once a second, read at scrapes.
 #[derive(Debug, Default)]
 pub struct Imbalances(Mutex<Vec<Figures>>);

@@ -448,3 +448,52 @@ fn its_answers_say_how_they_may_be_used() {
         assert_eq!(foreign.status, 403);
     }
 }
+
+#[test]
+fn loads_are_shown_where_backends_report_them() {
+    let signpost = Signpost::with_settings(
+        "[server]\nwatch = '0s'\n[pools.p]\nstrategy = 'least_load'\nshadow = ['round_robin']\nhealth.kind = 'none'
+         backends = [{ id = 'a', url = 'http://127.0.0.1:9001' }, { id = 'b', url = 'http://127.0.0.1:9002' }, { id = 'c', url = 'http://127.0.0.1:9003' }]
+         load = { source = 'push', expires = '1h' }",
+    );
+    let push = |backend: &str, sessions: u32| {
+        let body = format!("{{\"sessions\":{sessions},\"capacity\":1000}}");
+        let mut connection = Connection::to(signpost.admin);
+        let head = format!("PUT /api/v1/pools/p/backends/{backend}/load HTTP/1.1\r\nHost: 127.0.0.1");
+        let fields = format!("Content-Type: application/json\r\nContent-Length: {}", body.len());
+        connection.send(format!("{head}\r\n{fields}\r\n\r\n{body}").as_bytes());
+        assert_eq!(connection.read_answer().unwrap().status, 204);
+    };
+    push("a", 900);
+    push("b", 300);
+    let Some(browser) = Browser::start() else { return };
+    browser.open(&url(&signpost));
+    browser.wait_until(FRESH);
+    browser.wait_until(&format!("{}.startsWith('90.')", figure("a", "load")));
+    browser.wait_until(&format!("{}.startsWith('30.')", figure("b", "load")));
+    assert_eq!(browser.text(&format!("return {}", figure("c", "load"))), "–");
+    let bar = |id: &str| format!("document.querySelector('[data-backend={id}] [data-bar=load]')");
+    browser.wait_until(&format!(
+        "{}.dataset.level === 'high' && {}.dataset.level === 'fine'",
+        bar("a"),
+        bar("b")
+    ));
+    // 900 and 300 of a thousand each: 1.5 times the mean. Of the shadow it is a model, and said to be.
+    let of = |strategy: &str, figure: &str| {
+        format!("document.querySelector('[data-strategy={strategy}] [data-figure={figure}]').textContent")
+    };
+    browser.wait_until(&format!("{}.startsWith('1.5')", of("least_load", "load_imbalance")));
+    let row = browser.text("return document.querySelector('[data-strategy=round_robin]').innerText");
+    assert!(row.contains("modelled"), "{row}");
+    let titles = "[...document.querySelectorAll('.chart h3')].map((title) => title.firstChild.data).join()";
+    assert_eq!(browser.text(&format!("return {titles}")), "Visitors,Dispatch imbalance,Load imbalance,Load");
+    // It moves with what is sent there, before anybody reports again.
+    (0..60).for_each(|_| drop(signpost.get("/")));
+    browser.wait_until(&format!("parseFloat({}) > 31.5", figure("b", "load")));
+
+    browser.allow_scripts(false);
+    browser.open(&url(&signpost));
+    let shown = browser.text(&format!("return {}", figure("a", "load")));
+    assert!(shown.starts_with("90.") || shown.starts_with("91."), "{shown}");
+    assert_eq!(browser.text(&format!("return {}", figure("c", "load"))), "–");
+}

@@ -23,9 +23,10 @@ use axum::response::{IntoResponse, Response};
 
 use super::Shown;
 use super::problem::Problem;
-use super::view::{Changes, Overview};
+use super::view::{Changes, Overview, StrategyView};
 use crate::fleet::Tier;
 use crate::imbalance::Measure;
+use crate::metrics::Source;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \

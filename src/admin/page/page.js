@@ -36,6 +36,7 @@ function mark(place, name, value) {
 const count = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, '\u202f');
 const percent = (part) => (part === null ? '–' : `${(part * 100).toFixed(1)}\u202f%`);
 const ratio = (number) => (number === null ? '–' : number.toFixed(3));
+const loadText = (load) => (!load ? '–' : load.capacity === null ? load.level.toFixed(1) : percent(load.utilisation));
 const rate = (number) => (number >= 100 ? count(Math.round(number)) : number.toFixed(1));
 const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
 
@@ -55,6 +56,8 @@ class History {
       time, ids, picked, pinned, repinned,
       visitors: pool.backends.map(({ redirects }) => redirects.picked + redirects.pinned + redirects.repinned),
       imbalance: new Map(pool.strategies.map(({ name, dispatch_imbalance: of }) => [name, of?.highest_over_mean])),
+      loadImbalance: new Map(pool.strategies.map(({ name, load_imbalance: of }) => [name, of?.highest_over_mean])),
+      loads: pool.backends.map(({ load }) => load?.utilisation ?? null),
     };
     this.samples.push(sample);
     while (this.samples[0].time < time - HISTORY) this.samples.shift();
@@ -173,21 +176,39 @@ function byBackend(history, pool, of) {
 /** A pool's section, its history and its charts. */
 class Section {
   history = new History();
-  charts = [
-    [new Chart('Visitors', 'a second', { format: rate }), (history) => [
+  charts = null;
+
+  /** What is drawn of a pool, in this order: a chart, and what gives its series. */
+  static charts(pool) {
+    const uneven = { format: ratio, from: 1, due: 1, least: 0.05 };
+    const byStrategy = (of) => (history, { strategies }) =>
+      strategies.map(({ name }) => history.series(name, (sample) => sample[of].get(name)));
+    const visitors = (history) => [
       history.series('new', (sample) => sample.rates?.picked),
       history.series('pinned', (sample) => sample.rates?.pinned),
-    ]],
-    [new Chart('Dispatch imbalance', 'highest / mean for the weights, lately', { format: ratio, from: 1, due: 1, least: 0.05 }),
-      (history, pool) => pool.strategies.map((strategy) =>
-        history.series(strategy.name, (sample) => sample.imbalance.get(strategy.name)))],
-    [new Chart('Share of visitors', 'last minute', { format: percent, least: 0.1 }), (history, pool) =>
-      byBackend(history, pool, (sample) => sample.shares)],
-  ];
+    ];
+    const isPart = pool.backends.every(({ load }) => !load || load.capacity !== null);
+    return [
+      [new Chart('Visitors', 'a second', { format: rate }), visitors],
+      [new Chart('Dispatch imbalance', 'highest / mean for the weights, lately', uneven), byStrategy('imbalance')],
+      ...(pool.reports_load ? [
+        [new Chart('Load imbalance', 'highest / mean; of shadows as modelled', uneven), byStrategy('loadImbalance')],
+        [new Chart('Load', isPart ? 'estimated, of capacity' : 'estimated, for the weights', { format: isPart ? percent : rate, least: isPart ? 0.1 : 1 }),
+          (history, of) => byBackend(history, of, (sample) => sample.loads)],
+      ] : [
+        [new Chart('Share of visitors', 'last minute', { format: percent, least: 0.1 }),
+          (history, of) => byBackend(history, of, (sample) => sample.shares)],
+      ]),
+    ];
+  }
 
   /** Takes what the server rendered for this pool as the place to write to. */
-  adopt(place) {
+  adopt(place, pool) {
     this.place = place;
+    this.pool = pool;
+    // A pool that begins to report has other charts; what was drawn before is in the history.
+    if (this.reports !== pool.reports_load) this.charts = Section.charts(pool);
+    this.reports = pool.reports_load;
     this.rows = new Map(all('[data-backend]', place).map((row) => [row.dataset.backend, row]));
     this.strategies = new Map(all('[data-strategy]', place).map((row) => [row.dataset.strategy, row]));
     $('.charts', place).replaceChildren(...this.charts.map(([chart]) => chart.figure));
@@ -200,6 +221,7 @@ class Section {
     for (const name of ['picked', 'pinned', 'repinned']) {
       write($(`[data-total=${name}]`, this.place), count(pool.redirects[name]));
     }
+    write($('[data-total=own_share]', this.place), percent(pool.own_share));
     for (const strategy of pool.strategies) this.showStrategy(strategy);
     write($('[data-window]', this.place), shares ? 'the last minute' : 'since the start');
     pool.backends.forEach((backend, index) => this.showBackend(backend, shares ? shares[index] : backend.dispatch_share));
@@ -212,6 +234,7 @@ class Section {
     for (const name of ['highest_over_mean', 'variation', 'jain']) {
       figure(name, ratio(strategy.dispatch_imbalance?.[name] ?? null));
     }
+    for (const name of ['load_imbalance', 'mean_load_imbalance']) figure(name, ratio(strategy[name]?.highest_over_mean ?? null));
     for (const name of ['disagrees', 'breaks_pins']) figure(name, percent(strategy[name]));
   }
 
@@ -224,6 +247,17 @@ class Section {
     write($('[data-figure=spilled]', row), count(backend.spilled));
     write($('[data-figure=dispatch_share]', row), percent(share));
     mark($('[data-bar=dispatch_share]', row), 'width', ((share ?? 0) * 100).toFixed(1));
+    if (this.pool.reports_load) this.showLoad(row, backend.load);
+  }
+
+  /** A load of a known capacity is a part of it; others are drawn beside the highest of the pool. */
+  showLoad(row, load) {
+    const most = Math.max(0, ...this.pool.backends.map((backend) => backend.load?.utilisation ?? 0));
+    const part = load ? load.utilisation / (load.capacity === null ? most || 1 : 1) : 0;
+    const known = load && load.capacity !== null;
+    write($('[data-figure=load]', row), loadText(load));
+    mark($('[data-bar=load]', row), 'width', (Math.min(part, 1) * 100).toFixed(1));
+    mark($('[data-bar=load]', row), 'data-level', known && part >= 1 ? 'over' : known && part >= 0.8 ? 'high' : 'fine');
   }
 
   draw(now) {
@@ -342,6 +376,8 @@ function say(text, kind = 'good') {
 
 // --- keeping it fresh ----------------------------------------------------------------------------------------
 
+/** A pool that came after the API was asked. */
+const EMPTY = { name: '', reports_load: false, strategies: [], backends: [] };
 const sections = new Map();
 let words = null;
 let paused = false;
@@ -349,7 +385,8 @@ let timer = null;
 
 /** What of an overview is words: where these differ, the server renders them anew. */
 function wordsOf(overview) {
-  const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share', 'spilled'];
+  const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share', 'spilled',
+    'load', 'load_imbalance', 'mean_load_imbalance'];
   return JSON.stringify(overview, (name, value) => (figures.includes(name) ? undefined : value));
 }
 
@@ -367,7 +404,7 @@ function rendered() {
 }
 
 /** Puts what the server rendered in the place of what is there; charts, filters and focus stay. */
-async function replace() {
+async function replace(pools) {
   const fresh = await rendered();
   const focused = document.activeElement?.closest('main [data-pool]')?.dataset.pool;
   const row = document.activeElement?.closest('[data-backend]')?.dataset.backend;
@@ -379,7 +416,7 @@ async function replace() {
   for (const place of places) {
     const name = place.dataset.pool;
     if (!sections.has(name)) sections.set(name, new Section());
-    sections.get(name).adopt(place);
+    sections.get(name).adopt(place, pools.find((pool) => pool.name === name) ?? EMPTY);
   }
   const section = sections.get(focused);
   if (section) $(row === undefined ? 'input' : 'button', row === undefined ? section.place : section.rows.get(row))?.focus();
@@ -394,7 +431,7 @@ async function refresh() {
       if (!answer.ok) throw new Error(overview.detail);
       const now = Date.now();
       const fresh = wordsOf(overview);
-      if (fresh !== words) await replace();
+      if (fresh !== words) await replace(overview.pools);
       words = fresh;
       for (const pool of overview.pools) sections.get(pool.name)?.show(pool, now);
       draw();
