@@ -53,6 +53,8 @@ pub(super) enum Decides {
     },
     /// The first who has room; where nobody has, chance.
     OrderThenChance,
+    /// This one, where it has room; else, and where it is nobody, chance.
+    Only(Option<usize>),
     /// Chance.
     Chance,
 }
@@ -91,6 +93,10 @@ impl Explanation {
         let picked = match decides {
             _ if candidates.len() == 1 => candidates.first(),
             Decides::Chance => alone,
+            Decides::Only(only) => {
+                let with_room = |one: &&Candidate| one.open && Some(one.backend) == only;
+                candidates.iter().find(with_room).or(alone)
+            }
             Decides::OrderThenChance => first,
             Decides::Order { within } => match first {
                 Some(first) if first.score.is_some_and(|score| score < within) => Some(first),

@@ -1,11 +1,13 @@
 //! `least_load`: whoever is likely to have the most room, of a few.
 
+use std::cmp::Ordering::Equal;
+
 use rand::Rng;
 
 use super::explain::{Candidate, percent};
 use super::{Memory, Random, RoundRobin, Share, Turn, Weights};
 use crate::clock::Moment;
-use crate::estimate::Loads;
+use crate::estimate::{Load, Loads};
 
 /// Compares the one whose turn it is in a weighted round robin with others drawn by weight, and takes the least loaded.
 ///
@@ -44,11 +46,11 @@ impl LeastLoad {
     /// Takes the next turn, reads a few estimates. O(1).
     pub(super) fn pick(&self, turn: &mut Turn<'_>) -> usize {
         let first = self.turns.pick();
-        let Some(load) = self.load(first, turn) else { return first };
+        let Some(load) = self.load(first, turn.now) else { return first };
         let (mut least, mut best, mut ties) = (load, first, 1);
         for _ in 1..CHOICES {
             let other = self.dice.pick(turn);
-            let Some(load) = self.load(other, turn).filter(|load| *load <= least) else { continue };
+            let Some(load) = self.load(other, turn.now).filter(|load| *load <= least) else { continue };
             ties = if load < least { 1 } else { ties + 1 };
             if ties == 1 || turn.rng.next_u32().is_multiple_of(ties) {
                 (least, best) = (load, other);
@@ -58,39 +60,76 @@ impl LeastLoad {
     }
 
     /// What compares backends; `None` where nothing is known of this one.
-    fn load(&self, backend: usize, turn: &Turn<'_>) -> Option<f64> {
-        let load = self.loads.get(backend)?.load(turn.now)?;
+    fn load(&self, backend: usize, now: Moment) -> Option<f64> {
+        let load = self.loads.get(backend)?.load(now)?;
         Some(load.likely_most(self.weights[backend].into()))
     }
 }
 
 impl LeastLoad {
-    /// What is known of each one's load, the least first. Chance says which few are compared.
-    pub(super) fn explain(&self, weights: Weights<'_>, now: Moment) -> Vec<Candidate> {
-        let sum = f64::from(weights.sum());
-        let candidate = |Share { backend, weight }: Share| {
-            let drawn = percent(weight.get().into(), sum);
-            let load = self.loads.get(usize::from(backend)).and_then(|estimate| estimate.load(now));
-            let Some(load) = load else {
-                let why = format!("no report of late: it gets its turns of the round robin, {drawn} of all");
-                return Candidate::new(backend.into(), None, why);
+    /// Who is picked for certain, where that is so, and all by their loads, the least first and those last of whom
+    /// nothing is known, each with its chance.
+    pub(super) fn explain(&self, weights: Weights<'_>, now: Moment) -> (Option<usize>, Vec<Candidate>) {
+        let (first, known) = (self.turns.next(), self.known(weights, now));
+        let chances = chances(&known, first, weights.sum());
+        let certain = known.iter().zip(&chances).find(|(_, chance)| **chance > 1.0 - 1e-9);
+        let candidate = |((load, share), chance): (&(Option<f64>, Share), &f64)| {
+            let turn = if usize::from(share.backend) == first { "; its turn is next" } else { "" };
+            let known = self.loads.get(usize::from(share.backend)).and_then(|estimate| estimate.load(now));
+            let why = match known {
+                Some(Load { level, deviation, capacity }) => format!(
+                    "at {level:.1}{} as estimated, give or take {deviation:.1}; picked with a chance of {}{turn}",
+                    capacity.map_or(String::new(), |capacity| format!(" of {capacity}")),
+                    percent(*chance, 1.0)
+                ),
+                None => format!("no report of late: it gets its turns of the round robin{turn}"),
             };
-            let weight = weight.get().into();
-            let (expected, most) = (load.utilisation(weight), load.likely_most(weight));
-            let why = format!(
-                "{} in use as estimated, likely {} at most; compared when its turn comes or it is drawn, {drawn} of each",
-                percent(expected, 1.0),
-                percent(most, 1.0),
-            );
-            Candidate::new(backend.into(), Some(most), why)
+            Candidate::new(share.backend.into(), *load, why)
         };
-        let mut candidates: Vec<_> = weights.iter().map(candidate).collect();
-        candidates.sort_by(|a, b| {
-            let load = |one: &Candidate| one.score.unwrap_or(f64::INFINITY);
-            load(a).total_cmp(&load(b))
-        });
-        candidates
+        let certain = certain.map(|((_, share), _)| share.backend.into());
+        (certain, known.iter().zip(&chances).map(candidate).collect())
     }
+
+    /// All with what compares them, in that order; those of whom nothing is known are last.
+    fn known(&self, weights: Weights<'_>, now: Moment) -> Vec<(Option<f64>, Share)> {
+        let load = |share: Share| (self.load(share.backend.into(), now), share);
+        let mut known: Vec<_> = weights.iter().map(load).collect();
+        known.sort_by(|(a, _), (b, _)| a.is_none().cmp(&b.is_none()).then(a.partial_cmp(b).unwrap_or(Equal)));
+        known
+    }
+}
+
+/// How likely each is to be picked, where it is `first`'s turn: of it and two that are drawn by weight the least loaded is,
+/// and of several who are that one of them. `known` has loads in ascending order, and those without one at its end.
+fn chances(known: &[(Option<f64>, Share)], first: usize, sum: u32) -> Vec<f64> {
+    let part = |share: &Share| f64::from(share.weight.get()) / f64::from(sum);
+    let is_first = |share: &Share| usize::from(share.backend) == first;
+    let own = |(_, share): &&(Option<f64>, Share)| is_first(share);
+    let Some((Some(least), _)) = known.iter().find(own) else {
+        return known.iter().map(|(_, share)| f64::from(u8::from(is_first(share)))).collect();
+    };
+    let mut below = 0.0;
+    let mut chances = Vec::with_capacity(known.len());
+    for alike in known.chunk_by(|(a, _), (b, _)| a == b) {
+        let size: f64 = alike.iter().map(|(_, share)| part(share)).sum();
+        // Of two draws: both above these; at least one of these, and none below.
+        let above = (1.0 - below - size).max(0.0);
+        let (stays, drawn) = match alike[0].0 {
+            Some(load) if load < *least => (0.0, (1.0 - below).powi(2) - above.powi(2)),
+            // Of one draw alike or two, and itself, any is as likely.
+            Some(load) if load == *least => {
+                (above.powi(2) + above * size + size.powi(2) / 3.0, above * size + size.powi(2) * 2.0 / 3.0)
+            }
+            _ => (0.0, 0.0),
+        };
+        chances.extend(
+            alike
+                .iter()
+                .map(|(_, share)| drawn * part(share) / size + if is_first(share) { stays } else { 0.0 }),
+        );
+        below += size;
+    }
+    chances
 }
 
 #[cfg(test)]
@@ -190,5 +229,33 @@ mod tests {
         for backend in 0..3 {
             assert!(picked.iter().filter(|&&pick| pick == backend).count() > 70, "{picked:?}");
         }
+    }
+
+    /// Over whole cycles, with loads that stay as they are: the first two alike, the last one not known.
+    #[test]
+    fn chances_are_as_explained() {
+        let weights = [2, 1, 3, 1, 2];
+        let mut learner = Learner::new(5, EXPIRES);
+        sessions(&mut learner, &[20.0, 10.0, 45.0, 5.0]);
+        let memory = Memory::default().with_loads(learner.loads().clone());
+        let shares = shares(&weights);
+        let weights = Weights::new(&shares).unwrap();
+        let strategy = LeastLoad::build(weights, &memory);
+        let mut rng = SmallRng::seed_from_u64(3);
+        let (mut expected, mut picked, count) = ([0.0; 5], [0.0; 5], 90_000);
+        for _ in 0..count {
+            let (first, known) = (strategy.turns.next(), strategy.known(weights, NOW));
+            let chances = chances(&known, first, weights.sum());
+            assert!((chances.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{chances:?}");
+            for ((_, share), chance) in known.iter().zip(chances) {
+                expected[usize::from(share.backend)] += chance;
+            }
+            picked[strategy.pick(&mut Turn { rng: &mut rng, key: 0, now: NOW })] += 1.0;
+        }
+        for (expected, picked) in expected.iter().zip(&picked) {
+            // Six standard deviations.
+            assert!((expected - picked).abs() <= 6.0 * f64::from(count).sqrt() / 2.0, "{expected} {picked}");
+        }
+        assert_eq!(picked[4], 20_000.0, "its turns");
     }
 }

@@ -55,6 +55,11 @@ impl RoundRobin {
         self.whose(self.turns.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Whose turn is next.
+    pub(super) fn next(&self) -> usize {
+        self.whose(self.turns.load(Ordering::Relaxed))
+    }
+
     #[inline]
     fn whose(&self, turn: u64) -> usize {
         match &self.order {
