@@ -24,12 +24,15 @@ pub struct Manner {
     pub pinned: bool,
     /// Whether they speak TLS; who does not stay then makes a whole handshake.
     pub tls: bool,
+    /// Whether backends tell their load.
+    pub reported: bool,
     /// Whether three strategies run beside the one that sends them.
     pub shadowed: bool,
 }
 
 /// One who keeps its connection.
-pub const KEPT: Manner = Manner { at_once: 1, stays: true, pinned: false, tls: false, shadowed: false };
+pub const KEPT: Manner =
+    Manner { at_once: 1, stays: true, pinned: false, tls: false, reported: false, shadowed: false };
 /// One who takes a new connection for each request.
 pub const ONE_SHOT: Manner = Manner { stays: false, ..KEPT };
 
@@ -44,6 +47,10 @@ impl Manner {
 
     pub const fn by_tls(self) -> Self {
         Self { tls: true, ..self }
+    }
+
+    pub const fn reported(self) -> Self {
+        Self { reported: true, ..self }
     }
 
     pub const fn shadowed(self) -> Self {
@@ -73,15 +80,16 @@ const POOL: &str = "[pools.p]\nstrategy = 'random'\n\
      backends = [{ id = 'a', url = 'https://a.example' }, { id = 'b', url = 'https://b.example' }]\n";
 const PIN: &str = "[pools.p.pin]\n";
 
-/// As many backends as `least_load` needs to have something to choose from, whose reports hold for longer than this lasts.
-const SHADOWED: u32 = 10;
-const SHADOWS: &str = "[pools.p]\nstrategy = 'random'\nshadow = ['round_robin', 'consistent_hash', 'least_load']\n\
-     load = { source = 'push', expires = '1h' }\n";
+/// Enough backends for `least_load` to choose from. Their reports hold for longer than this lasts.
+const REPORTED: u32 = 10;
+const REPORTS: &str = "[pools.p]\nstrategy = 'random'\nload = { source = 'push', expires = '1h' }\n";
+const SHADOWS: &str = "shadow = ['round_robin', 'consistent_hash', 'least_load']\n";
 
 fn settings(manner: Manner) -> String {
-    let pool = if manner.shadowed {
-        let each = (0..SHADOWED).map(|id| format!("{{ id = '{id}', url = 'https://b{id}.example' }}"));
-        format!("{SHADOWS}backends = [{}]\n", each.collect::<Vec<_>>().join(", "))
+    let pool = if manner.reported {
+        let each = (0..REPORTED).map(|id| format!("{{ id = '{id}', url = 'https://b{id}.example' }}"));
+        let shadows = if manner.shadowed { SHADOWS } else { "" };
+        format!("{REPORTS}{shadows}backends = [{}]\n", each.collect::<Vec<_>>().join(", "))
     } else {
         POOL.to_owned()
     };
@@ -90,7 +98,7 @@ fn settings(manner: Manner) -> String {
 
 /// Has each backend say how much it has to do.
 fn report(signpost: &Signpost) {
-    for id in 0..SHADOWED {
+    for id in 0..REPORTED {
         let body = format!("{{\"sessions\": {}, \"capacity\": 100}}", 50 + id);
         let answer = signpost.ask("PUT", &format!("/api/v1/pools/p/backends/{id}/load"), &[], &body);
         assert_eq!(answer.status, 204, "{}", answer.text());
@@ -115,7 +123,7 @@ impl Visitors {
         files.write(&pair);
         let with_tls = if manner.tls { files.settings() } else { String::new() };
         let signpost = Start::with(&(settings(manner) + &with_tls)).under(under).go();
-        if manner.shadowed {
+        if manner.reported {
             report(&signpost);
         }
         let tls = tls::config(&[&pair], &["http/1.1"]);
