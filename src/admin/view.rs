@@ -268,7 +268,9 @@ impl<'a> BackendView<'a> {
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         match (self.excluded, &self.drained_at) {
-            (Some(Excluded::Draining), Some(at)) => notes.push(format!("only the pinned, until {at}")),
+            (Some(Excluded::Draining), Some(at)) => {
+                notes.push(format!("only the pinned, until {}", at.replace('T', " ")))
+            }
             (Some(excluded), _) => notes.push(excluded.text().to_owned()),
             (None, _) if self.backup => notes.push("a backup, in use".to_owned()),
             (None, _) => {}
