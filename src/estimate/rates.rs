@@ -43,18 +43,26 @@ impl Default for Rates {
 const LEAST_PULL: f64 = 0.01;
 
 impl Rates {
-    /// Of a backend with this stay in a pool with that mean one. `interval` is from a report to the next, in seconds.
-    /// `None` where it makes no sense yet.
-    pub(super) fn new(unit: Unit, mean_stay: f64, stay: f64, pull: &Pull, interval: f64) -> Option<Self> {
+    /// Of a backend with this stay in a pool with that mean one. `interval` is from a report to the next, in seconds;
+    /// `doubt` is [`Chance::doubt`], or 1 for what was learnt and no more. `None` where it makes no sense yet.
+    pub(super) fn new(
+        unit: Unit,
+        mean_stay: f64,
+        stay: f64,
+        pull: &Pull,
+        interval: f64,
+        doubt: f64,
+    ) -> Option<Self> {
         let rates = match unit {
             Unit::Sessions => {
-                // Who stays longer is slower; a session is one wherever it is.
-                let gain = (pull.slope(1.0 / mean_stay) * mean_stay).max(1.0);
-                Self { gain, decay: gain / stay, visitor: 1.0 }
+                // A session is one wherever it is. Where others send visitors too, their choices make our stays differ
+                // from backend to backend; to go by that would make each dispatcher the master of some.
+                let gain = doubt * (pull.slope(1.0 / mean_stay) * mean_stay).max(1.0);
+                Self { gain, decay: gain / mean_stay, visitor: 1.0 }
             }
             Unit::Utilisation | Unit::Rate => {
                 // Sessions are alike; who rises more by one is smaller.
-                let decay = pull.slope(1.0 / interval).max(LEAST_PULL / interval);
+                let decay = doubt * pull.slope(1.0 / interval).max(LEAST_PULL / interval);
                 Self { gain: decay * stay, decay, visitor: decay * stay }
             }
         };
@@ -145,6 +153,8 @@ pub(super) struct Chance {
 const PRIOR_FORECASTS: f64 = 10.0;
 /// Who is off by more standard deviations than this counts as one who is off by so many: it began anew, say.
 const OUTLIER: f64 = 4.0;
+/// Forecasts that are off by more than this many times the variance of chance are doubted.
+const DOUBTED: f64 = 1.5;
 /// How much more than by chance is believed, and how much less.
 const MOST_SPREAD: f64 = 4.0;
 const LEAST_SPREAD: f64 = 0.1;
@@ -174,5 +184,11 @@ impl Chance {
     pub(super) fn spread(&self) -> f64 {
         let (squares, count) = (self.squares + 1e-3, self.count + 1e-3);
         (squares / count).clamp(LEAST_SPREAD, MOST_SPREAD)
+    }
+
+    /// By how much rates are raised above what was learnt, 1 or more. Where forecasts are off by more than chance, what was
+    /// reported is to be forgotten sooner and what was sent to count for more: the harmless side to be wrong on.
+    pub(super) fn doubt(&self) -> f64 {
+        (self.spread() / DOUBTED).max(1.0).sqrt()
     }
 }
