@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use indicatif::ProgressBar;
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
@@ -13,10 +14,11 @@ use crate::descriptors::raise_limit;
 use crate::notify::Notifier;
 use crate::run::{Ended, Family, run};
 use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd};
-use crate::settings::{Flags, Layers, Listen, Loaded, Problem, Settings};
+use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};
+use crate::strategy::Kind;
 use crate::takeover::Predecessor;
 use crate::telemetry::Telemetry;
-use crate::{admin, demo};
+use crate::{admin, demo, simulate};
 
 /// An HTTP redirect dispatcher: picks a backend for each visitor, answers 302, and is out of the way.
 #[derive(Debug, Parser)]
@@ -42,6 +44,8 @@ enum Command {
     Check(Serve),
     /// Ask a running one whether it is ready; exit 0 or 1. For a container.
     Healthcheck(Healthcheck),
+    /// Compare strategies on virtual time, with the visitors and backends of a scenario.
+    Simulate(Simulate),
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +110,28 @@ struct Healthcheck {
     admin: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct Simulate {
+    /// A scenario in TOML [default: ten backends of three sizes, a hundred visitors a second; see scenarios]
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// A strategy to compare; may be repeated [default: all]
+    #[arg(long, value_name = "NAME")]
+    strategy: Vec<String>,
+    /// The first seed. The same seed gives the same bytes.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// How many seeds, from the first on.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    seeds: u64,
+    /// Write everything that came of it as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a page with the load over time.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
 /// Could not run.
 const FAILED: u8 = 1;
 /// Wrong usage or settings; clap's own code too.
@@ -120,6 +146,7 @@ impl Cli {
             Some(Command::Check(flags)) => check(flags),
             Some(Command::Demo(flags)) => run_demo(flags),
             Some(Command::Healthcheck(flags)) => healthcheck(flags),
+            Some(Command::Simulate(flags)) => run_simulation(&flags),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -288,7 +315,7 @@ fn run_demo(flags: Demo) -> Result<(), Failure> {
 }
 
 fn demo_id(backend: &demo::Backend) -> Result<crate::settings::BackendId, Failure> {
-    crate::settings::Leaf::parse(&backend.id).map_err(Failure::run)
+    Leaf::parse(&backend.id).map_err(Failure::run)
 }
 
 fn healthcheck(flags: Healthcheck) -> Result<(), Failure> {
@@ -296,6 +323,38 @@ fn healthcheck(flags: Healthcheck) -> Result<(), Failure> {
     let Listen(address) =
         Settings::load_admin(&layers).map_err(|problems| Failure::settings(&problems))?.listen;
     runtime()?.block_on(admin::healthcheck(address)).map_err(Failure::run)
+}
+
+fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
+    let usage = |text: String| Failure { code: USAGE, text: format!("signpost: {text}") };
+    let scenario = match &flags.scenario {
+        Some(path) => simulate::Scenario::read(path).map_err(usage)?,
+        None => simulate::Scenario::default(),
+    };
+    let named = flags
+        .strategy
+        .iter()
+        .map(|name| <Kind as Leaf>::parse(name).map_err(|takes| format!("--strategy {name}: takes {takes}")));
+    let mut strategies: Vec<Kind> = named.collect::<Result<_, _>>().map_err(usage)?;
+    if strategies.is_empty() {
+        strategies = Kind::ALL.to_vec();
+    }
+    let seeds = flags.seed..flags.seed.saturating_add(flags.seeds);
+    let visitors = simulate::visitors(&scenario, strategies.len(), flags.seeds);
+    // Draws nothing where standard error is no terminal.
+    let bar = ProgressBar::new(visitors);
+    let compared = simulate::compare(&scenario, &strategies, seeds, &|came| bar.inc(came));
+    bar.finish_and_clear();
+    let compared = compared.map_err(Failure::run)?;
+    print!("{}", simulate::table(&compared));
+    let write = |path: &Option<PathBuf>, text: String| match path {
+        Some(path) => {
+            std::fs::write(path, text).map_err(|error| Failure::run(format!("{}: {error}", path.display())))
+        }
+        None => Ok(()),
+    };
+    write(&flags.json, simulate::json(&scenario, &compared).map_err(Failure::run)? + "\n")?;
+    write(&flags.html, simulate::page(&scenario, &compared))
 }
 
 /// The runtime of everything that is not a request: signals, the admin listener, the demo's backends.

@@ -55,4 +55,5 @@ pub mod takeover;
 
 pub mod cli;
 pub mod demo;
+pub mod simulate;
 pub mod run;

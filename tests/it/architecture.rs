@@ -3,11 +3,23 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 33] = [
+const MAY_IMPORT: [(&str, &[&str]); 34] = [
     ("main", &["cli"]),
     (
         "cli",
-        &["descriptors", "run", "takeover", "server", "notify", "settings", "telemetry", "admin", "demo"],
+        &[
+            "descriptors",
+            "run",
+            "takeover",
+            "server",
+            "notify",
+            "settings",
+            "telemetry",
+            "admin",
+            "demo",
+            "simulate",
+            "strategy",
+        ],
     ),
     (
         "run",
@@ -101,6 +113,7 @@ const MAY_IMPORT: [(&str, &[&str]); 33] = [
     ("visit", &["outcome", "fleet"]),
     ("outcome", &["fleet", "listed"]),
     ("pin", &["fleet", "listed"]),
+    ("simulate", &["settings", "strategy", "estimate", "clock", "imbalance"]),
     ("settings", &["certificates", "fleet", "strategy"]),
     ("certificates", &[]),
     ("fleet", &["clock", "estimate", "strategy", "listed"]),
