@@ -112,7 +112,7 @@ struct Healthcheck {
 
 #[derive(Debug, Args)]
 struct Simulate {
-    /// A scenario in TOML [default: ten backends of three sizes, a hundred visitors a second; see scenarios]
+    /// A scenario in TOML [default: ten backends of three sizes, a hundred visitors a second; see settings/scenarios]
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
     /// A strategy to compare; may be repeated [default: all]

@@ -106,7 +106,7 @@ fn a_page_needs_nothing_else() {
 
 #[test]
 fn scenarios_that_come_with_it_are_read() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("settings/scenarios");
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     assert!(files.len() >= 4);
     for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "toml")) {
@@ -120,7 +120,7 @@ fn scenarios_that_come_with_it_are_read() {
 
 #[test]
 fn the_standard_scenario_is_the_one_without_a_file() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/standard.toml");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("settings/scenarios/standard.toml");
     let [file, default] = [Scenario::read(&path).unwrap(), Scenario::default()];
     assert_eq!(toml::to_string(&file).unwrap(), toml::to_string(&default).unwrap());
 }
