@@ -38,6 +38,7 @@ mod api;
 mod openapi;
 mod page;
 mod explain;
+mod simulate;
 mod settings;
 mod life;
 mod reload;
