@@ -148,6 +148,8 @@ fn a_refresh_of_what_stays_as_it_is_touches_nothing() {
     assert_eq!(browser.run("return document.querySelectorAll('[data-backend]').length"), json!(500));
     signpost.get("/");
     browser.wait_until(&format!("{} === '1'", figure("b0", "picked")));
+    // Bars that glide would have five hundred rows painted again and again.
+    assert_eq!(browser.run("return document.getAnimations().length"), json!(0));
 
     browser.type_into(".filter input", "B49");
     let shown =
