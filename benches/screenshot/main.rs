@@ -175,7 +175,14 @@ fn visit(signpost: &Signpost, sessions: &Sessions, runs: Duration) {
     let (mut rng, mut connection) = (SmallRng::seed_from_u64(1), signpost.connect());
     let (begun, mut pins, mut is_drained) = (Instant::now(), Vec::new(), false);
     let mut next = begun;
-    while begun.elapsed() < runs {
+    for number in 0u32.. {
+        if begun.elapsed() > runs {
+            break;
+        }
+        // A connection may not be kept for ever.
+        if number % 1000 == 999 {
+            connection = signpost.connect();
+        }
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         // A tide of ninety seconds.
         let tide = 1.0 + 0.3 * (begun.elapsed().as_secs_f64() / 90.0 * std::f64::consts::TAU).sin();
