@@ -11,7 +11,7 @@ use crate::clock::Moment;
 
 /// Makes estimates of reports: one for each pool, and the one writer of its estimates.
 ///
-/// What it learns is in [`Flow`], [`Pull`] and [`Chance`]; each fades, so that it follows the time of day. Reports that
+/// What it learns is in `rates`: `Flow`, `Pull` and `Chance`; each fades, so that it follows the time of day. Reports that
 /// were lost merely make an interval longer. Cost: O(1) for a report, some hundred bytes for a backend.
 #[derive(Debug)]
 pub struct Learner {

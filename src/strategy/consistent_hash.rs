@@ -20,7 +20,7 @@ pub fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// A visitor's key gives a sequence of slots, the same for ever; whose they are is its order of backends. The first is
-/// where it goes. See [`Slots`] for what becomes of that when backends come and go.
+/// where it goes. See `Slots` for what becomes of that when backends come and go.
 #[derive(Debug)]
 pub struct ConsistentHash {
     slots: Slots,

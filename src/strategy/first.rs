@@ -9,8 +9,8 @@ use crate::estimate::Loads;
 
 /// Backends in order, and what is sent on where none has room: by weights, at random, so that it is everybody's.
 ///
-/// Where the first few have no room a pick asks them all. Where that is more than [`NEAR`], it is remembered for
-/// [`LASTS`] nanoseconds how far it was, and picks begin there: one in a hundredth of a second looks at all.
+/// Where the first few have no room a pick asks them all. Where that is more than 64, it is remembered for a hundredth of
+/// a second how far it was, and picks begin there: one in that time looks at all.
 #[derive(Debug)]
 pub struct First {
     order: Box<[u16]>,

@@ -12,7 +12,7 @@ use crate::estimate::{Load, Loads};
 /// Compares the one whose turn it is in a weighted round robin with others drawn by weight, and takes the least loaded.
 ///
 /// A few suffice in a pool of any size, and keep an estimate that is wrong, or shared with other dispatchers, from
-/// sending everybody to one backend: nobody gets more than [`CHOICES`] times its share. Each dispatcher draws its own.
+/// sending everybody to one backend: nobody gets more than three times its share. Each dispatcher draws its own.
 ///
 /// A backend whose load nobody knows gets its turns of the round robin, neither more nor less.
 #[derive(Debug)]
