@@ -14,8 +14,9 @@ use crate::pin::{self, Pinned};
 use crate::strategy::Turn;
 use crate::visit::Visit;
 
-/// One pick in this many is timed: two looks at the clock cost more than a pick.
-const TIMED: u32 = 64;
+/// One pick in this many is timed: two looks at the clock cost more than a pick. A prime, for a pool's strategies pick one
+/// after the other: with a number that theirs divides it would be the same one's pick each time.
+const TIMED: u32 = 61;
 
 impl Worker {
     /// What the visitor's cookies say, where the pool pins at all.

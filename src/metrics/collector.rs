@@ -263,7 +263,7 @@ impl Signpost {
         });
         family(
             "signpost_pick_duration_seconds",
-            "What a pick by the strategy takes, one in 64 timed; some 25 ns of it are the clock's own.",
+            "What a pick by the strategy takes, one in 61 timed; some 25 ns of it are the clock's own.",
             MetricType::HISTOGRAM,
             metrics,
         )

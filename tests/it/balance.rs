@@ -77,5 +77,5 @@ fn random_passes_a_chi_square_test() {
     assert!(chi_square < 30.66, "{chi_square} {counts:?}");
     let strategy = [("strategy", "random")];
     let timed = signpost.metric("signpost_pick_duration_seconds_count", &strategy);
-    assert!((200.0..=400.0).contains(&timed), "one pick in 64 is timed: {timed}");
+    assert!((200.0..=400.0).contains(&timed), "one pick in 61 is timed: {timed}");
 }

@@ -44,6 +44,10 @@ fn a_shadow_picks_for_everybody_and_changes_nothing() {
     assert!((agreed - 100.0).abs() < 49.0, "{agreed}");
     let redirects = signpost.metrics().lines().filter(|line| line.contains("redirects_total{")).count();
     assert_eq!(redirects, 3 * 3, "a shadow sends nobody");
+    for strategy in ["round_robin", "random"] {
+        let timed = signpost.metric("signpost_pick_duration_seconds_count", &[("strategy", strategy)]);
+        assert!((3.0..=6.0).contains(&timed), "{timed} of {strategy}: one in 61 of 600, whoever picks");
+    }
 }
 
 #[test]
