@@ -71,8 +71,9 @@ pub(super) struct LoadView {
     pub(super) level: f64,
     /// The level at which it is full.
     pub(super) capacity: Option<f64>,
-    /// What is in use over capacity, or over its weight where that is unknown: what backends are compared by.
-    pub(super) utilisation: f64,
+    /// What is in use over capacity, or over its weight where that is unknown: what backends are compared by. Of a weight
+    /// of 0 that is nothing.
+    pub(super) utilisation: Option<f64>,
 }
 
 impl LoadView {
@@ -82,14 +83,14 @@ impl LoadView {
 
     /// In per cent, 0 to 100, of what it can take; where that is unknown, of the most loaded of its pool.
     pub(super) fn length(&self, most: f64) -> f64 {
-        Share::of(self.utilisation, if self.capacity.is_some() { 1.0 } else { most }).length()
+        Share::of(self.utilisation.unwrap_or(0.0), if self.capacity.is_some() { 1.0 } else { most }).length()
     }
 
     /// How near to being full, for the bar's colour.
     pub(super) fn nearness(&self) -> &'static str {
-        match self.capacity {
-            Some(_) if self.utilisation >= 1.0 => "over",
-            Some(_) if self.utilisation >= 0.8 => "high",
+        match self.utilisation.filter(|_| self.capacity.is_some()) {
+            Some(utilisation) if utilisation >= 1.0 => "over",
+            Some(utilisation) if utilisation >= 0.8 => "high",
             _ => "fine",
         }
     }
@@ -98,7 +99,7 @@ impl LoadView {
 impl fmt::Display for LoadView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.capacity {
-            Some(_) => Share(Some(self.utilisation)).fmt(f),
+            Some(_) => Share(self.utilisation).fmt(f),
             None => write!(f, "{:.1}", self.level),
         }
     }
@@ -133,7 +134,9 @@ mod tests {
 
     #[test]
     fn a_load_is_a_part_where_it_is_known_of_what() {
-        let load = |level, capacity| LoadView::of(Load { level, deviation: 0.0, capacity }, 4.0);
+        let weighted =
+            |level, capacity, weight| LoadView::of(Load { level, deviation: 0.0, capacity }, weight);
+        let load = |level, capacity| weighted(level, capacity, 4.0);
         let (known, full, unknown) = (load(40.0, Some(50.0)), load(60.0, Some(50.0)), load(6.0, None));
         assert_eq!(
             (known.to_string(), known.length(9.0), known.nearness()),
@@ -147,5 +150,7 @@ mod tests {
             (unknown.to_string(), unknown.length(3.0), unknown.nearness()),
             ("6.0".into(), 50.0, "fine")
         );
+        let drained = weighted(6.0, None, 0.0);
+        assert_eq!((drained.to_string(), drained.length(3.0)), ("6.0".into(), 0.0), "of no weight");
     }
 }

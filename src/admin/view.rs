@@ -166,11 +166,7 @@ pub(super) fn redirects(shown: &Shown, pool: &Pool) -> Vec<[u64; 3]> {
 impl PoolView<'_> {
     /// The highest utilisation among its backends, against which bars are drawn where capacities are unknown.
     pub(super) fn most_loaded(&self) -> f64 {
-        self.backends
-            .iter()
-            .filter_map(|backend| backend.load)
-            .map(|load| load.utilisation)
-            .fold(0.0, f64::max)
+        self.backends.iter().filter_map(|backend| backend.load?.utilisation).fold(0.0, f64::max)
     }
 }
 

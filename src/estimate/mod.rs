@@ -138,13 +138,15 @@ impl Basis {
 }
 
 impl Load {
-    /// The share of a backend that is in use. Where its capacity is not known, its weight stands for it.
-    pub fn utilisation(&self, weight: f64) -> f64 {
-        self.level / self.capacity.unwrap_or(weight)
+    /// The share of a backend that is in use. Where its capacity is not known, its weight stands for it; `None` where that
+    /// is 0.
+    pub fn utilisation(&self, weight: f64) -> Option<f64> {
+        let capacity = self.capacity.unwrap_or(weight);
+        (capacity > 0.0).then(|| self.level / capacity)
     }
 
     /// The share of it that may well be in use: one standard deviation more than is expected. Where the highest of many
-    /// is to be low, whoever is known less well is to be sent a little less.
+    /// is to be low, whoever is known less well is to be sent a little less. `weight` is above 0.
     pub fn likely_most(&self, weight: f64) -> f64 {
         (self.level + self.deviation) / self.capacity.unwrap_or(weight)
     }
@@ -226,10 +228,11 @@ mod tests {
         let estimate = Estimate::default();
         estimate.basis.write(&Basis { capacity: 200.0, ..basis() });
         let [new, old] = [10, 14].map(|at| estimate.load(second(at)).unwrap());
-        assert_eq!((new.deviation, new.utilisation(7.0)), (0.0, 0.5));
-        assert!(old.deviation > 3.0 && old.likely_most(7.0) > old.utilisation(7.0));
+        assert_eq!((new.deviation, new.utilisation(0.0)), (0.0, Some(0.5)));
+        assert!(old.deviation > 3.0 && old.likely_most(7.0) > old.utilisation(7.0).unwrap());
         let unknown = Load { capacity: None, ..new };
-        assert_eq!(unknown.utilisation(50.0), 2.0, "its weight stands for it");
+        assert_eq!(unknown.utilisation(50.0), Some(2.0), "its weight stands for it");
+        assert_eq!(unknown.utilisation(0.0), None, "nothing can be a share of that");
     }
 
     #[test]

@@ -462,7 +462,7 @@ impl Signpost {
                 let load = pool.load(pool.roles.live, index, now);
                 stale.push(gauge(&labels, f64::from(u8::from(load.is_none()))));
                 let utilisation =
-                    load.map(|load| load.utilisation(pool.standings[index].weight.get().into()));
+                    load.and_then(|load| load.utilisation(pool.standings[index].weight.get().into()));
                 loads.extend(utilisation.map(|utilisation| gauge(&labels, utilisation)));
             }
         }
