@@ -35,6 +35,8 @@ impl Report {
     pub const MOST: f64 = 1e9;
     /// The largest utilisation: nobody serves a hundredfold of what they can.
     pub const MOST_UTILISATION: f64 = 100.0;
+    /// The smallest capacity: of less, next to nothing would be more than any number.
+    pub const LEAST_CAPACITY: f64 = 1e-6;
     /// By how much a backend's clock may be ahead; its reports count as new.
     pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
@@ -57,7 +59,7 @@ impl Report {
             Err(Nonsense::Negative)
         } else if claimed().any(|(value, most)| value > most) {
             Err(Nonsense::TooLarge)
-        } else if capacity == Some(0.0) {
+        } else if capacity.is_some_and(|capacity| capacity < Self::LEAST_CAPACITY) {
             Err(Nonsense::NoCapacity)
         } else if age < -Self::CLOCK_SKEW.as_secs_f64() {
             Err(Nonsense::Future)
@@ -82,7 +84,7 @@ impl Report {
         self.claim.utilisation
     }
 
-    /// How many sessions it takes at once; more than 0.
+    /// How many sessions it takes at once; [`Self::LEAST_CAPACITY`] or more.
     pub fn capacity(&self) -> Option<f64> {
         self.claim.capacity
     }
@@ -108,7 +110,7 @@ listed! {
         Negative,
         /// A number is beyond [`Report::MOST`] or [`Report::MOST_UTILISATION`].
         TooLarge,
-        /// A capacity of 0: nothing can be a share of that.
+        /// A capacity of 0, or below [`Report::LEAST_CAPACITY`]: nothing can be a share of that.
         NoCapacity,
         /// It is from the future, by more than [`Report::CLOCK_SKEW`].
         Future,
@@ -141,7 +143,7 @@ impl Nonsense {
             Self::TooLarge => {
                 "a number is beyond all measure, takes a utilisation up to 100 and others up to 1e9"
             }
-            Self::NoCapacity => "capacity is 0, takes more than that",
+            Self::NoCapacity => "capacity is next to nothing, takes 0.000001 and more",
             Self::Future => "it is from the future, takes a time that is past by this machine's clock",
             Self::TooOld => "it is older than reports of this pool may be (load.expires)",
             Self::Empty => "it says nothing of the load, takes sessions, utilisation or requests_per_second",
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn nonsense_is_told_by_its_name() {
         type Change = fn(&mut Claim);
-        let cases: [(Change, Nonsense); 12] = [
+        let cases: [(Change, Nonsense); 13] = [
             (|claim| claim.sessions = Some(f64::NAN), Nonsense::NotFinite),
             (|claim| claim.rate = Some(f64::INFINITY), Nonsense::NotFinite),
             (|claim| claim.age = f64::NAN, Nonsense::NotFinite),
@@ -175,6 +177,7 @@ mod tests {
             (|claim| claim.sessions = Some(1e12), Nonsense::TooLarge),
             (|claim| claim.utilisation = Some(101.0), Nonsense::TooLarge),
             (|claim| claim.capacity = Some(0.0), Nonsense::NoCapacity),
+            (|claim| claim.capacity = Some(1e-320), Nonsense::NoCapacity),
             (|claim| claim.age = -3600.0, Nonsense::Future),
             (|claim| claim.age = 15.5, Nonsense::TooOld),
             (|claim| claim.age = 1e300, Nonsense::TooOld),
@@ -206,7 +209,8 @@ mod tests {
                 for value in [report.sessions(), report.utilisation(), report.capacity(), report.rate()] {
                     prop_assert!(value.is_none_or(|value| (0.0..=Report::MOST).contains(&value)));
                 }
-                prop_assert!(report.age() <= EXPIRES && report.capacity() != Some(0.0));
+                prop_assert!(report.age() <= EXPIRES);
+                prop_assert!(report.capacity().is_none_or(|capacity| capacity >= Report::LEAST_CAPACITY));
             }
         }
     }

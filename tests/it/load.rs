@@ -255,7 +255,7 @@ fn a_push_is_taken_or_told_what_is_wrong() {
         ("p/backends/b%2Fc/load", json!({ "requests_per_second": 10.5 }), 204, "", ""),
         (path, json!({ "sessions": -1 }), 422, "negative", "below 0"),
         (path, json!({ "sessions": 1e12 }), 422, "too_large", "beyond all measure"),
-        (path, json!({ "sessions": 1, "capacity": 0 }), 422, "no_capacity", "capacity is 0"),
+        (path, json!({ "sessions": 1, "capacity": 0 }), 422, "no_capacity", "capacity is next to nothing"),
         (path, json!({ "sessions": 1, "age": 60 }), 422, "too_old", "load.expires"),
         (path, json!({ "sessions": 1, "age": -60 }), 422, "future", "from the future"),
         (path, json!({ "capacity": 4 }), 422, "empty", "sessions, utilisation or"),
