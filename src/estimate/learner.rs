@@ -24,8 +24,6 @@ pub struct Learner {
     flow: Flow,
     pull: Pull,
     chance: Chance,
-    /// Seconds from one report of a backend to its next.
-    interval: f64,
     /// What reported rates come to in visitors of all dispatchers, and our own in the same times.
     arrivals: f64,
     own: f64,
@@ -39,6 +37,9 @@ struct Known {
     last: Option<Last>,
     capacity: Option<f64>,
     flow: Flow,
+    /// Seconds from one report to the next. Its own: one that reports whenever something moves is no reason to take what
+    /// others said seconds ago for outdated.
+    interval: Option<f64>,
 }
 
 /// The last report.
@@ -73,7 +74,6 @@ impl Learner {
             flow: Flow::default(),
             pull: Pull::default(),
             chance: Chance::default(),
-            interval: 0.0,
             arrivals: 0.0,
             own: 0.0,
             own_share: Arc::default(),
@@ -110,7 +110,7 @@ impl Learner {
         if self.arrivals > 0.0 {
             return Some((self.own / self.arrivals).min(1.0));
         }
-        let gain = self.rates(Unit::Sessions, &Flow::default(), 1.0)?.gain;
+        let gain = self.rates(Unit::Sessions, &Known::default(), 1.0)?.gain;
         let is_told =
             self.backends.iter().filter_map(|known| known.last).any(|last| last.unit == Unit::Sessions);
         is_told.then(|| (1.0 / gain).min(1.0))
@@ -149,13 +149,12 @@ impl Learner {
         let known = &mut self.backends[backend];
         let Some(basis) = known.estimate.basis.read() else { return };
         let seconds = next.at.since(last.at).as_secs_f64();
-        self.interval += if self.interval == 0.0 {
-            seconds
-        } else {
+        let interval = known.interval.map_or(seconds, |interval| {
             // A few that were lost in a row are no other interval.
-            INTERVAL_STEP * (seconds.min(3.0 * self.interval) - self.interval)
-        };
-        let memory = MEMORY.max(MEMORY_REPORTS * self.interval);
+            interval + INTERVAL_STEP * (seconds.min(3.0 * interval) - interval)
+        });
+        known.interval = Some(interval);
+        let memory = MEMORY.max(MEMORY_REPORTS * interval);
         let faded = (-next.at.since(self.at).as_secs_f64() / memory).exp();
         self.at = next.at;
         self.flow.fade(faded);
@@ -197,12 +196,15 @@ impl Learner {
     }
 
     fn rates_of(&self, backend: usize, unit: Unit) -> Rates {
-        self.rates(unit, &self.backends[backend].flow, self.chance.doubt()).unwrap_or_default()
+        self.rates(unit, &self.backends[backend], self.chance.doubt()).unwrap_or_default()
     }
 
-    /// How levels go at a backend with such a flow; `None` before anything is known.
-    fn rates(&self, unit: Unit, flow: &Flow, doubt: f64) -> Option<Rates> {
-        Rates::new(unit, self.flow.mean_stay()?, flow.stay(&self.flow)?, &self.pull, self.interval, doubt)
+    /// How levels go at such a backend; `None` before anything is known.
+    fn rates(&self, unit: Unit, known: &Known, doubt: f64) -> Option<Rates> {
+        // Who has reported once so far will report before that is outdated.
+        let interval = known.interval.unwrap_or(self.expires.as_secs_f64() / 3.0);
+        let stay = known.flow.stay(&self.flow)?;
+        Rates::new(unit, self.flow.mean_stay()?, stay, &self.pull, interval, doubt)
     }
 
     /// The level at which a backend is full; 0 where that can't be told. Who did not say counts as an average one of
@@ -295,7 +297,7 @@ mod tests {
 
         /// What was learnt of a backend, whether it is doubted or not.
         fn learnt(&self, backend: usize, unit: Unit) -> Rates {
-            self.learner.rates(unit, &self.learner.backends[backend].flow, 1.0).unwrap()
+            self.learner.rates(unit, &self.learner.backends[backend], 1.0).unwrap()
         }
 
         /// The most that an estimate is off now, as a share of the level.
@@ -339,12 +341,12 @@ mod tests {
     #[test]
     fn it_learns_what_a_visitor_is_of_a_utilisation() {
         let mut truth = Truth::new(&[0.001, 0.001, 0.002, 0.004], 1.0);
-        truth.run(900, |level| Claim { utilisation: Some(level), ..Claim::default() });
+        truth.run(900, utilisation);
         for (backend, size) in truth.sizes.iter().enumerate() {
             let gain = truth.learnt(backend, Unit::Utilisation).gain;
             assert!((gain / size - 1.0).abs() < 0.2, "{gain} for {size}");
         }
-        truth.run(3, |level| Claim { utilisation: Some(level), ..Claim::default() });
+        truth.run(3, utilisation);
         assert!(truth.off() < 0.12, "{}", truth.off());
     }
 
@@ -388,6 +390,56 @@ mod tests {
         assert!(Arc::ptr_eq(&learner.loads()[0], &loads[2]));
         assert_eq!(learner.loads()[0].load(truth.now), loads[2].load(truth.now));
         assert!(learner.loads()[1].load(truth.now).is_none() && learner.loads()[2].load(truth.now).is_none());
+    }
+
+    fn utilisation(level: f64) -> Claim {
+        Claim { utilisation: Some(level), ..Claim::default() }
+    }
+
+    #[test]
+    fn what_is_in_use_without_visitors_is_not_laid_to_the_first_who_comes() {
+        let mut truth = Truth::new(&[0.001; 2], 1.0);
+        truth.run(600, utilisation);
+        // A night: a twentieth is in use, and nobody comes.
+        for minute in 0..600 {
+            let now = truth.now + Duration::from_secs(60 * minute);
+            (0..2).for_each(|backend| truth.learner.report(backend, &report(utilisation(0.05)), now));
+        }
+        let now = truth.now + Duration::from_secs(60 * 599 + 1);
+        truth.learner.loads()[0].dispatched(now);
+        let level = truth.learner.loads()[0].load(now).unwrap().level;
+        assert!(level <= 1.06, "one visitor is no more than all of a backend: {level}");
+    }
+
+    #[test]
+    fn days_of_idle_reports_leave_it_able_to_learn() {
+        let mut truth = Truth::new(&[0.001; 2], 1.0);
+        truth.run(300, utilisation);
+        for report_number in 0..20_000 {
+            let now = truth.now + Duration::from_secs(60 * report_number);
+            truth.learner.loads()[0].dispatched(now);
+            truth.learner.report(0, &report(utilisation(0.0)), now);
+        }
+        truth.now = truth.now + Duration::from_secs(60 * 20_000);
+        truth.run(3000, utilisation);
+        let gain = truth.learner.rates_of(1, Unit::Utilisation).gain;
+        assert!((gain / 0.001 - 1.0).abs() < 0.2, "{gain}");
+    }
+
+    #[test]
+    fn one_that_pushes_without_pause_leaves_others_their_estimates() {
+        let mut truth = Truth::new(&[0.001; 4], 1.0);
+        truth.run(300, utilisation);
+        for _ in 0..100 {
+            for millis in 0..100 {
+                let now = truth.now + Duration::from_millis(millis);
+                truth.learner.report(0, &report(utilisation(truth.levels[0])), now);
+            }
+            truth.run(1, utilisation);
+        }
+        assert!(truth.learner.loads().iter().all(|load| load.load(truth.now).is_some()));
+        let rates = truth.learner.rates_of(1, Unit::Utilisation);
+        assert!((rates.gain / 0.001 - 1.0).abs() < 0.5 && (rates.decay - 0.05).abs() < 0.03, "{rates:?}");
     }
 
     #[test]

@@ -42,6 +42,10 @@ impl Default for Rates {
 /// In an interval between reports no less than this share of an imbalance goes, where no session is told from another.
 const LEAST_PULL: f64 = 0.01;
 
+/// What is beyond has no cause but that all else faded: levels that were 0 for days, or a night without visitors. Squares
+/// of it would be 0 or infinite.
+const SENSIBLE: std::ops::RangeInclusive<f64> = 1e-18..=1e18;
+
 impl Rates {
     /// Of a backend with this stay in a pool with that mean one. `interval` is from a report to the next, in seconds;
     /// `doubt` is [`Chance::doubt`], or 1 for what was learnt and no more. `None` where it makes no sense yet.
@@ -63,11 +67,13 @@ impl Rates {
             Unit::Utilisation | Unit::Rate => {
                 // Sessions are alike; who rises more by one is smaller.
                 let decay = doubt * pull.slope(1.0 / interval).max(LEAST_PULL / interval);
-                Self { gain: decay * stay, decay, visitor: decay * stay }
+                // Where hardly anybody was sent, what is in use all the same would be laid to those few.
+                let most = if unit == Unit::Utilisation { 1.0 } else { f64::INFINITY };
+                let gain = (decay * stay).min(most);
+                Self { gain, decay, visitor: gain }
             }
         };
-        let make_sense =
-            [rates.gain, rates.decay, rates.visitor].iter().all(|rate| rate.is_finite() && *rate > 0.0);
+        let make_sense = [rates.gain, rates.decay, rates.visitor].iter().all(|rate| SENSIBLE.contains(rate));
         make_sense.then_some(rates)
     }
 

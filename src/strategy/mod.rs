@@ -494,7 +494,7 @@ mod tests {
         fn shares_follow_weights(weights in proptest::collection::vec(1u16..=2560, 1..40), seed: u64) {
             for kind in spreading() {
                 let total: u32 = weights.iter().map(|&weight| u32::from(weight)).sum();
-                let count = 100_000;
+                let count = 30_000;
                 let mut seen = vec![0u32; weights.len()];
                 for index in picks(&build(kind, &weights), seed, count) {
                     seen[index] += 1;
