@@ -387,7 +387,11 @@ let timer = null;
 function wordsOf(overview) {
   const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share', 'spilled',
     'load', 'load_imbalance', 'mean_load_imbalance'];
-  return JSON.stringify(overview, (name, value) => (figures.includes(name) ? undefined : value));
+  return JSON.stringify(overview, (name, value) => {
+    // Of a share that is learnt it is rendered whether there is one.
+    if (name === 'own_share') return value !== null;
+    return figures.includes(name) ? undefined : value;
+  });
 }
 
 /** The page as the server renders it now: an inert document. */
