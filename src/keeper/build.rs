@@ -77,9 +77,12 @@ impl Lasting {
         }
     }
 
-    /// Forgets what is known of backends that are no more.
+    /// Forgets what is known of pools and backends that are no more.
     pub(super) fn forget_others(&mut self, pools: &[Arc<settings::Pool>]) {
-        self.loads.retain(|name, _| pools.iter().any(|pool| pool.name.as_str() == name));
+        let stays = |name: &str| pools.iter().any(|pool| pool.name.as_str() == name);
+        self.memories.retain(|(name, ..), _| stays(name));
+        self.meters.retain(|name, _| stays(name));
+        self.loads.retain(|name, _| stays(name));
         self.overrides.retain(|name, set| {
             let Some(pool) = pools.iter().find(|pool| pool.name.as_str() == name) else { return false };
             let known: HashSet<&str> = pool.backends.iter().map(|backend| backend.id.as_str()).collect();
