@@ -81,11 +81,13 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU16;
+    use std::time::Duration;
 
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
 
     use super::*;
+    use crate::estimate::{Claim, Learner, Report};
     use crate::strategy::{Kind, Memory, Rules, Weights};
 
     /// How many of so many visitors, who come at once, each backend is sent under these limits.
@@ -130,6 +132,26 @@ mod tests {
         let (sent, turned_away) = send(Kind::First, &[20.0, 10.0, 50.0, 50.0], 60);
         assert_eq!(sent, [20, 10, 30, 0]);
         assert_eq!(turned_away, [40, 30, 0, 0]);
+    }
+
+    #[test]
+    fn where_all_are_full_by_their_reports_and_within_their_limits_all_have_a_part() {
+        let limits = [Limit::per_second(1000.0); 4];
+        let shares: Vec<_> = (0..4).map(|backend| Share { backend, weight: NonZeroU16::MIN }).collect();
+        let mut learner = Learner::new(4, Duration::from_secs(15));
+        let claim = Claim { utilisation: Some(0.9), ..Claim::default() };
+        let report = Report::new(claim, Duration::from_secs(15)).unwrap();
+        (0..4).for_each(|backend| learner.report(backend, &report, Moment(1)));
+        let memory = Memory::default().with_loads(learner.loads().clone());
+        let rules = Rules { max_utilisation: 0.8, ..Rules::default() };
+        let first = Strategy::build(Kind::First, &rules, Weights::new(&shares).unwrap(), &memory);
+        let room = Room::new(Meters::default().of_roster(&[1, 2, 3, 4].into()), &shares);
+        let (mut rng, mut sent) = (SmallRng::seed_from_u64(1), [0; 4]);
+        for _ in 0..400 {
+            let turn = &mut Turn { rng: &mut rng, key: 0, now: Moment(2) };
+            sent[room.pick(&first, &limits, turn)] += 1;
+        }
+        assert!(sent.iter().all(|sent| (60..140).contains(sent)), "{sent:?}");
     }
 
     #[test]

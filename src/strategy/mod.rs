@@ -280,7 +280,9 @@ impl Strategy {
                 (0..TRIES).map(|_| least_load.pick(turn)).find(|&backend| has_room(backend))
             }
             Self::ConsistentHash(hash) => hash.pick_of(turn, has_room),
-            Self::First(first) => first.pick_of(turn, has_room),
+            Self::First(first) => first
+                .pick_of(turn, has_room)
+                .or_else(|| (0..TRIES).map(|_| first.overflow(turn)).find(|&backend| has_room(backend))),
         }
     }
 
