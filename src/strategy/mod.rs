@@ -102,7 +102,7 @@ pub struct Share {
     pub weight: NonZeroU16,
 }
 
-/// Those who may be picked: somebody, and at most 65 536, so that all their weights together are below 2^28.
+/// Those who may be picked: somebody, and at most 65 536, so that all their weights together are below 2^31.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights<'a>(&'a [Share]);
 

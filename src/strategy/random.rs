@@ -29,7 +29,7 @@ impl Random {
     pub(super) fn build(weights: Weights<'_>) -> Self {
         let count = weights.count() as u32;
         let height = weights.sum();
-        // Each backend owns weight × count of the total area, count columns × height: at most 2^12 × 2^16.
+        // Each backend owns weight × count of the total area, count columns × height: at most 2^15 × 2^16.
         let mut areas: Vec<u32> = weights.iter().map(|share| u32::from(share.weight.get()) * count).collect();
         let whole = |share: Share| Column { own: height, backend: share.backend, alias: share.backend };
         let mut columns: Box<[Column]> = weights.iter().map(whole).collect();

@@ -70,7 +70,7 @@ pub(super) const fn nth(seed: u64, count: u64) -> u64 {
 
 /// What times are made of: a dart's number, so many bits of chance below it, times what a dart takes.
 const CHANCE_BITS: u32 = 16;
-/// What a dart of a backend of weight 1 takes, so that one of weight 2560 is still within a six thousandth.
+/// What a dart of a backend of weight 1 takes, so that one of weight 25 600 is still within a thousandth.
 const PACE: u64 = 1 << 24;
 
 /// A backend that throws.

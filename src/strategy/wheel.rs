@@ -74,7 +74,7 @@ impl Wheel {
             first = last;
         }
         // Rounded up by less than 1 before it is multiplied: after 2^64 turns a place is off by 2^-36 at the most, and
-        // marks are 2^-28 apart.
+        // marks are 2^-31 apart.
         let step = (u128::MAX / u128::from(marks) + 1) * u128::from(step(marks, stride, 1 << bits));
         Self { step, cells: cells.into(), order: order as usize, shift, ends }
     }
