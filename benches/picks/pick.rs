@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use signpost::clock::Moment;
 use signpost::strategy::{Kind, Turn};
 
-use crate::pools::Shape;
+use crate::pools::{NOW, Shape};
 use crate::table::{Bound, Table, ratios, taken};
 
 const ROUNDS: usize = 15;
@@ -38,7 +37,7 @@ pub fn run(table: &mut Table) {
                 picks.push(nanoseconds(|| {
                     // Far apart, as hashes are.
                     key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                    pool.pick(0, &mut Turn { rng: &mut rng, key, now: Moment::default() })
+                    pool.pick(0, &mut Turn { rng: &mut rng, key, now: NOW })
                 }));
             }
         }
@@ -49,6 +48,8 @@ pub fn run(table: &mut Table) {
             let bound = match (kind, shape.backends) {
                 (Kind::Random, 2) => Bound::AtMost(5.0),
                 (Kind::Random, 10_000) => Bound::AtMost(10.0),
+                (Kind::LeastLoad, 2) => Bound::AtMost(200.0),
+                (Kind::LeastLoad, 10_000) => Bound::AtMost(400.0),
                 _ => Bound::None,
             };
             let what = format!("{}, {}", kind.name(), shape.words());

@@ -1,8 +1,11 @@
 //! Pools to pick from.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::StatusCode;
+use signpost::clock::Moment;
+use signpost::estimate::{Claim, Learner, Loads, Report};
 use signpost::fleet::{Arm, Backend, Pool, Ramp, Roles, Roster, Slot, Standing, Weight};
 use signpost::strategy::{Kind, Memory, Meters, Rules};
 
@@ -77,13 +80,31 @@ impl Shape {
     }
 
     pub fn pool(self, kind: Kind) -> Pool {
+        let loads = if kind == Kind::LeastLoad { self.loads() } else { Loads::default() };
         Pool::new(
             self.roster(kind),
             self.standings(),
             Roles::alone(),
-            &[Memory::default()],
+            &[Memory::default().with_loads(loads)],
             Meters::default(),
             Arc::default(),
         )
     }
+
+    /// Estimates as they are while a pool is at work: of two reports, with visitors between them.
+    fn loads(self) -> Loads {
+        let expires = Duration::from_secs(3600);
+        let mut learner = Learner::new(self.backends, expires);
+        for at in [NOW.0 - 7_000_000_000, NOW.0 - 2_000_000_000].map(Moment) {
+            for backend in 0..self.backends {
+                let claim = Claim { sessions: Some(100.0), capacity: Some(200.0), ..Claim::default() };
+                learner.report(backend, &Report::new(claim, expires).unwrap(), at);
+                (0..20).for_each(|_| learner.loads()[backend].dispatched(at));
+            }
+        }
+        learner.loads().clone()
+    }
 }
+
+/// When picks are made.
+pub const NOW: Moment = Moment(60_000_000_000);
