@@ -6,6 +6,8 @@
 
 mod asked;
 mod collector;
+mod family;
+mod pools;
 mod imbalances;
 mod roll;
 mod slab;

@@ -1,0 +1,364 @@
+//! The figures of pools: their backends, their strategies, their probes.
+
+use prometheus::proto::{MetricFamily, MetricType};
+
+use super::collector::Signpost;
+use super::family::{counter, family, gauge};
+use super::{
+    COMPARED_AT, Comparison, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, SHADOW_AT, Told,
+};
+use crate::fleet::{Arm, Backend, Fleet, Keeps, Pool, Role, Slot, State, Tier};
+use crate::imbalance::Measure;
+use crate::outcome::Decision;
+use crate::pin::Rejection;
+
+impl Signpost {
+    pub(super) fn redirects(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in &fleet.pools {
+            for (arm, backend, slot) in counted(pool).filter(|(arm, ..)| sends(pool, *arm)) {
+                metrics.extend(Decision::ALL.map(|decision| {
+                    let labels = [
+                        ("pool", &*pool.roster.name),
+                        ("strategy", pool.roster.arms[arm].kind.name()),
+                        ("backend", &*backend.id),
+                        ("decision", decision.name()),
+                    ];
+                    counter(&labels, self.sum(slot, decision as usize))
+                }));
+            }
+        }
+        family(
+            "signpost_redirects_total",
+            "Visitors sent to a backend, and why there.",
+            MetricType::COUNTER,
+            metrics,
+        )
+    }
+
+    pub(super) fn picks(&self, fleet: &Fleet) -> MetricFamily {
+        let metrics = arms(fleet).map(|(pool, _, arm)| {
+            let labels = [("pool", &*pool.roster.name), ("strategy", arm.kind.name())];
+            self.histogram(&labels, arm.slot, PICKS_AT, &PICK_BOUNDS, 1e9)
+        });
+        family(
+            "signpost_pick_duration_seconds",
+            "What a pick by the strategy takes, one in 61 timed; some 25 ns of it are the clock's own.",
+            MetricType::HISTOGRAM,
+            metrics,
+        )
+    }
+
+    /// What each strategy of a pool has picked, and how that compares with what was chosen.
+    pub(super) fn strategies(&self, fleet: &Fleet) -> [MetricFamily; 3] {
+        let live = arms(fleet).map(|(pool, index, arm)| {
+            let is = f64::from(u8::from(pool.roles.live == index));
+            gauge(&[("pool", &*pool.roster.name), ("strategy", arm.kind.name())], is)
+        });
+        let mut picks = Vec::new();
+        for pool in &fleet.pools {
+            for (arm, backend, slot) in counted(pool) {
+                let of = |role: Role, count| {
+                    let labels = [
+                        ("pool", &*pool.roster.name),
+                        ("strategy", pool.roster.arms[arm].kind.name()),
+                        ("role", role.name()),
+                        ("backend", &*backend.id),
+                    ];
+                    counter(&labels, count)
+                };
+                if sends(pool, arm) {
+                    let role = if pool.roles.of(arm) == Role::Split { Role::Split } else { Role::Live };
+                    let picked = [Decision::Picked, Decision::Repinned];
+                    picks.push(of(
+                        role,
+                        picked.map(|decision| self.sum(slot, decision as usize)).iter().sum(),
+                    ));
+                }
+                if shadows(pool, arm) {
+                    picks.push(of(Role::Shadow, self.sum(slot, SHADOW_AT)));
+                }
+            }
+        }
+        let compared = arms(fleet).filter(|(pool, index, _)| shadows(pool, *index));
+        let compared = compared.flat_map(|(pool, _, arm)| {
+            Comparison::ALL.map(|comparison| {
+                let labels = [
+                    ("pool", &*pool.roster.name),
+                    ("strategy", arm.kind.name()),
+                    ("result", comparison.name()),
+                ];
+                counter(&labels, self.sum(arm.slot, COMPARED_AT + comparison as usize))
+            })
+        });
+        [
+            family(
+                "signpost_strategy_live",
+                "1 for the strategy that sends a pool's visitors now, those of a split aside.",
+                MetricType::GAUGE,
+                live,
+            ),
+            family(
+                "signpost_strategy_picks_total",
+                "Picks by each strategy: a shadow's change nothing for the visitor.",
+                MetricType::COUNTER,
+                picks,
+            ),
+            family(
+                "signpost_shadow_comparisons_total",
+                "A shadow's picks beside where the visitor was sent: by another strategy, or by a pin.",
+                MetricType::COUNTER,
+                compared,
+            ),
+        ]
+    }
+
+    /// How evenly strategies spread visitors, and how even the load is that comes of it.
+    pub(super) fn imbalances(&self) -> [MetricFamily; 4] {
+        let [mut dispatches, mut now, mut sums, mut observed] = [const { Vec::new() }; 4];
+        for figures in self.sources.imbalances.shown() {
+            let of = [("pool", &*figures.pool), ("strategy", figures.strategy.name())];
+            let measured = |measure: Measure| ("measure", measure.name());
+            dispatches.extend(figures.dispatches.into_iter().flat_map(|imbalance| {
+                let role = ("role", figures.role.name());
+                Measure::ALL
+                    .map(|measure| gauge(&[of[0], of[1], role, measured(measure)], imbalance.get(measure)))
+            }));
+            let Some(load) = &figures.load else { continue };
+            let source = ("source", load.source.name());
+            now.extend(load.now.into_iter().flat_map(|imbalance| {
+                Measure::ALL
+                    .map(|measure| gauge(&[of[0], of[1], source, measured(measure)], imbalance.get(measure)))
+            }));
+            sums.extend(Measure::ALL.map(|measure| {
+                let sum = load.so_far.sums[measure as usize];
+                counter(&[of[0], of[1], source, measured(measure)], sum)
+            }));
+            observed.push(counter(&[of[0], of[1], source], load.so_far.observed));
+        }
+        [
+            family(
+                "signpost_dispatch_imbalance",
+                "How unevenly a strategy sent visitors of the last minute or so, per weight; a shadow: would have.",
+                MetricType::GAUGE,
+                dispatches,
+            ),
+            family(
+                "signpost_load_imbalance",
+                "How uneven the load is that a strategy makes, over capacity; modelled: would make.",
+                MetricType::GAUGE,
+                now,
+            ),
+            family(
+                "signpost_load_imbalance_seconds_total",
+                "The same summed up over time, the beginning of each turn left out.",
+                MetricType::COUNTER,
+                sums,
+            ),
+            family(
+                "signpost_load_observed_seconds_total",
+                "For how long that was summed up.",
+                MetricType::COUNTER,
+                observed,
+            ),
+        ]
+    }
+
+    pub(super) fn probes(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.is_probed) {
+            for backend in &pool.roster.backends {
+                metrics.extend(Probe::ALL.map(|result| {
+                    let labels =
+                        [("pool", &*pool.roster.name), ("backend", &*backend.id), ("result", result.name())];
+                    counter(&labels, self.sum(backend.probes, result as usize))
+                }));
+            }
+        }
+        family("signpost_probes_total", "Health checks, and how they ended.", MetricType::COUNTER, metrics)
+    }
+
+    pub(super) fn probe_times(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.is_probed) {
+            metrics.extend(Probe::ALL.map(|result| {
+                let labels = [("pool", &*pool.roster.name), ("result", result.name())];
+                let at = result as usize * PROBE_TIMES_SIZE;
+                self.histogram(&labels, pool.roster.probe_times, at, &PROBE_BOUNDS, 1e6)
+            }));
+        }
+        family("signpost_probe_duration_seconds", "What health checks took.", MetricType::HISTOGRAM, metrics)
+    }
+
+    pub(super) fn reports(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.reports_expire.is_some()) {
+            for backend in &pool.roster.backends {
+                metrics.extend(Told::ALL.map(|told| {
+                    let labels =
+                        [("pool", &*pool.roster.name), ("backend", &*backend.id), ("result", told.name())];
+                    counter(&labels, self.sum(backend.reports, told as usize))
+                }));
+            }
+        }
+        family(
+            "signpost_load_reports_total",
+            "Load reports of backends, and what became of them.",
+            MetricType::COUNTER,
+            metrics,
+        )
+    }
+
+    /// What is known of each backend's load.
+    pub(super) fn loads(&self, fleet: &Fleet) -> [MetricFamily; 3] {
+        let now = self.sources.clock.now();
+        let [mut loads, mut stale, mut shares] = [const { Vec::new() }; 3];
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.reports_expire.is_some()) {
+            let of_pool = ("pool", &*pool.roster.name);
+            shares.extend(pool.own_share.get().map(|share| gauge(&[of_pool], share)));
+            for (index, backend) in pool.roster.backends.iter().enumerate() {
+                let labels = [of_pool, ("backend", &*backend.id)];
+                let load = pool.load(pool.roles.live, index, now);
+                stale.push(gauge(&labels, f64::from(u8::from(load.is_none()))));
+                let utilisation =
+                    load.and_then(|load| load.utilisation(pool.standings[index].weight.get().into()));
+                loads.extend(utilisation.map(|utilisation| gauge(&labels, utilisation)));
+            }
+        }
+        [
+            family(
+                "signpost_backend_load",
+                "The load of a backend as it is estimated now: what is in use over capacity, or weight where that is unknown.",
+                MetricType::GAUGE,
+                loads,
+            ),
+            family(
+                "signpost_backend_load_stale",
+                "1 for a backend that has not reported its load of late: it has its turn as in round_robin.",
+                MetricType::GAUGE,
+                stale,
+            ),
+            family(
+                "signpost_pool_own_share",
+                "The share of a pool's visitors that this process sends, as it is learnt.",
+                MetricType::GAUGE,
+                shares,
+            ),
+        ]
+    }
+
+    /// Where each backend stands.
+    pub(super) fn standings(&self, fleet: &Fleet) -> [MetricFamily; 4] {
+        let mut states = Vec::new();
+        let mut eligible = Vec::new();
+        let mut weights = Vec::new();
+        let mut drained = Vec::new();
+        for pool in &fleet.pools {
+            for ((backend, standing), keeps) in
+                pool.roster.backends.iter().zip(&pool.standings).zip(&pool.keeps)
+            {
+                let [of_pool, of_backend] = [("pool", &*pool.roster.name), ("backend", &*backend.id)];
+                states.extend(State::ALL.map(|state| {
+                    let is = f64::from(u8::from(standing.state() == state));
+                    gauge(&[of_pool, of_backend, ("state", state.name())], is)
+                }));
+                let is = f64::from(u8::from(*keeps == Keeps::AndRenews));
+                eligible.push(gauge(&[of_pool, of_backend], is));
+                weights.push(gauge(&[of_pool, of_backend], standing.weight_in_effect()));
+                drained.extend(standing.drained_at.map(|at| gauge(&[of_pool, of_backend], at as f64)));
+            }
+        }
+        [
+            family(
+                "signpost_backend_state",
+                "1 for the state that a backend is in.",
+                MetricType::GAUGE,
+                states,
+            ),
+            family(
+                "signpost_backend_eligible",
+                "1 for a backend that new visitors may be sent to.",
+                MetricType::GAUGE,
+                eligible,
+            ),
+            family(
+                "signpost_backend_weight",
+                "A backend's weight in effect: in slow start some tenths of it.",
+                MetricType::GAUGE,
+                weights,
+            ),
+            family(
+                "signpost_backend_drained_timestamp_seconds",
+                "When no pin to a draining backend can be valid any more.",
+                MetricType::GAUGE,
+                drained,
+            ),
+        ]
+    }
+
+    pub(super) fn rejected_pins(&self, fleet: &Fleet) -> MetricFamily {
+        let mut metrics = Vec::new();
+        for pool in fleet.pools.iter().filter(|pool| pool.roster.pins.is_some()) {
+            metrics.extend(Rejection::ALL.map(|rejection| {
+                let labels = [("pool", &*pool.roster.name), ("reason", rejection.reason())];
+                counter(&labels, self.sum(pool.roster.slot, rejection as usize))
+            }));
+        }
+        family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)
+    }
+}
+
+/// Every strategy of every pool, with its place in the roster.
+fn arms(fleet: &Fleet) -> impl Iterator<Item = (&Pool, usize, &Arm)> {
+    fleet
+        .pools
+        .iter()
+        .flat_map(|pool| pool.roster.arms.iter().enumerate().map(move |(index, arm)| (&**pool, index, arm)))
+}
+
+/// Every backend of a pool under each of its strategies, by its place in the roster, and where that is counted.
+fn counted(pool: &Pool) -> impl Iterator<Item = (usize, &Backend, Slot)> {
+    let arms = pool.roster.arms.iter().enumerate();
+    arms.flat_map(|(index, arm)| {
+        pool.roster.backends.iter().zip(&arm.counts).map(move |(backend, slot)| (index, backend, *slot))
+    })
+}
+
+/// Whether a strategy sends visitors, now or in its turn.
+fn sends(pool: &Pool, arm: usize) -> bool {
+    pool.roles.of(arm) != Role::Shadow || pool.roster.rotate.is_some()
+}
+
+/// Whether it only runs beside, now or while another has its turn.
+fn shadows(pool: &Pool, arm: usize) -> bool {
+    pool.roles.of(arm) == Role::Shadow || pool.roster.rotate.is_some()
+}
+
+pub(super) fn fail_open(fleet: &Fleet) -> MetricFamily {
+    let metrics = fleet.pools.iter().map(|pool| {
+        let is = f64::from(u8::from(pool.tier == Tier::FailOpen));
+        gauge(&[("pool", &*pool.roster.name)], is)
+    });
+    family(
+        "signpost_pool_fail_open",
+        "1 while visitors are sent to backends that are down, because too many are.",
+        MetricType::GAUGE,
+        metrics,
+    )
+}
+
+pub(super) fn spilled(fleet: &Fleet) -> MetricFamily {
+    let pools = fleet.pools.iter().filter(|pool| pool.roster.may_spill());
+    let metrics = pools.flat_map(|pool| {
+        let backends = pool.roster.backends.iter().enumerate();
+        backends.map(|(index, backend)| {
+            counter(&[("pool", &*pool.roster.name), ("backend", &*backend.id)], pool.spilled(index))
+        })
+    });
+    family(
+        "signpost_spilled_total",
+        "Visitors who went elsewhere as a backend had no room for them.",
+        MetricType::COUNTER,
+        metrics,
+    )
+}
