@@ -4,7 +4,7 @@
 use super::Slot;
 use crate::estimate::Loads;
 use crate::listed::listed;
-use crate::strategy::{Kind, Strategy};
+use crate::strategy::{Kind, Meters, Strategy};
 
 listed! {
     /// What a strategy of a pool is for.
@@ -94,6 +94,8 @@ pub struct Active {
     /// What is estimated of the load of each backend of the roster, of nobody where they report none. For a shadow: what
     /// would be, were its picks those that are made.
     pub loads: Loads,
+    /// What it did as one that sends visitors, where it has had a turn of that and asks.
+    pub(super) sent: Meters,
     /// Over those who may be picked, where there is somebody.
     pub(super) strategy: Option<Strategy>,
 }

@@ -151,6 +151,7 @@ impl Pool {
         let active = |(index, (arm, memory)): (usize, (&Arm, &Memory))| Active {
             role: roles.of(index),
             loads: memory.loads().clone(),
+            sent: memory.sent.clone(),
             strategy: weights.map(|weights| Strategy::build(arm.kind, &roster.rules, weights, memory)),
         };
         let arms: Box<[Active]> = roster.arms.iter().zip(memories).enumerate().map(active).collect();
@@ -222,10 +223,8 @@ impl Pool {
 
     /// How many visitors were sent elsewhere since the process began, for want of room at a backend.
     pub fn spilled(&self, backend: usize) -> u64 {
-        let arms = self.arms.iter().filter(|active| active.role != Role::Shadow);
-        let of_arms: u64 =
-            arms.filter_map(|active| active.strategy.as_ref()).map(|s| s.turned_away(backend)).sum();
-        of_arms + self.room.turned_away(backend)
+        let of_arms = self.arms.iter().filter_map(|active| Some(active.sent.of(backend)?.turned_away()));
+        of_arms.sum::<u64>() + self.room.turned_away(backend)
     }
 }
 

@@ -194,10 +194,21 @@ impl Lasting {
         let (mut loads, own_share) = self.loads_of_arms(&roster, &roles, now);
         // A shadow has a state of its own: what it remembers is not what visitors saw.
         let mut memory = |(index, arm): (usize, &Arm)| {
-            let key = (roster.name.as_ref().to_owned(), arm.kind, roles.of(index));
-            let memory = self.memories.entry(key).or_default();
-            memory.meters = metered(&memory.meters, &roster, arm.kind.is_metered(&roster.rules));
-            memory.clone().with_loads(loads.next().unwrap_or_default())
+            let role = roles.of(index);
+            let mut as_role = |role: Role| {
+                let key = (roster.name.as_ref().to_owned(), arm.kind, role);
+                let memory = self.memories.entry(key).or_default();
+                memory.meters = metered(&memory.meters, &roster, arm.kind.is_metered(&roster.rules));
+                memory.clone()
+            };
+            let sent = match (role, roster.rotate) {
+                (Role::Shadow, None) => Meters::default(),
+                (Role::Shadow, Some(_)) => as_role(Role::Live).meters,
+                (Role::Live | Role::Split, _) => as_role(role).meters,
+            };
+            let mut memory = as_role(role).with_loads(loads.next().unwrap_or_default());
+            memory.sent = sent;
+            memory
         };
         let memories: Vec<_> = roster.arms.iter().enumerate().map(&mut memory).collect();
         let meters = self.meters.entry(roster.name.as_ref().to_owned()).or_default();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::percent;
-use super::{Memory, Meter, Meters, Weights};
+use super::{Memory, Meters, Weights};
 use crate::clock::Moment;
 use crate::estimate::Loads;
 
@@ -65,11 +65,6 @@ impl Bound {
     /// How many a backend was sent in the last second.
     pub(super) fn rate(&self, backend: usize, now: Moment) -> f64 {
         self.meters.of(backend).map_or(0.0, |meter| meter.rate(now))
-    }
-
-    /// How many were kept away from a backend.
-    pub(super) fn turned_away(&self, backend: usize) -> u64 {
-        self.meters.of(backend).map_or(0, Meter::turned_away)
     }
 
     /// What one pick compares with; one in a while looks at all backends for it.

@@ -79,11 +79,6 @@ impl ConsistentHash {
             bound.sent(backend, now);
         }
     }
-
-    /// How many the bound kept away from a backend.
-    pub(super) fn turned_away(&self, backend: usize) -> u64 {
-        self.bound.as_ref().map_or(0, |bound| bound.turned_away(backend))
-    }
 }
 
 #[cfg(test)]

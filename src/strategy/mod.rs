@@ -160,6 +160,8 @@ pub struct Memory {
     turns: Arc<CachePadded<AtomicU64>>,
     /// What it has sent each backend lately, where it asks.
     pub meters: Meters,
+    /// The same in its turns of sending visitors: another's while it is a shadow, and nobody's where it always is.
+    pub sent: Meters,
     /// What is known of the backends' load, by their place in the roster; of nobody where they report none. For a shadow
     /// it is what would be, were its picks those that are made.
     loads: Loads,
@@ -328,14 +330,6 @@ impl Strategy {
         match self {
             Self::ConsistentHash(hash) => hash.sent(backend, now),
             Self::Random(_) | Self::RoundRobin(_) | Self::LeastLoad(_) | Self::First(_) => {}
-        }
-    }
-
-    /// How many it did not send to a backend because of a bound of its own, since the process began.
-    pub fn turned_away(&self, backend: usize) -> u64 {
-        match self {
-            Self::ConsistentHash(hash) => hash.turned_away(backend),
-            Self::Random(_) | Self::RoundRobin(_) | Self::LeastLoad(_) | Self::First(_) => 0,
         }
     }
 }
