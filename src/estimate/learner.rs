@@ -28,6 +28,8 @@ pub struct Learner {
     arrivals: f64,
     own: f64,
     own_share: Arc<OwnShare>,
+    /// The sum of the capacities that were told, and how many there were.
+    capacities: (f64, f64),
 }
 
 /// What is known of one backend.
@@ -66,7 +68,9 @@ impl Learner {
     }
 
     fn of(backends: Vec<Known>, expires: Duration) -> Self {
+        let told = backends.iter().filter_map(|known| known.capacity);
         Self {
+            capacities: told.fold((0.0, 0.0), |(sum, count), capacity| (sum + capacity, count + 1.0)),
             loads: backends.iter().map(|known| Arc::clone(&known.estimate)).collect(),
             backends,
             expires,
@@ -86,8 +90,8 @@ impl Learner {
         let mut before: Vec<Option<Known>> = self.backends.into_iter().map(Some).collect();
         let mut take = |place: usize| before.get_mut(place)?.take();
         let backends = places.into_iter().map(|place| place.and_then(&mut take).unwrap_or_default());
-        let Self { loads, backends, expires, .. } = Self::of(backends.collect(), expires);
-        Self { loads, backends, expires, ..self }
+        let Self { loads, backends, expires, capacities, .. } = Self::of(backends.collect(), expires);
+        Self { loads, backends, expires, capacities, ..self }
     }
 
     /// The estimates that it writes.
@@ -106,20 +110,23 @@ impl Learner {
         &self.own_share
     }
 
-    fn learnt_share(&self) -> Option<f64> {
+    fn learnt_share(&self, unit: Unit) -> Option<f64> {
         if self.arrivals > 0.0 {
             return Some((self.own / self.arrivals).min(1.0));
         }
-        let gain = self.rates(Unit::Sessions, &Known::default(), 1.0)?.gain;
-        let is_told =
-            self.backends.iter().filter_map(|known| known.last).any(|last| last.unit == Unit::Sessions);
-        is_told.then(|| (1.0 / gain).min(1.0))
+        // What a dispatch adds to anything else says nothing of other dispatchers.
+        let rates = (unit == Unit::Sessions).then(|| self.rates(unit, &Known::default(), 1.0)).flatten()?;
+        Some((1.0 / rates.gain).min(1.0))
     }
 
     /// Takes a report that came now. A place that is none is left out.
     pub fn report(&mut self, backend: usize, report: &Report, now: Moment) {
         let Some(known) = self.backends.get_mut(backend) else { return };
-        known.capacity = report.capacity().or(known.capacity);
+        if let Some(capacity) = report.capacity() {
+            let before = known.capacity.replace(capacity);
+            self.capacities.0 += capacity - before.unwrap_or(0.0);
+            self.capacities.1 += f64::from(u8::from(before.is_none()));
+        }
         let (unit, level) = measure(report, known.capacity);
         let mut reported = Last { at: now, unit, level, count: known.estimate.count() };
         let last = known.last.filter(|last| last.unit == unit && last.at < now);
@@ -141,7 +148,7 @@ impl Learner {
             spread: self.chance.spread() * rates.visitor,
             capacity: self.capacity(backend, unit),
         });
-        self.own_share.set(self.learnt_share());
+        self.own_share.set(self.learnt_share(unit));
     }
 
     /// Learns from what became of the last report until the next.
@@ -214,9 +221,7 @@ impl Learner {
             Unit::Utilisation => 1.0,
             Unit::Rate => 0.0,
             Unit::Sessions => self.backends[backend].capacity.unwrap_or_else(|| {
-                let told = self.backends.iter().filter_map(|known| known.capacity);
-                let (sum, count) =
-                    told.fold((0.0, 0.0), |(sum, count), capacity| (sum + capacity, count + 1.0));
+                let (sum, count) = self.capacities;
                 if count > 0.0 { sum / count } else { 0.0 }
             }),
         }
