@@ -46,8 +46,8 @@ impl Worker {
                 Choice { arm, backend, decision, pin: roster.pins.is_some() }
             }
         };
-        pool.sent(arm, choice.backend, choice.decision != Decision::Pinned, now);
-        if pool.has_shadows {
+        if pool.is_watched {
+            pool.sent(arm, choice.backend, choice.decision != Decision::Pinned, now);
             self.shadow(pool, choice, turn);
         }
         Ok(choice)

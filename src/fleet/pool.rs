@@ -31,8 +31,8 @@ pub struct Pool {
     pub roles: Roles,
     /// Its strategies at work, in the order of the roster's.
     pub arms: Box<[Active]>,
-    /// Whether some of them only run beside.
-    pub has_shadows: bool,
+    /// Whether some of them only run beside, or something goes by where visitors were sent: limits, loads, bounds.
+    pub is_watched: bool,
     /// The share of its visitors that this process sends, where backends report what shows that.
     pub own_share: Arc<OwnShare>,
     /// Whether the roster has limits: here, so that a pick without need not look there.
@@ -155,10 +155,11 @@ impl Pool {
             strategy: weights.map(|weights| Strategy::build(arm.kind, &roster.rules, weights, memory)),
         };
         let arms: Box<[Active]> = roster.arms.iter().zip(memories).enumerate().map(active).collect();
-        let has_shadows = arms.iter().any(|active| active.role == Role::Shadow);
+        let is_watched = arms.iter().any(|active| active.role == Role::Shadow || !active.loads.is_empty())
+            || roster.may_spill();
         let room = Room::new(meters, &shares);
         let is_limited = !roster.limits.is_empty();
-        Self { roster, standings, keeps, tier, roles, arms, has_shadows, own_share, is_limited, room }
+        Self { roster, standings, keeps, tier, roles, arms, is_watched, own_share, is_limited, room }
     }
 
     /// Why a backend of the roster may not be picked; `None` where it may.
@@ -185,7 +186,7 @@ impl Pool {
     }
 
     /// Has one of its strategies pick a backend: an index into the roster, or `None` where nobody is eligible. Who is
-    /// over its limit is passed over, but by a shadow, which sends it nobody. [`Self::sent`] is to follow.
+    /// over its limit is passed over, but by a shadow, which sends it nobody. [`Self::sent`] is to follow where the pool [is watched](Self::is_watched).
     #[inline]
     pub fn pick(&self, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
         let Active { role, strategy, .. } = &self.arms[arm];
