@@ -41,11 +41,15 @@ pub(super) async fn push(
         let detail = format!("the pool takes no reports: the settings have no [pools.{pool}.load]");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     };
-    let report = read(&body).and_then(|claim| Ok(Report::new(claim, expires)?));
+    let claim = read(&body);
+    let report = claim.as_ref().map_err(Clone::clone).and_then(|claim| Ok(Report::new(*claim, expires)?));
     shown.counter.told(known.reports, report.as_ref().map_or_else(Refused::told, |_| Told::Ok));
     let report = report.map_err(|refused| {
         let detail = match &refused {
-            Refused::Nonsense(nonsense) => nonsense.takes().to_owned(),
+            Refused::Nonsense(nonsense) => {
+                let got = claim.map(|claim| claim.to_string()).unwrap_or_default();
+                format!("got {got}: {}", nonsense.takes())
+            }
             other => other.to_string(),
         };
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)

@@ -4,6 +4,7 @@
 //! Reports come from the network. A [`Report`] that exists has finite numbers inside known bounds, so that sums and
 //! quotients of them stay finite.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::listed::listed;
@@ -21,6 +22,25 @@ pub struct Claim {
     pub rate: Option<f64>,
     /// How many seconds ago that was so; less than 0 where its clock is ahead.
     pub age: f64,
+}
+
+/// The members of a push that were told, with their numbers.
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = [
+            ("sessions", self.sessions),
+            ("utilisation", self.utilisation),
+            ("capacity", self.capacity),
+            ("requests_per_second", self.rate),
+            ("age", (self.age != 0.0).then_some(self.age)),
+        ];
+        let mut separator = "";
+        for (name, number) in told.into_iter().filter_map(|(name, number)| Some((name, number?))) {
+            write!(f, "{separator}{name} {number}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() { f.write_str("nothing") } else { Ok(()) }
+    }
 }
 
 /// A claim that makes sense: every number is finite, from 0 to [`Self::MOST`], and it says something of the load.

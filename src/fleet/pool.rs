@@ -186,7 +186,8 @@ impl Pool {
     }
 
     /// Has one of its strategies pick a backend: an index into the roster, or `None` where nobody is eligible. Who is
-    /// over its limit is passed over, but by a shadow, which sends it nobody. [`Self::sent`] is to follow where the pool [is watched](Self::is_watched).
+    /// over its limit is passed over, but by a shadow, which sends it nobody. [`Self::sent`] is to follow where the pool [is
+    /// watched](Self::is_watched).
     #[inline]
     pub fn pick(&self, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
         let Active { role, strategy, .. } = &self.arms[arm];
