@@ -5,10 +5,11 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL,
-    CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN,
+    RETRY_AFTER, SET_COOKIE, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::Full;
 
@@ -24,6 +25,8 @@ pub type Answer = Response<Full<Bytes>>;
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// What a path may be asked with. Methods beyond these are redirected too, but can't all be listed.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+/// The one field of ours that a script may not read by itself (Fetch, CORS-safelisted response-header name).
+const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("origin");
@@ -44,8 +47,11 @@ fn empty_in(headers: HeaderMap, status: StatusCode) -> Answer {
     answer
 }
 
-/// Sends the visitor to a backend. `now` is in seconds since 1970 and only read where a pin is set; `headers` is an
+/// Redirects the client to a backend. `now` is in seconds since 1970 and only read if a pin is set; `headers` is an
 /// empty map to write to.
+///
+/// # Errors
+/// [`Refusal::BadTarget`] if the target is not valid in a `Location`.
 pub fn redirect(
     roster: &Roster,
     choice: Choice,
@@ -53,11 +59,9 @@ pub fn redirect(
     target: PathAndQuery<'_>,
     now: u64,
     headers: HeaderMap,
-) -> Answer {
+) -> Result<Answer, Refusal> {
     let plain = visit.method == Method::GET || visit.method == Method::HEAD;
-    let Some(location) = location(&roster.backends[choice.backend].base, target) else {
-        return refuse(Refusal::BadTarget, 0);
-    };
+    let location = location(&roster.backends[choice.backend].base, target).ok_or(Refusal::BadTarget)?;
     let mut answer = empty_in(headers, if plain { roster.status } else { roster.status_other });
     answer.headers_mut().insert(LOCATION, location);
     if let Some(pins) = roster.pins.as_ref().filter(|_| choice.pin)
@@ -65,13 +69,11 @@ pub fn redirect(
     {
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }
-    if let Some(cors) = &roster.cors {
-        share(cors, visit.headers, answer.headers_mut());
-    }
+    share(Some(roster), visit.headers, answer.headers_mut());
     if let Some(caching) = roster.caching.as_ref().filter(|_| plain) {
         keep(caching, roster, visit, answer.headers_mut());
     }
-    answer
+    Ok(answer)
 }
 
 /// Lets the answer be kept: by anybody where it follows from the request, by the visitor where it follows from the
@@ -85,9 +87,18 @@ fn keep(caching: &Caching, roster: &Roster, visit: &Visit<'_>, answer: &mut Head
     }
 }
 
-/// Sends the visitor to `https://`, on the host that was asked for. 308 keeps method and body; that no cache may
-/// keep it leaves the way back open.
-pub fn upgrade(host: &str, port: NonZeroU16, target: PathAndQuery<'_>) -> Answer {
+/// Redirects the client to `https://` on the host of the request. 308 keeps method and body; `no-store` keeps caches
+/// from making it permanent. `roster` is the pool that serves the target, if one does.
+///
+/// # Errors
+/// [`Refusal::BadTarget`] if the target is not valid in a `Location`.
+pub fn upgrade(
+    host: &str,
+    port: NonZeroU16,
+    target: PathAndQuery<'_>,
+    roster: Option<&Roster>,
+    request: &HeaderMap,
+) -> Result<Answer, Refusal> {
     let mut text = Vec::with_capacity("https://:65535".len() + host.len() + target.encoded_len());
     text.extend_from_slice(b"https://");
     text.extend_from_slice(host.as_bytes());
@@ -95,12 +106,11 @@ pub fn upgrade(host: &str, port: NonZeroU16, target: PathAndQuery<'_>) -> Answer
         text.extend_from_slice(format!(":{port}").as_bytes());
     }
     target.append_to(&mut text);
-    let Ok(location) = HeaderValue::from_maybe_shared(Bytes::from(text)) else {
-        return refuse(Refusal::BadTarget, 0);
-    };
+    let location = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| Refusal::BadTarget)?;
     let mut answer = empty(StatusCode::PERMANENT_REDIRECT);
     answer.headers_mut().insert(LOCATION, location);
-    answer
+    share(roster, request, answer.headers_mut());
+    Ok(answer)
 }
 
 /// The base, then the path and query; one allocation. The parts were checked before, so it is `None` for
@@ -123,28 +133,39 @@ fn set_cookie(pins: &Pins, backend: usize, came: Came, now: u64) -> Option<Heade
     HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
 }
 
-/// Lets an allowed origin read the answer. Fetch demands this of the redirect too, not only of where it leads.
-fn share(cors: &Cors, request: &HeaderMap, answer: &mut HeaderMap) {
+/// Adds the pool's CORS fields to a response. Every response of a pool has them: a browser follows a redirect only if
+/// it passes the CORS check too (Fetch, HTTP fetch), and shows a script a status only then. Returns the policy if it
+/// allows the origin of the request.
+fn share<'a>(roster: Option<&'a Roster>, request: &HeaderMap, answer: &mut HeaderMap) -> Option<&'a Cors> {
+    let cors = roster?.cors.as_ref()?;
     if cors.varies() {
-        answer.insert(VARY, VARY_ORIGIN);
+        answer.append(VARY, VARY_ORIGIN);
     }
-    let Some(allowed) = request.get(ORIGIN).and_then(|origin| cors.allow(origin.as_bytes())) else { return };
+    let allowed = request.get(ORIGIN).and_then(|origin| cors.allow(origin.as_bytes()))?;
     answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed.clone());
     if cors.credentials {
         answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
     }
+    if answer.contains_key(RETRY_AFTER) {
+        answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+    Some(cors)
 }
 
-/// Answers `OPTIONS` here: browsers refuse a preflight that is redirected (Fetch, CORS-preflight fetch). For
-/// `OPTIONS *` there is no pool.
+/// Whether a request is a CORS preflight (Fetch, CORS-preflight request).
+pub fn is_preflight<B>(request: &Request<B>) -> bool {
+    let has = |name| request.headers().contains_key(name);
+    request.method() == Method::OPTIONS && has(ACCESS_CONTROL_REQUEST_METHOD) && has(ORIGIN)
+}
+
+/// Answers `OPTIONS`: browsers reject a preflight that is redirected (Fetch, CORS-preflight fetch). `OPTIONS *` has no
+/// pool.
 pub fn options(roster: Option<&Roster>, request: &HeaderMap) -> Answer {
     let mut answer = empty(StatusCode::NO_CONTENT);
     let headers = answer.headers_mut();
     headers.insert(ALLOW, METHODS);
-    let Some(cors) = roster.and_then(|roster| roster.cors.as_ref()) else { return answer };
-    share(cors, request, headers);
-    let allowed = headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN);
-    if allowed && request.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+    let allowed = share(roster, request, headers);
+    if let Some(cors) = allowed.filter(|_| request.contains_key(ACCESS_CONTROL_REQUEST_METHOD)) {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, cors.methods.clone());
         if let Some(names) = &cors.headers {
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
@@ -155,9 +176,10 @@ pub fn options(roster: Option<&Roster>, request: &HeaderMap) -> Answer {
     answer
 }
 
-/// Says no. `spread` is any number: it spreads `Retry-After` over 2 to 8 seconds, so that visitors who were
-/// turned away together don't come back together.
-pub fn refuse(refusal: Refusal, spread: u32) -> Answer {
+/// The response to a rejected request; `roster` is the pool that the request is for, if one is known. `spread` is any
+/// number: it spreads `Retry-After` over 2 to 8 seconds, so that clients that were rejected together do not return
+/// together.
+pub fn refuse(refusal: Refusal, roster: Option<&Roster>, request: &HeaderMap, spread: u32) -> Answer {
     let mut answer = empty(refusal.status());
     *answer.body_mut() = Full::new(Bytes::from_static(refusal.text().as_bytes()));
     let headers = answer.headers_mut();
@@ -175,6 +197,7 @@ pub fn refuse(refusal: Refusal, spread: u32) -> Answer {
         }
         _ => {}
     }
+    share(roster, request, headers);
     answer
 }
 

@@ -101,6 +101,11 @@ impl Refusal {
         }
     }
 
+    /// Whether the request can be routed to a pool although it was rejected before it was.
+    pub const fn may_have_pool(self) -> bool {
+        matches!(self, Self::RateLimited | Self::TargetTooLong | Self::HeadTooLarge | Self::MethodNotAllowed)
+    }
+
     /// Its name in metrics and logs.
     pub const fn reason(self) -> &'static str {
         match self {

@@ -87,6 +87,21 @@ impl<'a> Visit<'a> {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(Refusal::MethodNotAllowed);
         }
+        let (host, target) = Target::of(request)?;
+        if target.raw().len() > max_target {
+            return Err(Refusal::TargetTooLong);
+        }
+        Ok(Self { method, host, target, headers: request.headers(), came })
+    }
+}
+
+impl<'a> Target<'a> {
+    /// Reads the host and the target of a request, whatever its method and length, so that a rejected request can be
+    /// routed too.
+    ///
+    /// # Errors
+    /// Why there is none that could be routed.
+    pub fn of<B>(request: &'a Request<B>) -> Result<(Option<Cow<'a, str>>, Self), Refusal> {
         let is_http2 = request.version() == Version::HTTP_2;
         let uri = request.uri();
         let field = host_field(request)?;
@@ -109,12 +124,16 @@ impl<'a> Visit<'a> {
             // Authority form (`evil.example`, `:80@evil`, `javascript:x`) and other schemes.
             _ => return Err(Refusal::BadTarget),
         };
-        let target = Target::read(raw, uri.path(), method, uri.scheme().is_some() && !is_http2)?;
-        if raw.len() > max_target {
-            return Err(Refusal::TargetTooLong);
+        let target = Self::read(raw, uri.path(), request.method(), uri.scheme().is_some() && !is_http2)?;
+        Ok((host.map(|host| lower(host.name)).transpose()?, target))
+    }
+
+    /// As sent.
+    fn raw(self) -> &'a str {
+        match self {
+            Self::Server => "*",
+            Self::Path(target) => target.raw,
         }
-        let host = host.map(|host| lower(host.name)).transpose()?;
-        Ok(Self { method, host, target, headers: request.headers(), came })
     }
 }
 

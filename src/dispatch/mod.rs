@@ -87,16 +87,25 @@ pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: Came) -> Answer {
     answer(worker, request, peer, serve)
 }
 
-/// Sends one request to the same host by TLS, on `port`, where some pool serves that host.
+/// Redirects one request to the same host over TLS, on `port`, if some pool serves that host. A request that a trusted
+/// proxy received over TLS is dispatched instead, because the same redirect would come back here without end.
 pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZeroU16) -> Answer {
-    answer(worker, request, peer, |worker, fleet, request, came, _| {
+    answer(worker, request, peer, |worker, fleet, request, came, seen| {
+        if came.by_tls {
+            return serve(worker, fleet, request, came, seen);
+        }
         let visit = Visit::read(request, came, worker.policy.max_target)?;
         let host = visit.host.as_deref().ok_or(Refusal::HostMissing)?;
         let Target::Path(target) = visit.target else { return Err(Refusal::BadTarget) };
         if !fleet.routes.knows(Some(host)) {
             return Err(Refusal::HostUnknown);
         }
-        Ok(answer::upgrade(host, port, target))
+        // The pool may serve another path of the host only.
+        let roster = fleet.route(Some(host), target.path()).ok().map(|pool| &*pool.roster);
+        if answer::is_preflight(request) {
+            return Ok(answer::options(roster, visit.headers));
+        }
+        answer::upgrade(host, port, target, roster, visit.headers)
     })
 }
 
@@ -115,13 +124,22 @@ fn answer<B>(
     let mut seen = Seen::default();
     // Nothing that was borrowed outlives a panic but the counts, which are whole after each step.
     let served = catch_unwind(AssertUnwindSafe(|| {
-        worker.admit(came, started)?;
+        if let Err(refusal) = worker.admit(came, started) {
+            // A rejected preflight would hide the 429 of the request behind it from its script.
+            if !answer::is_preflight(&request) {
+                return Err(refusal);
+            }
+        }
         serve(worker, fleet, &request, came, &mut seen)
     }));
     let answer = served.unwrap_or_else(|_| worker.panicked()).unwrap_or_else(|refusal| {
         seen.refusal = Some(refusal);
         worker.counter.refusal(refusal);
-        answer::refuse(refusal, worker.rng.borrow_mut().next_u32())
+        if seen.roster.is_none() && refusal.may_have_pool() {
+            seen.roster = roster_of(fleet, &request);
+        }
+        let spread = worker.rng.borrow_mut().next_u32();
+        answer::refuse(refusal, seen.roster, request.headers(), spread)
     });
 
     worker.counter.response(answer.status());
@@ -173,7 +191,15 @@ fn serve<'f, B>(
     let choice = worker.choose(pool, &visit, worker.pinned(roster, visit.headers, issued))?;
     seen.choice = Some(choice);
     worker.counter.redirect(roster, choice);
-    Ok(answer::redirect(roster, choice, &visit, target, issued, worker.spare.take()))
+    answer::redirect(roster, choice, &visit, target, issued, worker.spare.take())
+}
+
+/// The pool that a request is for, whatever it was rejected for: scripts may read the responses of their pool only.
+fn roster_of<'f, B>(fleet: &'f Fleet, request: &Request<B>) -> Option<&'f Roster> {
+    match Target::of(request).ok()? {
+        (host, Target::Path(target)) => Some(&fleet.route(host.as_deref(), target.path()).ok()?.roster),
+        (_, Target::Server) => None,
+    }
 }
 
 impl Worker {
@@ -273,8 +299,12 @@ fn unix_now() -> u64 {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
+    use http::HeaderValue;
+
     use super::*;
-    use crate::fleet::{Arm, Backend, HostMatch, Pool, Roles, Route, Routes, Slot, Standing, Weight};
+    use crate::fleet::{
+        Arm, Backend, Cookie, Cors, HostMatch, Pins, Pool, Roles, Route, Routes, Slot, Standing, Weight,
+    };
     use crate::forwarded::Field;
     use crate::strategy::{Kind, Memory, Meters, Rules};
 
@@ -283,10 +313,15 @@ mod tests {
     /// For one pool of one backend; the route leads to that one, or to one that is not there. The settings would
     /// refuse a pool where nobody has weight.
     fn worker(weight: u16, route_to: usize) -> Worker {
+        worker_with(weight, route_to, |_| {})
+    }
+
+    /// The same, with a changed roster.
+    fn worker_with(weight: u16, route_to: usize, change: impl FnOnce(&mut Roster)) -> Worker {
         let backend =
             Backend { id: "a".into(), base: "http://a".into(), probes: Slot(103), reports: Slot(111) };
         let arm = Arm { kind: Kind::RoundRobin, slot: Slot(150), counts: [Slot(100)].into() };
-        let roster = Roster {
+        let mut roster = Roster {
             name: "p".into(),
             arms: [arm].into(),
             rotate: None,
@@ -307,6 +342,7 @@ mod tests {
             slot: Slot(200),
             probe_times: Slot(300),
         };
+        change(&mut roster);
         let standing = Standing::of_settings(Weight::new(weight).unwrap());
         let pool = Pool::new(
             Arc::new(roster),
@@ -381,5 +417,22 @@ mod tests {
         }
         let bad = Request::get("/").body(()).unwrap();
         assert_eq!(dispatch(&worker, bad, CAME).status(), StatusCode::BAD_REQUEST, "it goes on serving");
+    }
+
+    #[test]
+    fn a_panic_in_a_pool_is_shared_with_its_origins() {
+        let worker = worker_with(1, 0, |roster| {
+            let cookie = Cookie { name: "pin".into(), attributes: "".into(), attributes_tls: "".into() };
+            // Without backends to pin to, setting a pin panics.
+            roster.pins = Some(Pins::new("p", [], &[7; 32], [], 0, 100, cookie));
+            let origin = HeaderValue::from_static("https://app.example");
+            let none = HeaderValue::from_static("");
+            let origins = vec![("https://app.example".into(), origin)];
+            roster.cors = Some(Cors::new(origins, none.clone(), None, false, none));
+        });
+        let request = Request::get("/").header("host", "a").header("origin", "https://app.example");
+        let answer = dispatch(&worker, request.body(()).unwrap(), CAME);
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.headers()["access-control-allow-origin"], "https://app.example");
     }
 }

@@ -14,7 +14,9 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-use crate::harness::{Connection, PATIENCE};
+use tokio_rustls::TlsConnector;
+
+use crate::harness::{Answer, Connection, PATIENCE};
 
 /// A certificate that signed itself, in its files.
 pub struct Site {
@@ -118,6 +120,41 @@ pub fn connect(
         stream.conn.complete_io(&mut stream.sock)?;
     }
     Ok(Connection::over(stream))
+}
+
+/// One request over HTTP/2, on a connection of its own, whose response ends with its head or its body.
+pub fn request_over_http2(
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
+    let mut request = http::Request::builder().method(method).uri(uri).body(()).unwrap();
+    for &(name, value) in headers {
+        let name: http::HeaderName = name.parse().unwrap();
+        request.headers_mut().append(name, value.parse().unwrap());
+    }
+    let name = ServerName::try_from(request.uri().host().unwrap().to_owned()).unwrap();
+    let connector = TlsConnector::from(Arc::clone(config));
+    let visit = async {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let stream = connector.connect(name, socket).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+        let _connection = tokio::spawn(connection);
+        let (response, _) = requests.ready().await.unwrap().send_request(request, true).unwrap();
+        let (head, mut body) = response.await.unwrap().into_parts();
+        let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+        let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let mut answer = Answer { status: head.status.as_u16(), headers, body: Vec::new() };
+        while let Some(data) = body.data().await {
+            answer.body.extend_from_slice(&data.unwrap());
+        }
+        answer
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, visit).await.expect("a response") })
 }
 
 /// The certificate that is shown to who asks for `name`.

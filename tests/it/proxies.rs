@@ -43,6 +43,49 @@ fn a_trusted_proxy_s_word_counts() {
     assert_eq!(visit(&signpost, &SPOOF), ("127.0.0.1".to_owned(), false));
 }
 
+#[test]
+fn a_scheme_counts_without_an_address() {
+    for (server, headers) in [
+        ("", &[("X-Forwarded-Proto", "https")][..]),
+        ("", &[("X-Forwarded-Proto", "http, HTTPS ,")]),
+        ("", &[("X-Forwarded-For", ""), ("X-Forwarded-Proto", "https")]),
+        ("", &[("X-Forwarded-For", "unknown"), ("X-Forwarded-Proto", "https")]),
+        ("forwarded_by = 'forwarded'", &[("Forwarded", "proto=https")]),
+        ("forwarded_by = 'forwarded'", &[("Forwarded", "for=_hidden; proto=\"https\"")]),
+    ] {
+        let signpost = start(&format!("trusted_proxies = ['127.0.0.1']\n{server}"));
+        assert_eq!(visit(&signpost, headers), ("127.0.0.1".to_owned(), true), "{headers:?}");
+    }
+}
+
+#[test]
+fn empty_list_items_do_not_end_the_walk() {
+    let signpost = start("trusted_proxies = ['127.0.0.0/8']");
+    for list in ["192.0.2.9,", ",192.0.2.9", "6.6.6.6, 192.0.2.9, ,127.0.0.2,,", "192.0.2.9,\t, 127.0.0.2"] {
+        let headers = [("X-Forwarded-For", list), ("X-Forwarded-Proto", "https,")];
+        assert_eq!(visit(&signpost, &headers), ("192.0.2.9".to_owned(), true), "{list:?}");
+    }
+    let two_lines =
+        [("X-Forwarded-For", "192.0.2.9"), ("X-Forwarded-For", ""), ("X-Forwarded-Proto", "https")];
+    assert_eq!(visit(&signpost, &two_lines), ("192.0.2.9".to_owned(), true));
+}
+
+#[test]
+fn a_request_that_came_over_tls_is_not_redirected_to_https_again() {
+    let signpost = Signpost::with_settings(
+        "[server]\ntrusted_proxies = ['127.0.0.1']\n[server.tls]\nupgrade_listen = ['127.0.0.1:0']\n\
+         [pools.p]\nbackends = ['http://127.0.0.1:9001']",
+    );
+    let ask = |headers: &[(&str, &str)]| {
+        let answer = Connection::to(signpost.upgrade.unwrap()).request("GET", "/x", headers);
+        (answer.status, answer.location().to_owned())
+    };
+    let https = (308, "https://site.example/x".to_owned());
+    assert_eq!(ask(&[]), https);
+    assert_eq!(ask(&[("X-Forwarded-Proto", "http")]), https);
+    assert_eq!(ask(&[("X-Forwarded-Proto", "https")]), (302, "http://127.0.0.1:9001/x".to_owned()));
+}
+
 // --- The PROXY protocol --------------------------------------------------------------------------------------
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: site.example\r\n\r\n";
