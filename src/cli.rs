@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
-use crate::descriptors::raise_limit;
+use crate::descriptors::{check_spare, raise_limit};
 use crate::notify::Notifier;
 use crate::run::{Ended, Family, run};
 use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd};
@@ -18,7 +18,7 @@ use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};
 use crate::strategy::Kind;
 use crate::takeover::Predecessor;
 use crate::telemetry::Telemetry;
-use crate::{admin, demo, simulate};
+use crate::{admin, demo, output, simulate};
 
 /// An HTTP redirect dispatcher: picks a backend for each visitor, answers 302, and is out of the way.
 #[derive(Debug, Parser)]
@@ -137,23 +137,40 @@ const FAILED: u8 = 1;
 /// Wrong usage or settings; clap's own code too.
 const USAGE: u8 = 2;
 
+/// Reads the arguments of the process and runs the command.
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => exit_code(cli.run()),
+        // The text of --help and --version comes this way too, and is then a result on standard output.
+        Err(error) if error.use_stderr() => {
+            let _ = error.print();
+            ExitCode::from(USAGE)
+        }
+        Err(text) => exit_code(text.print().and_then(|()| output::print("")).map_err(Failure::unwritten)),
+    }
+}
+
+fn exit_code(done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, text }) => {
+            if !text.is_empty() {
+                output::report(format!("{}\n", text.trim_end()));
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
 impl Cli {
-    /// Does what was asked.
-    pub fn run(self) -> ExitCode {
-        let done = match self.command {
+    fn run(self) -> Result<(), Failure> {
+        match self.command {
             None => serve(self.start),
             Some(Command::Serve(start)) => serve(start),
             Some(Command::Check(flags)) => check(flags),
             Some(Command::Demo(flags)) => run_demo(flags),
             Some(Command::Healthcheck(flags)) => healthcheck(flags),
             Some(Command::Simulate(flags)) => run_simulation(&flags),
-        };
-        match done {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(Failure { code, text }) => {
-                eprintln!("{}", text.trim_end());
-                ExitCode::from(code)
-            }
         }
     }
 }
@@ -166,6 +183,14 @@ struct Failure {
 impl Failure {
     fn run(text: impl std::fmt::Display) -> Self {
         Self { code: FAILED, text: format!("signpost: {text}") }
+    }
+
+    /// The result of a command could not be written. If the reader has gone, as `head` does, that needs no message.
+    fn unwritten(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self { code: FAILED, text: String::new() },
+            _ => Self::run(format!("can't write to standard output: {error}")),
+        }
     }
 
     fn listen(taken: &[Taken], advice: &str) -> Self {
@@ -205,11 +230,11 @@ fn load(layers: &Layers) -> Result<Loaded, Failure> {
 
 fn check(flags: Serve) -> Result<(), Failure> {
     let loaded = load(&flags.layers())?;
+    let printed = output::print(&toml::to_string(&loaded.settings).map_err(Failure::run)?);
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        output::report(format!("warning: {warning}\n"));
     }
-    print!("{}", toml::to_string(&loaded.settings).map_err(Failure::run)?);
-    Ok(())
+    printed.map_err(Failure::unwritten)
 }
 
 fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
@@ -267,7 +292,7 @@ fn run_server(
         };
         let lines: String = traffic.iter().map(line).collect();
         let first = traffic.first().map_or(admin, |(_, address)| *address);
-        eprint!("{lines}admin on http://{admin}\n{}", invite(first, admin));
+        telemetry.announce(&format!("{lines}admin on http://{admin}\n{}", invite(first, admin)));
     };
     let serving = run(settings, layers, listeners, telemetry, family, ready);
     let ended = LocalSet::new().block_on(runtime, serving).map_err(Failure::run)?;
@@ -346,7 +371,7 @@ fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
     let compared = simulate::compare(&scenario, &strategies, seeds, &|came| bar.inc(came));
     bar.finish_and_clear();
     let compared = compared.map_err(Failure::run)?;
-    print!("{}", simulate::table(&compared));
+    let printed = output::print(&simulate::table(&compared));
     let write = |path: &Option<PathBuf>, text: String| match path {
         Some(path) => {
             std::fs::write(path, text).map_err(|error| Failure::run(format!("{}: {error}", path.display())))
@@ -354,10 +379,14 @@ fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
         None => Ok(()),
     };
     write(&flags.json, simulate::json(&scenario, &compared).map_err(Failure::run)? + "\n")?;
-    write(&flags.html, simulate::page(&scenario, &compared))
+    write(&flags.html, simulate::page(&scenario, &compared))?;
+    // Last, so that the files are written even if the table cannot be.
+    printed.map_err(Failure::unwritten)
 }
 
 /// The runtime of everything that is not a request: signals, the admin listener, the demo's backends.
 fn runtime() -> Result<Runtime, Failure> {
+    // Without descriptors for its signal handler tokio panics.
+    check_spare().map_err(Failure::run)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::run)
 }

@@ -1,5 +1,6 @@
 //! How many descriptors the process may have: each connection takes one.
 
+use std::fs::File;
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -42,6 +43,23 @@ pub fn max_connections(asked: u32, probes: u16) -> Result<usize, String> {
              (ulimit -n, LimitNOFILE=) or set a lower number"
         )),
     }
+}
+
+/// How many descriptors must be free when a process begins to serve: for some connections, a probe and a file.
+const SPARE: usize = 8;
+
+/// Checks that descriptors are left for connections. Without any a process accepts nothing, so it must not start, and
+/// must not take over from one that does.
+///
+/// # Errors
+/// What to change.
+pub fn check_spare() -> io::Result<()> {
+    let opened: io::Result<Vec<_>> = (0..SPARE).map(|_| File::open("/")).collect();
+    opened.map(drop).map_err(|error| {
+        io::Error::other(format!(
+            "too few file descriptors are left to serve with: {error} (raise the hard limit: ulimit -n, LimitNOFILE=)"
+        ))
+    })
 }
 
 /// Whether a call failed because the process, or the system, had no descriptor or no memory for one: ENFILE, EMFILE,

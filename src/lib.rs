@@ -48,6 +48,7 @@ pub mod metrics;
 pub mod compare;
 pub mod descriptors;
 pub mod telemetry;
+pub mod output;
 pub mod notify;
 
 // One process after the other.

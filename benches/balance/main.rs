@@ -13,6 +13,7 @@
 
 #![expect(unreachable_pub, reason = "parts are public to their siblings")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panicking")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 
 mod fleet;
 mod results;

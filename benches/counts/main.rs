@@ -16,6 +16,7 @@
 
 #![expect(unreachable_pub, reason = "parts are public to their siblings")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a count fails by panicking")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 
 mod callgrind;
 mod listing;

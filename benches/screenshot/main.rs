@@ -3,6 +3,8 @@
 //! Six backends hold sessions that never are, and report them by the answer to their probe; a seventh is dead. Visitors
 //! come as they like, at 150 a second. The picture goes to `deploy/status-page.png`. It needs Chromium, as the tests do.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+
 #[allow(
     dead_code,
     unreachable_pub,

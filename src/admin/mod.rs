@@ -30,6 +30,7 @@ mod view;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -65,7 +66,9 @@ use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use guard::Guard;
 
-use crate::server::{Bound, Crowd, End, NOTHING_AT_ONCE, Places, Queue, Rules, serve as serve_connection};
+use crate::server::{
+    Bound, Crowd, End, NOTHING_AT_ONCE, Passed, Places, Queue, Rules, serve as serve_connection,
+};
 
 /// How many connections it serves at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -210,16 +213,39 @@ async fn unknown() -> Response {
     (StatusCode::NOT_FOUND, paths() + "\n").into_response()
 }
 
+/// The admin listener, watched by the runtime: serving it cannot fail any more.
+pub(crate) struct Listener {
+    address: SocketAddr,
+    passed: Passed,
+    queues: Vec<Queue>,
+}
+
+impl Listener {
+    /// Has the runtime watch the sockets. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// Out of memory or epoll watches.
+    pub(crate) fn new(bound: Bound) -> io::Result<Self> {
+        let queues = bound.sockets.into_iter().map(Queue::new).collect::<io::Result<_>>()?;
+        Ok(Self { address: bound.address, passed: bound.passed, queues })
+    }
+
+    /// Returns its real address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 /// Serves the endpoints until `stop` is cancelled and the last answer is out.
 pub(crate) async fn serve(
-    bound: Bound,
+    listener: Listener,
     slot: Slot,
     counter: Counter,
     settings: &settings::Admin,
     shown: Shown,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let router = router(shown, Guard::new(settings, bound.address));
+    let router = router(shown, Guard::new(settings, listener.address));
     let counter = Rc::new(counter);
     let crowd = Rc::new(Crowd::new(Places::new(MAX_CONNECTIONS)));
     let spawn = |socket| {
@@ -235,8 +261,7 @@ pub(crate) async fn serve(
             served.linger(place.seat()).await;
         });
     };
-    for socket in bound.sockets {
-        let queue = Queue::new(socket)?;
+    for queue in listener.queues {
         // At the cap the longest idle make room, so that nobody's leaked connections hide `/readyz`.
         let accept = async || {
             crowd.room(|| counter.limited(Limit::AdminConnections)).await;
@@ -253,7 +278,7 @@ pub(crate) async fn serve(
             }
         }
         crowd.drain();
-        if !bound.passed.is_set() {
+        if !listener.passed.is_set() {
             queue.empty(|socket, _| spawn(socket)).await?;
         }
     }

@@ -8,7 +8,6 @@ use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
-use tracing_appender::non_blocking::ErrorCounter;
 
 use super::family::{counter, family, gauge, pairs};
 use super::pools::{fail_open, spilled};
@@ -27,8 +26,8 @@ pub struct Sources {
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// Who counts, and what for.
     pub roll: Arc<Roll>,
-    /// Of every log writer.
-    pub dropped_lines: Vec<ErrorCounter>,
+    /// Returns the number of lines that the log writers have dropped.
+    pub dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
     /// How reloads went.
     pub reloads: Arc<Reloads>,
     /// How evenly strategies spread visitors and load.
@@ -189,12 +188,11 @@ impl Signpost {
     }
 
     fn dropped(&self) -> MetricFamily {
-        let lines: usize = self.sources.dropped_lines.iter().map(ErrorCounter::dropped_lines).sum();
         family(
             "signpost_log_lines_dropped_total",
-            "Lines of log and access log that were dropped because nobody read them fast enough.",
+            "Log and access log lines that were dropped because they were read too slowly or could not be written.",
             MetricType::COUNTER,
-            [counter(&[], lines as u64)],
+            [counter(&[], (self.sources.dropped_lines)())],
         )
     }
 

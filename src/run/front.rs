@@ -71,7 +71,7 @@ pub(super) struct Front {
 /// The admin listener.
 struct Office {
     /// Until it serves.
-    closed: Option<Bound>,
+    closed: Option<admin::Listener>,
     open: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
@@ -155,7 +155,11 @@ impl Front {
             most,
             counted,
             certificates,
-            office: Office { closed: Some(admin_bound), open: None, stop: CancellationToken::new() },
+            office: Office {
+                closed: Some(admin::Listener::new(admin_bound)?),
+                open: None,
+                stop: CancellationToken::new(),
+            },
             _upkeep: [
                 Upkeep(tokio::task::spawn_local(watching)),
                 Upkeep(tokio::task::spawn_local(sweep(clients))),
@@ -219,12 +223,12 @@ impl Front {
 
     /// Has the operator served.
     pub(super) fn open_office(&mut self, ground: &Ground<'_>) {
-        let Some(bound) = self.office.closed.take() else { return };
-        let slot = ground.slots.listener(&bound.address.to_string());
+        let Some(listener) = self.office.closed.take() else { return };
+        let slot = ground.slots.listener(&listener.address().to_string());
         let (counter, shown) = (ground.counter.clone(), ground.shown.clone());
         let (settings, stop) = (self.settings.admin.clone(), self.office.stop.clone());
         self.office.open = Some(tokio::task::spawn_local(async move {
-            if let Err(error) = admin::serve(bound, slot, counter, &settings, shown, stop).await {
+            if let Err(error) = admin::serve(listener, slot, counter, &settings, shown, stop).await {
                 tracing::error!(%error, "the admin listener ended");
             }
         }));

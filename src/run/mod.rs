@@ -24,7 +24,7 @@ use crate::keeper::Keeper;
 use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources};
 use crate::notify::Notifier;
 use crate::reload::{NewFront, Reloader, Told};
-use crate::server::{Listeners, Places, Speaks};
+use crate::server::{Bound, Listeners, Places, Speaks};
 use crate::settings::{Layers, Settings, Span};
 use crate::takeover::{Offer, Predecessor, TakenOver};
 use crate::telemetry::Telemetry;
@@ -162,6 +162,13 @@ pub async fn run(
             return Ok(leave(Why::Asked(signal), Box::pin(pending()), &mut signals, &mut front, None).await);
         }
     }
+    // A predecessor leaves once this process is ready, so everything that can fail comes before that.
+    let held = match front.hold() {
+        Err(error) if family.predecessor.is_some() => {
+            return Err(io::Error::other(format!("out of file descriptors for the next takeover: {error}")));
+        }
+        held => held,
+    };
     front.serve(&ground)?;
     readiness.enter();
     front.open_office(&ground);
@@ -178,20 +185,20 @@ pub async fn run(
             return Err(error);
         }
     }
-    let offer = |front: &Front| -> Offering {
-        match front.hold() {
+    let offer = |front: &Front, held: io::Result<Vec<Bound>>| -> Offering {
+        match held {
             _ if is_fixed => Box::pin(pending()),
             Ok(held) => Box::pin(
                 Offer::new(front.admin, held, Arc::clone(&fleet), Arc::clone(&busy), notifier.watchdog())
                     .taken(),
             ),
             Err(error) => {
-                tracing::error!(%error, "no descriptor is left to hand the listeners on with: this one can't be taken over");
+                tracing::error!(%error, "out of file descriptors: takeover unavailable");
                 Box::pin(pending())
             }
         }
     };
-    let mut offering = offer(&front);
+    let mut offering = offer(&front, held);
     notifier.ready(settings.pools.len());
     ready(&front.traffic, front.admin);
 
@@ -207,7 +214,7 @@ pub async fn run(
             if replaced.is_ok() {
                 // Dropped first: it holds descriptors of listeners that are to be closed, and the name.
                 drop(std::mem::replace(&mut offering, Box::pin(pending())));
-                offering = offer(&front);
+                offering = offer(&front, front.hold());
                 log_listeners(&front);
             }
             let _ = answer.send(replaced);

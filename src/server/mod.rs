@@ -39,6 +39,7 @@ pub use worker::{Listener, Speaks};
 
 use worker::Manners;
 
+use crate::descriptors;
 use crate::dispatch::Worker;
 use crate::settings::{Server, Settings};
 
@@ -178,7 +179,7 @@ impl Crew {
     /// a runtime needs descriptors, and visitors may take the last.
     ///
     /// # Errors
-    /// A thread or a runtime could not be had.
+    /// A thread or a runtime could not be had, or too few descriptors are left for connections.
     pub fn start(&mut self, workers: Vec<(Worker, Vec<Listener>)>) -> io::Result<()> {
         let (ready, reports) = std::sync::mpsc::channel();
         let mut waiting = Vec::with_capacity(workers.len());
@@ -193,15 +194,15 @@ impl Crew {
                 if let Some(Err(error)) = core.map(worker::stay_on_core) {
                     tracing::warn!(%error, "a worker can't be kept on one core");
                 }
-                // Made here, for it never leaves its thread.
-                let (runtime, report) = match worker::runtime() {
-                    Ok(runtime) => (Some(runtime), Ok(())),
+                // Made here, because a runtime never leaves its thread.
+                let (prepared, report) = match worker::prepare(listeners) {
+                    Ok(prepared) => (Some(prepared), Ok(())),
                     Err(error) => (None, Err(error)),
                 };
                 // Who asked has gone where another worker could not be had; then nobody says go either.
                 let _ = ready.send(report);
                 drop(ready);
-                if let (Some(runtime), Ok(())) = (runtime, told.recv()) {
+                if let (Some((runtime, listeners)), Ok(())) = (prepared, told.recv()) {
                     worker::run(&runtime, worker, listeners, manners, places, &stop, &abandon);
                     drop(last_word);
                 }
@@ -210,6 +211,7 @@ impl Crew {
         }
         drop(ready);
         reports.into_iter().collect::<io::Result<()>>()?;
+        descriptors::check_spare()?;
         self.working += waiting.len();
         for go in waiting {
             // One that ended since then says so by its last word.

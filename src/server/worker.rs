@@ -45,11 +45,11 @@ pub enum Speaks {
     Upgrade,
 }
 
-/// A worker's share of one listener.
+/// A worker's share of one listener. Its socket is a [`TcpListener`], and a [`Queue`] once a runtime watches it.
 #[derive(Debug)]
-pub struct Listener {
+pub struct Listener<S = TcpListener> {
     /// Its own socket on the address.
-    pub socket: TcpListener,
+    pub socket: S,
     /// What is spoken on it.
     pub speaks: Speaks,
     /// Where its connections are counted.
@@ -86,7 +86,7 @@ const TIDIED_EVERY: Duration = Duration::from_secs(1);
 pub(super) fn run(
     runtime: &LocalRuntime,
     worker: Worker,
-    listeners: Vec<Listener>,
+    listeners: Vec<Listener<Queue>>,
     manners: Manners,
     places: Arc<Places>,
     stop: &CancellationToken,
@@ -145,23 +145,34 @@ pub(super) fn stay_on_core(number: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &own)?)
 }
 
-/// A worker's runtime.
-pub(super) fn runtime() -> io::Result<LocalRuntime> {
-    tokio::runtime::Builder::new_current_thread()
+/// Returns a worker's runtime, which watches these listeners. Nothing after this can fail, so a predecessor may leave.
+///
+/// # Errors
+/// Out of descriptors, memory or epoll watches.
+pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec<Listener<Queue>>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build_local(LocalOptions::default())
+        .build_local(LocalOptions::default())?;
+    let watch = |listener: Listener| {
+        let Listener { socket, speaks, slot, proxy_protocol, passed, defers } = listener;
+        let socket = Queue::new(socket)?;
+        Ok(Listener { socket, speaks, slot, proxy_protocol, passed, defers })
+    };
+    let listeners =
+        runtime.block_on(async { listeners.into_iter().map(watch).collect::<io::Result<_>>() })?;
+    Ok((runtime, listeners))
 }
 
 /// Accepts until told to stop. Then whoever is in the queue already is accepted still, for a socket that is
 /// closed with connections in its queue resets them.
 async fn accept(
-    listener: Listener,
+    listener: Listener<Queue>,
     shared: Rc<Shared>,
     mut spawn: impl FnMut(Socket, SocketAddr),
 ) -> io::Result<()> {
     let (passed, defers) = (listener.passed, listener.defers);
-    let queue = Queue::new(listener.socket)?;
+    let queue = listener.socket;
     let mut pause = Pause::default();
     let accept = async || {
         shared.crowd.room(|| shared.worker.counter.limited(Limit::Connections)).await;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 34] = [
+const MAY_IMPORT: [(&str, &[&str]); 35] = [
     ("main", &["cli"]),
     (
         "cli",
         &[
+            "output",
             "descriptors",
             "run",
             "takeover",
@@ -98,7 +99,7 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
     ("clients", &[]),
     ("answer", &["outcome", "key", "visit", "pin", "fleet"]),
     ("key", &["visit", "pin", "fleet", "strategy"]),
-    ("telemetry", &["access_log", "settings"]),
+    ("telemetry", &["output", "access_log", "settings"]),
     ("reload", &["descriptors", "keeper", "notify", "metrics", "settings"]),
     ("health", &["descriptors", "keeper", "load", "estimate", "metrics", "fleet", "settings"]),
     ("keeper", &["load", "estimate", "settings", "metrics", "fleet", "strategy", "clock"]),
@@ -122,6 +123,7 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
     ("clock", &[]),
     ("imbalance", &["listed"]),
     ("listed", &[]),
+    ("output", &[]),
     ("notify", &[]),
     ("descriptors", &[]),
     ("demo", &[]),
@@ -222,6 +224,17 @@ fn the_hot_path_takes_no_lock_and_awaits_nothing() {
             for word in ["Mutex", "RwLock", ".await", "async fn", "with_label_values"] {
                 assert!(!code.contains(word), "{} has {word}", path.display());
             }
+        }
+    }
+}
+
+/// Elsewhere a write that fails might panic or block.
+#[test]
+fn only_one_module_writes_to_the_standard_streams() {
+    for (module, path, text) in sources() {
+        let code = code(&text);
+        for stream in ["io::stdout", "io::stderr", "Stdout", "Stderr"] {
+            assert!(module == "output" || !code.contains(stream), "{} has {stream}", path.display());
         }
     }
 }

@@ -41,6 +41,7 @@ mod explain;
 mod simulate;
 mod settings;
 mod life;
+mod output;
 mod reload;
 mod fronts;
 mod takeover;

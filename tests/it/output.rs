@@ -1,0 +1,220 @@
+//! Standard output and standard error that cannot be written: every command, every way to fail.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::{Connection, Signpost, command, series, settings_file, wait_until};
+
+const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
+
+/// A place to write to that fails.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sink {
+    FullDisk,
+    Closed,
+    BrokenPipe,
+}
+
+const SINKS: [Sink; 3] = [Sink::FullDisk, Sink::Closed, Sink::BrokenPipe];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// The binary with one stream that fails and the other one captured.
+fn with_sink(args: &[&str], stream: Stream, sink: Sink) -> Command {
+    let binary = command::<&str>([]).get_program().to_owned();
+    // The shell can close a descriptor; `Command` cannot.
+    let close = match (stream, sink) {
+        (Stream::Stdout, Sink::Closed) => ">&-",
+        (Stream::Stderr, Sink::Closed) => "2>&-",
+        _ => "",
+    };
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("exec \"$@\" {close}"), "sh"]).arg(binary).args(args);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let stdio = match sink {
+        Sink::FullDisk => Stdio::from(OpenOptions::new().write(true).open("/dev/full").unwrap()),
+        Sink::Closed => return command,
+        Sink::BrokenPipe => Stdio::from(OwnedFd::from(io::pipe().unwrap().1)),
+    };
+    match stream {
+        Stream::Stdout => command.stdout(stdio),
+        Stream::Stderr => command.stderr(stdio),
+    };
+    command
+}
+
+#[test]
+fn commands_that_end_tolerate_every_sink() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap().to_string();
+    let good = settings_file("[pools.p]\nbackends = ['http://127.0.0.1:9001']\nstrategy = 'least_load'");
+    let bad = settings_file("[pools.p]\nbackends = ['http://127.0.0.1:9001']\nstrategy = 'none'");
+    let scenario = settings_file("warm_up = '1s'\nmeasured = '2s'");
+    let [good, bad, scenario] = [&good, &bad, &scenario].map(|file| file.path().to_str().unwrap());
+    // The arguments, the exit code, and whether standard output is what the command is for.
+    for (args, code, prints) in [
+        (vec!["check", "-s", good], 0, true),
+        (vec!["--help"], 0, true),
+        (vec!["check", "--help"], 0, true),
+        (vec!["--version"], 0, true),
+        (vec!["simulate", "--scenario", scenario, "--seeds", "1", "--strategy", "random"], 0, true),
+        (vec!["check", "-s", bad], 2, false),
+        (vec!["--no-such-flag"], 2, false),
+        (vec!["healthcheck", "--admin", "127.0.0.1:1"], 1, false),
+        (vec!["serve", "--listen", &taken, BACKEND[0], BACKEND[1]], 1, false),
+        (vec!["demo", "--listen", &taken], 1, false),
+        (vec!["simulate", "--scenario", "/nowhere"], 2, false),
+    ] {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            for sink in SINKS {
+                let output = with_sink(&args, stream, sink).output().unwrap();
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                // A closed descriptor is replaced with /dev/null by the runtime, so writing to it succeeds.
+                let fails = prints && stream == Stream::Stdout && sink != Sink::Closed;
+                let expected = if fails { 1 } else { code };
+                let what = format!("{args:?} with {stream:?} to {sink:?}: {said}");
+                assert_eq!(output.status.code(), Some(expected), "{what}");
+                assert!(!said.contains("panicked"), "{what}");
+                if fails {
+                    let told = said.contains("can't write to standard output: No space left on device");
+                    assert_eq!(told, sink == Sink::FullDisk, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// A dispatcher whose addresses are known beforehand, because they cannot be read.
+struct Blind {
+    child: Child,
+    traffic: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Drop for Blind {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Blind {
+    fn start(args: &[&str], stream: Stream, sink: Sink) -> Self {
+        let (traffic, admin) = (free_address(), free_address());
+        let addresses = ["--listen", &traffic.to_string(), "--admin", &admin.to_string()];
+        let mut command = with_sink(&[args, &addresses].concat(), stream, sink);
+        let mut child = command.spawn().unwrap();
+        wait_until(&format!("{args:?} serves with {stream:?} to {sink:?}"), || {
+            assert_eq!(child.try_wait().unwrap(), None, "{args:?} with {stream:?} to {sink:?}");
+            TcpStream::connect(admin).is_ok()
+        });
+        Self { child, traffic, admin }
+    }
+
+    fn dropped_lines(&self) -> f64 {
+        let metrics = Connection::to(self.admin).request("GET", "/metrics", &[]).text();
+        series(&metrics, "signpost_log_lines_dropped_total", &[]).unwrap()
+    }
+
+    fn end(mut self) -> Option<i32> {
+        let kill = format!("kill -TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+#[test]
+fn serves_whatever_happens_to_its_output() {
+    for args in [vec!["serve", BACKEND[0], BACKEND[1]], vec!["demo"]] {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            for sink in SINKS {
+                let what = format!("{args:?} with {stream:?} to {sink:?}");
+                let blind = Blind::start(&args, stream, sink);
+                assert_eq!(Connection::to(blind.traffic).request("GET", "/", &[]).status, 302, "{what}");
+                if sink != Sink::Closed {
+                    wait_until(&format!("lost lines are counted: {what}"), || blind.dropped_lines() > 0.0);
+                }
+                assert_eq!(blind.end(), Some(0), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ends_although_the_reader_of_its_access_log_stalls() {
+    let mut command = command(BACKEND);
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    command.env("SIGNPOST__SERVER__LIMITS__MAX_REQUESTS_PER_CONNECTION", "0");
+    let mut signpost = Signpost::start_unread(&mut command);
+    let mut connection = signpost.connect();
+    wait_until("the queue is full", || {
+        connection.send(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1000));
+        (0..1000).for_each(|_| assert_eq!(connection.read_answer().unwrap().status, 302));
+        signpost.metric("signpost_log_lines_dropped_total", &[]) > 0.0
+    });
+    signpost.signal("TERM");
+    assert!(signpost.wait().success());
+}
+
+#[test]
+fn takes_over_whatever_happens_to_its_output() {
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        for sink in SINKS {
+            let what = format!("{stream:?} to {sink:?}");
+            let mut old = Signpost::start(&BACKEND);
+            let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
+            let args = [&BACKEND[..], &["--listen", &traffic, "--admin", &admin, "--takeover"]].concat();
+            let child = with_sink(&args, stream, sink).spawn().unwrap();
+            let next = Blind { child, traffic: old.traffic, admin: old.admin };
+            assert!(old.wait().success(), "{what}");
+            assert_eq!(Connection::to(next.traffic).request("GET", "/", &[]).status, 302, "{what}");
+            assert_eq!(Connection::to(next.admin).request("GET", "/readyz", &[]).status, 200, "{what}");
+            assert_eq!(next.end(), Some(0), "{what}");
+        }
+    }
+}
+
+/// A successor that runs out of descriptors fails before its predecessor leaves, at whichever step that happens.
+#[test]
+fn a_predecessor_serves_on_if_its_successor_has_too_few_descriptors() {
+    let mut old = Signpost::start(&BACKEND);
+    let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
+    let args = [&BACKEND[..], &["--listen", &traffic, "--admin", &admin, "--takeover"]].concat();
+    let mut failed = 0;
+    for limit in 4.. {
+        let binary = command::<&str>([]).get_program().to_owned();
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]).arg(binary).args(&args);
+        sh.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = sh.spawn().unwrap();
+        // Either the successor ends, or the predecessor does.
+        let mut code = None;
+        wait_until(&format!("one of two is left with {limit} descriptors"), || {
+            code = child.try_wait().unwrap().map(|status| status.code());
+            code.is_some() || old.has_ended()
+        });
+        let Some(code) = code else {
+            assert_eq!(Connection::to(old.traffic).request("GET", "/", &[]).status, 302);
+            drop(Blind { child, traffic: old.traffic, admin: old.admin });
+            break;
+        };
+        let said = io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert_ne!(code, Some(0), "{limit} descriptors: {said}");
+        assert!(!said.contains("panicked"), "{limit} descriptors: {said}");
+        assert!(!old.has_ended(), "{limit} descriptors: {said}");
+        assert_eq!((old.get("/").status, old.admin_get("/readyz").status), (302, 200), "{limit}: {said}");
+        failed += 1;
+    }
+    assert!(failed > 5, "{failed}");
+}
