@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde::{Serialize, Serializer};
@@ -37,6 +37,8 @@ pub struct AccessLog {
     format: Format,
     /// Requests whose 32 random bits are below are logged.
     below: u64,
+    /// The request header fields that lines contain.
+    copied: Box<[HeaderName]>,
 }
 
 /// What there is to say of a request.
@@ -100,7 +102,67 @@ struct Fields<'a> {
     decision: Option<&'a str>,
     refusal: Option<&'a str>,
     client: IpAddr,
+    #[serde(skip_serializing_if = "CopiedHeaders::is_empty")]
+    headers: CopiedHeaders<'a>,
     duration_us: f64,
+}
+
+/// The request header fields that the settings name, as lines contain them.
+struct CopiedHeaders<'a> {
+    names: &'a [HeaderName],
+    /// `None` if the head could not be read.
+    headers: Option<&'a HeaderMap>,
+}
+
+/// The longest value that is copied, in bytes, before it is escaped.
+const LONGEST_VALUE: usize = 256;
+
+impl<'a> CopiedHeaders<'a> {
+    fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Each name with the value of its fields, several joined as RFC 9110 §5.2 combines them; `None`: no such field.
+    fn iter(&self) -> impl Iterator<Item = (&'a str, Option<Cow<'a, str>>)> {
+        self.names.iter().map(|name| {
+            let mut values = self.headers.into_iter().flat_map(|headers| headers.get_all(name));
+            let value = values.next().map(|first| {
+                values.fold(text_of(first.as_bytes()), |mut joined, next| {
+                    joined.to_mut().push_str(", ");
+                    joined.to_mut().push_str(&text_of(next.as_bytes()));
+                    cut(joined)
+                })
+            });
+            (name.as_str(), value)
+        })
+    }
+}
+
+impl Serialize for CopiedHeaders<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+/// The beginning of a value, with replacement characters in place of bytes that are no UTF-8.
+fn text_of(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value) {
+        Ok(text) => cut(Cow::Borrowed(text)),
+        // The cut may fall inside a character; what is left of it counts as no UTF-8.
+        Err(_) => cut(String::from_utf8_lossy(&value[..value.len().min(LONGEST_VALUE)])),
+    }
+}
+
+/// A text of at most [`LONGEST_VALUE`] bytes, cut between two characters.
+fn cut(text: Cow<'_, str>) -> Cow<'_, str> {
+    let end = (0..=LONGEST_VALUE.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(&text[..end]),
+        Cow::Owned(mut text) => {
+            text.truncate(end);
+            Cow::Owned(text)
+        }
+    }
 }
 
 fn as_shown<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -108,10 +170,10 @@ fn as_shown<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok,
 }
 
 impl AccessLog {
-    /// Logs a share of all requests, 0 to 1.
-    pub fn new(writer: NonBlocking, format: Format, share: f64) -> Self {
+    /// Logs a share of all requests, 0 to 1, each with the `copied` request header fields.
+    pub fn new(writer: NonBlocking, format: Format, share: f64, copied: Box<[HeaderName]>) -> Self {
         let below = (share * (u64::from(u32::MAX) + 1) as f64) as u64;
-        Self { writer: RefCell::new((writer, Vec::with_capacity(512))), format, below }
+        Self { writer: RefCell::new((writer, Vec::with_capacity(512))), format, below, copied }
     }
 
     /// Whether this request is to be logged.
@@ -140,6 +202,7 @@ impl AccessLog {
             decision: line.choice.map(|choice| choice.decision.name()),
             refusal: line.refusal.map(Refusal::reason),
             client: line.client,
+            headers: CopiedHeaders { names: &self.copied, headers: line.asked.map(|asked| asked.headers) },
             duration_us: line.took.as_nanos() as f64 / 1000.0,
         };
         // Writing to a Vec can't fail, and neither can JSON of strings and numbers.
@@ -177,6 +240,9 @@ impl Fields<'_> {
                 write!(buffer, " {name}={value}")?;
             }
         }
+        for (name, value) in self.headers.iter().filter_map(|(name, value)| Some((name, value?))) {
+            write!(buffer, " {name}=\"{}\"", value.escape_debug())?;
+        }
         write!(buffer, " {}µs", self.duration_us)
     }
 }
@@ -202,12 +268,16 @@ mod tests {
         }
     }
 
-    fn logged(format: Format) -> String {
+    fn logged(format: Format, copied: &[&'static str], fields: &[(&'static str, &[u8])]) -> String {
         let written = Shared::default();
         let (writer, guard) = tracing_appender::non_blocking(written.clone());
         let mut headers = HeaderMap::new();
         headers.insert("host", "a.example".parse().unwrap());
-        AccessLog::new(writer, format, 1.0).log(&Line {
+        for (name, value) in fields {
+            headers.append(*name, http::HeaderValue::from_bytes(value).unwrap());
+        }
+        let copied = copied.iter().copied().map(HeaderName::from_static).collect();
+        AccessLog::new(writer, format, 1.0, copied).log(&Line {
             time: SystemTime::UNIX_EPOCH,
             asked: Some(Asked { method: &Method::GET, uri: &"/x\"y".parse().unwrap(), headers: &headers }),
             client: "192.0.2.1".parse().unwrap(),
@@ -224,17 +294,51 @@ mod tests {
 
     #[test]
     fn a_json_line_is_one_object() {
-        let line = logged(Format::Json);
+        let line = logged(Format::Json, &[], &[("user-agent", b"curl")]);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["path"], "/x\"y");
         assert_eq!(value["refusal"], "path_unknown");
         assert_eq!(value["duration_us"], 1.5);
+        assert_eq!(value.get("headers"), None);
         assert!(line.ends_with("}\n"));
     }
 
     #[test]
+    fn copies_headers_escaped_joined_and_cut_between_characters() {
+        let long = [b"x".repeat(255), "é and more".into()].concat();
+        let high = b"\xff".repeat(300);
+        let values = [&b"a"[..], b"b, c"];
+        let fields = [
+            ("user-agent", &b"a \"quoted\" [31m\tline"[..]),
+            ("via", values[0]),
+            ("via", values[1]),
+            ("referer", &long),
+            ("x-high", &high),
+            ("x-other", b"is not copied"),
+            ("x-empty", b""),
+        ];
+        let copied = ["user-agent", "via", "referer", "x-high", "x-empty", "accept"];
+        let line = logged(Format::Json, &copied, &fields);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let expected = serde_json::json!({
+            "user-agent": "a \"quoted\" [31m\tline",
+            "via": "a, b, c",
+            "referer": "x".repeat(255),
+            "x-high": "\u{fffd}".repeat(85),
+            "x-empty": "",
+            "accept": null,
+        });
+        assert_eq!(value["headers"], expected);
+        let line = logged(Format::Human, &copied, &fields);
+        let start =
+            "refusal=path_unknown user-agent=\"a \\\"quoted\\\" [31m\\tline\" via=\"a, b, c\" referer=\"xxx";
+        assert!(line.contains(start) && line.contains(" x-empty=\"\" 1.5µs\n"), "{line}");
+        assert!(!line.contains("accept") && !line.contains("x-other"), "{line}");
+    }
+
+    #[test]
     fn a_line_for_people_is_escaped() {
-        let line = logged(Format::Human);
+        let line = logged(Format::Human, &[], &[("user-agent", b"curl")]);
         assert_eq!(
             line,
             "1970-01-01T00:00:00.000Z 192.0.2.1 GET a.example/x\\\"y 404 refusal=path_unknown 1.5µs\n"
@@ -246,7 +350,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(1);
         let (writer, _guard) = tracing_appender::non_blocking(std::io::sink());
         let mut count = |share| {
-            let log = AccessLog::new(writer.clone(), Format::Json, share);
+            let log = AccessLog::new(writer.clone(), Format::Json, share, Box::default());
             (0..10_000).filter(|_| log.wants(&mut rng)).count()
         };
         assert_eq!((count(0.0), count(1.0)), (0, 10_000));

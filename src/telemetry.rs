@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use http::HeaderName;
 use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
@@ -20,7 +21,7 @@ use crate::settings::{Log, LogFormat, LogLevel};
 /// The log writers. Dropping this flushes them.
 pub struct Telemetry {
     stderr: NonBlocking,
-    access: Option<(NonBlocking, Format, f64)>,
+    access: Option<(NonBlocking, Format, f64, Box<[HeaderName]>)>,
     dropped: Vec<(ErrorCounter, LostLines)>,
     guards: Vec<WorkerGuard>,
 }
@@ -37,7 +38,8 @@ impl Telemetry {
         let access = (log.access && log.access_sample.0 > 0.0).then(|| {
             let stdout = output::stdout();
             let format = format(log.format, stdout.is_terminal());
-            (writer(stdout, &mut dropped, &mut guards), format, log.access_sample.0)
+            let headers = log.access_headers.iter().map(|header| header.0.clone()).collect();
+            (writer(stdout, &mut dropped, &mut guards), format, log.access_sample.0, headers)
         });
         Self { stderr, access, dropped, guards }
     }
@@ -50,7 +52,8 @@ impl Telemetry {
 
     /// A worker's way to the access log, where there is one.
     pub fn access_log(&self) -> Option<AccessLog> {
-        self.access.as_ref().map(|(writer, format, share)| AccessLog::new(writer.clone(), *format, *share))
+        let (writer, format, share, headers) = self.access.as_ref()?;
+        Some(AccessLog::new(writer.clone(), *format, *share, headers.clone()))
     }
 
     /// Returns a function that counts the lines dropped so far, because a queue was full or a write failed.

@@ -308,7 +308,8 @@ fn cookie(pin: &settings::Pin) -> Cookie {
         common.push_str("; Domain=");
         common.push_str(domain.as_str());
     }
-    let secure = format!("{common}; Secure");
+    // Browsers reject `Partitioned` without `Secure`.
+    let secure = format!("{common}; Secure{}", if pin.partitioned { "; Partitioned" } else { "" });
     let (attributes, attributes_tls) = match pin.secure {
         SecureAttribute::Auto => (common, secure),
         SecureAttribute::Always => (secure.clone(), secure),

@@ -7,6 +7,7 @@ mod health;
 mod layers;
 mod listener;
 mod load;
+mod log;
 mod names;
 mod pool;
 mod reader;
@@ -24,6 +25,7 @@ pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses,
 pub use layers::{Flags, Layers};
 pub use listener::Listener;
 pub use load::{FieldName, Load, LoadSource, LoadUnit, Pointer, Port};
+pub use log::{Log, LoggedHeader};
 pub use names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
 pub use pool::{Backend, Cors, Pin, Pool, Portion};
 pub use reader::Problem;
@@ -123,19 +125,6 @@ pub struct Admin {
     pub load_token_file: Option<PathBuf>,
     /// Names by which the API may be asked, besides addresses and `localhost`.
     pub hosts: Vec<HostPattern>,
-}
-
-/// `[log]`: log and access log.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Log {
-    /// The least severe line that is logged.
-    pub level: LogLevel,
-    /// How lines look.
-    pub format: LogFormat,
-    /// Whether each request is a line on standard output.
-    pub access: bool,
-    /// The share of requests that are.
-    pub access_sample: Share,
 }
 
 /// Settings and what to tell the operator about them.
@@ -344,28 +333,6 @@ impl Admin {
         };
         section.finish();
         admin
-    }
-}
-
-// === impl Log ===
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Auto, access: true, access_sample: Share(1.0) }
-    }
-}
-
-impl Log {
-    fn read(mut section: Section<'_>) -> Self {
-        let default = Self::default();
-        let log = Self {
-            level: section.or("level", default.level),
-            format: section.or("format", default.format),
-            access: section.or("access", default.access),
-            access_sample: section.or("access_sample", default.access_sample),
-        };
-        section.finish();
-        log
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Pin {
     pub secure: SecureAttribute,
     /// The cookie's `SameSite`.
     pub same_site: SameSite,
+    /// Whether browsers keep it apart for each site that embeds the entry host (CHIPS).
+    pub partitioned: bool,
     /// The domain it is also sent to; none: the entry host alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<CookieDomain>,
@@ -269,6 +271,7 @@ impl Pin {
             secrets_file: None,
             secure: SecureAttribute::Auto,
             same_site: SameSite::Lax,
+            partitioned: false,
             domain: None,
             hold: Span::seconds(0),
         }
@@ -291,6 +294,7 @@ impl Pin {
             secrets_file,
             secure: section.or("secure", default.secure),
             same_site: section.or("same_site", default.same_site),
+            partitioned: section.or("partitioned", default.partitioned),
             domain: section.optional("domain"),
             hold: section.or("hold", default.hold),
         };

@@ -26,6 +26,9 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     super::tls::check(&server.tls, notes, &mut warnings);
     listeners_differ(settings, notes);
     tls_alone(settings, &mut warnings);
+    if !settings.log.access && !settings.log.access_headers.is_empty() {
+        warnings.push("log.access_headers has no effect: log.access is false".to_owned());
+    }
     proxies_are_named(settings, notes);
     tokens_differ(settings, notes);
     if settings.pools.is_empty() && !notes.is_wrong("pools") {
@@ -331,6 +334,16 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
         notes.problem(
             &key(pool, "pin.secure"),
             "got \"never\" beside same_site = \"none\"; browsers drop such a cookie, takes \"auto\" or \"always\"",
+        );
+    }
+    if pin.partitioned && pin.same_site != SameSite::None {
+        notes.problem(
+            &key(pool, "pin.partitioned"),
+            format!(
+                "got true beside same_site = \"{}\", so browsers do not send the cookie where it would be partitioned; \
+                 takes true beside same_site = \"none\"",
+                pin.same_site.word()
+            ),
         );
     }
     if pin.cookie.as_str().starts_with("__Host-")

@@ -60,6 +60,37 @@ fn it_can_be_for_people_or_off() {
 }
 
 #[test]
+fn lines_contain_the_headers_that_the_settings_name() {
+    let log = "[log]\naccess_headers = ['User-Agent', 'accept-language']\n";
+    let agent = ("User-Agent", "a \"b\"\t\u{e9}");
+    let signpost = Signpost::with_settings(&format!("{log}{BACKEND}"));
+    let next = || serde_json::from_str::<Value>(&signpost.next_line()).unwrap();
+    let expected = serde_json::json!({ "user-agent": agent.1, "accept-language": null });
+    for (method, more) in [("GET", ("X", "y")), ("POST", ("X", "y")), ("GET", ("Connection", "x"))] {
+        signpost.request(method, "/", &[agent, more]);
+        assert_eq!(next()["headers"], expected, "{method} {more:?}");
+    }
+    signpost.request("TRACE", "/", &[agent]);
+    assert_eq!(next()["headers"], expected, "rejected");
+    signpost.request(
+        "GET",
+        "/",
+        &[("User-Agent", &"x".repeat(1000)), ("Accept-Language", "de"), ("Accept-Language", "en")],
+    );
+    assert_eq!(
+        next()["headers"],
+        serde_json::json!({ "user-agent": "x".repeat(256), "accept-language": "de, en" })
+    );
+    signpost.raw(b"GE T\r\n\r\n");
+    assert_eq!(next()["headers"], serde_json::json!({ "user-agent": null, "accept-language": null }));
+
+    let signpost = Signpost::with_settings(&format!("{log}format = 'human'\n{BACKEND}"));
+    signpost.request("GET", "/", &[agent]);
+    let line = signpost.next_line();
+    assert!(line.contains(" decision=picked user-agent=\"a \\\"b\\\"\\té\" "), "{line}");
+}
+
+#[test]
 fn it_can_be_sampled() {
     let mut signpost = Signpost::with_settings(&format!("{BACKEND}[log]\naccess_sample = 0.1"));
     let mut connection = signpost.connect();

@@ -58,6 +58,35 @@ fn attributes_follow_the_settings() {
 }
 
 #[test]
+fn partitioned_pins_are_secure_and_renewed_with_the_same_attributes() {
+    let by_proto = |signpost: &Signpost, cookie: &str, proto: &str| {
+        let headers = [("X-Forwarded-Proto", proto), ("Cookie", cookie)];
+        signpost.request("GET", "/", &headers)
+    };
+    let attributes =
+        |answer: &Answer| answer.header("set-cookie").map(|c| c.split_once(';').unwrap().1.to_owned());
+    let start = |secure: &str| {
+        let pin = format!(
+            "secrets = ['{SECRET}']\nmax_age = '4s'\nsame_site = 'none'\npartitioned = true\nsecure = '{secure}'"
+        );
+        let trusted = "[server]\ntrusted_proxies = ['127.0.0.1']\n";
+        Signpost::with_settings(&format!("{trusted}{}", settings(&pin, "'http://127.0.0.1:9001/a'")))
+    };
+    let (plain, secure) = (" HttpOnly; SameSite=None; Path=/; Max-Age=4", "; Secure; Partitioned");
+    let auto = start("auto");
+    assert_eq!(attributes(&by_proto(&auto, "", "http")).as_deref(), Some(plain));
+    let always = start("always");
+    assert_eq!(attributes(&by_proto(&always, "", "http")), Some(format!("{plain}{secure}")));
+    let first = by_proto(&auto, "", "https");
+    assert_eq!(attributes(&first), Some(format!("{plain}{secure}")));
+    crate::harness::wait_until("the pin is renewed", || {
+        let renewed = attributes(&by_proto(&auto, first.cookie().unwrap(), "https"));
+        assert!(renewed.is_none() || renewed == attributes(&first));
+        renewed.is_some()
+    });
+}
+
+#[test]
 fn secrets_are_rotated_without_losing_visitors() {
     let before = start(&[SECRET], "", &["a", "b"]);
     before.get("/");

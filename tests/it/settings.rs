@@ -111,6 +111,27 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "browsers drop",
         ),
         (
+            format!("{A}[pools.a.pin]\npartitioned = true\nsecure = 'always'"),
+            "pools.a.pin.partitioned",
+            "takes true beside same_site = \"none\"",
+        ),
+        (
+            format!("{A}[pools.a.pin]\npartitioned = true\nsame_site = 'none'\nsecure = 'never'"),
+            "pools.a.pin.secure",
+            "browsers drop",
+        ),
+        (
+            format!("{A}[log]\naccess_headers = ['a b']"),
+            "log.access_headers[0]",
+            "the name of a request header",
+        ),
+        (
+            format!("{A}[log]\naccess_headers = ['via', 'Cookie']"),
+            "log.access_headers[1]",
+            "without credentials",
+        ),
+        (format!("{A}[log]\naccess_headers = ['Via', 'via']"), "log.access_headers[1]", "each header once"),
+        (
             format!("{A}cors = {{ origins = ['*'], credentials = true }}"),
             "pools.a.cors.origins",
             "every site act",
