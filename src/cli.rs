@@ -40,7 +40,7 @@ enum Command {
     Serve(Start),
     /// Try it: a dispatcher and its backends on 127.0.0.1, nothing to configure.
     Demo(Demo),
-    /// Validate the settings and print what is in effect, secrets masked.
+    /// Validate the settings and print what is in effect, secrets masked, then warnings and a verdict.
     Check(Serve),
     /// Ask a running one whether it is ready; exit 0 or 1. For a container.
     Healthcheck(Healthcheck),
@@ -199,10 +199,7 @@ impl Failure {
     }
 
     fn settings(problems: &[Problem]) -> Self {
-        let count = match problems.len() {
-            1 => "1 problem".to_owned(),
-            n => format!("{n} problems"),
-        };
+        let count = counted(problems.len(), "problem");
         let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
         Self { code: USAGE, text: format!("signpost: the settings have {count}:\n{lines}") }
     }
@@ -228,13 +225,31 @@ fn load(layers: &Layers) -> Result<Loaded, Failure> {
     Settings::load(layers).map_err(|problems| Failure::settings(&problems))
 }
 
+/// Prints the settings in effect, then the warnings, then a verdict.
 fn check(flags: Serve) -> Result<(), Failure> {
-    let loaded = load(&flags.layers())?;
+    let names: Vec<_> = flags.settings.iter().map(|file| file.display().to_string()).collect();
+    let names = if names.is_empty() { "settings".to_owned() } else { names.join(", ") };
+    let loaded = match Settings::load(&flags.layers()) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let lines: String = problems.iter().map(|problem| format!("error: {problem}\n")).collect();
+            let text = format!("{lines}{names}: {}", counted(problems.len(), "error"));
+            return Err(Failure { code: USAGE, text });
+        }
+    };
     let printed = output::print(&toml::to_string(&loaded.settings).map_err(Failure::run)?);
-    for warning in &loaded.warnings {
-        output::report(format!("warning: {warning}\n"));
-    }
+    let lines: String = loaded.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    let count = match loaded.warnings.len() {
+        0 => String::new(),
+        count => format!(", {}", counted(count, "warning")),
+    };
+    output::report(format!("{lines}{names}: valid{count}\n"));
     printed.map_err(Failure::unwritten)
+}
+
+/// Returns the count with its noun, in the plural if that is right.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {

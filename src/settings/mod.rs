@@ -143,7 +143,7 @@ impl Settings {
     /// Every problem there is, in order of the keys.
     pub fn load(layers: &Layers) -> Result<Loaded, Vec<Problem>> {
         let merged = layers.merge()?;
-        let notes = Notes::default();
+        let notes = Notes::new(&layers.files);
         let settings = read(Section::root(merged, &notes));
         let warnings = rules::check(&settings, &notes);
         match notes.into_problems() {
@@ -158,7 +158,7 @@ impl Settings {
     /// What is wrong with the layers or with that one key.
     pub fn load_admin(layers: &Layers) -> Result<Admin, Vec<Problem>> {
         let merged = layers.merge()?;
-        let notes = Notes::default();
+        let notes = Notes::new(&layers.files);
         let mut root = Section::root(merged, &notes);
         let admin = Admin::read(root.section_or_empty("admin"));
         match notes.into_problems() {

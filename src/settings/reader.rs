@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::path::PathBuf;
 
 use config::{Value, ValueKind};
 
@@ -38,12 +39,23 @@ impl fmt::Display for Problem {
 /// What reading collects beside the values.
 #[derive(Default)]
 pub(super) struct Notes {
+    /// The folder of each settings file, by the origin of its values.
+    folders: HashMap<String, PathBuf>,
     problems: RefCell<Vec<Problem>>,
     /// By key; `None` where a table's values came from several places, or it has none.
     origins: RefCell<HashMap<String, Option<String>>>,
 }
 
 impl Notes {
+    /// Notes about the values of these files.
+    pub(super) fn new(files: &[PathBuf]) -> Self {
+        let folder = |file: &PathBuf| {
+            let folder = std::path::absolute(file).ok()?.parent()?.to_owned();
+            Some((file.display().to_string(), folder))
+        };
+        Self { folders: files.iter().filter_map(folder).collect(), ..Self::default() }
+    }
+
     /// Notes that `key` is wrong. Where it came from is found by the key.
     pub(super) fn problem(&self, key: &str, text: impl Into<String>) {
         let origin = self.origin(key);
@@ -158,6 +170,17 @@ impl<'a> Section<'a> {
     pub(super) fn optional<T: Leaf>(&mut self, key: &'static str) -> Option<T> {
         let (path, value) = self.take(key)?;
         parse(&path, &value, self.notes)
+    }
+
+    /// The path of a file, if it is there and right, as an absolute path. In a settings file a relative path starts at
+    /// the folder of that file; in a variable or flag it starts at the working directory.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let (path, value) = self.take(key)?;
+        let file: PathBuf = parse(&path, &value, self.notes)?;
+        let folder = value.origin().and_then(|origin| self.notes.folders.get(origin));
+        let file = folder.map_or_else(|| file.clone(), |folder| folder.join(&file));
+        // Fails only if there is no working directory; then opening the file reports it.
+        Some(std::path::absolute(&file).unwrap_or(file))
     }
 
     /// A scalar, or its default.

@@ -90,11 +90,11 @@ fn read_certificates(section: &mut Section<'_>) -> Vec<Certificate> {
         let mut section = Section::new(path, item, notes);
         let mut file = |key: &'static str| {
             let missing = !section.has(key);
-            let file = section.optional::<String>(key);
+            let file = section.path(key);
             if missing {
                 notes.problem(&section.key(key), "is missing, takes the path of a PEM file");
             }
-            file.map(PathBuf::from)
+            file
         };
         let (cert, key) = (file("cert"), file("key"));
         section.finish();

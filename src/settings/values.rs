@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -47,6 +48,16 @@ impl Leaf for bool {
 impl Leaf for String {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())
+    }
+}
+
+/// The path of a file. [`Section::path`](super::reader::Section::path) reads it, and resolves a relative one.
+impl Leaf for PathBuf {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("the path of a file".to_owned()),
+            _ => Ok(text.into()),
+        }
     }
 }
 

@@ -40,6 +40,7 @@ mod page;
 mod explain;
 mod simulate;
 mod settings;
+mod paths;
 mod life;
 mod output;
 mod reload;

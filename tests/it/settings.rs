@@ -258,7 +258,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
     ] {
         let (code, out, said) = check(&toml);
         assert_eq!((code, out.as_str()), (2, ""), "{toml}\n{said}");
-        let line = said.lines().find(|line| line.trim_start().starts_with(&format!("{key}: ")));
+        let line = said.lines().find(|line| line.starts_with(&format!("error: {key}: ")));
         let line = line.unwrap_or_else(|| panic!("no line about {key} for\n{toml}\n{said}"));
         assert!(line.contains(says), "{toml}\n{line}");
         assert!(line.ends_with("(from FILE)") || key == "pools" || toml.contains("[pools.a]"), "{line}");
@@ -277,7 +277,7 @@ fn all_mistakes_are_listed_in_one_go() {
         .unwrap();
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(2));
-    assert!(said.contains("6 problems"), "{said}");
+    assert!(said.ends_with(&format!("{}, {}: 6 errors\n", files[0], files[1])), "{said}");
     for (key, origin) in [
         ("pools.a.strategy: got \"x\"", files[0]),
         ("server.workers: got -1", files[0]),
@@ -300,7 +300,38 @@ fn nobody_else_is_blamed_for_a_flag() {
     let output = run(["check", "-s", file.path().to_str().unwrap(), "--pin"]);
     let said = stderr(&output);
     assert!(said.contains("pools.default.backends: there is none") && said.contains("--pin"), "{said}");
-    assert!(!said.contains(file.path().to_str().unwrap()), "{said}");
+    assert!(!said.contains("(from "), "{said}");
+}
+
+#[test]
+fn check_ends_with_a_verdict() {
+    let good = settings_file(A);
+    let warned = settings_file(&format!("{A}strategy = 'least_load'\npin = {{}}"));
+    let wrong = settings_file(&format!("{A}strategy = 'x'"));
+    for (files, environment, ends) in [
+        (vec![&good], None, "FILES: valid"),
+        (vec![&good, &warned], None, "FILES: valid, 2 warnings"),
+        (vec![&wrong], None, "FILES: 1 error"),
+        (vec![], Some("http://127.0.0.1:9001"), "settings: valid"),
+    ] {
+        let names: Vec<_> = files.iter().map(|file| file.path().to_str().unwrap()).collect();
+        let flags = names.iter().flat_map(|name| ["-s", name]);
+        // Both streams in one file, in the order in which they were written.
+        let both = tempfile::NamedTempFile::new().unwrap();
+        let append = || std::fs::OpenOptions::new().append(true).open(both.path()).unwrap();
+
+        let mut command = command(["check"].into_iter().chain(flags));
+        command
+            .envs(environment.map(|backend| ("SIGNPOST_BACKENDS", backend)))
+            .stdout(append())
+            .stderr(append());
+        command.status().unwrap();
+        let printed = std::fs::read_to_string(both.path()).unwrap();
+        let ends = ends.replace("FILES", &names.join(", "));
+        assert!(printed.ends_with(&format!("\n{ends}\n")), "{printed}");
+        let warnings = printed.find("warning: ").unwrap_or(printed.len());
+        assert!(!printed[warnings..].contains("[pools"), "settings after a warning:\n{printed}");
+    }
 }
 
 #[test]
@@ -308,7 +339,7 @@ fn a_key_is_no_path() {
     let (code, _, said) = check(&format!("\"a[99999999]\" = 1\n\"server.workers\" = 1\n\"\" = 1\n{A}"));
     assert_eq!(code, 2);
     assert!(
-        said.contains("3 problems") && said.contains("\"a[99999999]\": no such key (from FILE)"),
+        said.ends_with("FILE: 3 errors\n") && said.contains("\"a[99999999]\": no such key (from FILE)"),
         "{said}"
     );
     let output = command(["check"]).env("SIGNPOST__X[91111111]", "1").output().unwrap();
@@ -329,7 +360,7 @@ fn one_mistake_is_one_line() {
         "[server]\nlisten = [{ address = '[::]:2', proxy_protocol = true }]\ntrusted_proxies = ['x']\n[pools.a]\nbackends = ['http://127.0.0.1:1']",
     ] {
         let (_, _, said) = check(toml);
-        assert!(said.starts_with("signpost: the settings have 1 problem:"), "{toml}\n{said}");
+        assert!(said.ends_with("\nFILE: 1 error\n"), "{toml}\n{said}");
     }
 }
 
