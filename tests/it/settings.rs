@@ -330,7 +330,7 @@ fn check_ends_with_a_verdict() {
         let ends = ends.replace("FILES", &names.join(", "));
         assert!(printed.ends_with(&format!("\n{ends}\n")), "{printed}");
         let warnings = printed.find("warning: ").unwrap_or(printed.len());
-        assert!(!printed[warnings..].contains("[pools"), "settings after a warning:\n{printed}");
+        assert!(!printed[warnings..].contains("\n[pools"), "settings after a warning:\n{printed}");
     }
 }
 
