@@ -15,7 +15,6 @@ mod verdict;
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,13 +64,10 @@ const STAGGER: Duration = Duration::from_millis(1);
 
 impl Prober {
     /// At most `at_once` probes run at one time; changes of state go to `events`.
-    ///
-    /// # Errors
-    /// What keeps names from being resolved.
-    pub fn new(at_once: usize, events: mpsc::Sender<Event>, counter: Counter) -> io::Result<Self> {
-        let tools = Tools::new(Resolver::new()?);
+    pub fn new(at_once: usize, events: mpsc::Sender<Event>, counter: Counter) -> Self {
+        let tools = Tools::new(Resolver::new());
         let shared = Shared { tools, places: Semaphore::new(at_once), events, counter };
-        Ok(Self { shared: Rc::new(shared), running: HashMap::new() })
+        Self { shared: Rc::new(shared), running: HashMap::new() }
     }
 
     /// Probes for as long as it is polled, inside a [`tokio::task::LocalSet`].

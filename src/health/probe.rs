@@ -95,10 +95,12 @@ impl Tools {
 
     /// A connection to a port of the host that is probed. The caller bounds the time.
     pub(super) async fn connect_to(&self, target: &Target, port: u16) -> Result<TcpStream, Failure> {
-        let host = target.url.host();
         let patience = target.health.timeout.0;
-        let addresses = self.resolver.resolve(&host, patience).await;
-        let addresses = addresses.map_err(|error| failure(Probe::Dns, format!("{host}: {error}")))?;
+        let addresses = self.resolver.resolve(target.url.host_as_written(), patience).await;
+        let addresses = addresses.map_err(|error| {
+            let is_ours = error.is_local();
+            Failure { is_ours, ..failure(Probe::Dns, error) }
+        })?;
         connect_one(&addresses, port, patience).await
     }
 

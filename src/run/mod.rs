@@ -125,7 +125,7 @@ pub async fn run(
         .watched(watchdog)
         .listening_on(front.traffic.iter().map(|(_, address)| *address), front.admin);
 
-    let prober = Prober::new(settings.server.limits.max_probes.0.into(), events.clone(), counter)?;
+    let prober = Prober::new(settings.server.limits.max_probes.0.into(), events.clone(), counter);
     tokio::task::spawn_local(prober.run(keeper.targets()));
     tokio::task::spawn_local(keeper.run(changes));
     tokio::task::spawn_local(

@@ -34,12 +34,17 @@ impl BackendUrl {
 
     /// The host, lower-cased, an IPv6 address in its brackets, no trailing dot.
     pub fn host(&self) -> String {
+        self.host_as_written().trim_end_matches('.').to_ascii_lowercase()
+    }
+
+    /// The host as it is written: a trailing dot keeps the search domains of `/etc/resolv.conf` out of a lookup.
+    pub fn host_as_written(&self) -> &str {
         let authority = self.authority();
         let end = match authority.rfind(']') {
             Some(bracket) => bracket + 1,
             None => authority.find(':').unwrap_or(authority.len()),
         };
-        authority[..end].trim_end_matches('.').to_ascii_lowercase()
+        &authority[..end]
     }
 
     /// The host as an address, where it is one.

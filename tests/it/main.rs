@@ -6,8 +6,10 @@
 mod harness;
 mod haproxy;
 mod health;
+mod names;
 mod certificates;
 mod browser;
+mod name_server;
 
 // What a visitor sees.
 mod redirect;
