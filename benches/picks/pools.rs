@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::http::StatusCode;
 use signpost::clock::Moment;
 use signpost::estimate::{Claim, Learner, Loads, Report};
-use signpost::fleet::{Arm, Backend, Pool, Ramp, Roles, Roster, Slot, Standing, Weight};
+use signpost::fleet::{Arm, Backend, LastCheck, Pool, Ramp, Roles, Roster, Slot, Standing, Weight};
 use signpost::strategy::{Kind, Memory, Meters, Rules};
 
 /// How many backends there are, and how their weights are spread.
@@ -44,6 +44,7 @@ impl Shape {
             base: format!("http://b{index}.example").into(),
             probes: Slot(0),
             reports: Slot(0),
+            check: LastCheck::default(),
         };
         let counts = (0..self.backends).map(|_| Slot(0)).collect();
         Arc::new(Roster {

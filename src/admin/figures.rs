@@ -64,6 +64,20 @@ impl fmt::Display for Ratio {
     }
 }
 
+/// How long something still takes, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Countdown(pub(super) u64);
+
+impl fmt::Display for Countdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0 / 60, self.0 % 60) {
+            (0, seconds) => write!(f, "{seconds} s"),
+            (minutes, 0) => write!(f, "{minutes} min"),
+            (minutes, seconds) => write!(f, "{minutes} min {seconds} s"),
+        }
+    }
+}
+
 /// What is estimated of a backend's load, as a person reads it: a part of its capacity, where that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct LoadView {
@@ -123,6 +137,12 @@ mod tests {
             (Ratio(Some(1.0 / 3.0)).to_string(), Ratio(None).to_string()),
             ("0.333".into(), "–".into())
         );
+    }
+
+    #[test]
+    fn countdown_has_minutes_and_seconds() {
+        let text = [0, 59, 60, 61, 300].map(|seconds| Countdown(seconds).to_string());
+        assert_eq!(text, ["0 s", "59 s", "1 min", "1 min 1 s", "5 min"]);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! connection's deadlines and a cap of its own, so that whoever reaches it can't use up the process.
 
 mod api;
+mod cause;
 mod explain;
 mod figures;
 mod guard;

@@ -2,15 +2,17 @@
 //!
 //! Figures are types that a program reads as numbers (`Serialize`) and a person as text (`Display`).
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::Shown;
-use super::figures::{Count, LoadView, Ratio, Share};
+use super::cause::{BackoffView, Cause, LastCheckView};
+use super::figures::{Count, Countdown, LoadView, Ratio, Share};
 use crate::estimate::Load;
 use crate::fleet::{
-    Admin, Excluded, Fleet, Health, Percent, Pool, Ramp, Role, Standing, State as BackendState, Tier, Weight,
+    Admin, Excluded, Fleet, Health, Percent, Pool, Ramp, Reason, Role, Standing, State as BackendState, Tier,
+    Weight,
 };
 use crate::imbalance::{Imbalance, Measure};
 use crate::metrics::{Figures, Source};
@@ -84,6 +86,16 @@ pub(super) struct BackendView<'a> {
     pub(super) id: &'a str,
     pub(super) url: &'a str,
     pub(super) state: BackendState,
+    /// Since when, RFC 3339.
+    pub(super) state_since: String,
+    /// Why.
+    pub(super) reason: Reason,
+    /// The same in words.
+    pub(super) detail: String,
+    /// `None` if no check has ended, or there are none.
+    pub(super) last_check: Option<LastCheckView>,
+    /// While it answers again and `flap_backoff` holds it back.
+    pub(super) flap_backoff: Option<BackoffView>,
     pub(super) admin: Admin,
     pub(super) health: Health,
     pub(super) backup: bool,
@@ -92,6 +104,8 @@ pub(super) struct BackendView<'a> {
     pub(super) weight: Weight,
     /// `weight`, or less of it in slow start.
     pub(super) weight_in_effect: f64,
+    /// While in slow start: when it has its full weight, RFC 3339.
+    pub(super) full_weight_at: Option<String>,
     /// Its part of the weights of those who may be picked: what of the visitors it should get.
     pub(super) weight_share: Share,
     /// Its part of the visitors so far: what it got.
@@ -228,17 +242,25 @@ impl<'a> BackendView<'a> {
         load: Option<Load>,
     ) -> Self {
         let (backend, standing) = (&pool.roster.backends[index], &pool.standings[index]);
+        let Cause { reason, detail, last_check, flap_backoff } =
+            Cause::of(backend, standing, pool.roster.is_probed);
         let set = [("admin", standing.admin_is_set), ("weight", standing.weight_is_set)];
         Self {
             id: &backend.id,
             url: &backend.base,
             state: standing.state(),
+            state_since: date(standing.since),
+            reason,
+            detail,
+            last_check,
+            flap_backoff,
             admin: standing.admin,
             health: standing.health,
             backup: standing.backup,
             excluded: pool.excluded(index),
             weight: standing.weight,
             weight_in_effect: standing.weight_in_effect(),
+            full_weight_at: standing.full_weight_at.map(date),
             weight_share,
             dispatch_share,
             load: load.map(|load| LoadView::of(load, standing.weight.get().into())),
@@ -260,19 +282,34 @@ impl<'a> BackendView<'a> {
         self.load.map_or_else(|| "–".to_owned(), |load| load.to_string())
     }
 
+    /// Since when it is in its state, for a person.
+    pub(super) fn since(&self) -> String {
+        readable(&self.state_since)
+    }
+
+    /// While `flap_backoff` keeps it down: how often it fell, until when, RFC 3339, and how long that still is.
+    pub(super) fn held_back(&self) -> Option<(u32, &str, Countdown)> {
+        let held = self.flap_backoff.as_ref().filter(|_| self.reason == Reason::FlapBackoff)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Some((held.falls, &held.until, Countdown(held.until_unix.saturating_sub(now))))
+    }
+
     /// What else a person should know of where it stands, a few words each.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         match (self.excluded, &self.drained_at) {
             (Some(Excluded::Draining), Some(at)) => {
-                notes.push(format!("only the pinned, until {}", at.replace('T', " ")))
+                notes.push(format!("only the pinned, until {}", readable(at)))
             }
+            // The reason says it already.
+            (Some(Excluded::Down | Excluded::Waits), _) => {}
             (Some(excluded), _) => notes.push(excluded.text().to_owned()),
             (None, _) if self.backup => notes.push("a backup, in use".to_owned()),
             (None, _) => {}
         }
         if self.standing.ramp < Ramp::FULL {
-            notes.push("slow start".to_owned());
+            let until = self.full_weight_at.as_deref().unwrap_or_default();
+            notes.push(format!("slow start, full weight at {}", readable(until)));
         }
         if self.standing.percent < Percent::ALL && self.standing.percent.get() > 0 {
             notes.push(format!("its agent asks for {} % of its weight", self.standing.percent.get()));
@@ -284,6 +321,12 @@ impl<'a> BackendView<'a> {
     }
 }
 
-fn date(seconds: u64) -> String {
+/// RFC 3339 as people read it.
+fn readable(date: &str) -> String {
+    date.replace('T', " ")
+}
+
+/// RFC 3339 of seconds since 1970.
+pub(super) fn date(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }

@@ -303,7 +303,8 @@ mod tests {
 
     use super::*;
     use crate::fleet::{
-        Arm, Backend, Cookie, Cors, HostMatch, Pins, Pool, Roles, Route, Routes, Slot, Standing, Weight,
+        Arm, Backend, Cookie, Cors, HostMatch, LastCheck, Pins, Pool, Roles, Route, Routes, Slot, Standing,
+        Weight,
     };
     use crate::forwarded::Field;
     use crate::strategy::{Kind, Memory, Meters, Rules};
@@ -318,8 +319,13 @@ mod tests {
 
     /// The same, with a changed roster.
     fn worker_with(weight: u16, route_to: usize, change: impl FnOnce(&mut Roster)) -> Worker {
-        let backend =
-            Backend { id: "a".into(), base: "http://a".into(), probes: Slot(103), reports: Slot(111) };
+        let backend = Backend {
+            id: "a".into(),
+            base: "http://a".into(),
+            probes: Slot(103),
+            reports: Slot(111),
+            check: LastCheck::default(),
+        };
         let arm = Arm { kind: Kind::RoundRobin, slot: Slot(150), counts: [Slot(100)].into() };
         let mut roster = Roster {
             name: "p".into(),

@@ -1,5 +1,7 @@
 //! A backend as a request sees it, and the one danger of a base URL with a path.
 
+use super::LastCheck;
+
 /// One server that visitors are sent to.
 #[derive(Debug)]
 pub struct Backend {
@@ -11,6 +13,8 @@ pub struct Backend {
     pub probes: Slot,
     /// Where its load reports are counted.
     pub reports: Slot,
+    /// Its last health check.
+    pub check: LastCheck,
 }
 
 /// A place in the workers' slabs, given by the keeper.

@@ -5,6 +5,7 @@
 
 mod arms;
 mod backend;
+mod check;
 mod cors;
 mod host;
 mod key;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 pub use arms::{Active, Arm, Portion, Role, Roles};
 pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
+pub use check::{Check, CheckResult, LastCheck, Progress, Reason};
 pub use cors::Cors;
 pub use host::Host;
 pub use key::{Caching, HashKey};

@@ -84,6 +84,11 @@ impl Routes {
         self.levels(host).any(|prefixes| !prefixes.is_empty())
     }
 
+    /// Whether some pool names the host, exactly or by a wildcard.
+    pub fn names(&self, host: &str) -> bool {
+        self.levels(Some(host)).any(|prefixes| !std::ptr::eq(prefixes, &self.any))
+    }
+
     /// The prefixes of every claim that matches the host, most specific first.
     fn levels<'a>(&'a self, host: Option<&'a str>) -> impl Iterator<Item = &'a Prefixes> {
         let host = host.unwrap_or("");
@@ -149,6 +154,7 @@ mod tests {
             assert_eq!(routes.find(Some(host), path), found, "{host}{path}");
         }
         assert_eq!(routes.find(None, "/"), Err(NoRoute::Host));
+        assert!(routes.names("x.example.com") && routes.names("solo.test") && !routes.names("other.test"));
     }
 
     #[test]
@@ -158,6 +164,6 @@ mod tests {
         assert_eq!(routes.find(None, "/a"), Ok(0));
         assert_eq!(routes.find(Some("x"), "/a/b/c"), Ok(1));
         assert_eq!(routes.find(Some("x"), "/c"), Err(NoRoute::Path));
-        assert!(routes.knows(None));
+        assert!(routes.knows(None) && !routes.names("x"));
     }
 }

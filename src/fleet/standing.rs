@@ -101,6 +101,12 @@ pub struct Standing {
     pub waits: bool,
     /// Down, but not for so long that those who are pinned to it are sent elsewhere.
     pub held: bool,
+    /// While in slow start: when it has its full weight, in seconds since 1970.
+    pub full_weight_at: Option<u64>,
+    /// Whether its agent reports it as down.
+    pub agent_is_down: bool,
+    /// Since when it is in its [state](Self::state), in seconds since 1970.
+    pub since: u64,
     /// Whether `admin` was set at run time.
     pub admin_is_set: bool,
     /// Whether `weight` was set at run time, and so is not the settings'.
@@ -121,6 +127,9 @@ impl Standing {
             percent: Percent::ALL,
             waits: false,
             held: false,
+            full_weight_at: None,
+            agent_is_down: false,
+            since: 0,
             admin_is_set: false,
             weight_is_set: false,
             drained_at: None,

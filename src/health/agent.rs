@@ -1,5 +1,6 @@
 //! Asks a backend's agent for its line, again and again, as HAProxy's `agent-check` does: a connection, a line, the end.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,8 +55,11 @@ async fn ask(shared: &Shared, target: &Target) -> Result<Line, Refused> {
 async fn read_line(shared: &Shared, target: &Target) -> Result<Vec<u8>, Refused> {
     let unreachable = |why: String| Refused::Unreachable(format!("the agent: {why}"));
     let port = target.load.as_ref().map_or(0, |load| load.agent_port.0);
-    let socket =
-        shared.tools.connect_to(target, port).await.map_err(|failure| unreachable(failure.reason))?;
+    let socket = shared
+        .tools
+        .connect_to(target, port, &Cell::default())
+        .await
+        .map_err(|failure| unreachable(failure.text))?;
     let mut socket = socket.take(MAX_LINE as u64 + 1);
     let mut line = Vec::new();
     loop {

@@ -7,7 +7,9 @@
 //! which are asked at the same pace.
 
 mod agent;
+mod error_text;
 mod probe;
+mod redirect_loop;
 mod reports;
 mod resolver;
 mod tls;
@@ -17,20 +19,22 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, make_rng};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::fleet::Health;
+use crate::fleet::{Check, CheckResult, Health};
 use crate::keeper::{Event, Target};
-use crate::metrics::{Counter, Probe};
-use probe::{Failure, Heard, Tools};
+use crate::metrics::Counter;
+pub use redirect_loop::Entry;
+
+use probe::{Failure, Passed, Stage, Tools};
 use reports::Reports;
 use resolver::Resolver;
-use verdict::Verdict;
+use verdict::{Progress, Verdict};
 
 /// Probes what the keeper says is to be probed.
 pub struct Prober {
@@ -63,9 +67,10 @@ impl Drop for Running {
 const STAGGER: Duration = Duration::from_millis(1);
 
 impl Prober {
-    /// At most `at_once` probes run at one time; changes of state go to `events`.
-    pub fn new(at_once: usize, events: mpsc::Sender<Event>, counter: Counter) -> Self {
-        let tools = Tools::new(Resolver::new());
+    /// At most `at_once` probes run at one time; what they find goes to `events`. `entry` is what a redirect must not
+    /// lead back to.
+    pub fn new(at_once: usize, events: mpsc::Sender<Event>, counter: Counter, entry: Entry) -> Self {
+        let tools = Tools::new(Resolver::new(), entry);
         let shared = Shared { tools, places: Semaphore::new(at_once), events, counter };
         Self { shared: Rc::new(shared), running: HashMap::new() }
     }
@@ -125,35 +130,45 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
     let mut rng: SmallRng = make_rng();
     let mut verdict = Verdict::new(known.get());
     let mut reports = Reports::new(Arc::clone(&target));
+    let mut reported: Option<Finding> = None;
     wait_for_turn(&mut rng, spread.min(rules.interval.0)).await;
     loop {
         let began = Instant::now();
-        let outcome = probe_once(&shared, &target).await;
-        let failure = match outcome {
-            Ok(heard) => {
+        let (result, detail) = match probe_once(&shared, &target).await {
+            Ok(Passed { heard, detail }) => {
                 if let Some(heard) = heard {
                     reports.take(&shared, heard).await;
                 }
-                None
+                (Some(CheckResult::Ok), detail)
             }
-            Err(failure) => Some(failure),
+            Err(Failure { is_ours: true, text, .. }) => (None, text),
+            Err(Failure { result, text, .. }) => (Some(result), text),
         };
-        let ok = failure.is_none();
-        let is_ours = failure.as_ref().is_some_and(|failure| failure.is_ours);
-        let reason = failure.map_or_else(String::new, |failure| failure.reason);
         let (pool, backend) = (&*target.pool, &*target.backend);
-        let changed = if is_ours { None } else { verdict.note(ok, Instant::now(), rules) };
-        if let Some(health) = changed {
-            let event = Event::Health { target: Arc::clone(&target), health, reason };
-            if shared.events.send(event).await.is_err() {
-                return;
+        if let Some(result) = result {
+            let now = Instant::now();
+            verdict.note(result == CheckResult::Ok, now, rules);
+            if result != CheckResult::Ok {
+                tracing::debug!(pool, backend, reason = result.name(), detail, "a probe failed");
             }
-            // Not before: who goes on from here takes it that the keeper was told.
-            known.set(health);
-        } else if is_ours {
-            tracing::warn!(pool, backend, reason, "could not probe, which says nothing of the backend");
-        } else if !ok {
-            tracing::debug!(pool, backend, reason, "a probe failed");
+            let finding =
+                Finding { health: verdict.health(), result, progress: verdict.progress(rules), detail };
+            // Thousands of backends that stay as they are send the keeper nothing.
+            if reported.as_ref() != Some(&finding) {
+                let event = Event::Health {
+                    target: Arc::clone(&target),
+                    health: finding.health,
+                    check: finding.check(now),
+                };
+                if shared.events.send(event).await.is_err() {
+                    return;
+                }
+                // Not before: a task that goes on from here takes it that the keeper was told.
+                known.set(finding.health);
+                reported = Some(finding);
+            }
+        } else {
+            tracing::warn!(pool, backend, detail, "health check failed locally; state unchanged");
         }
         let next = if verdict.is_changing() {
             // Never later than it says: how soon a failure is noticed depends on it.
@@ -165,6 +180,26 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
     }
 }
 
+/// What the checks of a backend come to after one more of them.
+#[derive(PartialEq)]
+struct Finding {
+    health: Health,
+    result: CheckResult,
+    progress: Progress,
+    detail: String,
+}
+
+impl Finding {
+    fn check(&self, now: Instant) -> Check {
+        let unix_now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Check {
+            result: self.result,
+            detail: self.detail.as_str().into(),
+            progress: self.progress.dated(now, unix_now),
+        }
+    }
+}
+
 /// Waits for some part of the time over which all who begin together are spread.
 async fn wait_for_turn(rng: &mut SmallRng, spread: Duration) {
     if !spread.is_zero() {
@@ -172,27 +207,29 @@ async fn wait_for_turn(rng: &mut SmallRng, spread: Duration) {
     }
 }
 
-async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<Heard, Failure> {
+async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<Passed, Failure> {
     // The semaphore is never closed; waiting for a place is not the backend's fault and does not count.
     let _place = shared.places.acquire().await;
     let began = Instant::now();
+    let stage = Rc::<Cell<Stage>>::default();
     let late = || {
-        let reason = format!("no answer within {}", target.health.timeout);
-        Err(Failure { result: Probe::Timeout, reason, is_ours: false })
+        let text = format!("timed out after {} {}", target.health.timeout, stage.get().text());
+        Err(Failure { result: CheckResult::Timeout, text, is_ours: false })
     };
     // A task of its own: were it to panic, this backend would never be probed again.
     let probing = {
-        let (shared, target) = (Rc::clone(shared), Arc::clone(target));
-        async move { tokio::time::timeout(target.health.timeout.0, shared.tools.probe(&target)).await }
+        let (shared, target, stage) = (Rc::clone(shared), Arc::clone(target), Rc::clone(&stage));
+        async move { tokio::time::timeout(target.health.timeout.0, shared.tools.probe(&target, &stage)).await }
     };
     let outcome = match tokio::task::spawn_local(probing).await {
         Ok(in_time) => in_time.unwrap_or_else(|_| late()),
         Err(_) => {
             shared.counter.panicked();
-            Err(Failure { result: Probe::Protocol, reason: "the probe panicked".to_owned(), is_ours: true })
+            let text = "the health check panicked".to_owned();
+            Err(Failure { result: CheckResult::Protocol, text, is_ours: true })
         }
     };
-    let result = outcome.as_ref().err().map_or(Probe::Ok, |failure| failure.result);
+    let result = outcome.as_ref().err().map_or(CheckResult::Ok, |failure| failure.result);
     shared.counter.probed(target.results, target.times, result, began.elapsed());
     outcome
 }

@@ -1,8 +1,8 @@
 //! One probe: a new connection, at most one request, and what came of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +21,15 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::redirect_loop::Entry;
 use super::resolver::Resolver;
-use super::tls;
+use super::{error_text, tls};
 use crate::descriptors;
 use crate::estimate::Claim;
+use crate::fleet::CheckResult;
 use crate::keeper::Target;
 use crate::load::{self, Refused};
-use crate::metrics::Probe;
-use crate::settings::{self, LoadSource, ProbeKind};
+use crate::settings::{self, LoadSource, ProbeKind, Span};
 
 /// The longest answer to a probe, head and body each.
 const MAX_ANSWER: usize = 64 << 10;
@@ -48,32 +49,63 @@ pub(super) type Heard = Option<Result<Claim, Refused>>;
 /// What probes share.
 pub(super) struct Tools {
     resolver: Resolver,
+    entry: Entry,
     tls: RefCell<HashMap<Trusted, Arc<ClientConfig>>>,
 }
 
 /// Which certificates are taken: `verify` and `ca_file` of the settings.
 type Trusted = (bool, Option<PathBuf>);
 
+/// A probe that succeeded.
+pub(super) struct Passed {
+    pub(super) heard: Heard,
+    /// How, in words.
+    pub(super) detail: String,
+}
+
 /// Why a probe failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pub(super) result: Probe,
-    /// For the log.
-    pub(super) reason: String,
-    /// Whether it is our own lack, which says nothing of the backend.
+    pub(super) result: CheckResult,
+    /// The same in words, for people.
+    pub(super) text: String,
+    /// Whether the cause is local, so that it says nothing of the backend.
     pub(super) is_ours: bool,
 }
 
-fn failure(result: Probe, reason: impl ToString) -> Failure {
-    Failure { result, reason: reason.to_string(), is_ours: false }
+fn failure(result: CheckResult, text: impl Into<String>) -> Failure {
+    Failure { result, text: text.into(), is_ours: false }
+}
+
+/// What a probe is doing, so that a timeout can say it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Stage {
+    #[default]
+    Resolve,
+    Connect,
+    Handshake,
+    Response,
+    Body,
+}
+
+impl Stage {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Resolve => "while resolving the name",
+            Self::Connect => "while connecting",
+            Self::Handshake => "during the TLS handshake",
+            Self::Response => "waiting for the response",
+            Self::Body => "reading the response body",
+        }
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
 impl Tools {
-    pub(super) fn new(resolver: Resolver) -> Self {
-        Self { resolver, tls: RefCell::default() }
+    pub(super) fn new(resolver: Resolver, entry: Entry) -> Self {
+        Self { resolver, entry, tls: RefCell::default() }
     }
 
     /// Forgets certificates, so that files are read again.
@@ -81,41 +113,55 @@ impl Tools {
         self.tls.borrow_mut().clear();
     }
 
-    /// Probes once. The caller bounds the time.
+    /// Probes once, and notes in `stage` how far it is. The caller bounds the time.
     ///
     /// # Errors
     /// Why the backend is not well.
-    pub(super) async fn probe(&self, target: &Target) -> Result<Heard, Failure> {
-        let stream = self.connect(target).await?;
+    pub(super) async fn probe(&self, target: &Target, stage: &Cell<Stage>) -> Result<Passed, Failure> {
+        let stream = self.connect(target, stage).await?;
         match target.health.kind {
-            ProbeKind::Http => ask(stream, target).await,
-            ProbeKind::Tcp | ProbeKind::None => Ok(None),
+            ProbeKind::Http => {
+                stage.set(Stage::Response);
+                self.ask(stream, target, stage).await
+            }
+            ProbeKind::Tcp | ProbeKind::None => {
+                let detail = if target.url.is_https() { "TLS handshake completed" } else { "connected" };
+                Ok(Passed { heard: None, detail: detail.to_owned() })
+            }
         }
     }
 
     /// A connection to a port of the host that is probed. The caller bounds the time.
-    pub(super) async fn connect_to(&self, target: &Target, port: u16) -> Result<TcpStream, Failure> {
+    pub(super) async fn connect_to(
+        &self,
+        target: &Target,
+        port: u16,
+        stage: &Cell<Stage>,
+    ) -> Result<TcpStream, Failure> {
         let patience = target.health.timeout.0;
         let addresses = self.resolver.resolve(target.url.host_as_written(), patience).await;
         let addresses = addresses.map_err(|error| {
             let is_ours = error.is_local();
-            Failure { is_ours, ..failure(Probe::Dns, error) }
+            Failure { is_ours, ..failure(CheckResult::Dns, error.to_string()) }
         })?;
+        stage.set(Stage::Connect);
         connect_one(&addresses, port, patience).await
     }
 
-    async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Failure> {
+    async fn connect(&self, target: &Target, stage: &Cell<Stage>) -> Result<Box<dyn Stream>, Failure> {
         let host = target.url.host();
-        let socket = self.connect_to(target, target.url.port()).await?;
+        let socket = self.connect_to(target, target.url.port(), stage).await?;
         if !target.url.is_https() {
             return Ok(Box::new(socket));
         }
+        stage.set(Stage::Handshake);
         let config = self.tls_config(&target.health)?;
         let name = target.health.host.as_ref().map_or(host.as_str(), |host| without_port(host.as_str()));
         let name = name.trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(name.to_owned()).map_err(|error| failure(Probe::Tls, error))?;
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|error| failure(CheckResult::Tls, error.to_string()))?;
         let session = TlsConnector::from(config).connect(name, socket).await;
-        Ok(Box::new(session.map_err(|error| failure(Probe::Tls, error))?))
+        Ok(Box::new(session.map_err(|error| failure(CheckResult::Tls, error_text::handshake(&error)))?))
     }
 
     fn tls_config(&self, health: &settings::Health) -> Result<Arc<ClientConfig>, Failure> {
@@ -124,7 +170,7 @@ impl Tools {
         if let Some(config) = known.get(&key) {
             return Ok(Arc::clone(config));
         }
-        let config = tls::client(health).map_err(|error| failure(Probe::Tls, error))?;
+        let config = tls::client(health).map_err(|error| failure(CheckResult::Tls, error))?;
         known.insert(key, Arc::clone(&config));
         Ok(config)
     }
@@ -132,20 +178,30 @@ impl Tools {
 
 /// The first address that takes the connection. Where there are several, none may use up the time of the others.
 async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Result<TcpStream, Failure> {
-    let mut last = failure(Probe::Dns, "the name has no address");
+    let mut failures: Vec<Failure> = Vec::new();
     let share = patience / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     for &address in addresses {
-        let connected = tokio::time::timeout(share, TcpStream::connect((address, port))).await;
-        last = match connected {
+        let to = SocketAddr::new(address, port);
+        let connected = tokio::time::timeout(share, TcpStream::connect(to)).await;
+        failures.push(match connected {
             Ok(Ok(socket)) => return Ok(socket),
             Ok(Err(error)) => {
                 let is_ours = descriptors::are_out(&error);
-                Failure { is_ours, ..failure(Probe::Connect, format!("{address} port {port}: {error}")) }
+                let text = format!("{} ({to})", error_text::io(&error));
+                Failure { is_ours, ..failure(CheckResult::Connect, text) }
             }
-            Err(_) => failure(Probe::Timeout, format!("{address} port {port}: no answer")),
-        };
+            Err(_) => {
+                let text = format!("timed out after {} while connecting ({to})", Span(share));
+                failure(CheckResult::Timeout, text)
+            }
+        });
     }
-    Err(last)
+    let Some(last) = failures.last() else {
+        return Err(failure(CheckResult::Dns, "the name has no address"));
+    };
+    let (result, is_ours) = (last.result, last.is_ours);
+    let texts: Vec<_> = failures.into_iter().map(|failure| failure.text).collect();
+    Err(Failure { result, text: texts.join("; "), is_ours })
 }
 
 fn without_port(host: &str) -> &str {
@@ -155,26 +211,59 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Sends the request and reads the answer to its end, or to a bound.
-async fn ask(stream: Box<dyn Stream>, target: &Target) -> Result<Heard, Failure> {
-    let protocol = |error: hyper::Error| failure(Probe::Protocol, error);
-    let (reader, writer) = split(stream);
-    let stream = TokioIo::new(join(reader.take(MAX_BYTES), writer));
-    let handshake = http1::Builder::new().max_buf_size(MAX_ANSWER).handshake(stream);
-    let (mut sender, connection) = handshake.await.map_err(protocol)?;
-    let answer = async {
-        let response = sender.send_request(request(target)?).await.map_err(protocol)?;
-        judge(&response, target)?;
-        let (head, body) = response.into_parts();
-        let wanted = target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeJson);
-        let body = read_body(body, wanted).await?;
-        Ok(heard(&head.headers, &body, target))
-    };
-    tokio::select! {
-        answer = answer => answer,
-        // How the connection ends says nothing: where an answer is lacking, the request says so itself.
-        never = async { let _ = connection.await; std::future::pending().await } => never,
+impl Tools {
+    /// Sends the request and reads the answer to its end, or to a bound.
+    async fn ask(
+        &self,
+        stream: Box<dyn Stream>,
+        target: &Target,
+        stage: &Cell<Stage>,
+    ) -> Result<Passed, Failure> {
+        let (reader, writer) = split(stream);
+        let stream = TokioIo::new(join(reader.take(MAX_BYTES), writer));
+        let handshake = http1::Builder::new().max_buf_size(MAX_ANSWER).handshake(stream);
+        let (mut sender, connection) = handshake.await.map_err(|error| protocol(&error))?;
+        let answer = async {
+            let response = sender.send_request(request(target)?).await.map_err(|error| protocol(&error))?;
+            self.judge(&response, target)?;
+            let detail = format!("answered {}", response.status().as_u16());
+            let (head, body) = response.into_parts();
+            let wanted = target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeJson);
+            stage.set(Stage::Body);
+            let body = read_body(body, wanted).await?;
+            Ok(Passed { heard: heard(&head.headers, &body, target), detail })
+        };
+        tokio::select! {
+            answer = answer => answer,
+            // How the connection ends says nothing: where an answer is lacking, the request says so itself.
+            never = async { let _ = connection.await; std::future::pending().await } => never,
+        }
     }
+
+    fn judge(&self, response: &Response<Incoming>, target: &Target) -> Result<(), Failure> {
+        let status = response.status();
+        // No redirect is followed; one that leads back to here leads every client in circles.
+        if status.is_redirection()
+            && let Some(location) = response.headers().get(LOCATION)
+            && let Some(leads) = self.entry.leads_back(location.as_bytes(), target, path(target))
+        {
+            return Err(failure(
+                CheckResult::RedirectLoop,
+                format!("redirect loop: answered {} to {leads}", status.as_u16()),
+            ));
+        }
+        if !target.health.expect.contains(status) {
+            return Err(failure(
+                CheckResult::Status,
+                format!("answered {}, expected {}", status.as_u16(), target.health.expect),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn protocol(error: &hyper::Error) -> Failure {
+    failure(CheckResult::Protocol, error_text::http(error))
 }
 
 fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Failure> {
@@ -189,33 +278,13 @@ fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Failure> {
     if target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeHeader) {
         request = request.header(FORMAT, "TEXT");
     }
-    request.body(Empty::new()).map_err(|error| failure(Probe::Protocol, error))
+    request.body(Empty::new()).map_err(|error| failure(CheckResult::Protocol, error.to_string()))
 }
 
 /// What is asked for: the path of the settings, unless the probed URL has one of its own.
 fn path(target: &Target) -> &str {
     let url = &target.url;
     if url.has_path() { url.path() } else { target.health.path.as_str() }
-}
-
-fn judge(response: &Response<Incoming>, target: &Target) -> Result<(), Failure> {
-    let status = response.status();
-    if !target.health.expect.contains(status) {
-        return Err(failure(Probe::Status, format!("answered {status}, expected {}", target.health.expect)));
-    }
-    // No redirect is followed; one that leads to where it came from leads every visitor in circles.
-    let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
-    if status.is_redirection() && location.is_some_and(|location| is_here(location, target)) {
-        return Err(failure(Probe::Status, format!("answered {status} to itself")));
-    }
-    Ok(())
-}
-
-/// Whether a `Location` is what was just asked for.
-fn is_here(location: &str, target: &Target) -> bool {
-    let path = path(target);
-    let absolute = format!("{}{path}", target.url.origin());
-    location == path || location == absolute || path == "/" && location == target.url.origin()
 }
 
 /// Reads to the end of the body: a backend that stops halfway is not well. What is over the bound is a failure too:
@@ -225,10 +294,10 @@ async fn read_body(mut body: Incoming, wanted: bool) -> Result<Vec<u8>, Failure>
     let mut left = MAX_ANSWER;
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| failure(Probe::Protocol, error))?;
+        let frame = frame.map_err(|error| protocol(&error))?;
         let data = frame.data_ref().map_or(&[][..], |data| data);
         left = left.checked_sub(data.len()).ok_or_else(|| {
-            failure(Probe::Protocol, format!("the body is longer than {} KiB", MAX_ANSWER >> 10))
+            failure(CheckResult::Protocol, format!("the body is longer than {} KiB", MAX_ANSWER >> 10))
         })?;
         if wanted {
             read.extend_from_slice(data);

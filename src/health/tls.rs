@@ -5,10 +5,15 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
+use super::error_text::SelfSigned;
 use crate::settings::Health;
 
 /// How certificates are judged, as the settings say.
@@ -22,7 +27,8 @@ pub(super) fn client(health: &Health) -> Result<Arc<ClientConfig>, String> {
         .map_err(|error| error.to_string())?;
     let config = if health.verify {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(health)?), provider);
-        builder.with_webpki_verifier(verifier.build().map_err(|error| error.to_string())?)
+        let verifier = verifier.build().map_err(|error| error.to_string())?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Webpki(verifier)))
     } else {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything(provider)))
     };
@@ -49,6 +55,55 @@ fn roots(health: &Health) -> Result<RootCertStore, String> {
         true => Err(named(&"it holds no certificate")),
         false => Ok(roots),
     }
+}
+
+/// Verifies as rustls does by default, but tells a self-signed certificate from one whose issuer is unknown.
+#[derive(Debug)]
+struct Webpki(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for Webpki {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.0.verify_server_cert(end_entity, intermediates, name, ocsp, now).map_err(|error| match error {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) if is_self_signed(end_entity) => {
+                CertificateError::Other(OtherError(Arc::new(SelfSigned))).into()
+            }
+            other => other,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
+    Certificate::from_der(certificate)
+        .is_ok_and(|parsed| parsed.tbs_certificate().issuer() == parsed.tbs_certificate().subject())
 }
 
 /// Takes any certificate, but still asks for proof of its key.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fleet::Health;
+use crate::fleet::{self, Health};
 use crate::settings;
 
 /// Counts results in a row. The first one decides; then it takes `rise` successes or `fall` failures.
@@ -12,6 +12,34 @@ pub(super) struct Verdict {
     /// Results in a row that say otherwise than `health`.
     streak: u16,
     flaps: Flaps,
+}
+
+/// [`crate::fleet::Progress`] by the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Settled,
+    Falling { failures: u16, fall: u16 },
+    Rising { successes: u16, rise: u16 },
+    Backoff { falls: u32, until: Instant },
+}
+
+impl Progress {
+    /// The same by the wall clock, given the present time on both.
+    pub(super) fn dated(self, now: Instant, unix_now: Duration) -> fleet::Progress {
+        match self {
+            Self::Settled => fleet::Progress::Settled,
+            Self::Falling { failures, fall } => fleet::Progress::Falling { failures, fall },
+            Self::Rising { successes, rise } => fleet::Progress::Rising { successes, rise },
+            Self::Backoff { falls, until } => {
+                let until = unix_now + until.saturating_duration_since(now);
+                // Rounded up: it is not admitted earlier.
+                fleet::Progress::Backoff {
+                    falls,
+                    until: until.as_secs() + u64::from(until.subsec_nanos() > 0),
+                }
+            }
+        }
+    }
 }
 
 /// How often a backend fell lately.
@@ -38,14 +66,27 @@ impl Verdict {
         Self { health, streak: 0, flaps: Flaps::default() }
     }
 
-    #[cfg(test)]
-    fn health(&self) -> Health {
+    /// The state that follows from the results so far.
+    pub(super) fn health(&self) -> Health {
         self.health
     }
 
     /// Whether results lately say otherwise than the state: then the next probe comes sooner.
     pub(super) fn is_changing(&self) -> bool {
         self.streak > 0
+    }
+
+    /// How far the results so far have come in changing the state.
+    pub(super) fn progress(&self, rules: &settings::Health) -> Progress {
+        let penalty = self.flaps.penalty(rules);
+        match (self.streak, self.health, self.flaps.well_since) {
+            (0, ..) | (_, Health::Unknown, _) => Progress::Settled,
+            (failures, Health::Up, _) => Progress::Falling { failures, fall: rules.fall.0 },
+            (_, Health::Down, Some(since)) if !penalty.is_zero() => {
+                Progress::Backoff { falls: self.flaps.falls, until: since + penalty }
+            }
+            (successes, Health::Down, _) => Progress::Rising { successes, rise: rules.rise.0 },
+        }
     }
 
     /// Takes one result, and returns the new state where it changes.

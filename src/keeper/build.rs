@@ -12,8 +12,8 @@ use super::vitals::Vitals;
 use crate::clock::{Clock, Moment};
 use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
-    Admin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, HostMatch, Pins, Pool, Role, Roles, Roster,
-    Route, Routes, Standing, Weight,
+    Admin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, HostMatch, LastCheck, Pins, Pool, Role, Roles,
+    Roster, Route, Routes, Standing, Weight,
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Token};
@@ -114,6 +114,10 @@ impl Lasting {
                 percent: asked.percent(now),
                 waits: vitals.waits(now),
                 held: pool.pin.as_ref().is_some_and(|pin| vitals.held(now, pin.hold.0)),
+                agent_is_down: asked.is_down(),
+                // Both are known once it is published.
+                full_weight_at: None,
+                since: 0,
                 admin_is_set: set.admin.is_some(),
                 weight_is_set: set.weight.is_some(),
                 drained_at: (admin == Admin::Draining).then(|| set.drained_at.unwrap_or(since + pins_end)),
@@ -138,7 +142,8 @@ impl Lasting {
                 Some(known) => (known.probes, known.reports),
                 None => (self.slots.probes(name, id), self.slots.reports(name, id)),
             };
-            Backend { id: id.into(), base: backend.url.as_str().into(), probes, reports }
+            let check = LastCheck::default();
+            Backend { id: id.into(), base: backend.url.as_str().into(), probes, reports, check }
         };
         let backends = pool.backends.iter().enumerate();
         let arm = |kind: Kind| {

@@ -8,7 +8,7 @@ use super::Target;
 use super::asked::Asked;
 use super::build::Lasting;
 use super::vitals::Vitals;
-use crate::fleet::{Health, Pool, Portion, Roles, Roster, Tier};
+use crate::fleet::{Check, Health, Pool, Portion, Progress, Roles, Roster, Standing, Tier};
 use crate::load::agent::Line;
 use crate::settings::{self, Load};
 
@@ -54,8 +54,15 @@ impl Kept {
         let targets = targets(&settings, &roster);
         let waits_until = settings.health.is_on().then(|| now + settings.health.startup_timeout.0);
         let vitals = |(index, backend): (usize, &settings::Backend)| {
-            let known = last.as_ref().and_then(|last| last.known(backend.id.as_str(), targets.get(index)));
-            let mut vitals = known.unwrap_or_else(|| Vitals::new(now, waits_until));
+            let id = backend.id.as_str();
+            let known = last.as_ref().and_then(|last| Some((last, last.known(id, targets.get(index))?)));
+            let mut vitals = match known {
+                Some((last, before)) => {
+                    roster.backends[index].check.set(last.roster.backends[before].check.get());
+                    last.vitals[before]
+                }
+                None => Vitals::new(now, waits_until),
+            };
             if !asks_agents(&settings) {
                 // Nobody would ever say that it is over.
                 vitals.ask(Asked::default(), now, false);
@@ -76,15 +83,15 @@ impl Kept {
         }
     }
 
-    /// What is known of a backend, where it is probed at the same place as before.
-    fn known(&self, id: &str, target: Option<&Arc<Target>>) -> Option<Vitals> {
+    /// The index of a backend if what is known of it still holds: it is checked at the same place as before.
+    fn known(&self, id: &str, target: Option<&Arc<Target>>) -> Option<usize> {
         let index = self.index(id)?;
         let same = match (self.targets.get(index), target) {
             (Some(before), Some(now)) => before.is_at(now),
             (None, None) => true,
             _ => false,
         };
-        same.then(|| self.vitals[index])
+        same.then_some(index)
     }
 
     pub(super) fn settings(&self) -> &settings::Pool {
@@ -127,25 +134,36 @@ impl Kept {
         self.vitals.iter().any(|vitals| vitals.waits(now))
     }
 
-    /// Notes what probes found of a backend, and returns what they had found before. `None` where that target is
-    /// none any more, or nothing new.
+    /// Notes what health checks found of a backend, and logs what that changes. Ignored if the target is one no longer.
     pub(super) fn note(
         &mut self,
         target: &Target,
         health: Health,
+        check: Check,
         lasting: &Lasting,
         now: Instant,
-    ) -> Option<Health> {
-        let index = self.index(&target.backend)?;
-        self.targets.get(index).filter(|known| known.is_at(target))?;
+    ) {
+        let Some(index) = self.index(&target.backend) else { return };
+        if !self.targets.get(index).is_some_and(|known| known.is_at(target)) {
+            return;
+        }
+        let place = &self.roster.backends[index].check;
+        log_backoff(target, place.get().as_deref(), health, &check);
+        let (result, detail) = (check.result.name(), Arc::clone(&check.detail));
+        // Before the fleet is published: whoever reads the new state finds its reason.
+        place.set(Some(Arc::new(check)));
         let before = self.vitals[index].probed();
         if before == health {
-            return None;
+            return;
         }
         let others_up = self.others_up(index, lasting, now);
         self.vitals[index].note(health, now, others_up);
         self.changed();
-        Some(before)
+        let (pool, backend, was) = (&*target.pool, &*target.backend, before.name());
+        match health {
+            Health::Down => tracing::warn!(pool, backend, was, reason = result, %detail, "backend is down"),
+            _ => tracing::info!(pool, backend, was, %detail, "backend is up"),
+        }
     }
 
     /// Whether visitors have somewhere else to go, where a backend is down and may be so no more. Asked only then: it
@@ -183,12 +201,18 @@ impl Kept {
         if !self.is_changed && self.due.is_none_or(|due| now < due) {
             return;
         }
-        let standings = lasting.standings(&self.settings, &self.vitals, now).collect();
+        let mut standings: Box<[Standing]> = lasting.standings(&self.settings, &self.vitals, now).collect();
         let hold = self.settings.pin.as_ref().map_or(Duration::ZERO, |pin| pin.hold.0);
         let slow_start = self.settings.slow_start.0;
+        let unix = unix_now();
+        for (standing, vitals) in standings.iter_mut().zip(&mut self.vitals) {
+            standing.since = vitals.publish(standing.state(), unix.as_secs());
+            let full = vitals.ramp_ends(now, slow_start);
+            standing.full_weight_at = full.map(|at| (unix + at.saturating_duration_since(now)).as_secs());
+        }
         self.due = self.vitals.iter().filter_map(|vitals| vitals.next_change(now, slow_start, hold)).min();
         self.is_changed = false;
-        let (roles, rotates_in) = roles(&self.settings, unix_now());
+        let (roles, rotates_in) = roles(&self.settings, unix);
         self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();
         let pool = lasting.pool(Arc::clone(&self.roster), standings, roles, lasting.clock.moment(now));
         self.log_tier(pool.tier);
@@ -222,6 +246,26 @@ impl Kept {
             ),
             Tier::Nobody => tracing::error!(pool, "nobody is eligible: visitors are answered 503"),
         }
+    }
+}
+
+/// Logs that a backend is held back by `flap_backoff` from now on, or no longer.
+fn log_backoff(target: &Target, before: Option<&Check>, health: Health, check: &Check) {
+    let held = |check: &Check| match check.progress {
+        Progress::Backoff { falls, until } => Some((falls, until)),
+        _ => None,
+    };
+    let (pool, backend, flap_backoff) = (&*target.pool, &*target.backend, target.health.flap_backoff);
+    match (before.and_then(held), held(check)) {
+        (None, Some((falls, until))) => {
+            let until = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(until));
+            tracing::info!(pool, backend, falls, %until, %flap_backoff, "backend in flap back-off");
+        }
+        (Some((falls, _)), None) => {
+            let admitted = health == Health::Up;
+            tracing::info!(pool, backend, falls, admitted, detail = %check.detail, "backend left flap back-off");
+        }
+        _ => {}
     }
 }
 

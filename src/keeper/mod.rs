@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::estimate::Report;
-use crate::fleet::{Admin, Fleet, Health, Routes, Slot, Weight};
+use crate::fleet::{Admin, Check, Fleet, Health, Routes, Slot, Weight};
 use crate::load::agent::Line;
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
@@ -48,14 +48,14 @@ pub enum Event {
         /// Is told once every request that begins reads it; dropped where there is no such backend.
         published: oneshot::Sender<()>,
     },
-    /// Probes of a backend have found another state.
+    /// Health checks of a backend have found something new: another state, or another reason for the same.
     Health {
-        /// What was probed. Where that is no target any more, nothing changes.
+        /// What was checked. Ignored if it is no longer a target.
         target: Arc<Target>,
-        /// What they found.
+        /// The state that follows from the checks.
         health: Health,
-        /// Why, for the log.
-        reason: String,
+        /// The last of them.
+        check: Check,
     },
     /// A backend has told its load. Nothing is built for it.
     Load {
@@ -277,17 +277,10 @@ impl Keeper {
                 kept.changed();
                 Some(published)
             }
-            Event::Health { target, health, reason } => {
+            Event::Health { target, health, check } => {
                 let mut kept = self.kept.iter_mut();
                 let kept = kept.find(|kept| kept.settings().name.as_str() == &*target.pool)?;
-                let before = kept.note(&target, health, &self.lasting, now)?;
-                let (pool, backend) = (&*target.pool, &*target.backend);
-                match health {
-                    Health::Down => {
-                        tracing::warn!(pool, backend, was = before.name(), reason, "backend is down")
-                    }
-                    _ => tracing::info!(pool, backend, was = before.name(), "backend is up"),
-                }
+                kept.note(&target, health, check, &self.lasting, now);
                 None
             }
             Event::Load { pool, backend, report, came } => {

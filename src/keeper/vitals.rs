@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::asked::Asked;
-use crate::fleet::{Health, Ramp};
+use crate::fleet::{Health, Ramp, State};
 
 /// What probes and its agent have told of a backend so far. Every method is given the time.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +11,9 @@ pub(super) struct Vitals {
     probed: Health,
     asked: Asked,
     /// When [`Self::health`] last changed.
-    since: Instant,
+    health_since: Instant,
+    /// The state as it was last published, and since when, in seconds since 1970.
+    published: Option<(State, u64)>,
     /// When its slow start began, while it is in one.
     ramps_since: Option<Instant>,
     /// Until when its first probe is waited for.
@@ -21,7 +23,14 @@ pub(super) struct Vitals {
 impl Vitals {
     /// A backend that nothing is known of; its first probe is waited for until then, where it has one.
     pub(super) fn new(now: Instant, waits_until: Option<Instant>) -> Self {
-        Self { probed: Health::Unknown, asked: Asked::default(), since: now, ramps_since: None, waits_until }
+        Self {
+            probed: Health::Unknown,
+            asked: Asked::default(),
+            health_since: now,
+            published: None,
+            ramps_since: None,
+            waits_until,
+        }
     }
 
     /// Down where probes or its agent say so.
@@ -58,8 +67,23 @@ impl Vitals {
     fn changed(&mut self, before: Health, now: Instant, others_up: bool) {
         if self.health() != before {
             self.ramps_since = (before == Health::Down && others_up).then_some(now);
-            self.since = now;
+            self.health_since = now;
         }
+    }
+
+    /// Records the state that is about to be published, and returns since when the backend is in it, in seconds since
+    /// 1970. `unix_now` is in seconds too.
+    pub(super) fn publish(&mut self, state: State, unix_now: u64) -> u64 {
+        if self.published.is_none_or(|(before, _)| before != state) {
+            self.published = Some((state, unix_now));
+        }
+        self.published.map_or(unix_now, |(_, since)| since)
+    }
+
+    /// When its slow start is over, if it is in one.
+    pub(super) fn ramp_ends(&self, now: Instant, slow_start: Duration) -> Option<Instant> {
+        let ends = self.ramps_since? + slow_start;
+        (self.ramp(now, slow_start) < Ramp::FULL).then_some(ends)
     }
 
     /// How far its slow start has come.
@@ -81,7 +105,7 @@ impl Vitals {
 
     /// Whether it is down, but for less than `hold`.
     pub(super) fn held(&self, now: Instant, hold: Duration) -> bool {
-        self.health() == Health::Down && now < self.since + hold
+        self.health() == Health::Down && now < self.health_since + hold
     }
 
     /// When something of this is next different by the passing of time alone.
@@ -91,7 +115,7 @@ impl Vitals {
             let passed = u32::from(self.ramp(now, slow_start).tenths());
             (passed < u32::from(Ramp::STEPS)).then(|| since + step * passed)
         });
-        let held = self.held(now, hold).then(|| self.since + hold);
+        let held = self.held(now, hold).then(|| self.health_since + hold);
         let waits = self.waits_until.filter(|until| now < *until);
         [ramp, held, waits, self.asked.expires(now)].into_iter().flatten().min()
     }

@@ -25,7 +25,7 @@ pub use roll::Roll;
 pub use slab::{Slab, Slots};
 pub use told::Told;
 
-use crate::fleet::{Arm, Roster, Slot};
+use crate::fleet::{Arm, CheckResult, Roster, Slot};
 use crate::listed::listed;
 use crate::outcome::{Choice, Decision, Refusal};
 use crate::pin::Rejection;
@@ -126,42 +126,6 @@ impl Handshake {
 }
 
 listed! {
-    /// How a probe ended.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Probe {
-        /// As it should.
-        Ok,
-        /// The name has no address.
-        Dns,
-        /// No connection could be made.
-        Connect,
-        /// No TLS session could be made, or the certificate is not valid.
-        Tls,
-        /// It took too long.
-        Timeout,
-        /// What came was no answer, or too long a one.
-        Protocol,
-        /// The answer's status is not expected.
-        Status,
-    }
-}
-
-impl Probe {
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Timeout => "timeout",
-            Self::Protocol => "protocol",
-            Self::Status => "status",
-        }
-    }
-}
-
-listed! {
     /// What a shadow's pick is to what was chosen for that visitor.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Comparison {
@@ -246,7 +210,7 @@ impl Slots {
 
     /// The place of a backend's probes, whatever the strategy.
     pub fn probes(&self, pool: &str, id: &str) -> Slot {
-        self.give(format!("probes/{pool}/{id}"), Probe::ALL.len())
+        self.give(format!("probes/{pool}/{id}"), CheckResult::ALL.len())
     }
 
     /// The place of a backend's load reports, whatever the strategy.
@@ -256,7 +220,7 @@ impl Slots {
 
     /// The place of the times that a pool's probes took.
     pub fn probe_times(&self, pool: &str) -> Slot {
-        self.give(format!("probe_times/{pool}"), Probe::ALL.len() * PROBE_TIMES_SIZE)
+        self.give(format!("probe_times/{pool}"), CheckResult::ALL.len() * PROBE_TIMES_SIZE)
     }
 
     /// The place of a listener's counts.
@@ -331,7 +295,7 @@ impl Counter {
     }
 
     /// A probe ended.
-    pub fn probed(&self, results: Slot, times: Slot, result: Probe, took: Duration) {
+    pub fn probed(&self, results: Slot, times: Slot, result: CheckResult, took: Duration) {
         let micros = took.as_micros() as u64;
         let bucket = PROBE_BOUNDS.iter().position(|&bound| micros <= bound).unwrap_or(PROBE_BOUNDS.len());
         let of_result = result as usize * PROBE_TIMES_SIZE;

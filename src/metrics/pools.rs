@@ -5,9 +5,11 @@ use prometheus::proto::{MetricFamily, MetricType};
 use super::collector::Signpost;
 use super::family::{counter, family, gauge};
 use super::{
-    COMPARED_AT, Comparison, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, Probe, SHADOW_AT, Told,
+    COMPARED_AT, Comparison, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, SHADOW_AT, Told,
 };
-use crate::fleet::{Arm, Backend, Fleet, Keeps, Pool, Role, Slot, State, Tier};
+use crate::fleet::{
+    Arm, Backend, CheckResult, Fleet, Keeps, Pool, Progress, Reason, Role, Slot, State, Tier,
+};
 use crate::imbalance::Measure;
 use crate::outcome::Decision;
 use crate::pin::Rejection;
@@ -168,7 +170,7 @@ impl Signpost {
         let mut metrics = Vec::new();
         for pool in fleet.pools.iter().filter(|pool| pool.roster.is_probed) {
             for backend in &pool.roster.backends {
-                metrics.extend(Probe::ALL.map(|result| {
+                metrics.extend(CheckResult::ALL.map(|result| {
                     let labels =
                         [("pool", &*pool.roster.name), ("backend", &*backend.id), ("result", result.name())];
                     counter(&labels, self.sum(backend.probes, result as usize))
@@ -181,7 +183,7 @@ impl Signpost {
     pub(super) fn probe_times(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
         for pool in fleet.pools.iter().filter(|pool| pool.roster.is_probed) {
-            metrics.extend(Probe::ALL.map(|result| {
+            metrics.extend(CheckResult::ALL.map(|result| {
                 let labels = [("pool", &*pool.roster.name), ("result", result.name())];
                 let at = result as usize * PROBE_TIMES_SIZE;
                 self.histogram(&labels, pool.roster.probe_times, at, &PROBE_BOUNDS, 1e6)
@@ -248,7 +250,8 @@ impl Signpost {
     }
 
     /// Where each backend stands.
-    pub(super) fn standings(&self, fleet: &Fleet) -> [MetricFamily; 4] {
+    pub(super) fn standings(&self, fleet: &Fleet) -> [MetricFamily; 7] {
+        let [mut since, mut reasons, mut held] = [const { Vec::new() }; 3];
         let mut states = Vec::new();
         let mut eligible = Vec::new();
         let mut weights = Vec::new();
@@ -266,6 +269,14 @@ impl Signpost {
                 eligible.push(gauge(&[of_pool, of_backend], is));
                 weights.push(gauge(&[of_pool, of_backend], standing.weight_in_effect()));
                 drained.extend(standing.drained_at.map(|at| gauge(&[of_pool, of_backend], at as f64)));
+                since.push(gauge(&[of_pool, of_backend], standing.since as f64));
+                let check = backend.check.get();
+                let reason = Reason::of(standing, pool.roster.is_probed, check.as_deref());
+                reasons.push(gauge(&[of_pool, of_backend, ("reason", reason.name())], 1.0));
+                held.extend(check.and_then(|check| match check.progress {
+                    Progress::Backoff { until, .. } => Some(gauge(&[of_pool, of_backend], until as f64)),
+                    _ => None,
+                }));
             }
         }
         [
@@ -292,6 +303,24 @@ impl Signpost {
                 "When no pin to a draining backend can be valid any more.",
                 MetricType::GAUGE,
                 drained,
+            ),
+            family(
+                "signpost_backend_state_since_timestamp_seconds",
+                "When a backend entered the state that it is in, in seconds since 1970.",
+                MetricType::GAUGE,
+                since,
+            ),
+            family(
+                "signpost_backend_reason",
+                "Always 1; the label is the reason of a backend's state at present.",
+                MetricType::GAUGE,
+                reasons,
+            ),
+            family(
+                "signpost_backend_flap_backoff_until_timestamp_seconds",
+                "When a backend that answers again but fell too often is admitted, in seconds since 1970.",
+                MetricType::GAUGE,
+                held,
             ),
         ]
     }

@@ -38,6 +38,8 @@ pub(super) struct Ground<'t> {
     pub(super) slots: Slots,
     pub(super) roll: Arc<Roll>,
     pub(super) places: Arc<Places>,
+    /// Where clients are listened for at present.
+    pub(super) listening: Arc<ArcSwap<Vec<SocketAddr>>>,
     pub(super) clients: RefCell<Arc<Clients>>,
     pub(super) telemetry: &'t Telemetry,
     pub(super) counter: Counter,
@@ -217,6 +219,7 @@ impl Front {
     pub(super) fn serve(&mut self, ground: &Ground<'_>) -> io::Result<()> {
         self.crew.start(std::mem::take(&mut self.staffed))?;
         ground.places.resize(self.most);
+        ground.listening.store(Arc::new(self.traffic.iter().map(|(_, address)| *address).collect()));
         ground.roll.show(self.counted.clone(), Arc::clone(&self.certificates));
         Ok(())
     }

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{Readiness, Shown};
 use crate::clients::Clients;
 use crate::compare::Comparer;
-use crate::health::Prober;
+use crate::health::{Entry, Prober};
 use crate::keeper::Keeper;
 use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources};
 use crate::notify::Notifier;
@@ -113,6 +113,7 @@ pub async fn run(
         slots,
         roll,
         places: Places::new(usize::MAX),
+        listening: Arc::default(),
         clients: RefCell::new(Clients::new(0, 0)),
         telemetry,
         counter: counter.clone(),
@@ -125,7 +126,11 @@ pub async fn run(
         .watched(watchdog)
         .listening_on(front.traffic.iter().map(|(_, address)| *address), front.admin);
 
-    let prober = Prober::new(settings.server.limits.max_probes.0.into(), events.clone(), counter);
+    // A redirect to an address that will be listened on is one already, while the first round of checks runs.
+    ground.listening.store(Arc::new(front.traffic.iter().map(|(_, address)| *address).collect()));
+    let entry = Entry { fleet: Arc::clone(&fleet), listening: Arc::clone(&ground.listening) };
+    let at_once = settings.server.limits.max_probes.0.into();
+    let prober = Prober::new(at_once, events.clone(), counter, entry);
     tokio::task::spawn_local(prober.run(keeper.targets()));
     tokio::task::spawn_local(keeper.run(changes));
     tokio::task::spawn_local(

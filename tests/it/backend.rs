@@ -33,6 +33,8 @@ pub enum Does {
     Say(&'static str),
     /// Closes at once.
     Close,
+    /// Resets the connection once a request has come.
+    Reset,
 }
 
 /// A backend on a port of loopback. It is ended when this is dropped.
@@ -167,6 +169,8 @@ fn serve(mut socket: TcpStream, does: Does, log: &Mutex<Vec<(Instant, String)>>,
             let answer = format!("HTTP/1.1 200 OK\r\n{head}Content-Length: {}\r\n\r\n{body}", body.len());
             drop(socket.write_all(answer.as_bytes()));
         }
+        // Closed with a linger of 0, which the kernel does by RST.
+        Does::Reset => socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap(),
         Does::Say(_) | Does::Close => {}
     }
 }

@@ -7,6 +7,7 @@ mod harness;
 mod haproxy;
 mod health;
 mod names;
+mod health_reasons;
 mod certificates;
 mod browser;
 mod name_server;

@@ -19,7 +19,7 @@ const TWO_POOLS: &str = r#"
 "#;
 
 /// Every name that DESIGN gives and there is something to count for yet.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 27] = [
     "signpost_redirects_total",
     "signpost_responses_total",
     "signpost_refusals_total",
@@ -31,6 +31,8 @@ const NAMES: [&str; 25] = [
     "signpost_backend_weight",
     "signpost_backend_state",
     "signpost_backend_eligible",
+    "signpost_backend_state_since_timestamp_seconds",
+    "signpost_backend_reason",
     "signpost_pool_fail_open",
     "signpost_probes_total",
     "signpost_probe_duration_seconds_bucket",

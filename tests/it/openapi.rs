@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use signpost::fleet::{Excluded, Health, Role, State, Tier};
+use signpost::fleet::{CheckResult, Excluded, Health, Reason, Role, State, Tier};
 use signpost::strategy::{Kind, Score};
 
 use crate::harness::{Answer, Connection, Signpost, command, settings_file, wait_until};
@@ -135,6 +135,8 @@ fn what_it_names_is_what_there_is_in_the_program() {
     let excluded: Vec<_> = Excluded::ALL.map(Some).into_iter().chain([None]).collect();
     assert_eq!(*words("Backend", "excluded"), json!(excluded));
     assert_eq!(*words("Backend", "state"), json!(State::ALL.map(State::name)));
+    assert_eq!(*words("Backend", "reason"), json!(Reason::ALL));
+    assert_eq!(*words("LastCheck", "result"), json!(CheckResult::ALL));
     assert_eq!(*words("Backend", "health"), json!(Health::ALL.map(Health::name)));
 
     let mut ids = BTreeSet::new();

@@ -90,7 +90,7 @@ fn without_scripts_every_figure_is_there() {
     assert_eq!((read(&figure("a", "picked")), read(&figure("a", "pinned"))), ("6".into(), "3".into()));
     assert_eq!(read(&figure("a", "dispatch_share")), "81.8\u{202f}%");
     assert_eq!(read(&of_row("a", ".share .of")), "of 75.0\u{202f}%");
-    assert_eq!(read(&of_row("spare", ".note")), "a backup, while there is a primary");
+    assert_eq!(read(&of_row("spare", ".note:not(.reason, .since)")), "a backup, while there is a primary");
     let disagrees = "document.querySelector('[data-strategy=random] [data-figure=disagrees]').textContent";
     assert!(read(disagrees).ends_with('%'));
     // It comes again by itself, and offers nothing that would do nothing.
@@ -255,7 +255,10 @@ fn a_backend_is_drained_by_a_click_and_weighed_by_keys() {
     browser.click("dialog button[value=draining]");
     browser.wait_until(&format!("{} === 'draining'", of_row("a", ".state")));
     browser.wait_until("document.querySelector('#said').innerText === 'a: draining, weight 3'");
-    browser.wait_until(&format!("{}.startsWith('only the pinned, until 20')", of_row("a", ".note")));
+    browser.wait_until(&format!(
+        "{}.startsWith('only the pinned, until 20')",
+        of_row("a", ".note:not(.reason, .since)")
+    ));
     assert_eq!(overview(&signpost)["pools"][0]["backends"][0]["state"], "draining");
     assert!((0..4).all(|_| signpost.get("/").location().starts_with("http://127.0.0.1:9002")));
 

@@ -38,6 +38,7 @@ const percent = (part) => (part === null ? '–' : `${(part * 100).toFixed(1)}\u
 const ratio = (number) => (number === null ? '–' : number.toFixed(3));
 const loadText = (load) => (!load ? '–' : load.capacity === null ? load.level.toFixed(1) : percent(load.utilisation));
 const rate = (number) => (number >= 100 ? count(Math.round(number)) : number.toFixed(1));
+const countdown = (seconds) => [seconds >= 60 ? `${Math.floor(seconds / 60)} min` : '', seconds % 60 || seconds < 60 ? `${seconds % 60} s` : ''].join(' ').trim();
 const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
 
 // --- what has been -------------------------------------------------------------------------------------------
@@ -438,6 +439,11 @@ async function refresh() {
       if (fresh !== words) await replace(overview.pools);
       words = fresh;
       for (const pool of overview.pools) sections.get(pool.name)?.show(pool, now);
+      // By the server's clock: the operator's may differ.
+      const there = Date.parse(answer.headers.get('date')) || now;
+      for (const time of all('time[data-until]')) {
+        write(time, countdown(Math.max(0, Math.round((Date.parse(time.dateTime) - there) / 1000))));
+      }
       draw();
       mark($('#live'), 'data-kind', 'good');
       write($('#live span'), `as of ${new Date(now).toLocaleTimeString()}`);

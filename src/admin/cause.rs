@@ -1,0 +1,76 @@
+//! Why a backend is in its state, for programs and for people.
+
+use serde::Serialize;
+
+use super::view::date;
+use crate::fleet::{Backend, Check, CheckResult, Progress, Reason, Standing};
+
+/// Why a backend is in its state.
+pub(super) struct Cause {
+    pub(super) reason: Reason,
+    /// The same in words.
+    pub(super) detail: String,
+    pub(super) last_check: Option<LastCheckView>,
+    pub(super) flap_backoff: Option<BackoffView>,
+}
+
+/// The last health check of a backend.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LastCheckView {
+    pub(super) result: CheckResult,
+    pub(super) detail: String,
+}
+
+/// A backend that answers again, but is held back.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct BackoffView {
+    /// How often it fell lately.
+    pub(super) falls: u32,
+    /// When it is admitted if it goes on answering, RFC 3339.
+    pub(super) until: String,
+    /// The same, in seconds since 1970.
+    #[serde(skip)]
+    pub(super) until_unix: u64,
+}
+
+impl Cause {
+    pub(super) fn of(backend: &Backend, standing: &Standing, is_checked: bool) -> Self {
+        let check = backend.check.get();
+        let check = check.as_deref();
+        let reason = Reason::of(standing, is_checked, check);
+        Self {
+            reason,
+            detail: detail(reason, check),
+            last_check: check.map(|check| LastCheckView {
+                result: check.result,
+                detail: check.detail.as_ref().to_owned(),
+            }),
+            flap_backoff: check.and_then(|check| match check.progress {
+                Progress::Backoff { falls, until } => {
+                    Some(BackoffView { falls, until: date(until), until_unix: until })
+                }
+                _ => None,
+            }),
+        }
+    }
+}
+
+fn detail(reason: Reason, check: Option<&Check>) -> String {
+    let of_check = check.map_or("", |check| &check.detail);
+    match (reason, check.map(|check| check.progress)) {
+        (Reason::Operator, _) => "set by the operator".to_owned(),
+        (Reason::Agent, _) => "requested by its agent".to_owned(),
+        (Reason::NotChecked, _) => "not checked: health.kind is \"none\"".to_owned(),
+        (Reason::FirstCheckPending, _) => "no health check has ended yet".to_owned(),
+        (_, Some(Progress::Falling { failures, fall })) => {
+            format!("{failures} of {fall} failed checks: {of_check}")
+        }
+        (_, Some(Progress::Rising { successes, rise })) => {
+            format!("answers again; {successes} of {rise} successful checks")
+        }
+        (_, Some(Progress::Backoff { falls, until })) => {
+            format!("answers again; admitted at {}, because it fell {falls} times", date(until))
+        }
+        _ => of_check.to_owned(),
+    }
+}

@@ -1,0 +1,134 @@
+//! Redirects of a backend that lead back to the dispatcher: browsers go round in circles.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use url::{Host, Url};
+
+use crate::fleet::{self, Fleet};
+use crate::keeper::Target;
+
+/// The longest target of a redirect that is shown.
+const SHOWN: usize = 200;
+
+/// Where clients enter: what a backend must not redirect to.
+pub struct Entry {
+    /// The published fleet, for its routes.
+    pub fleet: Arc<ArcSwap<Fleet>>,
+    /// The addresses that clients are listened for on.
+    pub listening: Arc<ArcSwap<Vec<SocketAddr>>>,
+}
+
+impl Entry {
+    /// Where a redirect leads, in words, if that is back to where the client came from: to the URL that was requested,
+    /// to a host of the backend's pool, or to this dispatcher's own address. `path` is what was requested.
+    ///
+    /// # Trust
+    /// `location` comes from the network. It is resolved as browsers do (WHATWG URL), and no name is looked up.
+    pub(super) fn leads_back(&self, location: &[u8], target: &Target, path: &str) -> Option<String> {
+        let requested = Url::parse(&format!("{}{path}", target.url.origin())).ok()?;
+        let mut to = requested.join(std::str::from_utf8(location).ok()?).ok()?;
+        to.set_fragment(None);
+        let what = if to == requested || self.is_virtual_self(&to, &requested, target) {
+            "which is what was requested"
+        } else if self.is_own_backend(&to, target) {
+            return None;
+        } else if self.is_own_address(&to) {
+            if self.is_other_pool(&to, target) {
+                return None;
+            }
+            "which is an address of this dispatcher"
+        } else if self.is_host_of_pool(&to, target) {
+            "which leads back to this pool"
+        } else {
+            return None;
+        };
+        let shown: String = to.as_str().chars().take(SHOWN).collect();
+        Some(format!("{shown}, {what}"))
+    }
+
+    /// Whether it is what was requested under the name that `health.host` gives to the backend.
+    fn is_virtual_self(&self, to: &Url, requested: &Url, target: &Target) -> bool {
+        let Some(host) = &target.health.host else { return false };
+        let Ok(named) = Url::parse(&format!("{}://{}", requested.scheme(), host.as_str())) else {
+            return false;
+        };
+        to.scheme() == requested.scheme()
+            && to.host() == named.host()
+            && (to.port_or_known_default() == named.port_or_known_default()
+                || to.port_or_known_default() == requested.port_or_known_default())
+            && to.path() == requested.path()
+            && to.query() == requested.query()
+    }
+
+    /// Whether it leads to a backend of the same pool, as checks or clients reach it.
+    fn is_own_backend(&self, to: &Url, target: &Target) -> bool {
+        let is = |base: &str| {
+            let Some((scheme, rest)) = base.split_once("://") else { return false };
+            let authority = rest.split('/').next().unwrap_or(rest);
+            let Some(host) = fleet::Host::parse(authority) else { return false };
+            let port = host.port.unwrap_or(if scheme == "https" { 443 } else { 80 });
+            to.host_str().is_some_and(|name| bare(name).eq_ignore_ascii_case(bare(host.name)))
+                && to.port_or_known_default() == Some(port)
+        };
+        let fleet = self.fleet.load();
+        let pool = fleet.pools.iter().find(|pool| *pool.roster.name == *target.pool);
+        is(target.url.as_str())
+            || pool.is_some_and(|pool| pool.roster.backends.iter().any(|one| is(&one.base)))
+    }
+
+    /// Whether another pool of this dispatcher serves it.
+    fn is_other_pool(&self, to: &Url, target: &Target) -> bool {
+        let fleet = self.fleet.load();
+        let found = fleet.route(to.host_str().map(bare), to.path());
+        found.is_ok_and(|pool| *pool.roster.name != *target.pool)
+    }
+
+    /// Whether a client that follows it is routed to the backend's pool again, by a host that the settings name.
+    /// Ports are those that are listened on, and the standard ones: a port mapping in front is usually of these.
+    fn is_host_of_pool(&self, to: &Url, target: &Target) -> bool {
+        let (Some(host), Some(port)) = (to.host_str(), to.port_or_known_default()) else { return false };
+        let host = bare(host);
+        let fleet = self.fleet.load();
+        let is_served =
+            [80, 443].contains(&port) || self.listening.load().iter().any(|address| address.port() == port);
+        is_served
+            && fleet.routes.names(host)
+            && fleet.route(Some(host), to.path()).is_ok_and(|pool| *pool.roster.name == *target.pool)
+    }
+
+    /// Whether it is an address that clients are listened for on. A listener on all addresses has those of this machine.
+    fn is_own_address(&self, to: &Url) -> bool {
+        let ips: &[IpAddr] = match to.host() {
+            Some(Host::Ipv4(ip)) => &[ip.into()],
+            Some(Host::Ipv6(ip)) => &[IpAddr::from(ip).to_canonical()],
+            Some(Host::Domain(name)) if is_localhost(bare(name)) => {
+                &[IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)]
+            }
+            _ => return false,
+        };
+        let port = to.port_or_known_default();
+        self.listening.load().iter().filter(|address| Some(address.port()) == port).any(|address| {
+            let listening = address.ip().to_canonical();
+            ips.iter().any(|ip| match listening.is_unspecified() {
+                true => (listening.is_ipv6() || ip.is_ipv4()) && is_local(*ip),
+                false => listening == *ip,
+            })
+        })
+    }
+}
+
+/// An address can be bound if and only if it is this machine's.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// A host without the dot at its end.
+fn bare(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
