@@ -63,10 +63,10 @@ struct Serve {
     /// A settings file in TOML; may be repeated, later ones win.
     #[arg(short, long, value_name = "FILE")]
     settings: Vec<PathBuf>,
-    /// An address for visitors, such as `[::]:8080`; may be repeated.
+    /// An address for clients, such as `[::]:8080`, or a port alone for all addresses; may be repeated.
     #[arg(short, long, value_name = "ADDR")]
     listen: Vec<String>,
-    /// The address for metrics, health and API, such as `127.0.0.1:9090`.
+    /// The address for metrics, health and API, such as `127.0.0.1:9090`, or a port alone for 127.0.0.1.
     #[arg(short, long, value_name = "ADDR")]
     admin: Option<String>,
     /// A backend of the pool `default`, such as `https://a.example.com` or `3*https://b.example.com` (weight 3); may
@@ -325,7 +325,12 @@ fn run_demo(flags: Demo) -> Result<(), Failure> {
     let runtime = runtime()?;
     let backends = runtime.block_on(demo::start_backends(flags.backends)).map_err(Failure::run)?;
     let local = |first| match demo::free_port(first) {
-        Some(port) => Ok(format!("127.0.0.1:{port}")),
+        Some(port) => {
+            if port != first {
+                output::report(format!("port {first} is in use, using {port}\n"));
+            }
+            Ok(format!("127.0.0.1:{port}"))
+        }
         None => Err(Failure::run(format!("no port from {first} to {} is free", first + 99))),
     };
     let listen = flags.listen.map_or_else(|| local(8080), Ok)?;

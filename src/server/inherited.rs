@@ -105,13 +105,12 @@ impl Inherited {
         let unnamed = self.items.into_iter().filter(|item| item.from == Source::Systemd);
         let unnamed = unnamed.map(|Item { kind, address, .. }| {
             let setting = match kind {
-                Some(Kind::Admin) => "admin.listen has one already",
-                Some(Kind::Http) => "each server.listen has one already",
-                Some(Kind::Https) => "each server.tls.listen has one already",
-                Some(Kind::Upgrade) => "each server.tls.upgrade_listen has one already",
-                None => "no listener of the settings has that address",
+                Some(Kind::Admin) => "admin.listen has one already".to_owned(),
+                Some(kind) => format!("each {} has one already", kind.setting()),
+                None => "no listener of the settings has that address".to_owned(),
             };
             Taken {
+                kind: None,
                 address,
                 error: io::Error::other(format!("systemd passed a socket for it, but {setting}")),
             }

@@ -53,6 +53,25 @@ impl Kind {
         }
     }
 
+    /// Returns the key of the setting that asks for listeners of this kind.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::Http => "server.listen",
+            Self::Https => "server.tls.listen",
+            Self::Upgrade => "server.tls.upgrade_listen",
+            Self::Admin => "admin.listen",
+        }
+    }
+
+    /// Returns the flag that stands for that setting, if there is one.
+    pub fn flag(self) -> Option<&'static str> {
+        match self {
+            Self::Http => Some("--listen"),
+            Self::Admin => Some("--admin"),
+            Self::Https | Self::Upgrade => None,
+        }
+    }
+
     /// The kind of a name, where there is one.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)

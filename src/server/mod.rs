@@ -16,6 +16,7 @@ mod stream;
 mod tls;
 mod worker;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,15 +67,38 @@ pub struct Traffic {
 /// An address that could not be bound.
 #[derive(Debug)]
 pub struct Taken {
+    /// What listens there, if that is known: a setting asks for it.
+    pub kind: Option<Kind>,
     /// The address.
     pub address: SocketAddr,
     /// Why.
     pub error: io::Error,
 }
 
-impl std::fmt::Display for Taken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "can't listen on {}: {}", self.address, self.error)
+impl fmt::Display for Taken {
+    /// `KEY: what is wrong (what to do)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, address, error } = self;
+        let Some(kind) = kind else { return write!(f, "can't listen on {address}: {error}") };
+        let elsewhere = match kind.flag() {
+            Some(flag) => format!("with {flag} ADDR, or {} in a settings file", kind.setting()),
+            None => format!("in {}", kind.setting()),
+        };
+        write!(f, "{}: can't listen on {address}: ", kind.setting())?;
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                write!(f, "the address is in use (choose another {elsewhere})")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, "this machine has no such address (choose another {elsewhere})")
+            }
+            io::ErrorKind::PermissionDenied if address.port() < 1024 => write!(
+                f,
+                "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit \
+                 deploy/systemd/signpost.service grants; or choose a port from 1024 on {elsewhere})"
+            ),
+            _ => write!(f, "{error}"),
+        }
     }
 }
 
@@ -104,7 +128,7 @@ impl Listeners {
                     }
                     bounds.push(Bound { setting: address, ..bound });
                 }
-                Err(error) => taken.push(Taken { address, error }),
+                Err(error) => taken.push(Taken { kind: Some(kind), address, error }),
             }
         }
         match bounds.pop_if(|bound| bound.kind == Kind::Admin) {

@@ -41,10 +41,33 @@ pub struct Flags {
 const PREFIX: &str = "SIGNPOST__";
 /// The one short variable.
 const BACKENDS: &str = "SIGNPOST_BACKENDS";
+/// What the origin of a value begins with that comes from a variable.
+pub(super) const VARIABLE: &str = "environment variable ";
 /// The pool that `--backend`, `--strategy`, `--pin` and [`BACKENDS`] are about.
 pub(super) const DEFAULT_POOL: &str = "default";
 
 impl Layers {
+    /// Returns a warning for each variable that begins with `SIGNPOST_` and is not read, except for those that
+    /// Kubernetes adds for a service of such a name.
+    pub(super) fn unread_variables(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (name, value) in &self.environment {
+            let (Some(name), value) = (name.to_str(), value.to_string_lossy()) else { continue };
+            let upper = name.to_ascii_uppercase();
+            let Some(rest) = upper.strip_prefix("SIGNPOST_") else { continue };
+            if name.starts_with(PREFIX) || name == BACKENDS || is_of_kubernetes(rest, &value) {
+                continue;
+            }
+            let near = match nearest_variable(rest) {
+                Some(near) => format!(" (did you mean {near}?)"),
+                None => format!(" (settings are {PREFIX}SECTION__KEY and {BACKENDS})"),
+            };
+            warnings.push(format!("{name}: this environment variable is not read{near}"));
+        }
+        warnings.sort();
+        warnings
+    }
+
     /// Merges the layers.
     ///
     /// # Errors
@@ -79,6 +102,14 @@ impl Layers {
     }
 }
 
+/// Returns the variable of a key.
+pub(super) fn variable_of(key: &str) -> String {
+    match key.strip_prefix("pools.").and_then(|rest| rest.strip_prefix(DEFAULT_POOL)) {
+        Some(".backends") => BACKENDS.to_owned(),
+        _ => PREFIX.to_owned() + &key.to_ascii_uppercase().replace('.', "__"),
+    }
+}
+
 /// Reads one file. By hand up to the parser: `config` would call it by a path relative to somewhere.
 fn read_file(path: &Path) -> Result<Layer, Problem> {
     let origin = path.display().to_string();
@@ -86,7 +117,34 @@ fn read_file(path: &Path) -> Result<Layer, Problem> {
     let text = std::fs::read_to_string(path).map_err(|error| problem(format!("can't be read: {error}")))?;
     match FileFormat::Toml.parse(Some(&origin), &text) {
         Ok(table) => Ok(Layer(table)),
-        Err(error) => Err(problem(format!("not valid TOML: {}", error.to_string().trim_end()))),
+        Err(error) => Err(problem(match other_format(path, &text) {
+            Some(format) => {
+                format!("this looks like {format} (settings are TOML; settings/default.toml has every key)")
+            }
+            None => format!("not valid TOML: {}", error.to_string().trim_end()),
+        })),
+    }
+}
+
+/// Returns the format of a file that is not TOML, if its name or its first line tells.
+fn other_format(path: &Path, text: &str) -> Option<&'static str> {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    match extension.to_ascii_lowercase().as_str() {
+        "yaml" | "yml" => return Some("YAML"),
+        "json" => return Some("JSON"),
+        _ => {}
+    }
+    let key = first.split_once(':').map(|(key, rest)| (key.trim(), rest));
+    let is_name = |key: &str| {
+        !key.is_empty()
+            && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'"')
+    };
+    match key {
+        _ if first == "---" || first.starts_with("- ") => Some("YAML"),
+        _ if first.starts_with('{') => Some("JSON"),
+        Some((key, rest)) if is_name(key) && (rest.is_empty() || rest.starts_with(' ')) => Some("YAML"),
+        _ => None,
     }
 }
 
@@ -150,7 +208,7 @@ fn environment(variables: &[(OsString, OsString)]) -> Result<Layer, Vec<Problem>
             None if name == BACKENDS => format!("pools__{DEFAULT_POOL}__backends"),
             None => continue,
         };
-        let origin = format!("environment variable {name}");
+        let origin = format!("{VARIABLE}{name}");
         match value.to_str() {
             Some(text) => {
                 let path: Vec<_> = path.split("__").collect();
@@ -164,6 +222,49 @@ fn environment(variables: &[(OsString, OsString)]) -> Result<Layer, Vec<Problem>
         }
     }
     if problems.is_empty() { Ok(layer) } else { Err(problems) }
+}
+
+/// Whether the variable `SIGNPOST_{rest}` is one of those that Kubernetes, and Docker before it, adds for a service
+/// whose name begins with "signpost": `…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT`, which is a URL, and
+/// `…_PORT_80_TCP[_PROTO|_PORT|_ADDR]`.
+fn is_of_kubernetes(rest: &str, value: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+    // The name of the service may go on, and so may the name of one of its ports.
+    let rest = format!("_{rest}");
+    let is_url = value
+        .split_once("://")
+        .is_some_and(|(protocol, _)| PROTOCOLS.contains(&protocol.to_ascii_uppercase().as_str()));
+    let of_port = |port: &str| {
+        let mut parts = port.split('_');
+        parts.next().is_some_and(|number| number.parse::<u16>().is_ok())
+            && parts.next().is_some_and(|protocol| PROTOCOLS.contains(&protocol))
+    };
+    rest.ends_with("_SERVICE_HOST")
+        || rest.contains("_SERVICE_PORT")
+        || (rest.ends_with("_PORT") && is_url)
+        || rest.split("_PORT_").skip(1).any(of_port)
+}
+
+/// Returns the variable that `SIGNPOST_{rest}` was most likely meant to be.
+fn nearest_variable(rest: &str) -> Option<String> {
+    let bare = |text: &str| text.replace('_', "");
+    let keys = super::known_keys();
+    let keys = keys.iter().map(|key| key.replacen("pools.NAME.", &format!("pools.{DEFAULT_POOL}."), 1));
+    let variables: Vec<_> = keys.map(|key| variable_of(&key)).collect();
+    let after_prefix = |variable: &str| bare(variable.trim_start_matches("SIGNPOST_"));
+    let wanted = bare(rest);
+    let same = variables.iter().find(|variable| after_prefix(variable) == wanted);
+    let last = || {
+        let named = variables.iter().filter(|variable| variable.rsplit("__").next() == Some(rest));
+        named.min_by_key(|variable| variable.matches("__").count())
+    };
+    let scored = || {
+        let scores =
+            variables.iter().map(|known| (strsim::jaro_winkler(&wanted, &after_prefix(known)), known));
+        let near = scores.filter(|(score, _)| *score >= 0.9);
+        near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+    };
+    same.or_else(last).or_else(scored).cloned()
 }
 
 impl Flags {

@@ -18,6 +18,7 @@ mod values;
 
 use std::path::PathBuf;
 
+use config::Value;
 use serde::Serialize;
 
 pub use balance::{Bound, First, Hash, Rate};
@@ -37,6 +38,7 @@ pub use values::{
 };
 
 use reader::{Notes, Section};
+use values::AdminListen;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -145,7 +147,8 @@ impl Settings {
         let merged = layers.merge()?;
         let notes = Notes::new(&layers.files);
         let settings = read(Section::root(merged, &notes));
-        let warnings = rules::check(&settings, &notes);
+        let mut warnings = layers.unread_variables();
+        warnings.extend(rules::check(&settings, &notes));
         match notes.into_problems() {
             problems if problems.is_empty() => Ok(Loaded { settings, warnings }),
             problems => Err(problems),
@@ -166,6 +169,21 @@ impl Settings {
             problems => Err(problems),
         }
     }
+}
+
+/// Returns the path of every key, in the order in which sections are read; the keys of a pool are below `pools.NAME`.
+fn known_keys() -> Vec<String> {
+    let table = |keys: &[&str], value: fn() -> Value| {
+        let entries = keys.iter().map(|key| ((*key).to_owned(), value()));
+        Value::from(entries.collect::<config::Map<_, _>>())
+    };
+    let empty = || Value::from(config::Map::<String, Value>::new());
+    // These sections of a pool are read only if they are there.
+    let pool = table(&["pin", "load", "cors", "split"], empty);
+    let pools = Value::from(config::Map::from_iter([("name".to_owned(), pool)]));
+    let notes = Notes::default();
+    read(Section::root(Value::from(config::Map::from_iter([("pools".to_owned(), pools)])), &notes));
+    notes.known_keys().map(|key| key.replacen("pools.name.", "pools.NAME.", 1)).collect()
 }
 
 fn read(mut root: Section<'_>) -> Settings {
@@ -324,7 +342,7 @@ impl Admin {
         let (load_tokens, load_token_file) =
             pool::or_from_file(&mut section, "load_token", load_token, "load_token_file");
         let admin = Self {
-            listen: section.or("listen", Self::default().listen),
+            listen: section.optional("listen").map_or(Self::default().listen, |AdminListen(listen)| listen),
             token: tokens.into_iter().next(),
             token_file,
             load_token: load_tokens.into_iter().next(),

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 use config::{Value, ValueKind};
 
-use super::nearest;
+use super::layers::{DEFAULT_POOL, VARIABLE, variable_of};
 use super::values::Leaf;
+use super::{known_keys, nearest};
 
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +45,8 @@ pub(super) struct Notes {
     problems: RefCell<Vec<Problem>>,
     /// By key; `None` where a table's values came from several places, or it has none.
     origins: RefCell<HashMap<String, Option<String>>>,
+    /// The path of every key that was asked for, in that order.
+    known: RefCell<Vec<String>>,
 }
 
 impl Notes {
@@ -70,8 +73,13 @@ impl Notes {
         self.problems.borrow().iter().any(|problem| inside(&problem.key))
     }
 
+    /// Returns the path of every key that was asked for.
+    pub(super) fn known_keys(self) -> impl Iterator<Item = String> {
+        self.known.into_inner().into_iter()
+    }
+
     /// The origin of a key, or of the nearest key above it that has one.
-    fn origin(&self, key: &str) -> Option<String> {
+    pub(super) fn origin(&self, key: &str) -> Option<String> {
         let origins = self.origins.borrow();
         let mut key = key;
         loop {
@@ -132,7 +140,10 @@ impl<'a> Section<'a> {
             ValueKind::Table(table) => table.into_iter().collect(),
             ValueKind::Nil => BTreeMap::new(),
             _ => {
-                notes.problem(&path, format!("got {}, takes a table", shown(&value)));
+                notes.problem(
+                    &path,
+                    format!("got {}, takes a table{}", shown(&value), how_to_write(&path, &value)),
+                );
                 BTreeMap::new()
             }
         };
@@ -161,6 +172,7 @@ impl<'a> Section<'a> {
     fn take(&mut self, key: &'static str) -> Option<(String, Value)> {
         self.asked.push(key);
         let path = self.key(key);
+        self.notes.known.borrow_mut().push(path.clone());
         let value = self.left.remove(key)?;
         self.notes.remember(&path, &value);
         Some((path, value))
@@ -226,10 +238,12 @@ impl<'a> Section<'a> {
                 .filter(|item| !item.is_empty())
                 .map(|item| Value::new(origin.as_ref(), item))
                 .collect(),
-            _ => {
+            ValueKind::Table(_) | ValueKind::Nil => {
                 self.notes.problem(&path, format!("got {}, takes a list", shown(&value)));
                 return None;
             }
+            // A number, such as a port.
+            _ => vec![value],
         };
         let with_path = |(index, item): (usize, Value)| {
             let path = format!("{path}[{index}]");
@@ -274,12 +288,43 @@ impl<'a> Section<'a> {
             let path = self.key(key);
             self.notes.remember(&path, value);
             let known = self.asked.join(", ");
-            let text = match nearest(key, self.asked.iter().copied()) {
-                Some(near) => format!("no such key; did you mean \"{near}\"? (known here: {known})"),
+            let sibling = nearest(key, self.asked.iter().copied()).map(|near| format!("\"{near}\""));
+            let text = match sibling.or_else(|| self.elsewhere(key)) {
+                Some(near) => format!("no such key; did you mean {near}? (known here: {known})"),
                 None => format!("no such key (known here: {known})"),
             };
             self.notes.problem(&path, text);
         }
+    }
+
+    /// Returns where a key stands that was written in the wrong table, as the origin of the value would write it.
+    fn elsewhere(&self, key: &str) -> Option<String> {
+        let known = known_keys();
+        let named = known.iter().filter(|known| known.rsplit('.').next() == Some(key));
+        let place = named.min_by_key(|known| known.matches('.').count())?;
+        let is_variable =
+            self.notes.origin(&self.key(key)).is_some_and(|origin| origin.starts_with(VARIABLE));
+        let own_pool = self.path.strip_prefix("pools.").and_then(|rest| rest.split('.').next());
+        let pool = own_pool.unwrap_or(if is_variable { DEFAULT_POOL } else { "NAME" });
+        let place = place.replacen("pools.NAME.", &format!("pools.{pool}."), 1);
+        Some(match is_variable {
+            true => variable_of(&place),
+            false => place,
+        })
+    }
+}
+
+/// How the table at `path` is written, instead of the value that stands there.
+fn how_to_write(path: &str, value: &Value) -> String {
+    if let Some(variable) = value.origin().and_then(|origin| origin.strip_prefix(VARIABLE)) {
+        return format!(": each of its keys is a variable of its own, {}__KEY", variable.trim());
+    }
+    match (path, &value.kind) {
+        ("pools", _) => ": write [pools.NAME]".to_owned(),
+        // An item of a list.
+        _ if path.contains('[') => String::new(),
+        (_, ValueKind::Boolean(false)) => format!(": leave it out, or write [{path}]"),
+        _ => format!(": write [{path}]"),
     }
 }
 

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use super::layers::DEFAULT_POOL;
+use super::layers::{DEFAULT_POOL, VARIABLE};
 use super::names::{HostPattern, Origin};
 use super::reader::Notes;
 use super::url::BackendUrl;
-use super::values::{SameSite, SecureAttribute};
+use super::values::{Listen, SameSite, SecureAttribute};
 use super::{Cors, Health, Load, Pin, Pool, ProbeKind, Settings};
 use crate::fleet::HashKey;
 use crate::strategy;
@@ -69,15 +69,27 @@ fn key(pool: &Pool, rest: &str) -> String {
     format!("pools.{}.{rest}", pool.name.as_str())
 }
 
-/// No address may be asked for twice, by traffic or admin.
+/// No address may be asked for twice, by traffic or admin, and none that is part of another.
 fn listeners_differ(settings: &Settings, notes: &Notes) {
-    let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
+    let mut seen: Vec<(&str, &Listen)> = Vec::new();
     for (key, listen) in settings.server.addresses().chain([("admin.listen", &settings.admin.listen)]) {
-        let taken = listen.0.port() != 0 && seen.insert(listen.0, key).is_some();
-        if taken {
-            notes.problem(key, format!("{listen} is asked for twice, takes addresses that differ"));
+        let clash = seen.iter().find(|(_, other)| listen.0.port() != 0 && overlap(listen.0, other.0));
+        match clash {
+            Some((_, other)) if *other == listen => {
+                notes.problem(key, format!("{listen} is asked for twice, takes addresses that differ"));
+            }
+            Some((of, other)) => {
+                notes.problem(key, format!("{listen} and {other} of {of} overlap, takes another port"));
+            }
+            None => seen.push((key, listen)),
         }
     }
+}
+
+/// Whether the kernel refuses to listen on both addresses. `[::]` includes IPv4.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |any: IpAddr, ip: IpAddr| any.is_unspecified() && (any.is_ipv6() || ip.is_ipv4());
+    a.port() == b.port() && (a.ip() == b.ip() || covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
 }
 
 /// The PROXY protocol is believed from trusted proxies alone, so there must be some.
@@ -431,7 +443,7 @@ fn probes(pool: &Pool, warnings: &mut Vec<String>) {
 }
 
 fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
-    if cors.origins.is_empty() {
+    if cors.origins.is_empty() && !notes.is_wrong(&key(pool, "cors")) {
         notes.problem(
             &key(pool, "cors.origins"),
             "there is none, takes origins such as \"https://app.example.com\"",
@@ -468,22 +480,36 @@ fn routes(pools: &[Pool], notes: &Notes) {
                 Some(host) => format!("{host}{}", pool.path_prefix),
                 None => format!("every host's {}", pool.path_prefix),
             };
-            let (name, text) = match (other.name == pool.name, host) {
-                (true, _) => ("hosts", format!("{route} is listed twice, takes each host once")),
-                (false, Some(_)) => {
-                    ("hosts", format!("{route} belongs to pool {} already", other.name.as_str()))
+            // A pool of the command line may have come unnoticed.
+            let made = [pool, other].into_iter().find_map(|made| Some((made, made_by(made, notes)?)));
+            let other_name = other.name.as_str();
+            let (name, text) = match (other.name == pool.name, host, made) {
+                (true, ..) => ("hosts", format!("{route} is listed twice, takes each host once")),
+                (false, Some(_), _) => ("hosts", format!("{route} belongs to pool {other_name} already")),
+                (false, None, Some((made, by))) => {
+                    let rest = if made.name == pool.name { other_name } else { pool.name.as_str() };
+                    let made = made.name.as_str();
+                    let text = format!(
+                        "pool {made} comes from {by} and serves {route}, as pool {rest} does; takes no {by}, or `hosts` \
+                         in [pools.{rest}]"
+                    );
+                    ("path_prefix", text)
                 }
-                (false, None) => (
+                (false, None, None) => (
                     "path_prefix",
-                    format!(
-                        "{route} belongs to pool {} already; takes `hosts` or another prefix",
-                        other.name.as_str()
-                    ),
+                    format!("{route} belongs to pool {other_name} already; takes `hosts` or another prefix"),
                 ),
             };
             notes.problem(&key(pool, name), text);
         }
     }
+}
+
+/// Returns the flag or variable that made a pool, if no settings file did.
+fn made_by(pool: &Pool, notes: &Notes) -> Option<String> {
+    let origin = notes.origin(&key(pool, "backends"))?;
+    let by = origin.strip_prefix(VARIABLE).unwrap_or(&origin);
+    (by != origin || by.starts_with("--")).then(|| by.to_owned())
 }
 
 /// Two pools that one host can reach must not share a cookie name: each would throw the other's pin away.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
-use super::values::Leaf;
+use super::values::{Leaf, bracketed};
 use crate::fleet::{Dots, Host, Weight, dots};
 
 /// Where a backend is: `http` or `https`, an authority, and at most a path.
@@ -80,12 +80,24 @@ impl BackendUrl {
     }
 }
 
+/// Two URLs in one string are a mistake.
+const ONE_EACH: &str = "one URL per --backend, and one per item of a list";
+
 impl Leaf for BackendUrl {
     fn parse(text: &str) -> Result<Self, String> {
         const TAKES: &str = "a URL such as \"https://a.example.com\" or \"http://10.0.0.1:8080/base\"";
         let err = |why: &str| Err(format!("{TAKES}: {why}"));
         let Some((scheme, rest)) = text.split_once("://") else {
-            return err("it has no scheme");
+            let scheme = if text.ends_with(":443") { "https" } else { "http" };
+            let guess = format!("{scheme}://{text}");
+            return err(&match Self::parse(&guess) {
+                Ok(_) => format!("it has no scheme; did you mean \"{guess}\"?"),
+                Err(_) if text.contains(',') => ONE_EACH.to_owned(),
+                Err(_) => match bracketed(text) {
+                    Some(host) => format!("IPv6 addresses need brackets: \"http://{host}\""),
+                    None => "it has no scheme".to_owned(),
+                },
+            });
         };
         let scheme = scheme.to_ascii_lowercase();
         let default_port = match scheme.as_str() {
@@ -99,19 +111,26 @@ impl Leaf for BackendUrl {
         if rest.contains('?') {
             return err("it has a query");
         }
+        // Stricter than the grammar of a host and of a path, which allow commas.
+        if text.split(',').skip(1).any(|next| next.contains("://")) {
+            return err(ONE_EACH);
+        }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains(',') {
+            return err(ONE_EACH);
+        }
+        if let Some(host) = bracketed(authority) {
+            return err(&format!("IPv6 addresses need brackets: \"{scheme}://{host}{path}\""));
+        }
         if authority.contains('@') {
             return err("it has userinfo; credentials would be shown to every visitor");
         }
         let Some(host) = Host::parse(authority) else {
             return err("its host or port is not valid (a name outside ASCII is written in its xn-- form)");
         };
-        // Stricter than the grammar, which allows commas: two URLs in one string are a mistake.
         let of_names = |b: u8| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b);
         if authority.ends_with(':') || !authority.bytes().all(of_names) {
-            return err(
-                "its host or port is not valid (one URL each; a name outside ASCII in its xn-- form)",
-            );
+            return err("its host or port is not valid (a name outside ASCII is written in its xn-- form)");
         }
         if host.port == Some(0) {
             return err("port 0 is no port to visit");
@@ -153,8 +172,24 @@ impl Leaf for WeightedUrl {
             Some((weight, url)) if !weight.contains(':') => (Weight::parse(weight.trim())?, url.trim()),
             _ => (Weight::ONE, text),
         };
-        Ok(Self { weight, url: BackendUrl::parse(url)? })
+        let url = BackendUrl::parse(url).map_err(|takes| match weight_first(text) {
+            Some(right) => format!("a weight and a URL: write the weight first: \"{right}\""),
+            None => takes,
+        })?;
+        Ok(Self { weight, url })
     }
+}
+
+/// Returns the right form of a URL that has its weight behind it, such as `http://a*3` and `http://a weight=3`, or apart
+/// from it, such as `3 http://a`.
+fn weight_first(text: &str) -> Option<String> {
+    let (one, other) = text.split_once(['*', ' ', ';', '|'])?;
+    let other = other.trim_start_matches(['*', ' ', ';', '|']);
+    let (url, weight) = if other.contains("://") { (other, one) } else { (one, other) };
+    let weight = weight.trim_start_matches("weight").trim_start_matches(['=', ':', ' ']).trim();
+    Weight::parse(weight).ok()?;
+    BackendUrl::parse(url.trim()).ok()?;
+    Some(format!("{weight}*{}", url.trim()))
 }
 
 impl Serialize for BackendUrl {
@@ -196,8 +231,8 @@ mod tests {
             ("https://a.example.com:x", "host or port"),
             ("https://a.example.com:0", "port 0"),
             ("https://a.example.com:", "host or port"),
-            ("https://a.example.com,https://b.example.com", "one URL each"),
-            ("https://a.example.com,b.example.com", "one URL each"),
+            ("https://a.example.com,https://b.example.com", "one URL per --backend"),
+            ("https://a.example.com,b.example.com", "one URL per --backend"),
             ("https://a b", "host or port"),
             ("https://bücher.example", "xn--"),
             ("https://a.example.com/x/../y", "dot segment"),

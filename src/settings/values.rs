@@ -4,7 +4,7 @@
 //! key, the value and that phrase.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -237,16 +237,54 @@ impl fmt::Display for Size {
     }
 }
 
-/// An address to listen on; port 0 takes any free port.
+/// An address to listen on; port 0 takes any free port. A port alone, `8080` or `:8080`, is all addresses of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Listen(pub SocketAddr);
 
 impl Leaf for Listen {
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| {
-            "an IP address and a port, such as \"[::]:8080\", \"0.0.0.0:8080\" or \"127.0.0.1:8080\""
-                .to_owned()
-        })
+        parse_listen(text, Ipv6Addr::UNSPECIFIED.into())
+    }
+}
+
+/// The same for the admin listener, where a port alone is that port of 127.0.0.1: it must not become public by accident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AdminListen(pub(super) Listen);
+
+impl Leaf for AdminListen {
+    fn parse(text: &str) -> Result<Self, String> {
+        parse_listen(text, Ipv4Addr::LOCALHOST.into()).map(Self)
+    }
+}
+
+/// Parses an address whose IP address may be left out.
+fn parse_listen(text: &str, default: IpAddr) -> Result<Listen, String> {
+    const TAKES: &str =
+        "an IP address and a port, such as \"[::]:8080\" or \"127.0.0.1:8080\", or a port alone";
+    let port = text.strip_prefix(':').unwrap_or(text);
+    let port = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok()).flatten();
+    if let Some(address) = port.map(|port| SocketAddr::new(default, port)).or_else(|| text.parse().ok()) {
+        return Ok(Listen(address));
+    }
+    Err(match (bracketed(text), text.rsplit_once(':')) {
+        (Some(bracketed), _) => format!("{TAKES}: IPv6 addresses need brackets: \"{bracketed}\""),
+        (None, Some(("localhost", port))) => format!("{TAKES}, and no name: \"127.0.0.1:{port}\""),
+        _ => TAKES.to_owned(),
+    })
+}
+
+/// Returns an IPv6 address without brackets, with or without a port, as it is written with them.
+pub(super) fn bracketed(text: &str) -> Option<String> {
+    let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    let split = text.rsplit_once(':');
+    let with_port = split.filter(|(address, port)| port.parse::<u16>().is_ok() && is_address(address));
+    match with_port {
+        Some((address, port)) => Some(format!("[{address}]:{port}")),
+        // "::8080" is an address too, but hardly meant as one.
+        None if text.strip_prefix("::").is_some_and(|port| port.len() > 1 && port.parse::<u16>().is_ok()) => {
+            Some(format!("[::]:{}", &text[2..]))
+        }
+        None => is_address(text).then(|| format!("[{text}]")),
     }
 }
 

@@ -32,7 +32,10 @@ fn it_steps_aside_where_8080_is_taken() {
     // Somebody else may have it already; then nothing need be taken here.
     let _taken = TcpListener::bind("127.0.0.1:8080");
     let signpost = Signpost::start_command(&mut command(["demo", "--backends", "2", "--pin"]));
-    assert!((8081..8180).contains(&signpost.traffic.port()), "{}", signpost.traffic);
+    let port = signpost.traffic.port();
+    assert!((8081..8180).contains(&port), "{port}");
+    let said = signpost.log();
+    assert!(said.contains(&format!("port 8080 is in use, using {port}\n")), "{said}");
     assert!(signpost.get("/").cookie().is_some());
 }
 

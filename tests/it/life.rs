@@ -144,7 +144,7 @@ fn a_taken_address_is_said_and_exits_1() {
     let output = run([&BACKEND[..], &["--listen", &address, "--admin", "127.0.0.1:0"]].concat());
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
-    assert!(said.contains(&format!("can't listen on {address}: Address already in use")), "{said}");
+    assert!(said.contains(&format!("can't listen on {address}: the address is in use")), "{said}");
 
     // SO_REUSEPORT or not: a second instance does not share the first one's visitors.
     let first = Signpost::start(&BACKEND);

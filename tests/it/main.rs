@@ -44,6 +44,7 @@ mod explain;
 mod simulate;
 mod settings;
 mod paths;
+mod messages;
 mod life;
 mod output;
 mod reload;

@@ -34,7 +34,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (url("https://b.example/?q"), "pools.a.backends[0]", "query"),
         (url("https://b.example/#f"), "pools.a.backends[0]", "fragment"),
         (url("300*https://b.example"), "pools.a.backends[0]", "0 (no new visitors) to 256"),
-        (url("https://b.example,https://c.example"), "pools.a.backends[0]", "one URL each"),
+        (url("https://b.example,https://c.example"), "pools.a.backends[0]", "one URL per --backend"),
         (
             format!("{A}hosts = ['www.example.com']\n[pools.a.pin]\ndomain = 'example.org'"),
             "pools.a.pin.domain",
@@ -137,7 +137,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "every site act",
         ),
         (format!("{A}cors = {{ origins = ['x'] }}"), "pools.a.cors.origins[0]", "an origin such as"),
-        (format!("{A}[server]\nlisten = ['8080']"), "server.listen[0]", "IP address and a port"),
+        (format!("{A}[server]\nlisten = ['x:8080']"), "server.listen[0]", "IP address and a port"),
         (
             format!("{A}[server]\ntrusted_proxies = ['10/8']"),
             "server.trusted_proxies[0]",
@@ -150,7 +150,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "is missing, takes an IP address",
         ),
         (
-            format!("{A}[server]\nlisten = ['[::]:1', {{ address = '8080' }}]"),
+            format!("{A}[server]\nlisten = ['[::]:1', {{ address = 'x:8080' }}]"),
             "server.listen[1].address",
             "IP address and a port",
         ),
@@ -185,7 +185,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "asked for twice",
         ),
         (format!("{A}[server.tls]\nlisten = ['[::]:8443']"), "server.tls.certificates", "there is none"),
-        (format!("{A}[server.tls]\nlisten = ['443']"), "server.tls.listen[0]", "IP address and a port"),
+        (format!("{A}[server.tls]\nlisten = ['x:443']"), "server.tls.listen[0]", "IP address and a port"),
         (format!("{A}[server.tls]\nhandshake_timeout = '0s'"), "server.tls.handshake_timeout", "more than 0"),
         (format!("{A}[server.tls]\nmax_handshakes = 0"), "server.tls.max_handshakes", "from 1 to 65535"),
         (format!("{A}[server.tls]\nhsts = '1500ms'"), "server.tls.hsts", "whole seconds"),
