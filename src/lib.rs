@@ -53,6 +53,7 @@ pub mod notify;
 
 // One process after the other.
 pub mod takeover;
+pub mod overrides;
 
 pub mod cli;
 pub mod demo;

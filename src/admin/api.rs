@@ -37,7 +37,8 @@ pub(super) async fn pools(State(shown): State<Shown>, Extension(changes): Extens
     json(&Overview::of(&shown, changes, &fleet))
 }
 
-/// `PATCH /api/v1/pools/{pool}/backends/{id}`. Answers when every request that begins reads the change.
+/// `PATCH /api/v1/pools/{pool}/backends/{id}`. Answers when every new request reads the change, and the state file, if
+/// there is one, contains it.
 pub(super) async fn change_backend(
     State(shown): State<Shown>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -64,6 +65,8 @@ pub(super) async fn change_backend(
     if done.await.is_err() {
         return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such backend in a pool of that name"));
     }
+    // It is in effect, whether it could be written or not; that is logged.
+    shown.saved.up_to_date().await;
     // Written anew, so that a line stays a line.
     let change = serde_json::from_slice::<Value>(&body).map(|change| change.to_string()).unwrap_or_default();
     tracing::info!(pool, backend, change, "changed by the operator");

@@ -63,6 +63,7 @@ use crate::clock::Clock;
 use crate::fleet::{Fleet, Slot};
 use crate::keeper::Event;
 use crate::metrics::{Counter, Limit, Registry};
+use crate::overrides::Saved;
 use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use guard::Guard;
@@ -124,6 +125,8 @@ pub struct Shown {
     pub clock: Clock,
     /// The way to the keeper.
     pub events: mpsc::Sender<Event>,
+    /// Tells whether changes are in the state file.
+    pub saved: Saved,
     /// Whether a successor has been told how things stand: nothing may change then.
     pub handing_over: Arc<AtomicBool>,
     /// The control thread's.

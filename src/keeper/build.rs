@@ -33,6 +33,8 @@ pub(super) struct Lasting {
     loads: HashMap<String, Known>,
     /// What the operator set at run time, by pool and in it by backend.
     overrides: HashMap<String, HashMap<String, Override>>,
+    /// How many times these have changed.
+    pub(super) override_changes: u64,
     /// The key for pools without secrets.
     random_key: [u8; 32],
 }
@@ -57,12 +59,14 @@ impl Lasting {
             clock: Clock::start(),
             loads: HashMap::new(),
             overrides: HashMap::new(),
+            override_changes: 0,
             random_key: rand::random(),
         }
     }
 
     /// Sets or ends what the operator says of a backend. `now` is in seconds since 1970.
     pub(super) fn operate(&mut self, pool: &str, backend: &str, change: Change, now: u64) {
+        self.override_changes += 1;
         let of_pool = self.overrides.entry(pool.to_owned()).or_default();
         let set = of_pool.entry(backend.to_owned()).or_default();
         if let Some(admin) = change.admin {
@@ -83,12 +87,16 @@ impl Lasting {
         self.memories.retain(|(name, ..), _| stays(name));
         self.meters.retain(|name, _| stays(name));
         self.loads.retain(|name, _| stays(name));
+        let count =
+            |of: &HashMap<String, HashMap<String, Override>>| of.values().map(HashMap::len).sum::<usize>();
+        let before = count(&self.overrides);
         self.overrides.retain(|name, set| {
             let Some(pool) = pools.iter().find(|pool| pool.name.as_str() == name) else { return false };
             let known: HashSet<&str> = pool.backends.iter().map(|backend| backend.id.as_str()).collect();
             set.retain(|id, _| known.contains(id.as_str()));
             !set.is_empty()
         });
+        self.override_changes += u64::from(count(&self.overrides) != before);
     }
 
     /// Where each backend of a pool stands now, with its vitals. Allocates nothing.

@@ -135,6 +135,8 @@ pub struct Keeper {
     lasting: Lasting,
     targets: watch::Sender<Vec<Arc<Target>>>,
     settled: watch::Sender<bool>,
+    /// The number of times that operator overrides have changed, and that is published.
+    override_changes: watch::Sender<u64>,
     counter: Counter,
 }
 
@@ -164,6 +166,7 @@ impl Keeper {
             lasting,
             targets: watch::Sender::new(Vec::new()),
             settled: watch::Sender::new(false),
+            override_changes: watch::Sender::new(0),
             counter,
         };
         this.tell_targets();
@@ -189,6 +192,11 @@ impl Keeper {
     /// True once no backend's first probe is waited for any more.
     pub fn settled(&self) -> watch::Receiver<bool> {
         self.settled.subscribe()
+    }
+
+    /// Counts the changes of operator overrides. One is counted before its sender learns that it is published.
+    pub fn override_changes(&self) -> watch::Receiver<u64> {
+        self.override_changes.subscribe()
     }
 
     /// Gives out places for counts.
@@ -225,6 +233,7 @@ impl Keeper {
     /// Works events in and publishes what came of them.
     fn work(&mut self, events: impl Iterator<Item = Event>, now: Instant) {
         let mut told = Vec::new();
+        let changes = self.lasting.override_changes;
         for event in events {
             told.extend(self.guarded(|this| this.apply(event, now)).flatten());
         }
@@ -232,6 +241,9 @@ impl Keeper {
             // Built anew with the next change; whoever waits for this one is not told that it is in effect.
             self.kept.iter_mut().for_each(Kept::changed);
             return;
+        }
+        if self.lasting.override_changes != changes {
+            self.override_changes.send_replace(self.lasting.override_changes);
         }
         for published in told {
             // Whoever asked may have gone; then nobody needs to know.

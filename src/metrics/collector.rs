@@ -13,7 +13,7 @@ use super::family::{counter, family, gauge, pairs};
 use super::pools::{fail_open, spilled};
 use super::{
     CLOSED_AT, CODES, CODES_AT, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT, Limit, OPENED_AT, PANICS_AT,
-    REFUSALS_AT, Reloads, Roll,
+    REFUSALS_AT, Reloads, Roll, StateFileStatus,
 };
 use crate::certificates::Place;
 use crate::clock::Clock;
@@ -30,6 +30,8 @@ pub struct Sources {
     pub dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
     /// How reloads went.
     pub reloads: Arc<Reloads>,
+    /// Whether operator overrides are saved.
+    pub state_file: Arc<StateFileStatus>,
     /// How evenly strategies spread visitors and load.
     pub imbalances: Arc<Imbalances>,
     /// Of the estimates of load.
@@ -95,6 +97,7 @@ impl Collector for Signpost {
         families.extend(self.certificates());
         families.extend(self.connections());
         families.extend(self.reloads());
+        families.push(self.state_file());
         families.extend([self.redirects(&fleet), self.picks(&fleet)]);
         families.extend(self.strategies(&fleet));
         families.extend(self.imbalances());
@@ -229,6 +232,16 @@ impl Signpost {
                 [gauge(&[], last)],
             ),
         ]
+    }
+
+    fn state_file(&self) -> MetricFamily {
+        let saved = self.sources.state_file.is_saved().map(u8::from).map(f64::from);
+        family(
+            "signpost_state_file_last_write_successful",
+            "Whether the operator overrides in effect are in admin.state_file.",
+            MetricType::GAUGE,
+            saved.map(|saved| gauge(&[], saved)),
+        )
     }
 
     /// A histogram whose buckets, one more for what is over, and sum stand at `at`; `unit` of its counts are a second.

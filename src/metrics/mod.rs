@@ -14,7 +14,7 @@ mod slab;
 mod told;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -370,6 +370,39 @@ impl Reloads {
         self.last_successful.store(successful, Ordering::Relaxed);
         let count = if successful { &self.successes } else { &self.errors };
         count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether operator overrides are in `admin.state_file`. Noted by one task, read at a scrape.
+#[derive(Debug, Default)]
+pub struct StateFileStatus(AtomicU8);
+
+const SAVED: u8 = 1;
+const NOT_SAVED: u8 = 2;
+
+impl StateFileStatus {
+    /// There is no such file.
+    pub fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// The outcome of the last write, or of the check that one is possible.
+    pub fn note(&self, successful: bool) {
+        self.0.store(if successful { SAVED } else { NOT_SAVED }, Ordering::Relaxed);
+    }
+
+    /// Whether there is a file, and its last write has failed.
+    pub fn is_failed(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == NOT_SAVED
+    }
+
+    /// Whether the last write was successful; `None` without a file.
+    fn is_saved(&self) -> Option<bool> {
+        match self.0.load(Ordering::Relaxed) {
+            SAVED => Some(true),
+            NOT_SAVED => Some(false),
+            _ => None,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +21,10 @@ use crate::admin::{Readiness, Shown};
 use crate::clients::Clients;
 use crate::compare::Comparer;
 use crate::health::{Entry, Prober};
-use crate::keeper::Keeper;
-use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources};
+use crate::keeper::{Event, Keeper};
+use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources, StateFileStatus};
 use crate::notify::Notifier;
+use crate::overrides::{self, Contents, Saver, StateFile};
 use crate::reload::{NewFront, Reloader, Told};
 use crate::server::{Bound, Listeners, Places, Speaks};
 use crate::settings::{Layers, Settings, Span};
@@ -46,6 +48,8 @@ pub enum Ended {
 const QUEUE: usize = 1024;
 /// How often a change that waits looks whether it may happen.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long the state file may take to be read.
+const STATE_FILE: Duration = Duration::from_secs(5);
 /// How long the admin listener's last answers may take.
 const LAST_FIGURES: Duration = Duration::from_millis(500);
 
@@ -84,11 +88,20 @@ pub async fn run(
     let (fleet, slots, settled) = (keeper.published(), keeper.slots(), keeper.settled());
     let (roll, reloads) = (Arc::new(Roll::new(own)), Arc::<Reloads>::default());
     let imbalances = Arc::<Imbalances>::default();
+    let state_file = Arc::<StateFileStatus>::default();
+    let state_path = watch::Sender::new(settings.admin.state_file.clone());
+    let (saver, saved) = Saver::new(
+        Arc::clone(&fleet),
+        keeper.override_changes(),
+        state_path.subscribe(),
+        Arc::clone(&state_file),
+    );
     let registry = Registry::new(Sources {
         fleet: Arc::clone(&fleet),
         roll: Arc::clone(&roll),
         dropped_lines: telemetry.dropped_lines(),
         reloads: Arc::clone(&reloads),
+        state_file,
         imbalances: Arc::clone(&imbalances),
         clock: keeper.clock(),
         version: env!("CARGO_PKG_VERSION"),
@@ -100,6 +113,7 @@ pub async fn run(
     let busy = Arc::<AtomicBool>::default();
     let ground = Ground {
         shown: Shown {
+            saved,
             handing_over: Arc::clone(&busy),
             registry: Arc::new(registry),
             readiness: readiness.clone(),
@@ -136,8 +150,18 @@ pub async fn run(
     tokio::task::spawn_local(
         Comparer::new(Arc::clone(&fleet), ground.clock, Arc::clone(&ground.roll), imbalances).run(),
     );
-    if let Some(predecessor) = &mut family.predecessor {
-        predecessor.operate_again(&events).await;
+    // What a predecessor hands over is newer than the file.
+    let read = match &mut family.predecessor {
+        Some(predecessor) => {
+            predecessor.operate_again(&events).await;
+            None
+        }
+        None => restore(settings.admin.state_file.clone(), &events).await,
+    };
+    // Until its predecessor has left, a successor does not touch the file.
+    let mut saver = Some((saver, read));
+    if family.predecessor.is_none() {
+        save(&mut saver);
     }
     let hangup = signal(SignalKind::hangup())?;
     let (ask_front, mut fronts_asked) = mpsc::channel(1);
@@ -190,6 +214,7 @@ pub async fn run(
             return Err(error);
         }
     }
+    save(&mut saver);
     let offer = |front: &Front, held: io::Result<Vec<Bound>>| -> Offering {
         match held {
             _ if is_fixed => Box::pin(pending()),
@@ -217,6 +242,11 @@ pub async fn run(
                 retiring.spawn_local(old.retire(front.listeners(), Arc::clone(&ground.roll)));
             });
             if replaced.is_ok() {
+                state_path.send_if_modified(|path| {
+                    let changed = *path != settings.admin.state_file;
+                    path.clone_from(&settings.admin.state_file);
+                    changed
+                });
                 // Dropped first: it holds descriptors of listeners that are to be closed, and the name.
                 drop(std::mem::replace(&mut offering, Box::pin(pending())));
                 offering = offer(&front, front.hold());
@@ -240,8 +270,11 @@ pub async fn run(
             readiness.leave();
             notifier.stopping();
         }
-        // The address is served and the service goes on; the successor speaks for both.
-        Why::TakenOver(_) => alive.abort(),
+        // The address is served and the service goes on; the successor speaks for both, and writes the state file.
+        Why::TakenOver(_) => {
+            alive.abort();
+            state_path.send_replace(None);
+        }
     }
     retiring.close();
     let ended = leave(why, offering, &mut signals, &mut front, Some(&retiring)).await;
@@ -250,6 +283,37 @@ pub async fn run(
         let _ = tokio::time::timeout(LAST_FIGURES, front.office_closed()).await;
     }
     Ok(ended)
+}
+
+/// Restores the operator overrides of a state file, and returns the file. What is wrong with it is logged: without them
+/// the process serves as if none were set.
+async fn restore(path: Option<PathBuf>, events: &mpsc::Sender<Event>) -> Option<StateFile> {
+    let path = path?;
+    let of_thread = path.clone();
+    let read = tokio::task::spawn_blocking(move || StateFile::read(of_thread));
+    let (file, contents) = match tokio::time::timeout(STATE_FILE, read).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => (StateFile::unread(path), Contents::Broken(error.to_string())),
+        Err(_) => {
+            (StateFile::unread(path), Contents::Broken(format!("reading takes longer than {STATE_FILE:?}")))
+        }
+    };
+    match contents {
+        Contents::Missing => {}
+        Contents::Valid(overrides, _) => overrides::restore(overrides, events).await,
+        Contents::Broken(reason) => {
+            let path = file.path().display();
+            tracing::error!(%path, reason, "broken state file ignored: no operator override restored");
+        }
+    }
+    Some(file)
+}
+
+/// Has a saver keep its file true from now on; once.
+fn save(saver: &mut Option<(Saver, Option<StateFile>)>) {
+    if let Some((saver, file)) = saver.take() {
+        tokio::task::spawn_local(saver.run(file));
+    }
 }
 
 /// Says where visitors and operator are served from now on.

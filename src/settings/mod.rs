@@ -127,6 +127,9 @@ pub struct Admin {
     pub load_token_file: Option<PathBuf>,
     /// Names by which the API may be asked, besides addresses and `localhost`.
     pub hosts: Vec<HostPattern>,
+    /// The file that keeps operator overrides over a restart; none: they end with the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_file: Option<PathBuf>,
 }
 
 /// Settings and what to tell the operator about them.
@@ -330,6 +333,7 @@ impl Default for Admin {
             load_token: None,
             load_token_file: None,
             hosts: Vec::new(),
+            state_file: None,
         }
     }
 }
@@ -348,6 +352,7 @@ impl Admin {
             load_token: load_tokens.into_iter().next(),
             load_token_file,
             hosts: section.list("hosts").unwrap_or_default(),
+            state_file: section.path("state_file"),
         };
         section.finish();
         admin

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
 
 use super::layers::{DEFAULT_POOL, VARIABLE};
 use super::names::{HostPattern, Origin};
@@ -31,6 +32,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     }
     proxies_are_named(settings, notes);
     tokens_differ(settings, notes);
+    state_file(settings, notes);
     if settings.pools.is_empty() && !notes.is_wrong("pools") {
         notes.problem(
             "pools",
@@ -115,6 +117,23 @@ fn tokens_differ(settings: &Settings, notes: &Notes) {
     if admin.load_token.is_some() && admin.load_token == admin.token {
         let key = if admin.load_token_file.is_some() { "admin.load_token_file" } else { "admin.load_token" };
         notes.problem(key, "is the admin's token too, takes one of its own: every backend knows it");
+    }
+}
+
+/// The state file may be missing, but not its folder. Whether it can be written is found out at the start.
+fn state_file(settings: &Settings, notes: &Notes) {
+    let Some(file) = &settings.admin.state_file else { return };
+    if file.is_dir() {
+        notes
+            .problem("admin.state_file", format!("{} is a folder, takes the path of a file", file.display()));
+    } else if !file.parent().is_some_and(Path::is_dir) {
+        notes.problem(
+            "admin.state_file",
+            format!(
+                "there is no folder for {}, takes the path of a file in a folder that exists",
+                file.display()
+            ),
+        );
     }
 }
 

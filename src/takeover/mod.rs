@@ -20,7 +20,6 @@
 
 mod channel;
 mod offer;
-mod operated;
 mod successor;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,8 +30,8 @@ use serde::{Deserialize, Serialize};
 pub use offer::{Offer, TakenOver};
 pub use successor::{Nobody, Predecessor};
 
+use crate::overrides::OperatorOverride;
 use crate::server::Kind;
-use operated::Operated;
 
 /// The version of this conversation. One more when an older instance would misunderstand it.
 const PROTOCOL: u32 = 1;
@@ -50,7 +49,7 @@ enum Message {
     /// The successor's first word.
     Hello { protocol: u32, version: String, pid: u32 },
     /// What the operator has set at run time; comes before the listeners, in as many packets as it takes.
-    Operated { backends: Vec<Operated> },
+    Operated { backends: Vec<OperatorOverride> },
     /// Some listeners; the packet carries a descriptor for each, in this order. The last one says `more: false`.
     Sockets {
         version: String,

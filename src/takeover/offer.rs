@@ -11,8 +11,9 @@ use arc_swap::ArcSwap;
 use tokio::time::sleep;
 
 use super::channel::{BATCH, Channel, Place};
-use super::{Key, Message, PROMPT, PROTOCOL, UNTIL_READY, name, operated, trusted};
+use super::{Key, Message, PROMPT, PROTOCOL, UNTIL_READY, name, trusted};
 use crate::fleet::Fleet;
+use crate::overrides;
 use crate::server::Bound;
 
 /// How long to wait before trying again what went wrong: to take the name, to hear a successor.
@@ -137,7 +138,7 @@ async fn hand_over(
         other => return Err(unexpected(other.map(|(message, _)| message))),
     };
     tracing::info!(version, pid, "a successor asks for the listeners");
-    for backends in operated::of(fleet).chunks(BATCH) {
+    for backends in overrides::of(fleet).chunks(BATCH) {
         channel.send(&Message::Operated { backends: backends.to_vec() }, &[], PROMPT).await?;
     }
     send_all(channel, held, watchdog).await?;

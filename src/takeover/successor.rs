@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::channel::Channel;
-use super::operated::{self, Operated};
 use super::{Key, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real_addresses, trusted};
 use crate::keeper::Event;
+use crate::overrides::{self, OperatorOverride};
 use crate::server::{Inherited, Kind};
 
 /// How many listening sockets are taken, and how many backends of which the operator has set something: far more than
@@ -25,7 +25,7 @@ pub struct Predecessor {
     pub pid: u32,
     /// How long the service manager lets it be silent.
     pub watchdog: Option<Duration>,
-    operated: Vec<Operated>,
+    operated: Vec<OperatorOverride>,
     channel: Channel,
 }
 
@@ -121,7 +121,7 @@ impl Predecessor {
 
     /// Sets what the operator had set of backends there. To be called before this one serves.
     pub async fn operate_again(&mut self, events: &mpsc::Sender<Event>) {
-        operated::again(std::mem::take(&mut self.operated), events).await;
+        overrides::restore(std::mem::take(&mut self.operated), events).await;
     }
 
     /// Says now and then that this one is still starting, so that it is not taken for dead. Never ends.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 35] = [
+const MAY_IMPORT: [(&str, &[&str]); 36] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -28,6 +28,7 @@ const MAY_IMPORT: [(&str, &[&str]); 35] = [
             "takeover",
             "server",
             "admin",
+            "overrides",
             "reload",
             "health",
             "notify",
@@ -45,11 +46,12 @@ const MAY_IMPORT: [(&str, &[&str]); 35] = [
             "telemetry",
         ],
     ),
-    ("takeover", &["server", "keeper", "fleet"]),
+    ("takeover", &["server", "overrides", "keeper", "fleet"]),
     (
         "admin",
         &[
             "server",
+            "overrides",
             "reload",
             "keeper",
             "load",
@@ -96,6 +98,7 @@ const MAY_IMPORT: [(&str, &[&str]); 35] = [
             "strategy",
         ],
     ),
+    ("overrides", &["keeper", "metrics", "fleet"]),
     ("clients", &[]),
     ("answer", &["outcome", "key", "visit", "pin", "fleet"]),
     ("key", &["visit", "pin", "fleet", "strategy"]),

@@ -50,6 +50,7 @@ mod output;
 mod reload;
 mod fronts;
 mod takeover;
+mod state_file;
 mod systemd;
 mod demo;
 

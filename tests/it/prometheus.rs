@@ -77,6 +77,8 @@ impl Scene {
             [server.tls]
             listen = ['127.0.0.1:0']
             certificates = [{}]
+            [admin]
+            state_file = '{}'
             [pools.site]
             hosts = ['site.test']
             strategy = 'round_robin'
@@ -95,6 +97,7 @@ impl Scene {
             max_rate = 1000
             backends = ['{a}', '{b}']",
             site.toml(),
+            dir.path().join("overrides.json").display(),
         ));
         tell(signpost.admin, "PATCH leaving", r#"{"admin":"draining"}"#);
         signpost.wait_for_state("dead", "down");

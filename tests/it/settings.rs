@@ -138,6 +138,13 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         ),
         (format!("{A}cors = {{ origins = ['x'] }}"), "pools.a.cors.origins[0]", "an origin such as"),
         (format!("{A}[server]\nlisten = ['x:8080']"), "server.listen[0]", "IP address and a port"),
+        (format!("{A}[admin]\nstate_file = ''"), "admin.state_file", "the path of a file"),
+        (format!("{A}[admin]\nstate_file = '/'"), "admin.state_file", "is a folder"),
+        (
+            format!("{A}[admin]\nstate_file = '/nowhere/state.json'"),
+            "admin.state_file",
+            "there is no folder for /nowhere/state.json",
+        ),
         (
             format!("{A}[server]\ntrusted_proxies = ['10/8']"),
             "server.trusted_proxies[0]",
@@ -576,6 +583,7 @@ fn the_defaults_are_those_that_are_documented() {
             "token_file",
             "load_token",
             "load_token_file",
+            "state_file",
             "address",
             "proxy_protocol",
         ]

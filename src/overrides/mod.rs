@@ -1,0 +1,69 @@
+//! Operator overrides: what the API has set of backends, in a form that outlives the process.
+//!
+//! A successor receives them by takeover; after a restart they come from `admin.state_file`.
+
+mod saver;
+mod state_file;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+pub use saver::{Saved, Saver};
+pub use state_file::{Contents, StateFile};
+
+use crate::fleet::{Admin, Fleet, Weight};
+use crate::keeper::{Change, Event};
+
+/// What is set of one backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorOverride {
+    pool: String,
+    backend: String,
+    #[serde(default)]
+    admin: Option<Admin>,
+    #[serde(default)]
+    weight: Option<u16>,
+    #[serde(default)]
+    drained_at: Option<u64>,
+}
+
+/// The last second of the year 9999, in seconds since 1970: later dates have no text.
+const LAST_DATE: u64 = 253_402_300_799;
+
+/// All that are in effect, in the order of the fleet.
+pub fn of(fleet: &ArcSwap<Fleet>) -> Vec<OperatorOverride> {
+    let fleet = fleet.load();
+    let of_pools = fleet.pools.iter().flat_map(|pool| {
+        pool.roster.backends.iter().zip(&pool.standings).map(|(backend, standing)| OperatorOverride {
+            pool: pool.roster.name.to_string(),
+            backend: backend.id.to_string(),
+            admin: standing.admin_is_set.then_some(standing.admin),
+            weight: standing.weight_is_set.then_some(standing.weight.get()),
+            drained_at: standing.drained_at.filter(|_| standing.admin_is_set),
+        })
+    });
+    of_pools.filter(|set| set.admin.is_some() || set.weight.is_some()).collect()
+}
+
+/// Sets the same in this process, and returns when every new request reads it. An override of a backend that is not in
+/// the settings is dropped, as it is when a reload removes the backend.
+pub async fn restore(overrides: Vec<OperatorOverride>, events: &mpsc::Sender<Event>) {
+    let mut sent = Vec::new();
+    for OperatorOverride { pool, backend, admin, weight, drained_at } in overrides {
+        let weight = weight.and_then(Weight::new).map(Some);
+        let drained_at = drained_at.map(|seconds| seconds.min(LAST_DATE));
+        let change = Change { admin: admin.map(Some), weight, drained_at };
+        let (published, done) = oneshot::channel();
+        let event = Event::Operate { pool: pool.clone(), backend: backend.clone(), change, published };
+        if events.send(event).await.is_ok() {
+            sent.push((pool, backend, done));
+        }
+    }
+    for (pool, backend, done) in sent {
+        match done.await {
+            Ok(()) => tracing::info!(pool, backend, "operator override restored"),
+            Err(_) => tracing::warn!(pool, backend, "operator override dropped: no such backend"),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! `admin.state_file`: what the operator has set by the API survives a restart.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Connection, Signpost, command, series, wait_until};
+
+const SAVED: &str = "signpost_state_file_last_write_successful";
+
+/// A folder with a settings file that names a state file beside it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let this = Self(tempfile::tempdir().unwrap());
+        this.write_settings("state_file = 'state/overrides.json'", &["a", "b", "c"]);
+        std::fs::create_dir(this.path("state")).unwrap();
+        this
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path("state/overrides.json")
+    }
+
+    fn write_settings(&self, admin: &str, ids: &[&str]) {
+        let backends = ids.iter().map(|id| format!("{{ id = '{id}', url = 'http://127.0.0.1:9001/{id}' }}"));
+        let backends = backends.collect::<Vec<_>>().join(", ");
+        let settings = format!(
+            "[server]\nwatch = '0s'\n[admin]\n{admin}\n[pools.p]\nbackends = [{backends}]\npin = {{}}\n\
+             health = {{ kind = 'none' }}"
+        );
+        std::fs::write(self.path("site.toml"), settings).unwrap();
+    }
+
+    fn start(&self) -> Signpost {
+        Signpost::start(&["--settings", self.path("site.toml").to_str().unwrap()])
+    }
+
+    fn document(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.file()).unwrap()).unwrap()
+    }
+
+    /// The names of all files beside the state file.
+    fn others(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path("state")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name != "overrides.json").collect()
+    }
+}
+
+fn set(signpost: &Signpost, backend: &str, change: &Value) {
+    let change = change.to_string();
+    let mut operator = Connection::to(signpost.admin);
+    let path = format!("/api/v1/pools/p/backends/{backend}");
+    operator.send(
+        format!(
+            "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{change}",
+            change.len()
+        )
+        .as_bytes(),
+    );
+    let answer = operator.read_answer().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// Where six new clients are sent.
+fn picks(signpost: &Signpost) -> String {
+    let mut ids: Vec<_> = (0..6).map(|_| signpost.get("/").location()[22..23].to_owned()).collect();
+    ids.sort_unstable();
+    ids.concat()
+}
+
+/// `GET /api/v1/pools`, its backends.
+fn backends(signpost: &Signpost) -> Value {
+    let host = signpost.admin.to_string();
+    let answer = Connection::to(signpost.admin).request("GET", "/api/v1/pools", &[("Host", &host)]);
+    serde_json::from_slice::<Value>(&answer.body).unwrap()["pools"][0]["backends"].take()
+}
+
+/// The series appears when the file was looked at for the first time.
+fn wait_for_saved(signpost: &Signpost, saved: f64) {
+    wait_until("the file is written, or not", || series(&signpost.metrics(), SAVED, &[]) == Some(saved));
+}
+
+fn restart(mut signpost: Signpost, place: &Place) -> Signpost {
+    signpost.signal("KILL");
+    signpost.wait();
+    place.start()
+}
+
+#[test]
+fn overrides_survive_a_kill() {
+    let place = Place::new();
+    let signpost = place.start();
+    wait_for_saved(&signpost, 1.0);
+    assert_eq!(place.document(), json!({ "version": 1, "overrides": [] }));
+
+    set(&signpost, "a", &json!({ "admin": "draining" }));
+    set(&signpost, "b", &json!({ "weight": 0 }));
+    let drained_at = backends(&signpost)[0]["drained_at"].clone();
+    let expected = json!([
+        { "pool": "p", "backend": "a", "admin": "draining", "drained_at": drained_at },
+        { "pool": "p", "backend": "b", "weight": 0 },
+    ]);
+    assert_eq!(place.document()["overrides"], expected, "it is in the file once the API has answered");
+    assert!(std::fs::read_to_string(place.file()).unwrap().lines().count() > 10, "one member a line");
+
+    let signpost = restart(signpost, &place);
+    assert_eq!(picks(&signpost), "cccccc");
+    let shown = backends(&signpost);
+    assert_eq!((&shown[0]["state"], &shown[0]["set_at_run_time"]), (&json!("draining"), &json!(["admin"])));
+    assert_eq!(shown[0]["drained_at"], drained_at, "pins to it end when they would have ended");
+    assert_eq!((&shown[1]["weight"], &shown[1]["set_at_run_time"]), (&json!(0), &json!(["weight"])));
+
+    // What is taken back is gone from the file.
+    set(&signpost, "a", &json!({ "admin": null }));
+    set(&signpost, "b", &json!({ "weight": null, "admin": "maintenance" }));
+    let signpost = restart(signpost, &place);
+    assert_eq!(picks(&signpost), "aaaccc");
+    let expected = json!([{ "pool": "p", "backend": "b", "admin": "maintenance" }]);
+    assert_eq!(place.document()["overrides"], expected);
+    wait_for_saved(&signpost, 1.0);
+    assert_eq!(place.others(), [""; 0]);
+}
+
+#[test]
+fn without_the_setting_overrides_end_with_the_process() {
+    let place = Place::new();
+    place.write_settings("", &["a", "b", "c"]);
+    let signpost = place.start();
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    let signpost = restart(signpost, &place);
+    assert_eq!(picks(&signpost), "aabbcc");
+    assert!(!signpost.metrics().contains(SAVED));
+    assert!(!place.file().exists());
+}
+
+#[test]
+fn a_broken_file_is_reported_ignored_and_kept() {
+    let entry = |entry: &str| format!("{{\"version\": 1, \"overrides\": [{entry}]}}").into_bytes();
+    let good = r#"{"pool": "p", "backend": "a", "admin": "maintenance"}"#;
+    for (bytes, reason) in [
+        (Vec::new(), "EOF while parsing"),
+        (b"\xff\xfe".to_vec(), "expected value"),
+        (b"[]".to_vec(), "invalid length"),
+        (b"{\"version\": 1}".to_vec(), "missing field `overrides`"),
+        (b"{\"version\": 2, \"overrides\": [], \"more\": true}".to_vec(), "version 2 (version 1 expected)"),
+        (entry(&format!("{good}, {good}")).split_at(60).0.to_vec(), "EOF while parsing"),
+        (
+            entry(&format!("{good}, {{\"pool\": \"p\", \"backend\": \"b\", \"wieght\": 1}}")),
+            "unknown field `wieght`",
+        ),
+        (entry(r#"{"pool": "p", "backend": "a", "admin": "drained"}"#), "unknown variant `drained`"),
+        (entry(r#"{"pool": "p", "backend": "a", "weight": 257}"#), "weight 257 (0 to 256 expected)"),
+        (entry(r#"{"pool": "p", "backend": "a", "drained_at": "soon"}"#), "drained_at \\\"soon\\\""),
+        (vec![b' '; (8 << 20) + 1], "at most 8388608 expected"),
+    ] {
+        let place = Place::new();
+        std::fs::write(place.file(), &bytes).unwrap();
+        let signpost = place.start();
+        signpost.wait_for_log("broken state file ignored");
+        let log = signpost.log();
+        assert!(log.contains(reason) && log.contains("overrides.json"), "{reason}: {log}");
+        assert_eq!(picks(&signpost), "aabbcc", "{reason}");
+        assert!(
+            std::fs::read(place.file()).unwrap() == bytes,
+            "{reason}: nothing is changed before the first write"
+        );
+        set(&signpost, "b", &json!({ "admin": "maintenance" }));
+        assert!(std::fs::read(place.path("state/overrides.json.broken")).unwrap() == bytes, "{reason}");
+        let signpost = restart(signpost, &place);
+        assert_eq!(picks(&signpost), "aaaccc", "{reason}");
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_not_read() {
+    let place = Place::new();
+    assert!(Command::new("mkfifo").arg(place.file()).status().unwrap().success());
+    let signpost = place.start();
+    signpost.wait_for_log("not a regular file");
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    assert_eq!(place.document()["overrides"][0]["backend"], "a");
+    assert_eq!(place.others(), ["overrides.json.broken"]);
+}
+
+#[test]
+fn a_change_takes_effect_although_it_cannot_be_saved() {
+    let place = Place::new();
+    let signpost = place.start();
+    wait_for_saved(&signpost, 1.0);
+    std::fs::remove_dir_all(place.path("state")).unwrap();
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    assert_eq!(picks(&signpost), "bbbccc");
+    assert_eq!(signpost.metric(SAVED, &[]), 0.0);
+    signpost.wait_for_log("state file not written");
+
+    std::fs::create_dir(place.path("state")).unwrap();
+    set(&signpost, "b", &json!({ "admin": "maintenance" }));
+    assert_eq!(signpost.metric(SAVED, &[]), 1.0);
+    signpost.wait_for_log("state file written again");
+    assert_eq!(picks(&restart(signpost, &place)), "cccccc");
+
+    // A folder that may not be written to shows at the start, before an override is lost.
+    let signpost = {
+        std::fs::remove_dir_all(place.path("state")).unwrap();
+        std::os::unix::fs::symlink("/proc/self", place.path("state")).unwrap();
+        place.start()
+    };
+    wait_for_saved(&signpost, 0.0);
+    assert_eq!(picks(&signpost), "aabbcc");
+}
+
+#[test]
+fn overrides_of_unknown_backends_are_dropped_with_the_next_change() {
+    let place = Place::new();
+    let signpost = place.start();
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    set(&signpost, "b", &json!({ "admin": "maintenance" }));
+    let before = std::fs::read(place.file()).unwrap();
+    place.write_settings("state_file = 'state/overrides.json'", &["b", "c"]);
+    let signpost = restart(signpost, &place);
+    signpost.wait_for_log("operator override dropped: no such backend");
+    assert_eq!(picks(&signpost), "cccccc");
+    // A start with settings that are wrong somewhere loses nothing.
+    assert_eq!(std::fs::read(place.file()).unwrap(), before);
+    set(&signpost, "b", &json!({ "admin": null }));
+    assert_eq!(place.document()["overrides"], json!([]));
+}
+
+#[test]
+fn a_reload_moves_the_file_and_drops_overrides_with_their_backends() {
+    let place = Place::new();
+    place.write_settings("", &["a", "b", "c"]);
+    let signpost = place.start();
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    set(&signpost, "b", &json!({ "weight": 7 }));
+    let overrides = || place.file().exists().then(|| place.document()["overrides"].clone());
+    place.write_settings("state_file = 'state/overrides.json'", &["a", "b", "c"]);
+    signpost.signal("HUP");
+    let (a, b) = (
+        json!({ "pool": "p", "backend": "a", "admin": "maintenance" }),
+        json!({ "pool": "p", "backend": "b", "weight": 7 }),
+    );
+    wait_until("it is on", || overrides() == Some(json!([a, b])));
+    wait_for_saved(&signpost, 1.0);
+    place.write_settings("state_file = 'state/overrides.json'", &["b", "c"]);
+    signpost.signal("HUP");
+    wait_until("the override of a removed backend is dropped", || overrides() == Some(json!([b])));
+    place.write_settings("", &["b", "c"]);
+    signpost.signal("HUP");
+    wait_until("it is off", || !signpost.metrics().contains(SAVED));
+    set(&signpost, "c", &json!({ "admin": "draining" }));
+    assert_eq!(overrides(), Some(json!([b])));
+}
+
+#[test]
+fn a_takeover_counts_for_more_than_the_file() {
+    let place = Place::new();
+    let mut old = place.start();
+    set(&old, "a", &json!({ "admin": "maintenance" }));
+    let stale = r#"{"version": 1, "overrides": [{"pool": "p", "backend": "b", "admin": "maintenance"}]}"#;
+    std::fs::write(place.file(), stale).unwrap();
+    let settings = place.path("site.toml");
+    let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
+    let args =
+        ["--settings", settings.to_str().unwrap(), "--listen", &traffic, "--admin", &admin, "--takeover"];
+    let next = Signpost::start_command(&mut command(args));
+    assert!(old.wait().success());
+    assert_eq!(picks(&next), "bbbccc");
+    let of_file = || place.document()["overrides"].clone();
+    wait_until("the successor has written it", || of_file()[0]["backend"] == "a");
+    set(&next, "a", &json!({ "admin": null }));
+    assert_eq!(of_file(), json!([]));
+    assert_eq!(picks(&restart(next, &place)), "aabbcc");
+}
+
+#[test]
+fn a_second_process_on_the_file_is_reported() {
+    let place = Place::new();
+    let (one, other) = (place.start(), place.start());
+    set(&one, "a", &json!({ "admin": "maintenance" }));
+    set(&other, "b", &json!({ "admin": "maintenance" }));
+    other.wait_for_log("another process has changed it");
+    assert_eq!(place.document()["overrides"].as_array().unwrap().len(), 1, "the last one to write wins");
+}
+
+#[test]
+fn a_reader_finds_a_whole_file_at_any_time() {
+    let place = Place::new();
+    let signpost = place.start();
+    set(&signpost, "a", &json!({ "weight": 0 }));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| {
+            let mut count = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(place.document()["version"], 1);
+                count += 1;
+            }
+            count
+        });
+        for weight in 0..50 {
+            set(&signpost, "a", &json!({ "weight": weight }));
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(read.join().unwrap() > 0);
+    });
+    assert_eq!(place.document()["overrides"][0]["weight"], 49);
+}
+
+#[test]
+fn a_symbolic_link_keeps_leading_where_it_led() {
+    let place = Place::new();
+    let target = place.path("elsewhere.json");
+    std::fs::write(&target, r#"{"version": 1, "overrides": []}"#).unwrap();
+    std::os::unix::fs::symlink(&target, place.file()).unwrap();
+    let signpost = place.start();
+    set(&signpost, "a", &json!({ "weight": 0 }));
+    let is_link = |path: &Path| path.symlink_metadata().unwrap().is_symlink();
+    assert!(is_link(&place.file()) && !is_link(&target));
+    assert!(std::fs::read_to_string(&target).unwrap().contains("\"weight\": 0"));
+}
