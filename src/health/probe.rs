@@ -228,9 +228,13 @@ impl Tools {
             self.judge(&response, target)?;
             let detail = format!("answered {}", response.status().as_u16());
             let (head, body) = response.into_parts();
-            let wanted = target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeJson);
+            let expected = target.health.expect_body.as_ref();
+            let holds_load = target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeJson);
             stage.set(Stage::Body);
-            let body = read_body(body, wanted).await?;
+            let body = read_body(body, holds_load || expected.is_some()).await?;
+            if let Some(expected) = expected.filter(|expected| !expected.matches(&body)) {
+                return Err(failure(CheckResult::Body, expected.complaint()));
+            }
             Ok(Passed { heard: heard(&head.headers, &body, target), detail })
         };
         tokio::select! {
@@ -268,7 +272,7 @@ fn protocol(error: &hyper::Error) -> Failure {
 
 fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Failure> {
     let health = &target.health;
-    let host = health.host.as_ref().map_or(target.url.authority(), |host| host.as_str());
+    let host = health.host_header().unwrap_or(target.url.authority());
     let mut request = Request::builder()
         .method(health.method.0.clone())
         .uri(path(target))
@@ -277,6 +281,12 @@ fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Failure> {
         .header(CONNECTION, "close");
     if target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeHeader) {
         request = request.header(FORMAT, "TEXT");
+    }
+    if let Some(headers) = request.headers_mut() {
+        for (name, value) in health.headers.iter() {
+            // In the place of what is sent by default.
+            headers.insert(name.clone(), value.clone());
+        }
     }
     request.body(Empty::new()).map_err(|error| failure(CheckResult::Protocol, error.to_string()))
 }

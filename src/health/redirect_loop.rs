@@ -48,10 +48,10 @@ impl Entry {
         Some(format!("{shown}, {what}"))
     }
 
-    /// Whether it is what was requested under the name that `health.host` gives to the backend.
+    /// Whether it is what was requested, under the name that the settings give to the backend.
     fn is_virtual_self(&self, to: &Url, requested: &Url, target: &Target) -> bool {
-        let Some(host) = &target.health.host else { return false };
-        let Ok(named) = Url::parse(&format!("{}://{}", requested.scheme(), host.as_str())) else {
+        let Some(host) = target.health.host_header() else { return false };
+        let Ok(named) = Url::parse(&format!("{}://{host}", requested.scheme())) else {
             return false;
         };
         to.scheme() == requested.scheme()

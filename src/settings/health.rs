@@ -9,6 +9,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::{Serialize, Serializer};
 
+use super::probe_http::{ExpectBody, ProbeHeaders};
 use super::reader::Section;
 use super::values::{Leaf, Span, serialize_as_string, words};
 use crate::fleet::Host;
@@ -25,8 +26,14 @@ pub struct Health {
     /// Its `Host`, and the name that TLS asks for; none: those of the URL that is probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<ProbeHost>,
+    /// Further header fields of its request. A `Host` among them is the `Host` of the request, not the name for TLS.
+    #[serde(skip_serializing_if = "ProbeHeaders::is_empty")]
+    pub headers: ProbeHeaders,
     /// The statuses that are a success.
     pub expect: Statuses,
+    /// What the body of the response must contain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect_body: Option<ExpectBody>,
     /// From one probe of a backend to its next.
     pub interval: Span,
     /// The same while its state is changing; the shorter of the two holds.
@@ -55,6 +62,8 @@ impl Default for Health {
             method: ProbeMethod(Method::GET),
             path: ProbePath("/".to_owned()),
             host: None,
+            headers: ProbeHeaders::default(),
+            expect_body: None,
             expect: Statuses(vec![(200, 399)]),
             interval: Span::seconds(2),
             fast_interval: Span(Duration::from_millis(500)),
@@ -79,7 +88,9 @@ impl Health {
             method: section.or("method", default.method),
             path: section.or("path", default.path),
             host: section.optional("host"),
+            headers: section.section("headers").map(ProbeHeaders::read).unwrap_or_default(),
             expect: section.or("expect", default.expect),
+            expect_body: section.optional("expect_body"),
             interval: section.within("interval", default.interval, "a duration of 10ms or more", often),
             fast_interval: section.within(
                 "fast_interval",
@@ -101,8 +112,33 @@ impl Health {
             let key = section.key("ca_file");
             section.notes().problem(&key, format!("{}: {why}", file.display()));
         }
+        health.check_http(&section);
         section.finish();
         health
+    }
+
+    /// Notes what cannot have an effect with the kind and method of the check.
+    fn check_http(&self, section: &Section<'_>) {
+        let problem = |key: &str, text: String| section.notes().problem(&section.key(key), text);
+        let is_sent = self.kind == ProbeKind::Http || section.notes().is_wrong(&section.key("kind"));
+        let not_sent =
+            || format!("has no effect while health.kind is \"{}\" (expected \"http\")", self.kind.word());
+        if !self.headers.is_empty() && !is_sent {
+            problem("headers", not_sent());
+        }
+        if self.headers.host().is_some() && self.host.is_some() {
+            problem("headers", "Host is set here and in health.host (expected in one of them)".to_owned());
+        }
+        if self.expect_body.is_some() && !is_sent {
+            problem("expect_body", not_sent());
+        } else if self.expect_body.is_some() && self.method.0 == Method::HEAD {
+            problem("expect_body", "the response to health.method = \"HEAD\" has no body".to_owned());
+        }
+    }
+
+    /// The `Host` of the request, if the settings name one.
+    pub fn host_header(&self) -> Option<&str> {
+        self.headers.host().or(self.host.as_ref().map(ProbeHost::as_str))
     }
 
     /// Whether there are probes at all.

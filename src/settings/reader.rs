@@ -142,7 +142,7 @@ impl<'a> Section<'a> {
             _ => {
                 notes.problem(
                     &path,
-                    format!("got {}, takes a table{}", shown(&value), how_to_write(&path, &value)),
+                    format!("got {}, takes a table{}", got(&path, &value), how_to_write(&path, &value)),
                 );
                 BTreeMap::new()
             }
@@ -282,6 +282,20 @@ impl<'a> Section<'a> {
             .collect()
     }
 
+    /// The name, the full key and the scalar of each entry, for tables whose keys are names. What is wrong is noted and
+    /// left out.
+    pub(super) fn named_values<T: Leaf>(mut self) -> Vec<(String, String, T)> {
+        let left = std::mem::take(&mut self.left);
+        left.into_iter()
+            .filter_map(|(name, value)| {
+                let path = self.key(&name);
+                self.notes.remember(&path, &value);
+                let value = parse(&path, &value, self.notes)?;
+                Some((name, path, value))
+            })
+            .collect()
+    }
+
     /// Notes every key that nobody asked for.
     pub(super) fn finish(self) {
         for (key, value) in &self.left {
@@ -334,9 +348,7 @@ pub(super) fn parse<T: Leaf>(path: &str, value: &Value, notes: &Notes) -> Option
         Some(text) => match T::parse(&text) {
             Ok(parsed) => Some(parsed),
             Err(takes) => {
-                // A key that holds a secret is named by its takes, never by its value.
-                let got = if is_secret(path) { "a value not shown".to_owned() } else { shown(value) };
-                notes.problem(path, format!("got {got}, takes {takes}"));
+                notes.problem(path, format!("got {}, takes {takes}", got(path, value)));
                 None
             }
         },
@@ -349,8 +361,14 @@ pub(super) fn parse<T: Leaf>(path: &str, value: &Value, notes: &Notes) -> Option
     }
 }
 
+/// A value as an error shows it, unless its key holds a secret.
+fn got(path: &str, value: &Value) -> String {
+    if is_secret(path) { "a value not shown".to_owned() } else { shown(value) }
+}
+
 fn is_secret(path: &str) -> bool {
-    path.rsplit('.').next().is_some_and(|key| key.starts_with("secrets[") || key.ends_with("token"))
+    let key = path.rsplit('.').next().unwrap_or_default();
+    key.starts_with("secrets[") || key.ends_with("token") || path.contains(".health.headers")
 }
 
 /// A scalar in its written form. Variables and flags are strings, so a string stands for any scalar.

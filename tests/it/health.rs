@@ -109,6 +109,84 @@ fn a_probe_asks_what_the_settings_say() {
 }
 
 #[test]
+fn probe_sends_the_headers_of_the_settings() {
+    let backend = Backend::start(Does::Answer);
+    let settings = pool(
+        &[&backend],
+        "kind = 'http'\nheaders = { Host = 'vhost.test', X-Api-Key = 'k 1', user-agent = 'check/1', X-Number = 7 }",
+    );
+    let signpost = Signpost::with_settings(&settings);
+    signpost.wait_for_state("a", "up");
+    let (_, head) = backend.heads().into_iter().next().unwrap();
+    let fields = |name: &str| {
+        let lines = head.lines().filter_map(|line| line.split_once(": "));
+        lines
+            .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+            .collect::<Vec<_>>()
+    };
+    for (name, values) in [
+        ("host", ["vhost.test"]),
+        ("x-api-key", ["k 1"]),
+        ("user-agent", ["check/1"]),
+        ("x-number", ["7"]),
+        ("connection", ["close"]),
+    ] {
+        assert_eq!(fields(name), values, "{name} in {head}");
+    }
+}
+
+#[test]
+fn body_must_be_as_expected() {
+    let json = "Content-Type: application/json\r\n";
+    let backends = [
+        Does::Report("", "all ok\n"),
+        Does::Report("", "degraded\n"),
+        Does::Report(json, "{\"status\": \"UP\", \"load\": 0.25}"),
+        Does::Report(json, "{\"status\": \"DOWN\", \"load\": 0.25}"),
+        Does::Answer,
+        Does::Status(503),
+    ]
+    .map(Backend::start);
+    let pools: String = [
+        ("a", "expect_body = 'ok'"),
+        ("b", "expect_body = 'ok'"),
+        ("c", "expect_body = '/\"status\":\\s*\"(UP|green)\"/'"),
+        ("d", "expect_body = '/\"status\":\\s*\"(UP|green)\"/'"),
+        ("e", "expect_body = '/^ok\\s$/'\nmethod = 'OPTIONS'"),
+        ("f", "expect_body = 'ok'"),
+    ]
+    .iter()
+    .zip(&backends)
+    .map(|((id, health), backend)| {
+        format!(
+            "[pools.{id}]\nhosts = ['{id}.test']\nbackends = [{{ id = '{id}', url = '{}' }}]\n\
+             load = {{ source = 'probe_json', expires = '1h' }}\n\
+             [pools.{id}.health]\nkind = 'http'\ninterval = '50ms'\n{health}\n",
+            backend.url()
+        )
+    })
+    .collect();
+    let signpost = Signpost::with_settings(&pools);
+    for (backend, state) in
+        [("a", "up"), ("b", "down"), ("c", "up"), ("d", "down"), ("e", "up"), ("f", "down")]
+    {
+        signpost.wait_for_state(backend, state);
+    }
+    // Of two complaints the status is the first.
+    assert!(probes(&signpost, "b", "body") >= 1.0 && probes(&signpost, "f", "status") >= 1.0);
+    signpost.wait_for_log("the body does not contain \\\"ok\\\"");
+    signpost.wait_for_log("the body does not match /");
+    // The load is read from the same body, but only if it is as expected.
+    let load_reports = |backend: &str| {
+        signpost.metric("signpost_load_reports_total", &[("backend", backend), ("result", "ok")])
+    };
+    assert!(load_reports("c") >= 1.0);
+    wait_until("the other one was checked again", || probes(&signpost, "d", "body") >= 3.0);
+    assert_eq!(load_reports("d"), 0.0);
+}
+
+#[test]
 fn rise_and_fall_are_counted_in_a_row() {
     let backend = Backend::start(Does::Answer);
     let other = Backend::start(Does::Answer);

@@ -228,6 +228,56 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "pools.a.load.source",
             "HEAD\" has no body",
         ),
+        (
+            format!("{A}health = {{ kind = 'http', method = 'HEAD', expect_body = 'ok' }}"),
+            "pools.a.health.expect_body",
+            "the response to health.method = \"HEAD\" has no body",
+        ),
+        (
+            format!("{A}health = {{ expect_body = 'ok' }}"),
+            "pools.a.health.expect_body",
+            "has no effect while health.kind is \"tcp\"",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', expect_body = '/(/' }}"),
+            "pools.a.health.expect_body",
+            "unclosed group",
+        ),
+        (
+            format!("{A}health = {{ kind = 'none', headers = {{ X-A = '1' }} }}"),
+            "pools.a.health.headers",
+            "has no effect while health.kind is \"none\"",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', headers = {{ Content-Length = '1' }} }}"),
+            "pools.a.health.headers.Content-Length",
+            "frames the message",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', headers = {{ 'X A' = '1' }} }}"),
+            "pools.a.health.headers.X A",
+            "is not a field name",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', headers = {{ X-A = \"topsecret\\n\" }} }}"),
+            "pools.a.health.headers.X-A",
+            "got a value not shown, takes the value of a header field",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', headers = {{ X-A = '1', x-a = '2' }} }}"),
+            "pools.a.health.headers.x-a",
+            "is set twice",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', headers = {{ Host = 'a/b' }} }}"),
+            "pools.a.health.headers.Host",
+            "not a host",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', host = 'a.test', headers = {{ Host = 'b.test' }} }}"),
+            "pools.a.health.headers",
+            "health.host",
+        ),
         (format!("{A}load = {{ source = 'probe' }}"), "pools.a.load.source", "one of \"probe_header\""),
         (format!("{A}load = {{ source = 'agent' }}"), "pools.a.load.agent_port", "there is none"),
         (format!("{A}load = {{ agent_port = 70000 }}"), "pools.a.load.agent_port", "from 1 to 65535"),
@@ -433,6 +483,10 @@ fn check_masks_secrets_and_prints_what_it_would_read() {
     assert!(said.contains("warning: pools.a.pin.hold"), "{said}");
     let (_, again, _) = check(&printed.replace("(masked)", secret));
     assert_eq!(again, printed);
+    let (code, printed, said) =
+        check(&format!("{A}health = {{ kind = 'http', headers = {{ Authorization = '{secret}' }} }}"));
+    assert_eq!(code, 0, "{said}");
+    assert!(printed.contains("authorization = \"(masked)\"") && !printed.contains(secret), "{printed}");
 
     let (code, _, said) =
         check(&format!("{A}[pools.a.pin]\nsecrets = ['only-thirty-one-bytes-long-secret'[..]]"));
