@@ -2,6 +2,8 @@
 //!
 //! Not a `tracing` event: a line is formatted once into a buffer of the worker's own and goes to a bounded queue.
 //! A full queue drops the line and counts it (`signpost_log_lines_dropped_total`).
+//!
+//! A line is formatted when its response is made, and queued when it is known whether the response was written.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -33,13 +35,24 @@ pub enum Format {
 /// A worker's way to the access log.
 #[derive(Debug)]
 pub struct AccessLog {
-    writer: RefCell<(NonBlocking, Vec<u8>)>,
+    writer: RefCell<NonBlocking>,
+    /// The buffer of the last line, for the next.
+    spare: RefCell<Vec<u8>>,
     format: Format,
     /// Requests whose 32 random bits are below are logged.
     below: u64,
     /// The request header fields that lines contain.
     copied: Box<[HeaderName]>,
 }
+
+/// A formatted line that lacks its end: whether its response is written is not known yet. Empty if the request is
+/// not logged.
+#[derive(Debug, Default)]
+#[must_use = "its line is lost unless it is ended"]
+pub struct OpenLine(Vec<u8>);
+
+/// The most bytes that a buffer keeps from one line to the next; most lines take some 300.
+const SPARE_BYTES: usize = 4 << 10;
 
 /// What there is to say of a request.
 #[derive(Debug)]
@@ -173,7 +186,7 @@ impl AccessLog {
     /// Logs a share of all requests, 0 to 1, each with the `copied` request header fields.
     pub fn new(writer: NonBlocking, format: Format, share: f64, copied: Box<[HeaderName]>) -> Self {
         let below = (share * (u64::from(u32::MAX) + 1) as f64) as u64;
-        Self { writer: RefCell::new((writer, Vec::with_capacity(512))), format, below, copied }
+        Self { writer: RefCell::new(writer), spare: RefCell::default(), format, below, copied }
     }
 
     /// Whether this request is to be logged.
@@ -181,10 +194,10 @@ impl AccessLog {
         self.below > u64::from(u32::MAX) || u64::from(rng.next_u32()) < self.below
     }
 
-    /// Queues a line, or drops and counts it where the queue is full. Never waits.
-    pub fn log(&self, line: &Line<'_>) {
-        let (writer, buffer) = &mut *self.writer.borrow_mut();
-        buffer.clear();
+    /// Formats a line up to its end. Allocates its buffer if other lines are open.
+    pub fn begin(&self, line: &Line<'_>) -> OpenLine {
+        let mut buffer = self.spare.take();
+        buffer.reserve(512);
         let backend =
             line.roster.zip(line.choice).map(|(roster, choice)| &*roster.backends[choice.backend].id);
         let fields = Fields {
@@ -207,12 +220,35 @@ impl AccessLog {
         };
         // Writing to a Vec can't fail, and neither can JSON of strings and numbers.
         let _ = match self.format {
-            Format::Json => serde_json::to_writer(&mut *buffer, &fields).map_err(std::io::Error::from),
-            Format::Human => fields.human(buffer),
+            Format::Json => serde_json::to_writer(&mut buffer, &fields).map_err(std::io::Error::from),
+            Format::Human => fields.human(&mut buffer),
         };
-        buffer.push(b'\n');
+        if self.format == Format::Json {
+            // The brace that closes the object: `end` may add a field before it.
+            buffer.pop();
+        }
+        OpenLine(buffer)
+    }
+
+    /// Ends a line and queues it, or drops and counts it if the queue is full. Never waits. `sent`: the whole response
+    /// was written to the socket.
+    pub fn end(&self, line: OpenLine, sent: bool) {
+        let OpenLine(mut buffer) = line;
+        if buffer.is_empty() {
+            return;
+        }
+        buffer.extend_from_slice(match (self.format, sent) {
+            (Format::Json, true) => b"}\n",
+            (Format::Json, false) => b",\"aborted\":true}\n",
+            (Format::Human, true) => b"\n",
+            (Format::Human, false) => b" aborted\n",
+        });
         // The appender counts what it drops; it has no other error.
-        let _ = writer.write_all(buffer);
+        let _ = self.writer.borrow_mut().write_all(&buffer);
+        if buffer.capacity() <= SPARE_BYTES {
+            buffer.clear();
+            self.spare.replace(buffer);
+        }
     }
 }
 
@@ -269,6 +305,15 @@ mod tests {
     }
 
     fn logged(format: Format, copied: &[&'static str], fields: &[(&'static str, &[u8])]) -> String {
+        logged_as(true, format, copied, fields)
+    }
+
+    fn logged_as(
+        sent: bool,
+        format: Format,
+        copied: &[&'static str],
+        fields: &[(&'static str, &[u8])],
+    ) -> String {
         let written = Shared::default();
         let (writer, guard) = tracing_appender::non_blocking(written.clone());
         let mut headers = HeaderMap::new();
@@ -277,7 +322,8 @@ mod tests {
             headers.append(*name, http::HeaderValue::from_bytes(value).unwrap());
         }
         let copied = copied.iter().copied().map(HeaderName::from_static).collect();
-        AccessLog::new(writer, format, 1.0, copied).log(&Line {
+        let log = AccessLog::new(writer, format, 1.0, copied);
+        let line = log.begin(&Line {
             time: SystemTime::UNIX_EPOCH,
             asked: Some(Asked { method: &Method::GET, uri: &"/x\"y".parse().unwrap(), headers: &headers }),
             client: "192.0.2.1".parse().unwrap(),
@@ -287,6 +333,8 @@ mod tests {
             refusal: Some(Refusal::PathUnknown),
             took: Duration::from_nanos(1500),
         });
+        log.end(OpenLine::default(), sent);
+        log.end(line, sent);
         drop(guard);
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -299,8 +347,11 @@ mod tests {
         assert_eq!(value["path"], "/x\"y");
         assert_eq!(value["refusal"], "path_unknown");
         assert_eq!(value["duration_us"], 1.5);
-        assert_eq!(value.get("headers"), None);
+        assert_eq!((value.get("headers"), value.get("aborted")), (None, None));
         assert!(line.ends_with("}\n"));
+        let aborted: serde_json::Value =
+            serde_json::from_str(&logged_as(false, Format::Json, &[], &[])).unwrap();
+        assert_eq!(aborted["aborted"], true);
     }
 
     #[test]
@@ -338,11 +389,10 @@ mod tests {
 
     #[test]
     fn a_line_for_people_is_escaped() {
-        let line = logged(Format::Human, &[], &[("user-agent", b"curl")]);
-        assert_eq!(
-            line,
-            "1970-01-01T00:00:00.000Z 192.0.2.1 GET a.example/x\\\"y 404 refusal=path_unknown 1.5µs\n"
-        );
+        let line = "1970-01-01T00:00:00.000Z 192.0.2.1 GET a.example/x\\\"y 404 refusal=path_unknown 1.5µs";
+        let fields = [("user-agent", &b"curl"[..])];
+        assert_eq!(logged(Format::Human, &[], &fields), format!("{line}\n"));
+        assert_eq!(logged_as(false, Format::Human, &[], &fields), format!("{line} aborted\n"));
     }
 
     #[test]

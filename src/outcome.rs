@@ -50,6 +50,8 @@ listed! {
         Malformed,
         /// HTTP/2 without TLS, which is not spoken here.
         Http2InTheClear,
+        /// Plain HTTP on a TLS listener.
+        PlainHttp,
         /// The head is over `max_header_bytes` or `max_headers`; hyper answered.
         HeadTooLarge,
         /// HTTP/1.1 without `Host`.
@@ -84,6 +86,7 @@ impl Refusal {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::Malformed
+            | Self::PlainHttp
             | Self::HostMissing
             | Self::HostDoubled
             | Self::HostMalformed
@@ -111,6 +114,7 @@ impl Refusal {
         match self {
             Self::Malformed => "malformed",
             Self::Http2InTheClear => "http2_in_the_clear",
+            Self::PlainHttp => "plain_http_on_tls",
             Self::HeadTooLarge => "head_too_large",
             Self::HostMissing => "host_missing",
             Self::HostDoubled => "host_doubled",
@@ -132,6 +136,7 @@ impl Refusal {
         match self {
             Self::Malformed => "This is not a valid HTTP request.\n",
             Self::Http2InTheClear => "HTTP/2 is not spoken here without TLS.\n",
+            Self::PlainHttp => "Plain HTTP was sent to an HTTPS port. Use https:// instead.\n",
             Self::HeadTooLarge => "The request's header fields are too large.\n",
             Self::HostMissing => "The request has no Host.\n",
             Self::HostDoubled => "The request has more than one Host.\n",

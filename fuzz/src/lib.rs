@@ -39,7 +39,7 @@ fn answer(method: Method, uri: Uri, headers: HeaderMap) -> signpost::answer::Ans
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    WORKER.with(|cell| dispatch(cell.get_or_init(|| worker(BASE, true)), request, PEER))
+    WORKER.with(|cell| dispatch(cell.get_or_init(|| worker(BASE, true)), request, PEER).0)
 }
 
 /// The first line is a method, the second a host, the rest a target: whatever they are, no answer leads anywhere

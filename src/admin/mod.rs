@@ -69,7 +69,7 @@ use crate::settings;
 use guard::Guard;
 
 use crate::server::{
-    Bound, Crowd, End, NOTHING_AT_ONCE, Passed, Places, Queue, Rules, serve as serve_connection,
+    Bound, Crowd, End, NOTHING_AT_ONCE, Passed, Places, Queue, Rules, Unsent, serve as serve_connection,
 };
 
 /// How many connections it serves at once.
@@ -82,6 +82,7 @@ const RULES: Rules = Rules {
     max_header_bytes: 16 << 10,
     max_headers: 100,
     max_requests: u32::MAX,
+    keep_alive: true,
 };
 
 /// Whether visitors should be sent here; at first they should not. Cheap to clone: clones share it.
@@ -257,8 +258,15 @@ pub(crate) async fn serve(
         let place = crowd.enter();
         spawn_local(async move {
             let _open = counter.open(slot);
-            let served =
-                serve_connection(socket, Endpoints(router), NOTHING_AT_ONCE, &RULES, place.seat()).await;
+            let served = serve_connection(
+                socket,
+                Endpoints(router),
+                NOTHING_AT_ONCE,
+                &RULES,
+                place.seat(),
+                &Unsent::default(),
+            )
+            .await;
             if let End::Limited(limit) = served.end {
                 counter.limited(limit);
             }

@@ -16,6 +16,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+pub use crate::access_log::OpenLine;
 use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
 use crate::clients::{Clients, Verdict};
@@ -82,14 +83,15 @@ impl Worker {
     }
 }
 
-/// Answers one request; `peer` is who sent it, a visitor or a proxy.
-pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: Came) -> Answer {
+/// Answers one request; `peer` is who sent it, a visitor or a proxy. The line is to be given to [`Worker::settle`] once
+/// it is known whether the response was written.
+pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: Came) -> (Answer, OpenLine) {
     answer(worker, request, peer, serve)
 }
 
 /// Redirects one request to the same host over TLS, on `port`, if some pool serves that host. A request that a trusted
 /// proxy received over TLS is dispatched instead, because the same redirect would come back here without end.
-pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZeroU16) -> Answer {
+pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZeroU16) -> (Answer, OpenLine) {
     answer(worker, request, peer, |worker, fleet, request, came, seen| {
         if came.by_tls {
             return serve(worker, fleet, request, came, seen);
@@ -109,13 +111,18 @@ pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZer
     })
 }
 
-/// Has a request answered, counted and logged.
+/// Rejects one request of plain HTTP on a TLS listener.
+pub fn reject_plain_http<B>(worker: &Worker, request: Request<B>, peer: Came) -> (Answer, OpenLine) {
+    answer(worker, request, peer, |_, _, _, _, _| Err(Refusal::PlainHttp))
+}
+
+/// Answers and counts a request, and begins its access line.
 fn answer<B>(
     worker: &Worker,
     mut request: Request<B>,
     peer: Came,
     serve: impl for<'f> FnOnce(&Worker, &'f Fleet, &Request<B>, Came, &mut Seen<'f>) -> Result<Answer, Refusal>,
-) -> Answer {
+) -> (Answer, OpenLine) {
     let started = worker.keeps_time().then(Instant::now);
     let came = worker.policy.trust.resolve(peer, request.headers());
     let mut cache = worker.fleet.borrow_mut();
@@ -143,9 +150,10 @@ fn answer<B>(
     });
 
     worker.counter.response(answer.status());
-    worker.log(&request, came, &seen, answer.status(), started);
+    let line = worker.begin_line(&request, came, &seen, answer.status(), started);
     worker.reuse(std::mem::take(request.headers_mut()));
-    if *request.method() == Method::HEAD { answer::head_alone(answer) } else { answer }
+    let answer = if *request.method() == Method::HEAD { answer::head_alone(answer) } else { answer };
+    (answer, line)
 }
 
 /// What was found out on the way, for the access log.
@@ -244,17 +252,17 @@ impl Worker {
         &self.policy.clients
     }
 
-    fn log<B>(
+    fn begin_line<B>(
         &self,
         request: &Request<B>,
         came: Came,
         seen: &Seen<'_>,
         status: StatusCode,
         started: Option<Instant>,
-    ) {
+    ) -> OpenLine {
         let wanting = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut()));
-        let (Some(log), Some(started)) = (wanting, started) else { return };
-        log.log(&Line {
+        let (Some(log), Some(started)) = (wanting, started) else { return OpenLine::default() };
+        log.begin(&Line {
             time: SystemTime::now(),
             asked: Some(Asked { method: request.method(), uri: request.uri(), headers: request.headers() }),
             client: came.client,
@@ -263,27 +271,42 @@ impl Worker {
             choice: seen.choice,
             refusal: seen.refusal,
             took: started.elapsed(),
-        });
+        })
     }
 
-    /// Notes an answer that hyper gave by itself: the request never came here.
-    pub fn refused_by_hyper(&self, refusal: Refusal, came: Came) {
+    /// Rejects what can't be read as a request.
+    pub fn reject_unreadable(&self, refusal: Refusal, came: Came) -> (Answer, OpenLine) {
         let status = refusal.status();
         self.counter.refusal(refusal);
         self.counter.response(status);
+        (answer::refuse(refusal, None, &HeaderMap::new(), 0), self.begin_line_unreadable(refusal, came))
+    }
+
+    fn begin_line_unreadable(&self, refusal: Refusal, came: Came) -> OpenLine {
         let Some(log) = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut())) else {
-            return;
+            return OpenLine::default();
         };
-        log.log(&Line {
+        log.begin(&Line {
             time: SystemTime::now(),
             asked: None,
             client: came.client,
-            status,
+            status: refusal.status(),
             roster: None,
             choice: None,
             refusal: Some(refusal),
             took: Duration::ZERO,
-        });
+        })
+    }
+
+    /// Queues the access line of a response and counts the response if it was not `sent`: not all of it was written to
+    /// the socket.
+    pub fn settle(&self, line: OpenLine, sent: bool) {
+        if !sent {
+            self.counter.aborted();
+        }
+        if let Some(log) = &self.access_log {
+            log.end(line, sent);
+        }
     }
 }
 
@@ -382,7 +405,7 @@ mod tests {
         let request = || Request::get("/").header("host", "a").body(()).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..500 {
-            let answer = dispatch(&worker, request(), CAME);
+            let (answer, _) = dispatch(&worker, request(), CAME);
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(answer.headers()["cache-control"], "no-store");
             seen.insert(answer.headers()["retry-after"].to_str().unwrap().to_owned());
@@ -403,7 +426,7 @@ mod tests {
             for value in 0..repeated {
                 request = request.header("accept", value);
             }
-            let answer = dispatch(&worker, request.body(()).unwrap(), CAME);
+            let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CAME);
             assert_eq!(answer.headers().keys().collect::<Vec<_>>(), ["cache-control", "location"]);
             let spare = worker.spare.borrow();
             assert!(spare.is_empty());
@@ -416,13 +439,13 @@ mod tests {
         let worker = worker(0, 7);
         let request = |path: &str| Request::get(path).header("host", "a").body(()).unwrap();
         for count in 1..=3 {
-            let answer = dispatch(&worker, request("/"), CAME);
+            let (answer, _) = dispatch(&worker, request("/"), CAME);
             assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
             assert_eq!(answer.headers()["cache-control"], "no-store");
             assert_eq!(worker.counter.panics(), count);
         }
         let bad = Request::get("/").body(()).unwrap();
-        assert_eq!(dispatch(&worker, bad, CAME).status(), StatusCode::BAD_REQUEST, "it goes on serving");
+        assert_eq!(dispatch(&worker, bad, CAME).0.status(), StatusCode::BAD_REQUEST, "it goes on serving");
     }
 
     #[test]
@@ -437,7 +460,7 @@ mod tests {
             roster.cors = Some(Cors::new(origins, none.clone(), None, false, none));
         });
         let request = Request::get("/").header("host", "a").header("origin", "https://app.example");
-        let answer = dispatch(&worker, request.body(()).unwrap(), CAME);
+        let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CAME);
         assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(answer.headers()["access-control-allow-origin"], "https://app.example");
     }

@@ -12,8 +12,8 @@ use prometheus::{Encoder, TextEncoder};
 use super::family::{counter, family, gauge, pairs};
 use super::pools::{fail_open, spilled};
 use super::{
-    CLOSED_AT, CODES, CODES_AT, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT, Limit, OPENED_AT, PANICS_AT,
-    REFUSALS_AT, Reloads, Roll, StateFileStatus,
+    ABORTED_AT, CLOSED_AT, CODES, CODES_AT, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT, Limit,
+    OPENED_AT, PANICS_AT, REFUSALS_AT, Reloads, Roll, StateFileStatus,
 };
 use crate::certificates::Place;
 use crate::clock::Clock;
@@ -88,6 +88,7 @@ impl Collector for Signpost {
         let mut families = vec![
             self.build_info(),
             self.responses(),
+            self.aborted(),
             self.refusals(),
             self.limited(),
             self.panics(),
@@ -127,6 +128,15 @@ impl Signpost {
             .enumerate()
             .map(|(at, code)| counter(&[("code", code.as_str())], self.sum(Slot(0), CODES_AT + at)));
         family("signpost_responses_total", "Answers on the traffic listeners.", MetricType::COUNTER, metrics)
+    }
+
+    fn aborted(&self) -> MetricFamily {
+        family(
+            "signpost_responses_aborted_total",
+            "Responses on the traffic listeners that were not written to the socket as a whole.",
+            MetricType::COUNTER,
+            [counter(&[], self.sum(Slot(0), ABORTED_AT))],
+        )
     }
 
     fn refusals(&self) -> MetricFamily {

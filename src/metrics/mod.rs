@@ -164,7 +164,8 @@ const CODES_AT: usize = 0;
 const REFUSALS_AT: usize = CODES_AT + CODES.len();
 const LIMITS_AT: usize = REFUSALS_AT + Refusal::ALL.len();
 const PANICS_AT: usize = LIMITS_AT + Limit::ALL.len();
-const HANDSHAKES_AT: usize = PANICS_AT + 1;
+const ABORTED_AT: usize = PANICS_AT + 1;
+const HANDSHAKES_AT: usize = ABORTED_AT + 1;
 const RESERVED: usize = HANDSHAKES_AT + Handshake::ALL.len();
 
 // The places of a pool's strategy: the histogram's buckets (one more for what is over) and its sum, then what a shadow's
@@ -250,6 +251,11 @@ impl Counter {
         if let Some(at) = CODES.iter().position(|&code| code == status) {
             self.0.add(Slot(0), CODES_AT + at, 1);
         }
+    }
+
+    /// A response was not written to the socket as a whole.
+    pub fn aborted(&self) {
+        self.0.add(Slot(0), ABORTED_AT, 1);
     }
 
     /// A request was refused. The answer is counted apart.

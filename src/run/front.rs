@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -69,6 +69,9 @@ pub(super) struct Front {
     /// Ended with this.
     _upkeep: [Upkeep; 2],
 }
+
+/// How long workers may take to end at once. A worker is never busy for so long.
+const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// The admin listener.
 struct Office {
@@ -264,6 +267,12 @@ impl Front {
     /// Waits until every visitor has their answer.
     pub(super) async fn served(&mut self) {
         self.crew.all_ended().await;
+    }
+
+    /// Has the workers end at once, so that they log what they could not write.
+    pub(super) async fn cut_off(&mut self) {
+        self.crew.abandon();
+        let _ = tokio::time::timeout(CUT_OFF, self.crew.all_ended()).await;
     }
 
     /// Leaves everything to the next front, and returns once what is under way is finished or `shutdown_grace` over.

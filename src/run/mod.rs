@@ -368,7 +368,10 @@ async fn leave(
                 tokio::select! {
                     () = tokio::time::sleep(delay.0) => {}
                     by = &mut offering => successor = Some(by),
-                    _ = signals.next() => return Ended::AtOnce,
+                    _ = signals.next() => {
+                        front.cut_off().await;
+                        return Ended::AtOnce;
+                    }
                 }
             }
         }
@@ -389,9 +392,11 @@ async fn leave(
             retiring.wait().await;
         }
     };
-    tokio::select! {
-        () = finished => Ended::Drained,
+    let ended = tokio::select! {
+        () = finished => return Ended::Drained,
         () = tokio::time::sleep(grace.0) => Ended::CutShort,
         _ = signals.next() => Ended::AtOnce,
-    }
+    };
+    front.cut_off().await;
+    ended
 }

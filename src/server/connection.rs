@@ -15,13 +15,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::task::coop::consume_budget;
 use tokio::time::Sleep;
 
 use super::crowd::Seat;
 use super::head;
 use super::stream::{LAST_WAIT, Stream, Transport, Watch, passes};
+use super::unsent::Unsent;
 use crate::answer::Answer;
 use crate::metrics::Limit;
 use crate::outcome::Refusal;
@@ -39,6 +40,8 @@ pub struct Rules {
     pub max_headers: usize,
     /// The most requests; [`u32::MAX`] is as good as no bound.
     pub max_requests: u32,
+    /// Whether it may serve another request after its first.
+    pub keep_alive: bool,
 }
 
 /// How a connection ended, as far as somebody counts it.
@@ -46,16 +49,14 @@ pub struct Rules {
 pub enum End {
     /// By one side in good order, or by a peer that vanished.
     Closed,
-    /// hyper turned the last request down.
-    Refused(Refusal),
     /// A deadline passed.
     Limited(Limit),
 }
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-const NO_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
-    cache-control: no-store\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// What a connection with HTTP/2 begins with (RFC 9113 §3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection that was served.
 #[derive(Debug)]
@@ -74,6 +75,7 @@ pub struct Served<T> {
 ///
 /// Once draining has begun, each answer says `Connection: close`, and a connection that waits for a request is
 /// closed a quarter of a second later. `seat` says so, and when there is no room for a connection that waits.
+/// `unsent` is given what was written of each answer that it knows of.
 ///
 /// While it waits for a request the connection is parked: no more is kept of it than the socket and a timer.
 pub async fn serve<T, S, B>(
@@ -82,6 +84,7 @@ pub async fn serve<T, S, B>(
     at_once: Option<impl Fn(Request<()>) -> Answer>,
     rules: &Rules,
     seat: &Seat,
+    unsent: &Unsent<'_>,
 ) -> Served<T>
 where
     T: Transport,
@@ -90,7 +93,7 @@ where
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let watch = Watch::new(rules, seat);
+    let watch = Watch::new(rules, seat, unsent);
     let mut timer = pin!(None);
     let mut unread = Bytes::new();
     let served = loop {
@@ -119,6 +122,7 @@ where
             if let Err(end) = send(&mut io, written.bytes(), &watch, timer.as_mut(), rules).await {
                 break Served::cut(io, end);
             }
+            drop(written);
             if watch.ends() {
                 break Served::over(io, &unread, &watch);
             }
@@ -126,11 +130,36 @@ where
             consume_budget().await;
             continue;
         }
-        // Boxed: who is parked carries nothing of it.
-        match Box::pin(converse(io, std::mem::take(&mut unread), &service, &watch, rules)).await {
-            Pause::Rest(rested, rest) => (io, unread) = (rested, rest),
-            Pause::End(served) => break served,
+        if HTTP2_PREFACE.starts_with(&unread) && unread.len() < HTTP2_PREFACE.len() {
+            // What follows decides. hyper would take a part of the preface for a malformed request.
+            match parked(&mut io, &watch, timer.as_mut(), rules).await {
+                Ok(bytes) => unread = [unread, bytes].concat().into(),
+                Err(end) => break Served::cut(io, end),
+            }
+            continue;
         }
+        let refusal = if unread.starts_with(HTTP2_PREFACE) {
+            Refusal::Http2InTheClear
+        } else {
+            // Boxed: who is parked carries nothing of it.
+            match Box::pin(converse(io, std::mem::take(&mut unread), &service, &watch, rules)).await {
+                Pause::Rest(rested, rest) => {
+                    (io, unread) = (rested, rest);
+                    continue;
+                }
+                Pause::Reject(rejected, refusal) => {
+                    io = rejected;
+                    refusal
+                }
+                Pause::End(served) => break served,
+            }
+        };
+        let written = head::write(watch.reject(refusal), false, true);
+        io.socket().ends();
+        break match send(&mut io, written.bytes(), &watch, timer.as_mut(), rules).await {
+            Ok(()) => Served { end: End::Closed, rest: Some(io), listens: Some(SILENCE) },
+            Err(end) => Served::cut(io, end),
+        };
     };
     watch.ended();
     served
@@ -163,7 +192,7 @@ async fn parked<T: Transport>(
     .await
 }
 
-/// Writes all of it, or returns how the connection ended instead.
+/// Writes an answer, or returns how the connection ended instead.
 async fn send<T: Transport>(
     io: &mut T,
     bytes: &[u8],
@@ -175,13 +204,22 @@ async fn send<T: Transport>(
     poll_fn(|cx| {
         while !left.is_empty() {
             match Pin::new(&mut *io).poll_write(cx, left) {
-                Poll::Ready(Ok(count)) if count > 0 => left = &left[count..],
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    left = &left[count..];
+                    if !left.is_empty() {
+                        watch.wrote_some();
+                    }
+                }
                 Poll::Ready(_) => return Poll::Ready(Err(End::Closed)),
                 Poll::Pending => return cut_off(cx, watch, timer.as_mut(), rules).map(Err),
             }
         }
         match Pin::new(&mut *io).poll_flush(cx) {
-            Poll::Ready(flushed) => Poll::Ready(flushed.map_err(|_| End::Closed)),
+            Poll::Ready(Ok(())) => {
+                watch.wrote_all();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(End::Closed)),
             Poll::Pending => cut_off(cx, watch, timer.as_mut(), rules).map(Err),
         }
     })
@@ -206,6 +244,8 @@ fn cut_off(
 enum Pause<T> {
     /// It has been waiting for its next request for a while, of which there may be a part.
     Rest(T, Bytes),
+    /// What came last is no request.
+    Reject(T, Refusal),
     /// It has ended.
     End(Served<T>),
 }
@@ -232,10 +272,17 @@ where
         .serve_connection(stream, Watched { service, watch });
 
     let mut timer = pin!(None);
+    let mut ended = None;
     // `Ok(None)` where it is to rest.
     let served = poll_fn(|cx| {
-        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Ok(Some(result)));
+        while let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            // After a request that asks for another protocol hyper returns without a flush. Polled again it flushes.
+            let is_last = ended.is_some() || !watch.is_writing();
+            let result = ended.take().unwrap_or(result);
+            if is_last {
+                return Poll::Ready(Ok(Some(result)));
+            }
+            ended = Some(result);
         }
         if watch.is_evicted(cx.waker()) {
             return Poll::Ready(Err(Some(Limit::Evicted)));
@@ -257,19 +304,19 @@ where
         Ok(None) => return Pause::Rest(io, Bytes::copy_from_slice(&unread)),
         Err(limit) => Served::cut(io, limit.map_or(End::Closed, End::Limited)),
         Ok(Some(Ok(()))) => Served::over(io, &unread, watch),
-        Ok(Some(Err(error))) => match refused(&error) {
-            Some(refusal) => Served { end: End::Refused(refusal), rest: Some(io), listens: Some(SILENCE) },
+        Ok(Some(Err(error))) => match refused(&error, &unread, rules) {
+            Some(refusal) => return Pause::Reject(io, refusal),
             None => Served::over(io, &unread, watch),
         },
     })
 }
 
-/// What hyper answered by itself: 400, 431, and nothing at all to HTTP/2.
-fn refused(error: &hyper::Error) -> Option<Refusal> {
+/// Why hyper rejected what it read; `unread` is what it has not taken of that.
+fn refused(error: &hyper::Error, unread: &[u8], rules: &Rules) -> Option<Refusal> {
     if error.is_parse_version_h2() {
         Some(Refusal::Http2InTheClear)
     } else if error.is_parse_too_large() {
-        Some(Refusal::HeadTooLarge)
+        Some(head::what_is_too_large(unread, rules))
     } else if error.is_parse() {
         Some(Refusal::Malformed)
     } else {
@@ -283,6 +330,10 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// How long the end may take in all, with TLS's own farewell.
 const LINGER: Duration = Duration::from_secs(30);
+/// How long the end may take in all if the peer announced nothing more.
+const BRIEF_LINGER: Duration = Duration::from_secs(2);
+/// How long after our FIN the peer's is looked for.
+const MOMENT: Duration = Duration::from_millis(10);
 /// How many bytes are discarded.
 const DISCARD: u64 = 64 << 20;
 
@@ -299,10 +350,10 @@ impl<T: Transport> Served<T> {
         } else if watch.body_announced() {
             (End::Closed, Some(SILENCE))
         } else {
-            // Who was told that it is the last answer may have sent more before it could know, and what has come
-            // already is in the way of a FIN.
+            // Who was told that it is the last answer may have sent more before it could know, who announced it may
+            // send more nevertheless, and what has come already is in the way of a FIN.
             let more_came = !unread.is_empty() || io.socket().may_have_more();
-            (End::Closed, (watch.said_close() || more_came).then_some(LAST_WAIT))
+            (End::Closed, (watch.ends() || more_came).then_some(LAST_WAIT))
         };
         Self { end, rest: (listens.is_some() || T::SAYS_GOODBYE).then_some(io), listens }
     }
@@ -310,6 +361,28 @@ impl<T: Transport> Served<T> {
     /// Whether nothing is left to be said or heard.
     pub(super) fn is_over(&self) -> bool {
         self.rest.is_none()
+    }
+
+    /// Whether the peer may be sending a body, or does not know that its last answer was the last.
+    pub(super) fn expects_body(&self) -> bool {
+        self.listens == Some(SILENCE)
+    }
+
+    /// Sends FIN if the peer announced nothing more, and looks a moment later whether its own has come: most clients
+    /// close at once. To look costs less than to have the reactor watch the socket.
+    pub(super) async fn close_soon(mut self) -> Self {
+        if let Some(io) = self.rest.as_mut()
+            && self.listens == Some(LAST_WAIT)
+            && !T::SAYS_GOODBYE
+            && io.socket().is_unwatched()
+        {
+            let is_open = io.socket().shutdown().await.is_ok();
+            tokio::time::sleep(MOMENT).await;
+            if !is_open || matches!(io.socket().discard(), Some(Ok(0) | Err(_))) {
+                self.rest = None;
+            }
+        }
+        self
     }
 
     /// Says that we are done, then discards what the peer still sends, where it may be sending.
@@ -321,19 +394,16 @@ impl<T: Transport> Served<T> {
     pub async fn linger(self, seat: &Seat) {
         let Some(rest) = self.rest else { return };
         seat.idle(Some(Instant::now()));
+        let most = if self.listens == Some(LAST_WAIT) { BRIEF_LINGER } else { LINGER };
         tokio::select! {
-            _ = tokio::time::timeout(LINGER, finish(rest, self.end, self.listens)) => {}
+            _ = tokio::time::timeout(most, finish(rest, self.listens)) => {}
             () = seat.evicted() => {}
         }
     }
 }
 
 /// The last words and the last read.
-async fn finish<T: Transport>(mut io: T, end: End, listens: Option<Duration>) {
-    if end == End::Refused(Refusal::Http2InTheClear) {
-        // A client that tries HTTP/2 by prior knowledge reads HTTP/1.1 well enough to tell a person.
-        let _ = io.write_all(NO_HTTP2).await;
-    }
+async fn finish<T: Transport>(mut io: T, listens: Option<Duration>) {
     let said = tokio::time::timeout(GOODBYE, io.shutdown()).await;
     let (Some(silence), Ok(Ok(()))) = (listens, said) else { return };
     // From the socket itself: what TLS carries needs no deciphering to be thrown away.
@@ -366,23 +436,28 @@ where
     type Future = Answering<'a, S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.watch.request(!request.body().is_end_stream(), asks_close(&request));
-        Answering { future: self.service.call(request), watch: self.watch }
+        // What follows CONNECT may be bytes for the tunnel.
+        let announces_body = !request.body().is_end_stream() || *request.method() == Method::CONNECT;
+        self.watch.request(announces_body, asks_close(&request));
+        let version = request.version();
+        Answering { future: self.service.call(request), watch: self.watch, version }
     }
 }
 
-/// Whether no request follows this one, as hyper reads it too (RFC 9112 §9.3). Where `Connection` says so beside other
-/// things it is not seen here, which costs a segment.
+/// Whether no request follows this one, as hyper reads it too (RFC 9112 §9.3).
 fn asks_close<B>(request: &Request<B>) -> bool {
-    match request.headers().get(CONNECTION) {
-        Some(options) => options.as_bytes().eq_ignore_ascii_case(b"close"),
-        None => request.version() < Version::HTTP_11,
-    }
+    let has = |option: &[u8]| {
+        let fields = request.headers().get_all(CONNECTION).iter();
+        let mut options = fields.flat_map(|field| field.as_bytes().split(|&byte| byte == b','));
+        options.any(|found| found.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    has(b"close") || (request.version() < Version::HTTP_11 && !has(b"keep-alive"))
 }
 
 struct Answering<'a, F> {
     future: F,
     watch: &'a Watch<'a>,
+    version: Version,
 }
 
 impl<F, B> Future for Answering<'_, F>
@@ -398,6 +473,10 @@ where
             && self.watch.is_last()
         {
             answer.headers_mut().insert(CONNECTION, CLOSE);
+            if self.version < Version::HTTP_11 {
+                // Otherwise hyper adds `keep-alive` for a client that asked for it.
+                *answer.version_mut() = Version::HTTP_10;
+            }
             self.watch.say_close();
         }
         Poll::Ready(answer)

@@ -19,7 +19,9 @@ use http_body::Body as _;
 use httparse::Status;
 use httpdate::HttpDate;
 
+use super::connection::Rules;
 use crate::answer::Answer;
+use crate::outcome::Refusal;
 
 /// The most header fields that are read here; browsers send some twenty.
 const FIELDS: usize = 64;
@@ -84,6 +86,19 @@ pub(super) fn read(bytes: &Bytes, max_headers: usize) -> Option<Head> {
     let mut request = Request::new(());
     (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, uri, headers);
     Some(Head { request, length, asks_close })
+}
+
+/// What of a head is too large, where hyper says that something is; `unread` begins with the head if hyper has not
+/// taken it. If it has, the head itself is fine, and its `Content-Length` is beyond 64 bits.
+pub(super) fn what_is_too_large(unread: &[u8], rules: &Rules) -> Refusal {
+    let mut fields = vec![httparse::EMPTY_HEADER; rules.max_headers];
+    match httparse::Request::new(&mut fields).parse(unread) {
+        Err(httparse::Error::TooManyHeaders) => Refusal::HeadTooLarge,
+        Ok(_) if unread.len() >= rules.max_header_bytes => Refusal::HeadTooLarge,
+        // Longer than 65534 bytes.
+        Ok(Status::Complete(_)) => Refusal::TargetTooLong,
+        _ => Refusal::Malformed,
+    }
 }
 
 /// An answer as it goes over the wire.

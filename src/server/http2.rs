@@ -16,8 +16,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use http_body::Body;
+use http::Request;
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -28,6 +28,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connection::{End, Rules, SILENCE, Served};
 use super::crowd::Seat;
 use super::stream::{Transport, passes};
+use super::unsent::{Made, UnsentStreams};
+use crate::answer::Answer;
+use crate::dispatch::{OpenLine, Worker};
 use crate::metrics::Limit;
 
 /// The most streams that may be open at once.
@@ -53,19 +56,18 @@ const OVERDRAFT: u32 = 2 * STREAMS;
 /// A stream is answered at once, and a body is never read: its stream is reset with `NO_ERROR` a moment after the
 /// answer.
 /// Whatever ends a connection is said by GOAWAY first, so that a request that is under way is still answered.
-pub(super) async fn serve<T, S, B>(io: T, service: S, rules: &Rules, seat: &Seat) -> Served<T>
-where
-    T: Transport,
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
-    S::Future: 'static,
-    B: Body + 'static,
-    B::Data: 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+pub(super) async fn serve<T: Transport>(
+    io: T,
+    answer: impl Fn(Request<()>) -> (Answer, OpenLine),
+    worker: Rc<Worker>,
+    rules: &Rules,
+    seat: &Seat,
+) -> Served<T> {
+    let unsent = UnsentStreams::new(worker);
     let tally = Tally::new(rules, seat);
     let back = Rc::new(Cell::new(None));
     let (end, broken) = {
-        let io = TokioIo::new(Lent { io: Some(io), back: Rc::clone(&back) });
+        let io = TokioIo::new(Lent { io: Some(io), back: Rc::clone(&back), unsent: Rc::clone(&unsent) });
         let connection = http2::Builder::new(Local)
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
@@ -76,7 +78,7 @@ where
             .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
-            .serve_connection(io, Tallied { service, tally: &tally });
+            .serve_connection(io, Tallied { answer, tally: &tally, unsent });
         drive(pin!(connection), &tally, rules).await
     };
     tally.seat.ended();
@@ -149,13 +151,10 @@ trait Graceful: Future<Output = hyper::Result<()>> {
     fn leave(self: Pin<&mut Self>);
 }
 
-impl<T, S, B> Graceful for http2::Connection<TokioIo<Lent<T>>, S, Local>
+impl<T, F> Graceful for http2::Connection<TokioIo<Lent<T>>, Tallied<'_, F>, Local>
 where
     T: Transport,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    S::Future: 'static,
-    B: Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    F: Fn(Request<()>) -> (Answer, OpenLine),
 {
     fn leave(self: Pin<&mut Self>) {
         self.graceful_shutdown();
@@ -219,24 +218,25 @@ impl<'a> Tally<'a> {
 }
 
 /// A service that tells the [`Tally`] what it serves.
-struct Tallied<'a, S> {
-    service: S,
+struct Tallied<'a, F> {
+    answer: F,
     tally: &'a Tally<'a>,
+    unsent: Rc<UnsentStreams>,
 }
 
-impl<S: Service<Request<()>>> Service<Request<Incoming>> for Tallied<'_, S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
+impl<F: Fn(Request<()>) -> (Answer, OpenLine)> Service<Request<Incoming>> for Tallied<'_, F> {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Made;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.tally.request();
         let (head, body) = request.into_parts();
-        let answer = self.service.call(Request::from_parts(head, ()));
+        let made = self.unsent.made((self.answer)(Request::from_parts(head, ())));
         if !body.is_end_stream() {
             tokio::task::spawn_local(hold(body));
         }
-        answer
+        made
     }
 }
 
@@ -265,6 +265,7 @@ where
 struct Lent<T> {
     io: Option<T>,
     back: Rc<Cell<Option<T>>>,
+    unsent: Rc<UnsentStreams>,
 }
 
 impl<T> Drop for Lent<T> {
@@ -307,7 +308,9 @@ impl<T: Transport> AsyncWrite for Lent<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io()?.poll_flush(cx)
+        ready!(self.io()?.poll_flush(cx))?;
+        self.unsent.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

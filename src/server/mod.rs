@@ -14,6 +14,7 @@ mod queue;
 mod socket;
 mod stream;
 mod tls;
+mod unsent;
 mod worker;
 
 use std::fmt;
@@ -36,6 +37,7 @@ pub(crate) use queue::Queue;
 pub use socket::Socket;
 pub use stream::Transport;
 pub use tls::Tls;
+pub use unsent::Unsent;
 pub use worker::{Listener, Speaks};
 
 use worker::Manners;
@@ -192,6 +194,7 @@ impl Crew {
                 0 => u32::MAX,
                 max => max,
             },
+            keep_alive: true,
         };
         let manners = Manners { rules, tls, upgrade_port: settings.tls.upgrade_port };
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
@@ -228,6 +231,8 @@ impl Crew {
                 drop(ready);
                 if let (Some((runtime, listeners)), Ok(())) = (prepared, told.recv()) {
                     worker::run(&runtime, worker, listeners, manners, places, &stop, &abandon);
+                    // With its tasks, which end the access lines of what they could not write.
+                    drop(runtime);
                     drop(last_word);
                 }
             })?;

@@ -10,7 +10,7 @@
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
 use std::net::{self, Shutdown};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -24,6 +24,9 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub struct Socket {
     state: State,
+    /// Whether a read is tried before readiness is waited for. The reactor tells of a socket's readiness only after it
+    /// has been polled, so that a socket that was made known to it a moment ago seems to be ready for nothing.
+    reads_first: bool,
     /// Whether what is sent waits for the FIN.
     ends: bool,
     /// Whether the last read took as much as it could, so that the kernel may have more.
@@ -46,7 +49,7 @@ const CHUNK: usize = 8 << 10;
 impl Socket {
     /// Takes a socket over. It must not block.
     pub fn new(socket: OwnedFd) -> Self {
-        Self { state: State::Unwatched(socket.into()), ends: false, may_have_more: false }
+        Self { state: State::Unwatched(socket.into()), reads_first: true, ends: false, may_have_more: false }
     }
 
     /// Says that what is written from now on is the last, and that the socket will be shut down or closed as soon as
@@ -58,6 +61,30 @@ impl Socket {
     /// Whether bytes of the peer's may be left that nobody has read. To close would answer them with a reset.
     pub fn may_have_more(&self) -> bool {
         self.may_have_more
+    }
+
+    /// Whether the reactor does not know it yet.
+    pub fn is_unwatched(&self) -> bool {
+        matches!(self.state, State::Unwatched(_))
+    }
+
+    /// Takes and discards what is there; `None` if that is nothing, and 0 is the end. Never waits.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn discard(&mut self) -> Option<io::Result<usize>> {
+        let Some(socket) = self.descriptor() else { return Some(Err(io::ErrorKind::NotConnected.into())) };
+        let mut chunk = [const { MaybeUninit::uninit() }; CHUNK];
+        let taken = recv(socket, &mut chunk, RecvFlags::empty());
+        unless_blocked(taken.map(|((bytes, _), _)| bytes.len()).map_err(io::Error::from))
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.state {
+            State::Unwatched(socket) => Some(socket.as_fd()),
+            State::Watched(socket) => Some(socket.as_fd()),
+            State::Lost => None,
+        }
     }
 
     /// Reads without taking; 0 is the end. Returns once there is something.
@@ -99,7 +126,7 @@ fn unless_blocked<T>(result: io::Result<T>) -> Option<io::Result<T>> {
 /// Reads what is there. By way of the stack: a `ReadBuf` lends what it has not yet initialized to unsafe code only,
 /// and to copy a request is cheaper than to write zeros first where 8 KiB could go.
 /// Returns whether there may be more.
-fn receive(socket: &net::TcpStream, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
+fn receive(socket: impl AsFd, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
     let mut chunk = [const { MaybeUninit::uninit() }; CHUNK];
     let room = buf.remaining().min(CHUNK);
     let ((bytes, _), _) = recv(socket, &mut chunk[..room], RecvFlags::empty())?;
@@ -121,10 +148,13 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let State::Unwatched(socket) = &self.state
-            && let Some(read) = unless_blocked(receive(socket, buf))
+        if self.reads_first
+            && let Some(socket) = self.descriptor()
         {
-            return Poll::Ready(read.map(|may_have_more| self.may_have_more = may_have_more));
+            if let Some(read) = unless_blocked(receive(socket, buf)) {
+                return Poll::Ready(read.map(|may_have_more| self.may_have_more = may_have_more));
+            }
+            self.reads_first = false;
         }
         let read = Pin::new(self.watched()?).poll_read(cx, buf);
         self.may_have_more = buf.remaining() == 0;
@@ -144,7 +174,8 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let more = if self.ends { SendFlags::MORE } else { SendFlags::empty() };
         let flags = SendFlags::NOSIGNAL | more;
-        if let State::Unwatched(socket) = &self.state
+        // Tried before readiness is waited for, always: hyper may drop what could not be written when it was asked to.
+        if let Some(socket) = self.descriptor()
             && let Some(written) = unless_blocked(transmit(socket, bufs, flags))
         {
             return Poll::Ready(written);

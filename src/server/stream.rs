@@ -14,7 +14,10 @@ use tokio_rustls::server::TlsStream;
 use super::connection::Rules;
 use super::crowd::Seat;
 use super::socket::Socket;
+use super::unsent::Unsent;
+use crate::answer::Answer;
 use crate::metrics::Limit;
+use crate::outcome::Refusal;
 
 /// Where a connection stands between the peer and us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,9 @@ enum Phase {
     Head,
     /// A request is being answered.
     Answering,
-    /// An answer is ready; the next request may come.
+    /// An answer is ready; not all of it is with the kernel.
+    Writing,
+    /// All of the last answer is with the kernel; the next request may come.
     Idle,
 }
 
@@ -60,8 +65,8 @@ impl Transport for Box<TlsStream<Socket>> {
 pub(super) struct Watch<'a> {
     phase: Cell<Phase>,
     since: Cell<Instant>,
-    /// What was written is with the kernel.
-    flushed: Cell<bool>,
+    /// Nothing more can be written.
+    is_broken: Cell<bool>,
     /// The last request announced a body, which is never read.
     body_announced: Cell<bool>,
     /// How many more requests it may send.
@@ -70,7 +75,9 @@ pub(super) struct Watch<'a> {
     said_close: Cell<bool>,
     /// The peer says that its last request is its last.
     asked_close: Cell<bool>,
+    keep_alive: bool,
     seat: &'a Seat,
+    unsent: &'a Unsent<'a>,
 }
 
 /// While draining, how long a connection that waits for a request goes on waiting: a request that was sent
@@ -89,18 +96,20 @@ const PARKED_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(rules: &Rules, seat: &'a Seat) -> Self {
+    pub(super) fn new(rules: &Rules, seat: &'a Seat, unsent: &'a Unsent<'a>) -> Self {
         let now = Instant::now();
         seat.idle(Some(now));
         Self {
             phase: Cell::new(Phase::Fresh),
             since: Cell::new(now),
-            flushed: Cell::new(true),
+            is_broken: Cell::new(false),
             body_announced: Cell::new(false),
             requests_left: Cell::new(rules.max_requests),
             said_close: Cell::new(false),
             asked_close: Cell::new(false),
+            keep_alive: rules.keep_alive,
             seat,
+            unsent,
         }
     }
 
@@ -108,23 +117,32 @@ impl<'a> Watch<'a> {
         let now = Instant::now();
         self.phase.set(phase);
         self.since.set(now);
-        self.seat.idle((phase == Phase::Idle).then_some(now));
+        self.seat.idle(matches!(phase, Phase::Writing | Phase::Idle).then_some(now));
     }
 
-    /// The connection waits for no request any more.
+    /// The connection waits for no request any more, and what is not written will not be.
     pub(super) fn ended(&self) {
+        self.unsent.settle(false);
         self.seat.ended();
     }
 
-    /// Whether it waits for a request and another needs its place; the waker is told when that changes, and when
-    /// draining begins.
+    /// Whether it waits for the peer, to send a request or to read an answer, and another needs its place; the waker is
+    /// told when that changes, and when draining begins.
     pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
         self.seat.listen(waker);
-        self.seat.is_evicted() && self.waits()
+        self.seat.is_evicted() && (self.waits() || self.phase.get() == Phase::Writing)
     }
 
+    /// Whether it waits for a request.
     fn waits(&self) -> bool {
         matches!(self.phase.get(), Phase::Fresh | Phase::Idle)
+    }
+
+    /// The response to what can't be read as a request; it is the last.
+    pub(super) fn reject(&self, refusal: Refusal) -> Answer {
+        self.enter(Phase::Writing);
+        self.said_close.set(true);
+        self.unsent.reject(refusal)
     }
 
     /// Some bytes of a head have come.
@@ -144,18 +162,49 @@ impl<'a> Watch<'a> {
 
     /// Its answer is ready.
     pub(super) fn answered(&self) {
-        self.enter(Phase::Idle);
+        self.enter(Phase::Writing);
     }
 
     /// The same, where no time has passed since its head came: that one look at the clock is enough.
     pub(super) fn answered_at_once(&self) {
-        self.phase.set(Phase::Idle);
+        self.phase.set(Phase::Writing);
         self.seat.idle(Some(self.since.get()));
+    }
+
+    /// A part of it was written: the peer reads.
+    pub(super) fn wrote_some(&self) {
+        if self.is_writing() {
+            self.enter(Phase::Writing);
+        }
+    }
+
+    /// All of it was written.
+    pub(super) fn wrote_all(&self) {
+        if self.phase.get() == Phase::Writing {
+            self.phase.set(Phase::Idle);
+            self.unsent.settle(true);
+        }
+    }
+
+    /// Nothing more can be written.
+    fn broke(&self) {
+        self.is_broken.set(true);
+    }
+
+    /// Whether an answer is ready that may still be written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.phase.get() == Phase::Writing && !self.is_broken.get()
+    }
+
+    /// Whether hyper writes what no request was answered with: it rejects what it can't read.
+    fn is_rejection_by_hyper(&self, buf: &[u8]) -> bool {
+        !matches!(self.phase.get(), Phase::Answering | Phase::Writing) && buf.starts_with(b"HTTP/1.1 4")
     }
 
     /// Whether this answer is the connection's last: a body that is not read can't be told from a next request.
     pub(super) fn is_last(&self) -> bool {
-        self.body_announced.get()
+        !self.keep_alive
+            || self.body_announced.get()
             || self.seat.draining_since().is_some()
             || self.is_spent()
             || self.seat.is_pressed()
@@ -163,11 +212,6 @@ impl<'a> Watch<'a> {
 
     pub(super) fn say_close(&self) {
         self.said_close.set(true);
-    }
-
-    /// Whether the peer was told that the last answer was the last.
-    pub(super) fn said_close(&self) -> bool {
-        self.said_close.get()
     }
 
     /// Whether it has sent all the requests it may.
@@ -192,13 +236,13 @@ impl<'a> Watch<'a> {
             (Phase::Head, _) => since + rules.header_timeout,
             (Phase::Fresh | Phase::Idle, Some(draining)) => since.max(draining) + LAST_WAIT,
             (Phase::Fresh, None) => since + rules.header_timeout,
-            (Phase::Idle, None) => since + rules.idle_timeout,
+            (Phase::Idle, None) | (Phase::Writing, _) => since + rules.idle_timeout,
         }
     }
 
     /// When the connection is parked if nothing more happens: everything is said, and nothing is being read.
     pub(super) fn rests_from(&self) -> Option<Instant> {
-        let may = self.phase.get() == Phase::Idle && self.flushed.get();
+        let may = self.phase.get() == Phase::Idle;
         let after = if self.seat.should_rest() { Duration::ZERO } else { PARKED_AFTER };
         may.then(|| self.since.get() + after)
     }
@@ -212,7 +256,7 @@ impl<'a> Watch<'a> {
     pub(super) fn limit(&self) -> Option<Limit> {
         match self.phase.get() {
             Phase::Fresh | Phase::Idle if self.seat.draining_since().is_some() => None,
-            Phase::Idle => Some(Limit::IdleTimeout),
+            Phase::Idle | Phase::Writing => Some(Limit::IdleTimeout),
             Phase::Fresh | Phase::Head | Phase::Answering => Some(Limit::HeaderTimeout),
         }
     }
@@ -275,22 +319,33 @@ impl<T: Transport> AsyncRead for Stream<'_, T> {
 impl<T: Transport> AsyncWrite for Stream<'_, T> {
     /// Vectored writing is not offered, so that hyper writes head and body from one buffer.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.watch.flushed.set(false);
+        if self.watch.is_rejection_by_hyper(buf) {
+            // Discarded: `connection` sends one that is as clear as all others.
+            return Poll::Ready(Ok(buf.len()));
+        }
         if self.watch.ends() {
             self.io.socket().ends();
         }
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
+        match &written {
+            Ok(count) if *count < buf.len() => self.watch.wrote_some(),
+            Ok(_) => {}
+            Err(_) => self.watch.broke(),
+        }
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        // hyper flushes what is below it once it has nothing left itself.
-        self.watch.flushed.set(flushed.is_ready());
-        flushed
+        let flushed = ready!(Pin::new(&mut self.io).poll_flush(cx));
+        // hyper flushes what is below it once it has nothing left itself, and bodies come in one frame.
+        match &flushed {
+            Ok(()) => self.watch.wrote_all(),
+            Err(_) => self.watch.broke(),
+        }
+        Poll::Ready(flushed)
     }
 
-    /// hyper has written all of its answer by then, which it has not where it says that it is done without this.
-    /// What comes next is not its to decide: most connections need no FIN before they are closed.
+    /// Does nothing: hyper has written all of its answer by then, and what comes next is not its to decide.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

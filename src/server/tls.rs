@@ -25,6 +25,8 @@ use crate::settings;
 /// ALPN's names of what is spoken over TLS, the preferred one first.
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
+/// Clients of HTTP/1.0 may offer this alone. They are served as any client of HTTP/1 is.
+const HTTP1_0: &[u8] = b"http/1.0";
 
 /// How long a handshake takes a place from others: longer than its reckoning takes, and than most peers.
 const COSTLY: Duration = Duration::from_millis(250);
@@ -36,6 +38,14 @@ pub struct Tls {
     places: Arc<Semaphore>,
     timeout: Duration,
     hsts: Option<HeaderValue>,
+}
+
+/// What a connection to a TLS listener turned out to be.
+pub(super) enum Accepted {
+    /// The handshake is done.
+    Tls(Box<TlsStream<Socket>>),
+    /// The peer sends plain HTTP.
+    Plain(Socket),
 }
 
 impl Tls {
@@ -50,7 +60,7 @@ impl Tls {
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Resolver(certificates)));
-        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        config.alpn_protocols = [HTTP2, HTTP1, HTTP1_0].map(<[u8]>::to_vec).into();
         // Tickets keep a session at the visitor; a table of ours would be a lock that all workers share.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = aws_lc_rs::Ticketer::new()?;
@@ -74,19 +84,24 @@ impl Tls {
     ///
     /// The first message is read before a place is asked for: a peer that sends none, or half of one, takes no
     /// place from others. Who connects and says nothing at all is no handshake, and while draining is not waited for.
+    /// Neither is plain HTTP: its first byte is a letter, which no TLS record begins with (RFC 8446 §5.1).
     pub(super) async fn accept(
         &self,
         mut socket: Socket,
         counter: &Counter,
         seat: &Seat,
-    ) -> Option<TlsStream<Socket>> {
+    ) -> Option<Accepted> {
         let deadline = Instant::now() + self.timeout;
-        let first = async { matches!(socket.peek(&mut [0]).await, Ok(1)) };
+        let mut byte = [0];
+        let first = async { matches!(socket.peek(&mut byte).await, Ok(1)) };
         let spoke = tokio::select! {
             biased;
             first = timeout_at(deadline, first) => first,
             () = patience_ends(seat) => return None,
         };
+        if byte[0].is_ascii_alphabetic() {
+            return Some(Accepted::Plain(socket));
+        }
         let shaken = match spoke {
             Ok(true) => timeout_at(deadline, self.shake(socket, counter)).await,
             Ok(false) => return None,
@@ -102,7 +117,8 @@ impl Tls {
             Err(_) => (Handshake::TimedOut, None),
         };
         counter.handshake(handshake);
-        stream
+        // Boxed: it is large, and is moved whenever a connection is parked or wakes.
+        stream.map(|stream| Accepted::Tls(Box::new(stream)))
     }
 
     async fn shake(&self, socket: Socket, counter: &Counter) -> io::Result<TlsStream<Socket>> {

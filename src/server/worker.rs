@@ -1,7 +1,6 @@
 //! A worker: a thread with a runtime of its own and a socket on every address.
 
-use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::{Future, ready};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU16;
@@ -11,25 +10,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::STRICT_TRANSPORT_SECURITY;
-use http::{HeaderValue, Request};
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{self, End, Rules};
+use super::connection::{self, End, Rules, Served};
 use super::crowd::{Crowd, Places, Seat, Taken};
 use super::http2;
 use super::listener::Passed;
 use super::proxied;
 use super::queue::Queue;
 use super::socket::Socket;
-use super::tls::{self, Tls};
-use crate::answer::Answer;
+use super::stream::Transport;
+use super::tls::{self, Accepted, Tls};
+use super::unsent::Unsent;
 use crate::clients::Connected;
 use crate::descriptors;
-use crate::dispatch::{Worker, dispatch, upgrade};
+use crate::dispatch::{Worker, dispatch, reject_plain_http, upgrade};
 use crate::fleet::Slot;
 use crate::metrics::Limit;
 use crate::visit::Came;
@@ -72,7 +71,7 @@ pub(super) struct Manners {
 
 /// What the connections of one worker share.
 struct Shared {
-    worker: Worker,
+    worker: Rc<Worker>,
     manners: Manners,
     crowd: Rc<Crowd>,
     stop: CancellationToken,
@@ -94,7 +93,8 @@ pub(super) fn run(
 ) {
     let crowd = Rc::new(Crowd::new(places));
     let idle_timeout = manners.rules.idle_timeout;
-    let shared = Rc::new(Shared { worker, manners, crowd: Rc::clone(&crowd), stop: stop.clone() });
+    let (worker, stop) = (Rc::new(worker), stop.clone());
+    let shared = Rc::new(Shared { worker, manners, crowd: Rc::clone(&crowd), stop });
     runtime.block_on(async {
         let accepting = listeners.into_iter().map(|listener| {
             let Listener { slot, speaks, proxy_protocol, .. } = listener;
@@ -256,13 +256,25 @@ struct Arrival {
 /// Serves one visitor's connection and counts how it went.
 async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
     let _open = shared.worker.counter.open(arrival.slot);
-    let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
+    let Some((came, connected)) = shared.admit(&mut arrival).await else { return };
+    let (worker, unsent) = (&shared.worker, Unsent::new(&shared.worker, came, None));
     // Its answer is there at once: there is nothing to await.
-    let service = service_fn(|request| ready(Ok(dispatch(&shared.worker, request, came))));
-    let at_once = Some(|request| dispatch(&shared.worker, request, came));
+    let service = service_fn(|request| ready(Ok(unsent.made(dispatch(worker, request, came)))));
+    let at_once = Some(|request| unsent.made(dispatch(worker, request, came)));
     let (rules, seat) = (&shared.manners.rules, arrival.place.seat());
-    let served = connection::serve(arrival.socket, service, at_once, rules, seat).await;
-    shared.note(served.end, came);
+    let served = connection::serve(arrival.socket, service, at_once, rules, seat, &unsent).await;
+    shared.note(served.end);
+    finish(served, seat, connected).await;
+}
+
+/// Closes a connection whose last response is written.
+async fn finish<T: Transport>(served: Served<T>, seat: &Seat, connected: Option<Connected>) {
+    if served.is_over() {
+        return;
+    }
+    // A client that is only waited for to close may come again meanwhile.
+    let _connected = connected.filter(|_| served.expects_body());
+    let served = served.close_soon().await;
     if served.is_over() {
         return;
     }
@@ -275,64 +287,58 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
     let Some(tls) = &shared.manners.tls else { return };
     let worker = &shared.worker;
     let _open = worker.counter.open(arrival.slot);
-    let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
-    let came = Came { by_tls: true, ..came };
+    let Some((came, connected)) = shared.admit(&mut arrival).await else { return };
     // Boxed: a handshake's state is large and soon over.
     let seat = arrival.place.seat();
     let shaking = tls.accept(arrival.socket, &worker.counter, seat);
     let accepted = Box::pin(unless_evicted(shaking, seat, worker)).await;
-    // Boxed: it is large, and is moved whenever a connection is parked or wakes.
-    let Some(stream) = accepted.map(Box::new) else { return };
-    let service = ByTls { worker, hsts: tls.hsts(), came };
     let rules = &shared.manners.rules;
-    let served = if tls::chose_http2(&stream) {
-        Box::pin(http2::serve(stream, service, rules, seat)).await
-    } else {
-        let at_once = Some(|request| service.answer(request));
-        connection::serve(stream, &service, at_once, rules, seat).await
-    };
-    shared.note(served.end, came);
-    Box::pin(served.linger(seat)).await;
-}
-
-/// [`dispatch`] as a service over TLS.
-struct ByTls<'a> {
-    worker: &'a Worker,
-    hsts: Option<&'a HeaderValue>,
-    came: Came,
-}
-
-impl ByTls<'_> {
-    fn answer<B>(&self, request: Request<B>) -> Answer {
-        let mut answer = dispatch(self.worker, request, self.came);
-        if let Some(hsts) = self.hsts {
-            answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+    let stream = match accepted {
+        Some(Accepted::Tls(stream)) => stream,
+        Some(Accepted::Plain(socket)) => {
+            let unsent = Unsent::new(worker, came, None);
+            let rules = Rules { keep_alive: false, ..*rules };
+            let service =
+                service_fn(|request| ready(Ok(unsent.made(reject_plain_http(worker, request, came)))));
+            let at_once = Some(|request| unsent.made(reject_plain_http(worker, request, came)));
+            let served = Box::pin(connection::serve(socket, service, at_once, &rules, seat, &unsent)).await;
+            shared.note(served.end);
+            return finish(served, seat, connected).await;
         }
-        answer
-    }
-}
-
-impl<B> Service<Request<B>> for ByTls<'_> {
-    type Response = Answer;
-    type Error = Infallible;
-    type Future = Ready<Result<Answer, Infallible>>;
-
-    fn call(&self, request: Request<B>) -> Self::Future {
-        ready(Ok(self.answer(request)))
-    }
+        None => return,
+    };
+    let came = Came { by_tls: true, ..came };
+    let served = if tls::chose_http2(&stream) {
+        let answer = |request| {
+            let (mut answer, line) = dispatch(worker, request, came);
+            if let Some(hsts) = tls.hsts() {
+                answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+            }
+            (answer, line)
+        };
+        Box::pin(http2::serve(stream, answer, Rc::clone(worker), rules, seat)).await
+    } else {
+        let unsent = Unsent::new(worker, came, tls.hsts());
+        let service = service_fn(|request| ready(Ok(unsent.made(dispatch(worker, request, came)))));
+        let at_once = Some(|request| unsent.made(dispatch(worker, request, came)));
+        connection::serve(stream, service, at_once, rules, seat, &unsent).await
+    };
+    shared.note(served.end);
+    finish(served, seat, connected).await;
 }
 
 /// The same for a visitor who is to come back by TLS.
 async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
     let _open = shared.worker.counter.open(arrival.slot);
-    let Some((came, _connected)) = shared.admit(&mut arrival).await else { return };
+    let Some((came, connected)) = shared.admit(&mut arrival).await else { return };
+    let (worker, unsent) = (&shared.worker, Unsent::new(&shared.worker, came, None));
     let port = shared.manners.upgrade_port;
-    let service = service_fn(|request| ready(Ok(upgrade(&shared.worker, request, came, port))));
-    let at_once = Some(|request| upgrade(&shared.worker, request, came, port));
+    let service = service_fn(|request| ready(Ok(unsent.made(upgrade(worker, request, came, port)))));
+    let at_once = Some(|request| unsent.made(upgrade(worker, request, came, port)));
     let (rules, seat) = (&shared.manners.rules, arrival.place.seat());
-    let served = connection::serve(arrival.socket, service, at_once, rules, seat).await;
-    shared.note(served.end, came);
-    Box::pin(served.linger(seat)).await;
+    let served = connection::serve(arrival.socket, service, at_once, rules, seat, &unsent).await;
+    shared.note(served.end);
+    finish(served, seat, connected).await;
 }
 
 /// Waits for something that a connection does before its first request; `None` where it is to make room meanwhile.
@@ -370,11 +376,9 @@ impl Shared {
     }
 
     /// Counts how a connection ended.
-    fn note(&self, end: End, came: Came) {
-        match end {
-            End::Closed => {}
-            End::Refused(refusal) => self.worker.refused_by_hyper(refusal, came),
-            End::Limited(limit) => self.worker.counter.limited(limit),
+    fn note(&self, end: End) {
+        if let End::Limited(limit) = end {
+            self.worker.counter.limited(limit);
         }
     }
 }

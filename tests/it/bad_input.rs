@@ -95,6 +95,8 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Expect)> {
             To("/x"),
         ),
         ("two Content-Lengths", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx".to_vec(), Status(400)),
+        ("Content-Length of 2^64 - 1", with_headers(&format!("{site}Content-Length: 18446744073709551615\r\n")), Status(400)),
+        ("Content-Length of 2^64", with_headers(&format!("{site}Content-Length: 18446744073709551616\r\n")), Status(400)),
         ("Content-Length: +1", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx".to_vec(), Status(400)),
         ("chunk of 2^64", b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n".to_vec(), To("/x")),
         ("Expect: 100-continue", b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n".to_vec(), To("/x")),
@@ -134,7 +136,6 @@ fn each_gets_a_clear_answer_and_is_counted() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Answers of hyper's own are counted when their connection has ended.
     for (status, count) in by_status {
         signpost.wait_for_metric("signpost_responses_total", &[("code", &status.to_string())], count);
     }
@@ -155,7 +156,7 @@ fn each_gets_a_clear_answer_and_is_counted() {
     assert_eq!(signpost.get("/still/here").status, 302);
 }
 
-/// No header that the client chose, and `no-store` on all but hyper's own answers, which have no body either.
+/// No header that the client chose, and `no-store` on every answer.
 fn harmless(answer: &Answer) -> bool {
     const OURS: [&str; 8] = [
         "location",
@@ -168,8 +169,7 @@ fn harmless(answer: &Answer) -> bool {
         "date",
     ];
     let known = answer.headers.iter().all(|(name, _)| OURS.contains(&name.as_str()));
-    let by_hyper = answer.body.is_empty() && matches!(answer.status, 400 | 414 | 431);
-    known && (by_hyper || answer.header("cache-control") == Some("no-store"))
+    known && answer.header("cache-control") == Some("no-store")
 }
 
 #[test]
@@ -225,4 +225,85 @@ fn a_client_that_pipelines_and_never_reads_is_not_read_either() {
     let stalled = (0..10_000).any(|_| connection.try_send(&requests).is_err());
     assert!(stalled);
     assert!(resident() - before < 16e6, "{} bytes more", resident() - before);
+}
+
+#[test]
+fn http_2_in_the_clear_is_rejected_however_its_preface_is_split() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // SETTINGS, as they follow it.
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    let signpost = Signpost::with_backends(&[BASE]);
+    // Enough for the first part to be read alone.
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(3));
+    let answered = |connection: &mut crate::harness::Connection, status| {
+        let answer = connection.read_answer().unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")));
+        assert_eq!(connection.rest().unwrap(), b"");
+    };
+    for split in 0..=PREFACE.len() {
+        let mut connection = signpost.connect();
+        if split % 2 == 0 {
+            // Behind a request, too.
+            assert_eq!(connection.request("GET", "/", &[]).status, 302);
+        }
+        connection.send(&PREFACE[..split]);
+        pause();
+        connection.send(&[&PREFACE[split..], SETTINGS].concat());
+        answered(&mut connection, 505);
+    }
+    let mut connection = signpost.connect();
+    for byte in PREFACE {
+        connection.send(&[*byte]);
+        pause();
+    }
+    answered(&mut connection, 505);
+    let rejected = PREFACE.len() as f64 + 2.0;
+    signpost.wait_for_metric("signpost_refusals_total", &[("reason", "http2_in_the_clear")], rejected);
+
+    // What only begins like it.
+    for (split, text, status) in [
+        (23, "PRI * HTTP/2.0\r\n\r\nSM\r\n\rX\r\n\r\n", 400),
+        (4, "PRI / HTTP/1.1\r\nHost: a\r\n\r\n", 307),
+        (1, "POST / HTTP/1.1\r\nHost: a\r\n\r\n", 307),
+    ] {
+        let mut connection = signpost.connect();
+        connection.send(&text.as_bytes()[..split]);
+        pause();
+        connection.send(&text.as_bytes()[split..]);
+        assert_eq!(connection.read_answer().unwrap().status, status, "{text:?}");
+    }
+    // Half of it is a head that does not come.
+    let mut connection = signpost.connect();
+    connection.send(&PREFACE[..18]);
+    connection.finish();
+    assert!(connection.read_answer().is_none());
+}
+
+#[test]
+fn a_content_length_beyond_64_bits_is_malformed_and_no_head_that_is_too_large() {
+    let signpost = Signpost::with_backends(&[BASE]);
+    let lengths = [
+        "18446744073709551614",
+        "18446744073709551615",
+        "18446744073709551616",
+        "9999999999999999999999999999",
+    ];
+    let mut count = 0.0;
+    for length in lengths {
+        let request = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\nbody");
+        for split in (0..request.len()).step_by(7) {
+            let mut connection = signpost.connect();
+            connection.send(&request.as_bytes()[..split]);
+            connection.send(&request.as_bytes()[split..]);
+            let answer = connection.read_answer().unwrap();
+            assert_eq!((answer.status, answer.text()), (400, "This is not a valid HTTP request.\n".into()));
+            assert_eq!(connection.rest().unwrap(), b"");
+            count += 1.0;
+        }
+    }
+    assert_eq!(signpost.metric("signpost_refusals_total", &[("reason", "malformed")]), count);
+    assert_eq!(signpost.metric("signpost_refusals_total", &[("reason", "head_too_large")]), 0.0);
+    // As long as can be, and a body that is not read.
+    let longest = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551613\r\n\r\n";
+    assert_eq!(signpost.raw(longest.as_bytes()).unwrap().status, 307);
 }

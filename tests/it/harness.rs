@@ -368,7 +368,8 @@ impl<S: Read + Write> Connection<S> {
         self.read_answer_to("GET")
     }
 
-    fn read_answer_to(&mut self, method: &str) -> Option<Answer> {
+    /// The same to a request of this method: a response to HEAD has no body.
+    pub fn read_answer_to(&mut self, method: &str) -> Option<Answer> {
         let head = self.read_line()?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
         let mut headers = Vec::new();
@@ -394,10 +395,16 @@ impl<S: Read + Write> Connection<S> {
         line.strip_suffix(b"\r\n").map(|line| String::from_utf8_lossy(line).into_owned())
     }
 
+    /// Reads all that is left until the peer closes; an error if it resets.
+    pub fn rest(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest)?;
+        Ok(rest)
+    }
+
     /// Reads until the peer closes; whether it did so in good order, with FIN.
     pub fn closes(&mut self) -> bool {
-        let mut rest = Vec::new();
-        self.0.read_to_end(&mut rest).is_ok()
+        self.rest().is_ok()
     }
 }
 

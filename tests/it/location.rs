@@ -48,7 +48,7 @@ proptest! {
         let base = if with_base { "https://b.example:8443/base/path" } else { "https://b.example:8443" };
         let Ok(uri) = target.parse::<Uri>() else { return Ok(()) };
         let request = Request::get(uri).header("host", "site.example").body(()).unwrap();
-        let answer = dispatch(&worker(base, false), request, CAME);
+        let (answer, _) = dispatch(&worker(base, false), request, CAME);
         if answer.status() != 302 {
             prop_assert_eq!(answer.status(), 400);
             return Ok(());

@@ -14,6 +14,8 @@ mod name_server;
 
 // What a visitor sees.
 mod redirect;
+mod delivery;
+mod closing;
 mod routes;
 mod cors;
 mod pins;

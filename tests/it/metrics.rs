@@ -19,9 +19,10 @@ const TWO_POOLS: &str = r#"
 "#;
 
 /// Every name that DESIGN gives and there is something to count for yet.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "signpost_redirects_total",
     "signpost_responses_total",
+    "signpost_responses_aborted_total",
     "signpost_refusals_total",
     "signpost_pick_duration_seconds_bucket",
     "signpost_strategy_live",

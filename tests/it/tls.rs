@@ -210,9 +210,9 @@ fn a_handshake_has_a_deadline() {
 #[test]
 fn what_is_no_tls_is_turned_down_and_counted() {
     let (_dir, _site, signpost) = one_site("");
-    let mut plain = Connection::to(signpost.tls.unwrap());
-    plain.send(b"GET / HTTP/1.1\r\nHost: site.test\r\n\r\n");
-    assert!(plain.read_answer().is_none());
+    let mut other = Connection::to(signpost.tls.unwrap());
+    other.send(b"\x00\x0b neither TLS nor HTTP\r\n\r\n");
+    assert!(other.read_answer().is_none());
     signpost.wait_for_metric("signpost_tls_handshakes_total", &[("result", "failed")], 1.0);
     // Who looks whether the port is open has failed at nothing.
     drop(Connection::to(signpost.tls.unwrap()));
@@ -417,4 +417,92 @@ fn who_begins_no_handshake_makes_room_for_others() {
     wait_until("some have made room", || {
         signpost.metric("signpost_limited_total", &[("limit", "evicted")]) >= 1.0
     });
+}
+
+#[test]
+fn clients_that_offer_http_1_0_alone_are_served_and_unknown_protocols_are_not() {
+    let (_dir, site, signpost) = one_site("");
+    for (offered, chosen) in [
+        (&["http/1.0"][..], Some("http/1.0")),
+        (&["http/1.0", "http/1.1"], Some("http/1.1")),
+        (&["http/0.9", "http/1.0"], Some("http/1.0")),
+        (&["http/1.0", "h2"], Some("h2")),
+        (&["unknown", "http/1.1"], Some("http/1.1")),
+        (&[], None),
+    ] {
+        let config = Arc::new(client(&[&site], offered));
+        let mut connection = connect(signpost.tls.unwrap(), "site.test", &config).unwrap();
+        assert_eq!(connection.stream().conn.alpn_protocol(), chosen.map(str::as_bytes), "{offered:?}");
+        if chosen != Some("h2") {
+            connection.send(b"GET /x HTTP/1.0\r\nHost: site.test\r\n\r\n");
+            assert_eq!(connection.read_answer().unwrap().status, 302, "{offered:?}");
+        }
+    }
+    for offered in [&["http/0.9"][..], &["unknown"], &["h3", "spdy/1"]] {
+        let config = Arc::new(client(&[&site], offered));
+        let error = connect(signpost.tls.unwrap(), "site.test", &config).err().unwrap();
+        assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+    }
+}
+
+#[test]
+fn plain_http_on_a_tls_listener_gets_a_readable_400() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::write(dir.path(), "site", &["site.test"]);
+    let body = "x".repeat(100_000);
+    let requests = [
+        ("GET", "GET /x HTTP/1.1\r\nHost: site.test\r\n\r\n".to_owned()),
+        ("HEAD", "HEAD /x HTTP/1.1\r\nHost: site.test\r\n\r\n".to_owned()),
+        ("GET", "GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_owned()),
+        ("POST", format!("POST /x HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100000\r\n\r\n{body}")),
+        ("GET", "GET /x HTTP/1.1\r\nHost: site.test\r\n\r\n".repeat(50)),
+        ("GET", "GET /x HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n".to_owned()),
+    ];
+    for proxy in ["", "PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n"] {
+        let signpost = Signpost::with_settings(&format!(
+            "{POOL}[server]\ntrusted_proxies = ['127.0.0.1']\n[server.tls]\n\
+             listen = [{{ address = '127.0.0.1:0', proxy_protocol = {} }}]\ncertificates = [{}]\nhsts = '1d'",
+            !proxy.is_empty(),
+            site.toml()
+        ));
+        let address = signpost.tls.unwrap();
+        let mut count = 0.0;
+        for (method, request) in &requests {
+            for split in [0, 1, 5, 17, request.len() - 1, request.len()] {
+                let mut connection = Connection::to(address);
+                connection.send(proxy.as_bytes());
+                connection.send(&request.as_bytes()[..split]);
+                connection.send(&request.as_bytes()[split..]);
+                let answer = connection.read_answer_to(method).unwrap();
+                assert_eq!(
+                    (answer.status, answer.header("connection")),
+                    (400, Some("close")),
+                    "{request:.20}"
+                );
+                assert_eq!(answer.header("strict-transport-security"), None, "it is ignored without TLS");
+                if *method != "HEAD" {
+                    assert_eq!(
+                        answer.text(),
+                        "Plain HTTP was sent to an HTTPS port. Use https:// instead.\n"
+                    );
+                }
+                assert_eq!(connection.rest().unwrap(), b"", "{request:.20} at {split}");
+                let line = signpost.next_line();
+                assert!(
+                    line.contains(r#""refusal":"plain_http_on_tls""#) && !line.contains("aborted"),
+                    "{line}"
+                );
+                count += 1.0;
+            }
+        }
+        assert_eq!(signpost.metric("signpost_refusals_total", &[("reason", "plain_http_on_tls")]), count);
+        // What only begins with a letter has no end either.
+        let mut endless = Connection::to(address);
+        endless.send(proxy.as_bytes());
+        endless.send(&[b'A'; 40_000]);
+        assert_eq!(endless.read_answer().map(|answer| answer.status), Some(431));
+        let results = ["ok", "failed", "timed_out"].map(|result| handshakes(&signpost, result));
+        assert_eq!(results, [0.0, 0.0, 0.0], "none of it was a handshake");
+        assert_eq!(signpost.metric("signpost_limited_total", &[("limit", "requests_per_connection")]), 0.0);
+    }
 }

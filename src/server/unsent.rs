@@ -1,0 +1,133 @@
+//! Responses from the moment they are made to the moment they are written to the socket.
+//!
+//! Only then is their access line ended: as that of a response that was sent, or of one that was aborted, which is
+//! counted too. What is dropped before that was not written, whatever the reason: the client has gone or does not read,
+//! a deadline passed, the process ends.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::header::STRICT_TRANSPORT_SECURITY;
+use http::{HeaderMap, HeaderValue};
+
+use crate::answer::{self, Answer};
+use crate::dispatch::{OpenLine, Worker};
+use crate::outcome::Refusal;
+use crate::visit::Came;
+
+/// The response of a connection with HTTP/1.1 that is not written yet, if there is one: the next request is answered
+/// only after that.
+#[derive(Debug, Default)]
+pub struct Unsent<'w> {
+    /// Who counts, and from where the requests come; `None` on the admin listener, which has no access log.
+    source: Option<(&'w Worker, Came)>,
+    hsts: Option<&'w HeaderValue>,
+    line: RefCell<Option<OpenLine>>,
+}
+
+impl<'w> Unsent<'w> {
+    /// For the responses to `came`, each with `hsts` as its `Strict-Transport-Security`.
+    pub(super) fn new(worker: &'w Worker, came: Came, hsts: Option<&'w HeaderValue>) -> Self {
+        Self { source: Some((worker, came)), hsts, line: RefCell::new(None) }
+    }
+
+    /// A response was made.
+    pub(super) fn made(&self, (mut answer, line): (Answer, OpenLine)) -> Answer {
+        if let Some(hsts) = self.hsts {
+            answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        self.line.replace(Some(line));
+        answer
+    }
+
+    /// Makes the response to what can't be read as a request.
+    pub(super) fn reject(&self, refusal: Refusal) -> Answer {
+        match self.source {
+            Some((worker, came)) => self.made(worker.reject_unreadable(refusal, came)),
+            None => answer::refuse(refusal, None, &HeaderMap::new(), 0),
+        }
+    }
+
+    /// The response was written, or it will not be.
+    pub(super) fn settle(&self, sent: bool) {
+        if let Some(line) = self.line.take()
+            && let Some((worker, _)) = self.source
+        {
+            worker.settle(line, sent);
+        }
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.settle(false);
+    }
+}
+
+/// The responses of a connection with HTTP/2 that are not written yet.
+///
+/// They count as sent with the first flush after hyper has taken them. So a response counts as sent too if the client
+/// reset its stream just before, or keeps its body back by flow control: h2 shows neither.
+pub(super) struct UnsentStreams {
+    worker: Rc<Worker>,
+    taken: RefCell<Vec<OpenLine>>,
+}
+
+impl UnsentStreams {
+    pub(super) fn new(worker: Rc<Worker>) -> Rc<Self> {
+        Rc::new(Self { worker, taken: RefCell::default() })
+    }
+
+    /// A future that gives hyper a response.
+    pub(super) fn made(self: &Rc<Self>, (answer, line): (Answer, OpenLine)) -> Made {
+        Made { response: Some((answer, line)), unsent: Rc::clone(self) }
+    }
+
+    /// All that hyper has taken so far was written.
+    pub(super) fn flushed(&self) {
+        for line in self.taken.borrow_mut().drain(..) {
+            self.worker.settle(line, true);
+        }
+    }
+}
+
+impl Drop for UnsentStreams {
+    fn drop(&mut self) {
+        for line in self.taken.get_mut().drain(..) {
+            self.worker.settle(line, false);
+        }
+    }
+}
+
+/// A response that hyper takes in the moment when it sends it, and not at all if the stream has gone by then.
+pub(super) struct Made {
+    response: Option<(Answer, OpenLine)>,
+    unsent: Rc<UnsentStreams>,
+}
+
+impl Future for Made {
+    type Output = Result<Answer, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.response.take() {
+            Some((answer, line)) => {
+                self.unsent.taken.borrow_mut().push(line);
+                Poll::Ready(Ok(answer))
+            }
+            // hyper does not poll it again.
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some((_, line)) = self.response.take() {
+            self.unsent.worker.settle(line, false);
+        }
+    }
+}
