@@ -210,7 +210,9 @@ impl Lasting {
             let role = roles.of(index);
             let mut as_role = |role: Role| {
                 let key = (roster.name.as_ref().to_owned(), arm.kind, role);
-                let memory = self.memories.entry(key).or_default();
+                // Any turn of any cycle, and far from the end of the counter.
+                let begin = || Memory::from_turn(rand::random::<u64>() >> 16);
+                let memory = self.memories.entry(key).or_insert_with(begin);
                 memory.meters = metered(&memory.meters, &roster, arm.kind.is_metered(&roster.rules));
                 memory.clone()
             };

@@ -216,11 +216,14 @@ impl<'a> Engine<'a> {
         };
         let dispatcher = |index| {
             let learner = Learner::new(backends.len(), scenario.expires());
-            let mut memory = Memory::default().with_loads(learner.loads().clone());
+            let rng = stream(seed, Stream::Dispatcher(index));
+            // A draw of its own, so that strategies without turns draw what they did.
+            let begin = rng.clone().next_u32();
+            let mut memory = Memory::from_turn(begin.into()).with_loads(learner.loads().clone());
             if kind.is_metered(&rules) {
                 memory.meters = memory.meters.of_roster(&rules.names);
             }
-            Dispatcher { memory, learner, strategy: None, rng: stream(seed, Stream::Dispatcher(index)) }
+            Dispatcher { memory, learner, strategy: None, rng }
         };
         let mut engine = Self {
             scenario,

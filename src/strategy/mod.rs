@@ -155,8 +155,7 @@ impl Rules {
 /// goes on where it was. Cheap to clone: clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// Turns taken so far, by all workers together. Alone on its cache line: it is the one value that they
-    /// all write.
+    /// The next turn, counted by all workers together. Alone on its cache line: it is the one value that they all write.
     turns: Arc<CachePadded<AtomicU64>>,
     /// What it has sent each backend lately, where it asks.
     pub meters: Meters,
@@ -168,6 +167,12 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Begins at this turn, for a round robin. A random one keeps replicas that start together, and fleets that restart
+    /// often, from sending their first clients to the same backends.
+    pub fn from_turn(turn: u64) -> Self {
+        Self { turns: Arc::new(CachePadded::new(AtomicU64::new(turn))), ..Self::default() }
+    }
+
     /// The estimates of the load.
     pub fn loads(&self) -> &Loads {
         &self.loads

@@ -119,6 +119,15 @@ mod tests {
     }
 
     #[test]
+    fn begins_at_the_turn_that_it_is_given() {
+        let picks = |turn| {
+            let round_robin = build(&[1; 3], &Memory::from_turn(turn));
+            [round_robin.pick(), round_robin.pick(), round_robin.pick()]
+        };
+        assert_eq!([picks(0), picks(1), picks(3_000_002)], [[0, 1, 2], [1, 2, 0], [2, 0, 1]]);
+    }
+
+    #[test]
     fn only_a_short_cycle_is_laid_out() {
         let mut weights = [256; 256];
         weights[0] = 255;

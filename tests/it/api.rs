@@ -45,7 +45,7 @@ fn ids(signpost: &Signpost, count: usize) -> String {
 #[test]
 fn a_draining_backend_keeps_its_visitors_and_gets_no_new_ones() {
     let signpost = Signpost::with_settings(THREE);
-    let to_a = signpost.get("/").cookie().unwrap().to_owned();
+    let to_a = signpost.get_to("/a/").cookie().unwrap().to_owned();
     let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let answer = patch(&signpost, "a", &json!({ "admin": "draining" }));
     assert_eq!(answer.status, 200);
@@ -139,7 +139,7 @@ fn a_wrong_change_is_told_what_it_takes() {
         send(&signpost, "PATCH", path, &[], &format!("{{\"x\":\"{}\"}}", "y".repeat(70_000))).status,
         413
     );
-    assert_eq!(ids(&signpost, 3), "abc");
+    assert!(["abc", "bca", "cab"].contains(&ids(&signpost, 3).as_str()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::{Connection, Signpost};
+use crate::harness::{Answer, Connection, Signpost};
 
 fn picked(signpost: &Signpost, backend: &str) -> f64 {
     signpost.metric("signpost_redirects_total", &[("backend", backend), ("decision", "picked")])
@@ -78,4 +78,26 @@ fn random_passes_a_chi_square_test() {
     let strategy = [("strategy", "random")];
     let timed = signpost.metric("signpost_pick_duration_seconds_count", &strategy);
     assert!((200.0..=400.0).contains(&timed), "one pick in 61 is timed: {timed}");
+}
+
+/// Replicas that start together send their first clients to different backends, and each one's cycles stay exact.
+#[test]
+fn round_robin_begins_at_a_random_turn() {
+    let backends: Vec<_> = (0..60).map(|n| format!("'http://127.0.0.1:{}'", 9001 + n)).collect();
+    let backends = backends.join(",");
+    let settings = format!("[pools.p]\nbackends = [{backends}]\n[pools.p.health]\nkind = 'none'");
+    let first_cycle = || {
+        let signpost = Signpost::with_settings(&settings);
+        let port = |answer: Answer| -> usize {
+            answer.location().rsplit(':').next().unwrap().trim_end_matches('/').parse().unwrap()
+        };
+        (0..60).map(|_| port(signpost.get("/")) - 9001).collect::<Vec<_>>()
+    };
+    let cycles: Vec<_> = (0..6).map(|_| first_cycle()).collect();
+    for cycle in &cycles {
+        let in_order: Vec<_> = (cycle[0]..60).chain(0..cycle[0]).collect();
+        assert_eq!(*cycle, in_order);
+    }
+    // By chance all six begin with the same one once in 60^5 runs.
+    assert!(cycles.iter().any(|cycle| cycle[0] != cycles[0][0]), "all begin with {}", cycles[0][0]);
 }

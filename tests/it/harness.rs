@@ -155,6 +155,16 @@ impl Signpost {
         self.request("GET", path, &[])
     }
 
+    /// `GET` on new connections until one is redirected to a URL that ends in this.
+    pub fn get_to(&self, end: &str) -> Answer {
+        let mut answer = None;
+        wait_until(&format!("a client is redirected to {end}"), || {
+            answer = Some(self.get("/")).filter(|answer| answer.location().ends_with(end));
+            answer.is_some()
+        });
+        answer.unwrap()
+    }
+
     /// A request without body on a new connection. A `Host` is added where none is given.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.connect().request(method, path, headers)

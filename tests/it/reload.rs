@@ -41,16 +41,25 @@ fn id(signpost: &Signpost) -> String {
 fn what_stays_goes_on_and_what_is_new_is_served() {
     let file = settings_file(&unwatched(&["a", "b", "c"], "pin = {}"));
     let signpost = start(file.path());
-    let to_a = signpost.get("/").cookie().unwrap().to_owned();
+    let to_a = signpost.get_to("/a/").cookie().unwrap().to_owned();
     assert_eq!(id(&signpost), "b");
 
-    // Another backend at the end: the turn is c's, the count of a stays, and so does the random secret.
+    // The same backends: the turn is c's, and the next one a's.
+    std::fs::write(file.path(), unwatched(&["a", "b", "c"], "pin = {}\nstatus_other = 303")).unwrap();
+    hang_up(&signpost, "success");
+    assert_eq!([id(&signpost), id(&signpost), id(&signpost)], ["c", "a", "b"]);
+
+    // Another one: each has its turn, the count of a stays, and so does the random secret.
+    let of_a = [("backend", "a"), ("decision", "picked")];
+    let before = signpost.metric("signpost_redirects_total", &of_a);
     std::fs::write(file.path(), unwatched(&["a", "b", "c", "d"], "pin = {}")).unwrap();
     hang_up(&signpost, "success");
-    assert_eq!([id(&signpost), id(&signpost), id(&signpost)], ["c", "d", "a"]);
+    let mut four: Vec<_> = (0..4).map(|_| id(&signpost)).collect();
+    four.sort();
+    assert_eq!(four, ["a", "b", "c", "d"]);
     let pinned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
     assert_eq!((pinned.location(), pinned.cookie()), ("http://127.0.0.1:9001/a/", None));
-    assert_eq!(signpost.metric("signpost_redirects_total", &[("backend", "a"), ("decision", "picked")]), 2.0);
+    assert_eq!(signpost.metric("signpost_redirects_total", &of_a), before + 1.0);
 
     // A backend less: nobody is sent there any more, pinned or not.
     std::fs::write(file.path(), unwatched(&["b", "c"], "pin = {}")).unwrap();

@@ -64,7 +64,7 @@ pub(super) struct NameServers {
 impl NameServers {
     pub(super) fn new(conf: &ResolvConf) -> Self {
         let servers: Vec<_> = conf.servers.iter().filter_map(|server| build(server, conf)).collect();
-        let next = conf.rotate.then(Cell::default);
+        let next = conf.rotate.then(|| Cell::new(rand::random::<u16>().into()));
         let limit = conf.timeout * conf.attempts as u32 + STAGGER * servers.len() as u32;
         Self { servers, next, limit }
     }
