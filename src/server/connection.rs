@@ -15,13 +15,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::task::coop::consume_budget;
 use tokio::time::Sleep;
 
 use super::crowd::Seat;
 use super::head;
-use super::stream::{LAST_WAIT, Stream, Transport, Watch, passes};
+use super::lingering::Served;
+use super::stream::{Stream, Transport, Watch, passes};
 use super::unsent::Unsent;
 use crate::answer::Answer;
 use crate::metrics::Limit;
@@ -57,18 +58,6 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What a connection with HTTP/2 begins with (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// A connection that was served.
-#[derive(Debug)]
-#[must_use = "its end is to be counted, and then it is to be lingered for"]
-pub struct Served<T> {
-    /// How it ended.
-    pub end: End,
-    /// What it was served over, where something is left to do with it.
-    pub(super) rest: Option<T>,
-    /// How long it is listened to though it is silent, where the peer may still be sending.
-    pub(super) listens: Option<Duration>,
-}
 
 /// Serves one connection until its last answer is out: the commonest requests by `at_once`, where there is one, and the
 /// others by `service`.
@@ -157,7 +146,7 @@ where
         let written = head::write(watch.reject(refusal), false, true);
         io.socket().ends();
         break match send(&mut io, written.bytes(), &watch, timer.as_mut(), rules).await {
-            Ok(()) => Served { end: End::Closed, rest: Some(io), listens: Some(SILENCE) },
+            Ok(()) => Served::rejected(io),
             Err(end) => Served::cut(io, end),
         };
     };
@@ -321,102 +310,6 @@ fn refused(error: &hyper::Error, unread: &[u8], rules: &Rules) -> Option<Refusal
         Some(Refusal::Malformed)
     } else {
         None
-    }
-}
-
-/// How long it may take to say the end to a peer that reads nothing.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// How long a peer may be silent while it is lingered for.
-pub(super) const SILENCE: Duration = Duration::from_secs(5);
-/// How long the end may take in all, with TLS's own farewell.
-const LINGER: Duration = Duration::from_secs(30);
-/// How long the end may take in all if the peer announced nothing more.
-const BRIEF_LINGER: Duration = Duration::from_secs(2);
-/// How long after our FIN the peer's is looked for.
-const MOMENT: Duration = Duration::from_millis(10);
-/// How many bytes are discarded.
-const DISCARD: u64 = 64 << 20;
-
-impl<T: Transport> Served<T> {
-    /// One that was ended.
-    fn cut(io: T, end: End) -> Self {
-        Self { end, rest: T::SAYS_GOODBYE.then_some(io), listens: None }
-    }
-
-    /// One whose last answer is out; `unread` was sent after its request.
-    fn over(mut io: T, unread: &[u8], watch: &Watch<'_>) -> Self {
-        let (end, listens) = if watch.is_spent() {
-            (End::Limited(Limit::Requests), Some(SILENCE))
-        } else if watch.body_announced() {
-            (End::Closed, Some(SILENCE))
-        } else {
-            // Who was told that it is the last answer may have sent more before it could know, who announced it may
-            // send more nevertheless, and what has come already is in the way of a FIN.
-            let more_came = !unread.is_empty() || io.socket().may_have_more();
-            (End::Closed, (watch.ends() || more_came).then_some(LAST_WAIT))
-        };
-        Self { end, rest: (listens.is_some() || T::SAYS_GOODBYE).then_some(io), listens }
-    }
-
-    /// Whether nothing is left to be said or heard.
-    pub(super) fn is_over(&self) -> bool {
-        self.rest.is_none()
-    }
-
-    /// Whether the peer may be sending a body, or does not know that its last answer was the last.
-    pub(super) fn expects_body(&self) -> bool {
-        self.listens == Some(SILENCE)
-    }
-
-    /// Sends FIN if the peer announced nothing more, and looks a moment later whether its own has come: most clients
-    /// close at once. To look costs less than to have the reactor watch the socket.
-    pub(super) async fn close_soon(mut self) -> Self {
-        if let Some(io) = self.rest.as_mut()
-            && self.listens == Some(LAST_WAIT)
-            && !T::SAYS_GOODBYE
-            && io.socket().is_unwatched()
-        {
-            let is_open = io.socket().shutdown().await.is_ok();
-            tokio::time::sleep(MOMENT).await;
-            if !is_open || matches!(io.socket().discard(), Some(Ok(0) | Err(_))) {
-                self.rest = None;
-            }
-        }
-        self
-    }
-
-    /// Says that we are done, then discards what the peer still sends, where it may be sending.
-    ///
-    /// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
-    /// throw away an answer that was not read yet. Browsers send the whole body before they look.
-    ///
-    /// Where there is no room for it, `seat` says so, and it ends at once.
-    pub async fn linger(self, seat: &Seat) {
-        let Some(rest) = self.rest else { return };
-        seat.idle(Some(Instant::now()));
-        let most = if self.listens == Some(LAST_WAIT) { BRIEF_LINGER } else { LINGER };
-        tokio::select! {
-            _ = tokio::time::timeout(most, finish(rest, self.listens)) => {}
-            () = seat.evicted() => {}
-        }
-    }
-}
-
-/// The last words and the last read.
-async fn finish<T: Transport>(mut io: T, listens: Option<Duration>) {
-    let said = tokio::time::timeout(GOODBYE, io.shutdown()).await;
-    let (Some(silence), Ok(Ok(()))) = (listens, said) else { return };
-    // From the socket itself: what TLS carries needs no deciphering to be thrown away.
-    let socket = io.socket();
-    let mut buffer = vec![0; 16 << 10];
-    let mut left = DISCARD;
-    while left > 0 {
-        match tokio::time::timeout(silence, socket.read(&mut buffer)).await {
-            Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
-            _ => break,
-        }
-        // Who sends and sends must not keep the others waiting here either.
-        consume_budget().await;
     }
 }
 

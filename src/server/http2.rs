@@ -25,8 +25,9 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{End, Rules, SILENCE, Served};
+use super::connection::{End, Rules};
 use super::crowd::Seat;
+use super::lingering::{Expected, Served};
 use super::stream::{Transport, passes};
 use super::unsent::{Made, UnsentStreams};
 use crate::answer::Answer;
@@ -84,7 +85,7 @@ pub(super) async fn serve<T: Transport>(
     tally.seat.ended();
     // The connection is dropped and has given back what it was served over. Last frames of the peer's may be under
     // way, and would be answered with a reset; nobody reads on from a peer that was cut off.
-    Served { end, rest: back.take(), listens: (!broken).then_some(SILENCE) }
+    Served { end, rest: back.take(), expected: (!broken).then_some(Expected::Body) }
 }
 
 /// Polls a connection to its end; returns how it ended and whether it was cut off.

@@ -71,7 +71,7 @@ impl Drop for Unsent<'_> {
 /// The responses of a connection with HTTP/2 that are not written yet.
 ///
 /// They count as sent with the first flush after hyper has taken them. So a response counts as sent too if the client
-/// reset its stream just before, or keeps its body back by flow control: h2 shows neither.
+/// resets its stream between these, or keeps its body back by flow control: h2 shows neither.
 pub(super) struct UnsentStreams {
     worker: Rc<Worker>,
     taken: RefCell<Vec<OpenLine>>,
@@ -84,7 +84,7 @@ impl UnsentStreams {
 
     /// A future that gives hyper a response.
     pub(super) fn made(self: &Rc<Self>, (answer, line): (Answer, OpenLine)) -> Made {
-        Made { response: Some((answer, line)), unsent: Rc::clone(self) }
+        Made { response: Some((answer, line)), was_polled: false, unsent: Rc::clone(self) }
     }
 
     /// All that hyper has taken so far was written.
@@ -103,16 +103,23 @@ impl Drop for UnsentStreams {
     }
 }
 
-/// A response that hyper takes in the moment when it sends it, and not at all if the stream has gone by then.
+/// A response that hyper takes in the moment when it sends it, and not at all if the client has reset the stream by then.
 pub(super) struct Made {
     response: Option<(Answer, OpenLine)>,
+    was_polled: bool,
     unsent: Rc<UnsentStreams>,
 }
 
 impl Future for Made {
     type Output = Result<Answer, Infallible>;
 
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.was_polled {
+            // hyper looks for a reset only if a response is not ready.
+            self.was_polled = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         match self.response.take() {
             Some((answer, line)) => {
                 self.unsent.taken.borrow_mut().push(line);

@@ -16,9 +16,10 @@ use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{self, End, Rules, Served};
+use super::connection::{self, End, Rules};
 use super::crowd::{Crowd, Places, Seat, Taken};
 use super::http2;
+use super::lingering::Served;
 use super::listener::Passed;
 use super::proxied;
 use super::queue::Queue;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -352,6 +352,65 @@ fn flood(connection: &mut TlsConnection, mut next: impl FnMut(u32) -> Vec<u8>) -
     let pieces = (0..2_000_000 / 64).map(|piece| (64 * piece..64 * piece + 64).flat_map(&mut next).collect());
     let mut sent = pieces.map(|piece: Vec<u8>| connection.stream().write_all(&piece).is_ok());
     sent.any(|sent| !sent)
+}
+
+#[test]
+fn a_response_to_a_stream_that_is_reset_before_it_is_logged_as_aborted() {
+    let server = serve("");
+    let mut connection = server.visitor().raw();
+    // In one piece, so that no response is made before its stream is reset.
+    let frames = (0..10_u32).flat_map(|n| {
+        let open = frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &head());
+        let reset = if n % 2 == 0 { frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]) } else { vec![] };
+        [open, reset].concat()
+    });
+    connection.send(&frames.collect::<Vec<_>>());
+    let aborted = (0..10).filter(|_| server.signpost.next_line().contains("\"aborted\":true")).count();
+    assert_eq!(aborted, 5);
+    assert_eq!(server.signpost.metric("signpost_responses_aborted_total", &[]), 5.0);
+}
+
+#[test]
+fn responses_that_a_client_leaves_unread_are_logged_as_aborted() {
+    let server = serve("[server.limits]\nmax_requests_per_connection = 0");
+    let redirected = || server.signpost.metric("signpost_responses_total", &[("code", "302")]);
+    let mut connection = server.visitor().raw();
+    // A path of 4000 bytes, so that few responses fill all buffers: its length is 127 + 0x21 + 0x1e * 128.
+    let path = [&[0x04, 0x7f, 0xa1, 0x1e, b'/'][..], &[b'a'; 3999]].concat();
+    let head = [&[0x82, 0x87][..], &path, &[0x41, 9], b"site.test"].concat();
+    let mut requests = 0;
+    // Fewer at a time than there may be streams.
+    for piece in 0..1000 {
+        let streams = (piece * 32..(piece + 1) * 32).map(|n| 2 * n + 1);
+        let frames = streams.flat_map(|stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &head));
+        connection.send(&frames.collect::<Vec<_>>());
+        let before = requests;
+        let stalls = Instant::now() + Duration::from_millis(500);
+        while requests < before + 32 && Instant::now() < stalls {
+            requests = redirected() as usize;
+        }
+        if requests < before + 32 {
+            break;
+        }
+    }
+    drop(connection);
+    server.wait_until_nobody_is_connected();
+    let (requests, aborted) =
+        (redirected() as usize, server.signpost.metric("signpost_responses_aborted_total", &[]) as usize);
+    assert!(requests < 32_000 && aborted > 0, "{requests} requests, {aborted} aborted");
+    let lines = (0..requests).filter(|_| server.signpost.next_line().contains("\"aborted\":true")).count();
+    assert_eq!(lines, aborted);
+}
+
+#[test]
+fn connect_is_rejected_and_ends_its_stream_alone() {
+    let server = serve("");
+    run(async {
+        let (mut requests, _connection) = server.open().await;
+        let connect = Request::connect("evil.test:443").body(()).unwrap();
+        assert_eq!(ask(&mut requests, connect).await.unwrap().status(), 405);
+        assert_eq!(ask(&mut requests, get("https://site.test/")).await.unwrap().status(), 302);
+    });
 }
 
 /// What a flood does to others: they are served all the while.
