@@ -141,8 +141,8 @@ fn share<'a>(roster: Option<&'a Roster>, request: &HeaderMap, answer: &mut Heade
     if cors.varies() {
         answer.append(VARY, VARY_ORIGIN);
     }
-    let allowed = request.get(ORIGIN).and_then(|origin| cors.allow(origin.as_bytes()))?;
-    answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed.clone());
+    let allowed = request.get(ORIGIN).and_then(|origin| cors.allow(origin))?;
+    answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
     if cors.credentials {
         answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
     }

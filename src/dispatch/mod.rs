@@ -326,8 +326,8 @@ mod tests {
 
     use super::*;
     use crate::fleet::{
-        Arm, Backend, Cookie, Cors, HostMatch, LastCheck, Pins, Pool, Roles, Route, Routes, Slot, Standing,
-        Weight,
+        AllowedOrigin, Arm, Backend, Cookie, Cors, HostMatch, LastCheck, Pins, Pool, Roles, Route, Routes,
+        Slot, Standing, Weight,
     };
     use crate::forwarded::Field;
     use crate::strategy::{Kind, Memory, Meters, Rules};
@@ -454,9 +454,8 @@ mod tests {
             let cookie = Cookie { name: "pin".into(), attributes: "".into(), attributes_tls: "".into() };
             // Without backends to pin to, setting a pin panics.
             roster.pins = Some(Pins::new("p", [], &[7; 32], [], 0, 100, cookie));
-            let origin = HeaderValue::from_static("https://app.example");
             let none = HeaderValue::from_static("");
-            let origins = vec![("https://app.example".into(), origin)];
+            let origins = AllowedOrigin::one("https://app.example").into_iter().collect();
             roster.cors = Some(Cors::new(origins, none.clone(), None, false, none));
         });
         let request = Request::get("/").header("host", "a").header("origin", "https://app.example");

@@ -2,12 +2,12 @@
 
 use http::HeaderValue;
 
-/// The CORS answer of a pool. Values come from the settings alone: even the origin that is sent back is the
-/// settings' spelling of it, so nothing of a request is reflected.
+/// The CORS answer of a pool. Its values come from the settings alone, but for an origin that matches a wildcard:
+/// that is sent back as it came, and consists of a scheme, characters of a host name and a port.
 #[derive(Debug)]
 pub struct Cors {
-    /// The origins by name; empty: any.
-    origins: Box<[(Box<str>, HeaderValue)]>,
+    /// Empty: any origin.
+    origins: Box<[AllowedOrigin]>,
     /// `Access-Control-Allow-Methods`.
     pub methods: HeaderValue,
     /// `Access-Control-Allow-Headers`; none: no header beyond the safelisted.
@@ -18,13 +18,53 @@ pub struct Cors {
     pub max_age: HeaderValue,
 }
 
+/// An origin, or all origins below a domain.
+#[derive(Debug)]
+pub struct AllowedOrigin(Pattern);
+
+#[derive(Debug)]
+enum Pattern {
+    One(HeaderValue),
+    /// What stands before and after one or more labels.
+    Below(Box<[u8]>, Box<[u8]>),
+}
+
+impl AllowedOrigin {
+    /// Returns an origin, or `None` if it is no header value.
+    pub fn one(origin: &str) -> Option<Self> {
+        HeaderValue::from_str(origin).ok().map(|origin| Self(Pattern::One(origin)))
+    }
+
+    /// Returns all origins that begin with `scheme`, such as `https://`, and end in `domain`, such as
+    /// `.example.com:8443`.
+    pub fn below(scheme: &str, domain: &str) -> Self {
+        Self(Pattern::Below(scheme.as_bytes().into(), domain.as_bytes().into()))
+    }
+
+    fn allows(&self, origin: &HeaderValue) -> Option<HeaderValue> {
+        match &self.0 {
+            Pattern::One(one) => one.as_bytes().eq_ignore_ascii_case(origin.as_bytes()).then(|| one.clone()),
+            Pattern::Below(scheme, domain) => {
+                let bytes = origin.as_bytes();
+                let (before, rest) = bytes.split_at_checked(scheme.len())?;
+                let (labels, after) = rest.split_at_checked(rest.len().checked_sub(domain.len())?)?;
+                let of_names = |b: &u8| b.is_ascii_alphanumeric() || b"-._".contains(b);
+                let is_below =
+                    labels.first().is_some_and(|&first| first != b'.') && labels.iter().all(of_names);
+                let is_same = before.eq_ignore_ascii_case(scheme) && after.eq_ignore_ascii_case(domain);
+                (is_below && is_same).then(|| origin.clone())
+            }
+        }
+    }
+}
+
 /// `*`.
 static ANY: HeaderValue = HeaderValue::from_static("*");
 
 impl Cors {
     /// `origins` is empty where any origin is allowed.
     pub fn new(
-        origins: Vec<(Box<str>, HeaderValue)>,
+        origins: Vec<AllowedOrigin>,
         methods: HeaderValue,
         headers: Option<HeaderValue>,
         credentials: bool,
@@ -33,18 +73,45 @@ impl Cors {
         Self { origins: origins.into(), methods, headers, credentials, max_age }
     }
 
-    /// `Access-Control-Allow-Origin` for a request's `Origin`, or `None` where that origin is not allowed.
-    /// O(number of origins).
-    pub fn allow(&self, origin: &[u8]) -> Option<&HeaderValue> {
+    /// Returns `Access-Control-Allow-Origin` for a request's `Origin`, or `None` if that origin is not allowed.
+    /// O(number of origins), without allocation.
+    pub fn allow(&self, origin: &HeaderValue) -> Option<HeaderValue> {
         if self.origins.is_empty() {
-            return Some(&ANY);
+            return Some(ANY.clone());
         }
-        let same = |(name, _): &&(Box<str>, HeaderValue)| name.as_bytes().eq_ignore_ascii_case(origin);
-        self.origins.iter().find(same).map(|(_, value)| value)
+        self.origins.iter().find_map(|allowed| allowed.allows(origin))
     }
 
     /// Whether the answer depends on who asks, so that it must carry `Vary: Origin`.
     pub fn varies(&self) -> bool {
         !self.origins.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_covers_the_names_below_its_domain_and_nothing_else() {
+        let allowed = AllowedOrigin::below("https://", ".example.com:8443");
+        for (origin, is_allowed) in [
+            ("https://a.example.com:8443", true),
+            ("https://a.b.example.com:8443", true),
+            ("HTTPS://A.Example.com:8443", true),
+            ("https://example.com:8443", false),
+            ("https://.example.com:8443", false),
+            ("https://a.example.com", false),
+            ("http://a.example.com:8443", false),
+            ("https://evilexample.com:8443", false),
+            ("https://evil.test/.example.com:8443", false),
+            ("https://evil.test:1@a.example.com:8443", false),
+            ("https://a.example.com:8443.evil.test", false),
+            ("https://", false),
+            ("", false),
+        ] {
+            let origin = HeaderValue::from_static(origin);
+            assert_eq!(allowed.allows(&origin).is_some(), is_allowed, "{origin:?}");
+        }
     }
 }

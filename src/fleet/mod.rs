@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub use arms::{Active, Arm, Portion, Role, Roles};
 pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
 pub use check::{Check, CheckResult, LastCheck, Progress, Reason};
-pub use cors::Cors;
+pub use cors::{AllowedOrigin, Cors};
 pub use host::Host;
 pub use key::{Caching, HashKey};
 pub use pins::{CLOCK_SKEW, Cookie, MAC_BYTES, Pins, Tag};

@@ -12,11 +12,11 @@ use super::vitals::Vitals;
 use crate::clock::{Clock, Moment};
 use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
-    Admin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, HostMatch, LastCheck, Pins, Pool, Role, Roles,
-    Roster, Route, Routes, Standing, Weight,
+    Admin, AllowedOrigin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, HostMatch, LastCheck, Pins, Pool,
+    Role, Roles, Roster, Route, Routes, Standing, Weight,
 };
 use crate::metrics::Slots;
-use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute, Token};
+use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute};
 use crate::strategy::{self, Kind, Limit, Memory, Meters, Rules};
 
 /// What outlives a fleet.
@@ -339,13 +339,14 @@ fn cookie(pin: &settings::Pin) -> Cookie {
 
 fn build_cors(cors: &settings::Cors) -> Cors {
     let origins = if cors.origins.contains(&Origin::Any) { &[][..] } else { &cors.origins };
-    let named = origins.iter().filter_map(|origin| match origin {
+    let allowed = origins.iter().filter_map(|origin| match origin {
         Origin::Any => None,
-        Origin::One(name) => Some((name.as_str().into(), HeaderValue::from_str(name).ok()?)),
+        Origin::One(name) => AllowedOrigin::one(name),
+        Origin::Below(scheme, domain) => Some(AllowedOrigin::below(scheme, domain)),
     });
     let max_age = HeaderValue::from(cors.max_age.0.as_secs());
     Cors::new(
-        named.collect(),
+        allowed.collect(),
         list(&cors.methods).unwrap_or(HeaderValue::from_static("")),
         list(&cors.headers),
         cors.credentials,
@@ -353,8 +354,8 @@ fn build_cors(cors: &settings::Cors) -> Cors {
     )
 }
 
-/// A list header of tokens, `None` where there are none.
-fn list(tokens: &[Token]) -> Option<HeaderValue> {
-    let joined = tokens.iter().map(|token| token.0.as_str()).collect::<Vec<_>>().join(", ");
+/// Returns a list field, or `None` if the list is empty.
+fn list(items: &[impl AsRef<str>]) -> Option<HeaderValue> {
+    let joined = items.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     HeaderValue::from_str(&joined).ok().filter(|value| !value.is_empty())
 }

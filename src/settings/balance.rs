@@ -88,9 +88,9 @@ impl Leaf for HashKey {
     }
 }
 
-/// Whether a name can be found in a query as it is sent.
+/// Whether a name can be found in a query as it is sent: browsers percent-encode what is excluded here.
 fn is_query_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"&=#".contains(&byte))
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"&=#\"<>'".contains(&byte))
 }
 
 #[cfg(test)]

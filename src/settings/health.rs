@@ -9,10 +9,10 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::{Serialize, Serializer};
 
+use super::names;
 use super::probe_http::{ExpectBody, ProbeHeaders};
 use super::reader::Section;
 use super::values::{Leaf, Span, serialize_as_string, words};
-use crate::fleet::Host;
 
 /// How the backends of a pool are probed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -177,7 +177,7 @@ pub struct ProbeMethod(pub Method);
 
 impl Leaf for ProbeMethod {
     fn parse(text: &str) -> Result<Self, String> {
-        match Method::from_bytes(text.as_bytes()) {
+        match Method::from_bytes(names::method(text).as_bytes()) {
             Ok(method) if method != Method::CONNECT => Ok(Self(method)),
             _ => Err("a method such as \"GET\", \"HEAD\" or \"OPTIONS\"".to_owned()),
         }
@@ -233,9 +233,10 @@ impl ProbeHost {
 
 impl Leaf for ProbeHost {
     fn parse(text: &str) -> Result<Self, String> {
-        match Host::parse(text) {
-            Some(_) if text.is_ascii() => Ok(Self(text.to_ascii_lowercase())),
-            _ => Err("a host such as \"www.example.com\"".to_owned()),
+        match names::host(text) {
+            Ok((name, None)) => Ok(Self(name.to_string())),
+            Ok((name, Some(port))) => Ok(Self(format!("{name}:{port}"))),
+            Err(why) => Err(format!("a host such as \"www.example.com\": {why}")),
         }
     }
 }
@@ -246,7 +247,7 @@ impl fmt::Display for ProbeHost {
     }
 }
 
-/// Statuses as ranges, both ends included.
+/// Final statuses as ranges, both ends included. Informational ones (1xx) are never the answer to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statuses(Vec<(u16, u16)>);
 
@@ -259,8 +260,8 @@ impl Statuses {
 
 impl Leaf for Statuses {
     fn parse(text: &str) -> Result<Self, String> {
-        let takes = || "statuses such as \"200\", \"200-399\" or \"200-299,401\"".to_owned();
-        let status = |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
+        let takes = || "statuses from 200 to 599, such as \"200\", \"200-399\" or \"200-299,401\"".to_owned();
+        let status = |text: &str| text.trim().parse().ok().filter(|status| (200..=599).contains(status));
         let range = |item: &str| {
             let (low, high) = item.split_once('-').unwrap_or((item, item));
             let range: (u16, u16) = (status(low)?, status(high)?);
@@ -305,7 +306,7 @@ mod tests {
         for text in ["200", "200-399", "200-299,401,500-599"] {
             assert_eq!(Statuses::parse(text).unwrap().to_string(), text);
         }
-        for bad in ["", "99", "200-", "399-200", "200-600", "ok", "200,,201"] {
+        for bad in ["", "99", "100-199", "200-", "399-200", "200-600", "ok", "200,,201"] {
             assert!(Statuses::parse(bad).is_err(), "{bad}");
         }
         let some = Statuses::parse("200-299,401").unwrap();

@@ -253,18 +253,23 @@ fn nearest_variable(rest: &str) -> Option<String> {
     let variables: Vec<_> = keys.map(|key| variable_of(&key)).collect();
     let after_prefix = |variable: &str| bare(variable.trim_start_matches("SIGNPOST_"));
     let wanted = bare(rest);
-    let same = variables.iter().find(|variable| after_prefix(variable) == wanted);
-    let last = || {
-        let named = variables.iter().filter(|variable| variable.rsplit("__").next() == Some(rest));
-        named.min_by_key(|variable| variable.matches("__").count())
+    // The whole path of the key, or the end of it.
+    let is_end = |variable: &str| {
+        let mut end = String::new();
+        variable.trim_start_matches("SIGNPOST_").rsplit("__").any(|part| {
+            end.insert_str(0, &bare(part));
+            end == wanted
+        })
     };
+    let ends = variables.iter().filter(|variable| is_end(variable));
+    let end = ends.min_by_key(|variable| variable.matches("__").count());
     let scored = || {
         let scores =
             variables.iter().map(|known| (strsim::jaro_winkler(&wanted, &after_prefix(known)), known));
         let near = scores.filter(|(score, _)| *score >= 0.9);
         near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
     };
-    same.or_else(last).or_else(scored).cloned()
+    end.or_else(scored).cloned()
 }
 
 impl Flags {

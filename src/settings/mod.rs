@@ -28,7 +28,9 @@ pub use layers::{Flags, Layers};
 pub use listener::Listener;
 pub use load::{FieldName, Load, LoadSource, LoadUnit, Pointer, Port};
 pub use log::{Log, LoggedHeader};
-pub use names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
+pub use names::{
+    BackendId, CookieDomain, CookieName, CorsMethod, HostPattern, Origin, PathPrefix, PoolName, Token,
+};
 pub use pool::{Backend, Cors, Pin, Pool, Portion};
 pub use probe_http::{ExpectBody, ProbeHeaders};
 pub use reader::Problem;
@@ -347,6 +349,14 @@ impl Admin {
         let load_token = section.optional("load_token").into_iter().collect();
         let (load_tokens, load_token_file) =
             pool::or_from_file(&mut section, "load_token", load_token, "load_token_file");
+        for (key, tokens) in [("token_file", &tokens), ("load_token_file", &load_tokens)] {
+            if tokens.len() > 1 {
+                section.notes().problem(
+                    &section.key(key),
+                    "got a file of several lines, takes one with the token alone",
+                );
+            }
+        }
         let admin = Self {
             listen: section.optional("listen").map_or(Self::default().listen, |AdminListen(listen)| listen),
             token: tokens.into_iter().next(),

@@ -1,12 +1,12 @@
 //! Names in settings: of pools, backends, hosts, paths, cookies, origins.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Serialize, Serializer};
 
-use super::values::{Leaf, serialize_as_string};
-use crate::fleet::Host;
+use super::values::{Leaf, bracketed, serialize_as_string};
+use crate::fleet::{Dots, Host, dots};
 
 serialize_as_string!(HostPattern, PathPrefix, Origin);
 
@@ -79,22 +79,94 @@ impl HostPattern {
 
 impl Leaf for HostPattern {
     fn parse(text: &str) -> Result<Self, String> {
-        let takes = || {
-            Err("a host without port, such as \"www.example.com\", or a wildcard such as \"*.example.com\""
-                .to_owned())
-        };
+        const TAKES: &str =
+            "a host without port, such as \"www.example.com\", or a wildcard such as \"*.example.com\"";
+        let err = |why: &str| Err(format!("{TAKES}: {why}"));
+        if text == "*" {
+            return err("without `hosts` the pool serves every host");
+        }
+        if text.starts_with('.') {
+            return err(&format!("did you mean \"*{text}\"?"));
+        }
         let (wildcard, name) = match text.strip_prefix("*.") {
             Some(rest) => (true, rest),
             None => (false, text),
         };
-        let has_port = !name.starts_with('[') && name.contains(':');
-        match Host::parse(name) {
-            Some(host) if host.port.is_none() && !has_port && !host.name.contains('*') => {
-                let name = host.name.trim_end_matches('.').to_ascii_lowercase();
-                Ok(if wildcard { Self::Suffix(format!(".{name}")) } else { Self::Exact(name) })
-            }
-            _ => takes(),
+        match host(name) {
+            Ok((_, Some(_))) => err("a host is matched without its port"),
+            Ok((Name::Address(_), None)) if wildcard => err("an address has no names below it"),
+            Ok((name, None)) if wildcard => Ok(Self::Suffix(format!(".{name}"))),
+            Ok((name, None)) => Ok(Self::Exact(name.to_string())),
+            Err(why) => err(&why),
         }
+    }
+}
+
+/// A host in the form in which clients send it, so that it can be compared byte by byte.
+pub(super) enum Name {
+    /// A name, lower-cased, without the dot at its end.
+    Dns(String),
+    /// An address in its canonical form, of IPv6 in brackets.
+    Address(String),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Dns(text) | Self::Address(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// Reads a host and its port, if one is written.
+///
+/// # Errors
+/// Why no client ever sends such a host.
+pub(super) fn host(text: &str) -> Result<(Name, Option<u16>), String> {
+    let err = |why: &str| Err(why.to_owned());
+    if text.contains("://") {
+        return err("a scheme is not part of a host");
+    }
+    if !text.is_ascii() {
+        return err("a name outside ASCII is written in its xn-- form");
+    }
+    if text.contains('@') {
+        return err("userinfo is not part of a host");
+    }
+    if text.contains(['/', '?', '#']) {
+        return err("a path is not part of a host");
+    }
+    if let Some(right) = bracketed(text) {
+        return Err(format!("IPv6 addresses need brackets: \"{right}\""));
+    }
+    let Some(Host { name, port }) = Host::parse(text) else { return err("it is not a valid host") };
+    if let Some(inside) = name.strip_prefix('[') {
+        let address = inside.trim_end_matches(']').parse::<Ipv6Addr>();
+        return Ok((Name::Address(address.map_or_else(|_| name.to_owned(), canonical)), port));
+    }
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        return err("a name consists of letters, digits, dots and hyphens");
+    }
+    if name.split('.').any(str::is_empty) {
+        return err("a label is empty");
+    }
+    if let Ok(address) = name.parse::<Ipv4Addr>() {
+        return Ok((Name::Address(address.to_string()), port));
+    }
+    // Browsers take such a host for an IPv4 address, and rewrite or reject it (URL Standard, "ends in a number").
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_hex = last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    if is_hex || last.bytes().all(|b| b.is_ascii_digit()) {
+        return err("an IPv4 address has four numbers from 0 to 255");
+    }
+    Ok((Name::Dns(name), port))
+}
+
+/// An IPv6 address as browsers write it (URL Standard, "IPv6 serializer"): only hexadecimal.
+fn canonical(address: Ipv6Addr) -> String {
+    match (address.to_ipv4_mapped(), address.segments()) {
+        (Some(_), [.., high, low]) => format!("[::ffff:{high:x}:{low:x}]"),
+        _ => format!("[{address}]"),
     }
 }
 
@@ -120,13 +192,35 @@ impl PathPrefix {
 
 impl Leaf for PathPrefix {
     fn parse(text: &str) -> Result<Self, String> {
-        let fits =
-            text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
-        if fits {
-            Ok(Self(text.trim_end_matches('/').to_owned()))
-        } else {
-            Err("a path such as \"/\" or \"/videos\", without query and fragment".to_owned())
+        const TAKES: &str = "a path such as \"/\" or \"/videos\", without query and fragment";
+        let err = |why: &str| Err(format!("{TAKES}: {why}"));
+        if text.contains("://") {
+            return err("it has a scheme; hosts belong in `hosts`");
         }
+        if !text.starts_with('/') {
+            return err("it does not begin with a slash");
+        }
+        if text.contains(['?', '#']) {
+            return err("prefixes are compared with the path alone");
+        }
+        if text.split('/').any(|segment| segment == "*" || segment == "**") {
+            return err("a prefix needs no wildcard, because it covers everything below it");
+        }
+        if text.split('/').any(|segment| dots(segment) != Dots::None) {
+            return err("browsers resolve dot segments before they send a path");
+        }
+        let mut prefix = String::new();
+        for byte in text.trim_end_matches('/').bytes() {
+            match byte {
+                // As browsers send it.
+                0x80.. => prefix += &format!("%{byte:02X}"),
+                _ if !byte.is_ascii_graphic() || br#""<>\^`{}"#.contains(&byte) => {
+                    return err("it has a character that must be percent-encoded");
+                }
+                _ => prefix.push(char::from(byte)),
+            }
+        }
+        Ok(Self(prefix))
     }
 }
 
@@ -194,22 +288,55 @@ impl Leaf for CookieDomain {
 pub enum Origin {
     /// Every origin.
     Any,
-    /// `scheme://host[:port]`, lower-cased.
+    /// `scheme://host[:port]`, lower-cased, without the port that the scheme implies.
     One(String),
+    /// `scheme://*.domain[:port]`: every host below a domain. Here are the parts before and after the wildcard.
+    Below(String, String),
 }
 
 impl Leaf for Origin {
     fn parse(text: &str) -> Result<Self, String> {
-        let takes = || "an origin such as \"https://app.example.com\", without a path, or \"*\"".to_owned();
+        const TAKES: &str = "an origin such as \"https://app.example.com\" or \"https://*.example.com\", without a path, or \"*\"";
+        let err = |why: &str| Err(format!("{TAKES}: {why}"));
         if text == "*" {
             return Ok(Self::Any);
         }
-        let lower = text.to_ascii_lowercase();
-        let (scheme, rest) = lower.split_once("://").ok_or_else(takes)?;
+        if text == "null" {
+            return err("\"null\" is the origin of every sandboxed page and local file");
+        }
+        let lower = text.to_lowercase();
+        let Some((scheme, rest)) = lower.split_once("://") else { return err("it has no scheme") };
         let letters = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
-        let scheme_fits =
-            scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(letters);
-        if scheme_fits && Host::parse(rest).is_some() { Ok(Self::One(lower)) } else { Err(takes()) }
+        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(letters) {
+            return err("its scheme is not valid");
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (is_wildcard, authority) = match rest.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, rest),
+        };
+        if authority.contains('*') {
+            return err(
+                "a wildcard stands for the first labels of the host, as in \"https://*.example.com\"",
+            );
+        }
+        let (name, port) = match host(authority) {
+            Ok((Name::Address(_), _)) if is_wildcard => return err("an address has no names below it"),
+            Ok(host) => host,
+            Err(why) => return err(&why),
+        };
+        let implied = match scheme {
+            "http" | "ws" => Some(80),
+            "https" | "wss" => Some(443),
+            "ftp" => Some(21),
+            _ => None,
+        };
+        let port = port.filter(|port| implied != Some(*port)).map(|port| format!(":{port}"));
+        let port = port.unwrap_or_default();
+        Ok(match is_wildcard {
+            true => Self::Below(format!("{scheme}://"), format!(".{name}{port}")),
+            false => Self::One(format!("{scheme}://{name}{port}")),
+        })
     }
 }
 
@@ -218,11 +345,12 @@ impl fmt::Display for Origin {
         match self {
             Self::Any => f.write_str("*"),
             Self::One(origin) => f.write_str(origin),
+            Self::Below(scheme, domain) => write!(f, "{scheme}*{domain}"),
         }
     }
 }
 
-/// A method or header name in a CORS list, or `*`.
+/// A header name in a CORS list, or `*`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Token(pub String);
 
@@ -231,9 +359,43 @@ impl Leaf for Token {
         if is_token(text) {
             Ok(Self(text.to_owned()))
         } else {
-            Err("a method or header name, or \"*\"".to_owned())
+            Err("the name of a header, such as \"content-type\", or \"*\"".to_owned())
         }
     }
+}
+
+impl AsRef<str> for Token {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A method in a CORS list, or `*`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CorsMethod(pub String);
+
+impl Leaf for CorsMethod {
+    fn parse(text: &str) -> Result<Self, String> {
+        const TAKES: &str = "a method such as \"GET\", or \"*\"";
+        // Fetch, "forbidden method".
+        if ["CONNECT", "TRACE", "TRACK"].iter().any(|method| text.eq_ignore_ascii_case(method)) {
+            return Err(format!("{TAKES}: browsers send no {}", text.to_ascii_uppercase()));
+        }
+        if is_token(text) { Ok(Self(method(text))) } else { Err(TAKES.to_owned()) }
+    }
+}
+
+impl AsRef<str> for CorsMethod {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Upper-cases the names of usual methods. Methods are case-sensitive, and nothing sends or accepts "get".
+pub(super) fn method(text: &str) -> String {
+    const USUAL: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
+    let usual = USUAL.iter().find(|method| text.eq_ignore_ascii_case(method));
+    usual.map_or_else(|| text.to_owned(), |method| (*method).to_owned())
 }
 
 #[cfg(test)]

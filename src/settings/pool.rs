@@ -7,7 +7,9 @@ use serde::{Serialize, Serializer};
 use super::balance::{First, Hash, Rate};
 use super::health::Health;
 use super::load::Load;
-use super::names::{BackendId, CookieDomain, CookieName, HostPattern, Origin, PathPrefix, PoolName, Token};
+use super::names::{
+    BackendId, CookieDomain, CookieName, CorsMethod, HostPattern, Origin, PathPrefix, PoolName, Token,
+};
 use super::reader::{self, Notes, Section};
 use super::url::{BackendUrl, WeightedUrl};
 use super::values::{Leaf, RedirectStatus, SameSite, Secret, SecureAttribute, Share, Span};
@@ -125,7 +127,7 @@ pub struct Cors {
     /// The origins that may read the answer.
     pub origins: Vec<Origin>,
     /// The methods a preflight allows.
-    pub methods: Vec<Token>,
+    pub methods: Vec<CorsMethod>,
     /// The request headers a preflight allows.
     pub headers: Vec<Token>,
     /// Whether cookies and credentials may be sent.
@@ -344,6 +346,9 @@ fn read_secrets(file: &Path, key: &str, notes: &Notes) -> Vec<Secret> {
     secrets
 }
 
+/// The methods that a preflight allows if the settings name none.
+const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
 impl Cors {
     fn read(mut section: Section<'_>) -> Self {
         let tokens = |names: &[&str]| names.iter().map(|name| Token((*name).to_owned())).collect::<Vec<_>>();
@@ -352,7 +357,7 @@ impl Cors {
             origins: section.list("origins").unwrap_or_default(),
             methods: section
                 .list("methods")
-                .unwrap_or_else(|| tokens(&["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])),
+                .unwrap_or_else(|| METHODS.map(|method| CorsMethod(method.to_owned())).to_vec()),
             headers: section
                 .list("headers")
                 .unwrap_or_else(|| tokens(if credentials { &[] } else { &["*"] })),

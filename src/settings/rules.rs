@@ -8,7 +8,7 @@ use super::layers::{DEFAULT_POOL, VARIABLE};
 use super::names::{HostPattern, Origin};
 use super::reader::Notes;
 use super::url::BackendUrl;
-use super::values::{Listen, SameSite, SecureAttribute};
+use super::values::{Leaf, Listen, SameSite, SecureAttribute};
 use super::{Cors, Health, Load, Pin, Pool, ProbeKind, Settings};
 use crate::fleet::HashKey;
 use crate::strategy;
@@ -31,7 +31,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         warnings.push("log.access_headers has no effect: log.access is false".to_owned());
     }
     proxies_are_named(settings, notes);
-    tokens_differ(settings, notes);
+    tokens(settings, notes);
     state_file(settings, notes);
     if settings.pools.is_empty() && !notes.is_wrong("pools") {
         notes.problem(
@@ -60,6 +60,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         }
         if let Some(cors) = &pool.cors {
             cross_origin(pool, cors, notes);
+            warnings.extend(never_asked_for(pool, cors));
         }
     }
     routes(&settings.pools, notes);
@@ -111,9 +112,22 @@ fn proxies_are_named(settings: &Settings, notes: &Notes) {
     }
 }
 
-/// Who may push a load may not drain a backend, nor the other way round.
-fn tokens_differ(settings: &Settings, notes: &Notes) {
+/// Tokens must be such that a request can show them, and who may push a load may not drain a backend.
+fn tokens(settings: &Settings, notes: &Notes) {
     let admin = &settings.admin;
+    for (key, file, token) in [
+        ("admin.token", &admin.token_file, &admin.token),
+        ("admin.load_token", &admin.load_token_file, &admin.load_token),
+    ] {
+        let Some(token) = token.as_ref().map(|token| token.expose()) else { continue };
+        if token.trim_ascii().len() < token.len() || token.iter().any(u8::is_ascii_control) {
+            let key = if file.is_some() { format!("{key}_file") } else { key.to_owned() };
+            notes.problem(
+                &key,
+                "no header field can show it, takes no spaces around it and no control characters",
+            );
+        }
+    }
     if admin.load_token.is_some() && admin.load_token == admin.token {
         let key = if admin.load_token_file.is_some() { "admin.load_token_file" } else { "admin.load_token" };
         notes.problem(key, "is the admin's token too, takes one of its own: every backend knows it");
@@ -265,7 +279,7 @@ fn loops(pool: &Pool, settings: &Settings, notes: &Notes, warnings: &mut Vec<Str
         if url.port() != 80 && url.port() != 443 {
             continue;
         }
-        let host = HostPattern::Exact(url.host());
+        let host = HostPattern::parse(&url.host()).unwrap_or_else(|_| HostPattern::Exact(url.host()));
         let hosts = settings.pools.iter().flat_map(|pool| &pool.hosts);
         for pattern in hosts.filter(|pattern| pattern.overlaps(&host)) {
             match pattern {
@@ -377,9 +391,10 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
             ),
         );
     }
-    if pin.cookie.as_str().starts_with("__Host-")
-        && (pin.domain.is_some() || pin.secure != SecureAttribute::Always)
-        || pin.cookie.as_str().starts_with("__Secure-") && pin.secure != SecureAttribute::Always
+    // Browsers compare these prefixes without case.
+    let cookie = pin.cookie.as_str().to_ascii_lowercase();
+    if cookie.starts_with("__host-") && (pin.domain.is_some() || pin.secure != SecureAttribute::Always)
+        || cookie.starts_with("__secure-") && pin.secure != SecureAttribute::Always
     {
         notes.problem(
             &key(pool, "pin.cookie"),
@@ -436,25 +451,32 @@ fn probes(pool: &Pool, warnings: &mut Vec<String>) {
     let (health, usual) = (&pool.health, Health::default());
     // At the pace of probes, and with their patience.
     let asked = pool.load.as_ref().is_some_and(Load::asks_agents);
-    let unused = match health.kind {
-        ProbeKind::Http => Vec::new(),
-        ProbeKind::Tcp => vec![
-            ("path", health.path != usual.path),
-            ("method", health.method != usual.method),
-            ("expect", health.expect != usual.expect),
-        ],
-        ProbeKind::None => vec![
-            ("interval", health.interval != usual.interval && !asked),
-            ("path", health.path != usual.path),
-            ("timeout", health.timeout != usual.timeout && !asked),
-        ],
-    };
-    for (name, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
-        warnings.push(format!(
-            "pools.{}.health.{name} says nothing while health.kind is \"{}\"",
-            pool.name.as_str(),
-            if health.is_on() { "tcp" } else { "none" }
-        ));
+    let (is_http, is_on) = (health.kind == ProbeKind::Http, health.is_on());
+    let probed = pool.backends.iter().map(|backend| backend.probe_url.as_ref().unwrap_or(&backend.url));
+    let by_tls = is_on && probed.into_iter().any(BackendUrl::is_https);
+    // Whether each is set, and whether it has an effect.
+    let settings = [
+        ("path", health.path != usual.path, is_http),
+        ("method", health.method != usual.method, is_http),
+        ("expect", health.expect != usual.expect, is_http),
+        ("host", health.host.is_some(), is_http || by_tls),
+        ("verify", health.verify != usual.verify, by_tls),
+        ("ca_file", health.ca_file.is_some(), by_tls && health.verify),
+        ("interval", health.interval != usual.interval, is_on || asked),
+        ("timeout", health.timeout != usual.timeout, is_on || asked),
+        ("fast_interval", health.fast_interval != usual.fast_interval, is_on),
+        ("rise", health.rise != usual.rise, is_on),
+        ("fall", health.fall != usual.fall, is_on),
+        ("flap_backoff", health.flap_backoff != usual.flap_backoff, is_on),
+        ("startup_timeout", health.startup_timeout != usual.startup_timeout, is_on),
+    ];
+    for (name, ..) in settings.into_iter().filter(|(_, is_set, has_effect)| *is_set && !has_effect) {
+        let why = match name {
+            "ca_file" if by_tls => "health.verify is false".to_owned(),
+            "host" | "verify" | "ca_file" if is_on => "no backend is probed over TLS".to_owned(),
+            _ => format!("health.kind is \"{}\"", health.kind.word()),
+        };
+        warnings.push(format!("pools.{}.health.{name} has no effect, because {why}", pool.name.as_str()));
     }
     if health.is_on() && pool.backends.iter().all(|backend| backend.backup) && !pool.backends.is_empty() {
         warnings.push(format!("pools.{}.backends are all backups: there is no primary", pool.name.as_str()));
@@ -477,14 +499,52 @@ fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
             "got \"*\" beside credentials = true, which would let every site act for the visitor; takes origins by name",
         );
     }
-    for (list, name) in [(&cors.methods, "methods"), (&cors.headers, "headers")] {
-        if list.iter().any(|token| token.0 == "*") {
+    let any_method = cors.methods.iter().any(|method| method.0 == "*");
+    let any_header = cors.headers.iter().any(|header| header.0 == "*");
+    for (is_any, name) in [(any_method, "methods"), (any_header, "headers")] {
+        if is_any {
             notes.problem(
                 &key(pool, &format!("cors.{name}")),
                 "got \"*\", which means nothing to a browser beside credentials = true; takes names",
             );
         }
     }
+}
+
+/// Returns a warning about headers that no script can set, so that no preflight asks for them (Fetch, "forbidden
+/// request-header").
+fn never_asked_for(pool: &Pool, cors: &Cors) -> Option<String> {
+    const FORBIDDEN: [&str; 20] = [
+        "accept-charset",
+        "accept-encoding",
+        "access-control-request-headers",
+        "access-control-request-method",
+        "connection",
+        "content-length",
+        "cookie",
+        "cookie2",
+        "date",
+        "dnt",
+        "expect",
+        "host",
+        "keep-alive",
+        "origin",
+        "referer",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    ];
+    let is_forbidden = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        FORBIDDEN.contains(&&*name) || name.starts_with("sec-") || name.starts_with("proxy-")
+    };
+    let named: Vec<_> =
+        cors.headers.iter().map(|name| name.0.as_str()).filter(|name| is_forbidden(name)).collect();
+    let key = key(pool, "cors.headers");
+    (!named.is_empty())
+        .then(|| format!("{key}: {} has no effect, because scripts cannot set it", named.join(", ")))
 }
 
 /// No two pools may claim the same host and prefix.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
+use super::names;
 use super::values::{Leaf, bracketed};
-use crate::fleet::{Dots, Host, Weight, dots};
+use crate::fleet::{Dots, Weight, dots};
 
 /// Where a backend is: `http` or `https`, an authority, and at most a path.
 ///
@@ -125,14 +126,12 @@ impl Leaf for BackendUrl {
         if authority.contains('@') {
             return err("it has userinfo; credentials would be shown to every visitor");
         }
-        let Some(host) = Host::parse(authority) else {
-            return err("its host or port is not valid (a name outside ASCII is written in its xn-- form)");
+        let port = match names::host(authority) {
+            Ok((_, port)) if !authority.ends_with(':') => port,
+            Ok(_) => return err("its host or port is not valid: it ends with a colon"),
+            Err(why) => return err(&format!("its host or port is not valid: {why}")),
         };
-        let of_names = |b: u8| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b);
-        if authority.ends_with(':') || !authority.bytes().all(of_names) {
-            return err("its host or port is not valid (a name outside ASCII is written in its xn-- form)");
-        }
-        if host.port == Some(0) {
+        if port == Some(0) {
             return err("port 0 is no port to visit");
         }
         if !path
@@ -147,7 +146,7 @@ impl Leaf for BackendUrl {
         let path = path.trim_end_matches('/');
         let text = format!("{scheme}://{authority}{path}");
         let authority_end = text.len() - path.len();
-        Ok(Self { scheme_len: scheme.len(), authority_end, port: host.port.unwrap_or(default_port), text })
+        Ok(Self { scheme_len: scheme.len(), authority_end, port: port.unwrap_or(default_port), text })
     }
 }
 

@@ -294,16 +294,24 @@ impl fmt::Display for Listen {
     }
 }
 
-/// A network, or an address that stands for itself alone.
+/// A network, or an address that stands for itself alone. Without bits beyond its prefix, and IPv4 is never written as
+/// IPv6, because the addresses of clients are not either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(pub IpNet);
 
 impl Leaf for Network {
     fn parse(text: &str) -> Result<Self, String> {
         let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
-        text.parse().ok().or_else(alone).map(Self).ok_or_else(|| {
+        let network: IpNet = text.parse().ok().or_else(alone).ok_or_else(|| {
             "a network or an address, such as \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.1\"".to_owned()
-        })
+        })?;
+        let network = network.trunc();
+        let mapped = match network {
+            IpNet::V6(v6) => v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96)),
+            IpNet::V4(_) => None,
+        };
+        let as_v4 = mapped.and_then(|(address, prefix)| IpNet::new(address.into(), prefix).ok());
+        Ok(Self(as_v4.unwrap_or(network)))
     }
 }
 

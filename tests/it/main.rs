@@ -47,6 +47,7 @@ mod simulate;
 mod settings;
 mod paths;
 mod messages;
+mod forms;
 mod life;
 mod output;
 mod reload;
