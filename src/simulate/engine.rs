@@ -41,6 +41,8 @@ pub(super) struct Engine<'a> {
     chance: SmallRng,
     /// Which dispatcher a visitor comes to, and who the visitor is.
     who: SmallRng,
+    /// Which redirects are not followed.
+    unfollowed: SmallRng,
     measured: Measured,
 }
 
@@ -50,6 +52,7 @@ enum Stream {
     Visitors,
     Reports,
     Who,
+    Unfollowed,
     Dispatcher(usize),
 }
 
@@ -59,6 +62,7 @@ fn stream(seed: u64, stream: Stream) -> SmallRng {
         Stream::Reports => 1,
         Stream::Who => 2,
         Stream::Dispatcher(index) => 3 + index as u64,
+        Stream::Unfollowed => u64::MAX,
     };
     // The generator's own seeding spreads neighbouring numbers.
     SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number))
@@ -243,6 +247,7 @@ impl<'a> Engine<'a> {
             },
             chance: stream(seed, Stream::Reports),
             who: stream(seed, Stream::Who),
+            unfollowed: stream(seed, Stream::Unfollowed),
             measured: Measured { dispatched: vec![0; backends.len()], ..Measured::default() },
             backends,
         };
@@ -325,9 +330,11 @@ impl<'a> Engine<'a> {
         };
         let dispatcher = &mut self.dispatchers[dispatcher];
         let measures = now >= Moment::default() + self.scenario.warm_up;
+        let share = self.scenario.arrivals.unfollowed;
+        let arrives = share == 0.0 || !self.unfollowed.random_bool(share);
         self.measured.picks += 1;
         let Some(strategy) = &dispatcher.strategy else {
-            self.measured.lost += u64::from(measures);
+            self.measured.lost += u64::from(measures && arrives);
             return;
         };
         let picked = strategy.pick(&mut Turn { rng: &mut dispatcher.rng, key, now });
@@ -336,6 +343,9 @@ impl<'a> Engine<'a> {
         let backend = &mut self.backends[picked];
         if measures {
             self.measured.dispatched[picked] += 1;
+        }
+        if !arrives {
+            return;
         }
         if !backend.life.is_up {
             self.measured.lost += u64::from(measures);

@@ -48,6 +48,9 @@ pub struct Arrivals {
     pub log: Option<PathBuf>,
     /// How many different visitors there are, each as likely to come as another, for those who hash them; 0: all differ.
     pub visitors: u64,
+    /// The share of redirects that are not followed, 0 to 1: they count as dispatches and never reach a backend. Bots
+    /// that send HEAD, and monitors, do that.
+    pub unfollowed: f64,
 }
 
 /// What some strategies go by, as in a pool's settings.
@@ -186,7 +189,7 @@ impl Default for Scenario {
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { rate: 100.0, log: None, visitors: 0 }
+        Self { rate: 100.0, log: None, visitors: 0, unfollowed: 0.0 }
     }
 }
 
@@ -259,6 +262,7 @@ impl Scenario {
         rule((1..=MOST_DISPATCHERS).contains(&self.dispatchers), "dispatchers", "1 to 256");
         rule(!self.measured.is_zero(), "measured", "more than 0s");
         rule(arrivals.rate > 0.0 && arrivals.rate <= MOST_RATE, "arrivals.rate", "more than 0, up to 1e7");
+        rule((0.0..=1.0).contains(&arrivals.unfollowed), "arrivals.unfollowed", "0 to 1");
         rule(!sessions.mean.is_zero(), "sessions.mean", "more than 0s");
         rule(sessions.shape > 1.0 && sessions.shape <= 1000.0, "sessions.shape", "more than 1, up to 1000");
         rule((0.0..=10.0).contains(&sessions.sigma), "sessions.sigma", "0 to 10");
@@ -388,6 +392,8 @@ mod tests {
             ("[sessions]\nlengths = 'log'", "arrivals.log"),
             ("[arrivals]\nrate = 0", "arrivals.rate"),
             ("[arrivals]\nrate = nan", "arrivals.rate"),
+            ("[arrivals]\nunfollowed = 1.5", "arrivals.unfollowed"),
+            ("[arrivals]\nunfollowed = -0.1", "arrivals.unfollowed"),
             ("[[backends]]\ncapacity = 0", "backends.capacity"),
             ("[[backends]]\ncapacity = 1\nweight = 300", "backends.weight"),
             ("backends = []", "backends"),
