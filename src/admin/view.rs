@@ -110,7 +110,7 @@ pub(super) struct BackendView<'a> {
     pub(super) weight_share: Share,
     /// Its part of the visitors so far: what it got.
     pub(super) dispatch_share: Share,
-    /// What is estimated of its load now; `None` where it has not reported any of late.
+    /// What is estimated of its load now; `None` before its first report and once its last one has expired.
     pub(super) load: Option<LoadView>,
     /// What of `admin` and `weight` was set at run time.
     pub(super) set_at_run_time: Vec<&'static str>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::basis::Basis;
 use super::rates::{Chance, Flow, Pull, Rates, Unit};
-use super::{Estimate, HORIZON, Loads, OwnShare, Report};
+use super::{Estimate, Loads, OwnShare, Report};
 use crate::clock::Moment;
 
 /// Makes estimates of reports: one for each pool, and the one writer of its estimates.
@@ -58,8 +58,11 @@ struct Last {
 /// [`MEMORY_REPORTS`] of them.
 const MEMORY: f64 = 600.0;
 const MEMORY_REPORTS: f64 = 30.0;
-/// How fast the interval between reports is followed.
+/// How fast the interval between reports is followed. A report counts by the time since the one before, so that a burst of
+/// them leaves the interval as it is.
 const INTERVAL_STEP: f64 = 0.1;
+/// So many intervals without a report are a gap.
+const LONGEST_GAP: f64 = 3.0;
 
 impl Learner {
     /// For so many backends, of whom nothing is known yet. A report is good for `expires`.
@@ -157,8 +160,9 @@ impl Learner {
         let Some(basis) = known.estimate.basis.read() else { return };
         let seconds = next.at.since(last.at).as_secs_f64();
         let interval = known.interval.map_or(seconds, |interval| {
-            // A few that were lost in a row are no other interval.
-            interval + INTERVAL_STEP * (seconds.min(3.0 * interval) - interval)
+            // A few reports that were lost in a row are no other interval.
+            let seconds = seconds.min(LONGEST_GAP * interval);
+            interval + INTERVAL_STEP * (seconds / interval) * (seconds - interval)
         });
         known.interval = Some(interval);
         let memory = MEMORY.max(MEMORY_REPORTS * interval);
@@ -176,11 +180,11 @@ impl Learner {
             self.arrivals += rate * seconds;
             self.own += sent;
         }
-        let age = basis.age(next.at);
-        if age > HORIZON {
+        // Between two reports so far apart the level may have been anything.
+        if next.at > basis.expires && seconds > LONGEST_GAP * interval {
             return;
         }
-        let left = (-age).exp();
+        let (age, left) = (basis.age(next.at), basis.left(next.at));
         let forecast = left * (basis.level + basis.gain * known.estimate.worth_since(&basis));
         // What the forecast's own course comes to, summed over the time.
         let course = if age > 1e-3 {
@@ -283,19 +287,21 @@ mod tests {
 
         /// Runs so many seconds; each backend reports every five, in turn. Dispatches vary by time and backend.
         fn run(&mut self, seconds: u64, claim: impl Fn(f64) -> Claim) {
-            for _ in 0..seconds * 10 {
-                self.step += 1;
-                self.now = self.now + Duration::from_millis(100);
-                for (backend, level) in self.levels.iter_mut().enumerate() {
-                    let some = (self.step / 50 * 7 + backend as u64 * 3) % 5;
-                    for _ in 0..some {
-                        self.learner.loads()[backend].dispatched(self.now);
-                    }
-                    *level += some as f64 * self.visitors * self.sizes[backend];
-                    *level *= 1.0 - self.leaving * STEP;
-                    if self.step % 50 == backend as u64 * 50 / self.sizes.len() as u64 {
-                        self.learner.report(backend, &report(claim(*level)), self.now);
-                    }
+            (0..seconds * 10).for_each(|_| self.run_step(&claim));
+        }
+
+        fn run_step(&mut self, claim: impl Fn(f64) -> Claim) {
+            self.step += 1;
+            self.now = self.now + Duration::from_millis(100);
+            for (backend, level) in self.levels.iter_mut().enumerate() {
+                let some = (self.step / 50 * 7 + backend as u64 * 3) % 5;
+                for _ in 0..some {
+                    self.learner.loads()[backend].dispatched(self.now);
+                }
+                *level += some as f64 * self.visitors * self.sizes[backend];
+                *level *= 1.0 - self.leaving * STEP;
+                if self.step % 50 == backend as u64 * 50 / self.sizes.len() as u64 {
+                    self.learner.report(backend, &report(claim(*level)), self.now);
                 }
             }
         }
@@ -445,6 +451,97 @@ mod tests {
         assert!(truth.learner.loads().iter().all(|load| load.load(truth.now).is_some()));
         let rates = truth.learner.rates_of(1, Unit::Utilisation);
         assert!((rates.gain / 0.001 - 1.0).abs() < 0.5 && (rates.decay - 0.05).abs() < 0.03, "{rates:?}");
+    }
+
+    /// Of ten redirects one is followed: HEAD by bots, say.
+    #[test]
+    fn redirects_that_are_not_followed_leave_the_estimate_as_it_is() {
+        let mut truth = Truth::new(&[1.0; 4], 0.1);
+        truth.run(1200, sessions);
+        let rates = truth.learnt(0, Unit::Sessions);
+        assert!((rates.decay - 0.05).abs() < 0.02 && (rates.gain - 0.1).abs() < 0.05, "{rates:?}");
+        let mut worst = 0.0f64;
+        for _ in 0..20 {
+            truth.run(1, sessions);
+            worst = worst.max(truth.off());
+        }
+        assert!(worst < 0.3, "{worst}");
+    }
+
+    #[test]
+    fn load_is_known_until_the_report_expires_however_few_dispatches_arrive() {
+        for arriving in [0.0, 1e-6, 0.01, 0.1, 1.0] {
+            for claim in [sessions, utilisation] {
+                let mut truth = Truth::new(&[0.01; 2], arriving);
+                for second in 0..600 {
+                    truth.run(1, claim);
+                    let knows = |load: &Arc<Estimate>| load.load(truth.now).is_some();
+                    assert!(second < 10 || truth.learner.loads().iter().all(knows), "{arriving}, {second}");
+                }
+                let later = truth.now + (EXPIRES - Duration::from_secs(10));
+                assert!(truth.learner.loads().iter().all(|load| load.load(later).is_some()), "{arriving}");
+                let expired = truth.now + (EXPIRES + Duration::from_secs(1));
+                assert!(truth.learner.loads().iter().all(|load| load.load(expired).is_none()), "{arriving}");
+            }
+        }
+    }
+
+    /// Bots that are pinned to one backend: what they are there is laid to nobody else.
+    #[test]
+    fn redirects_that_are_not_followed_to_one_backend_count_there_alone() {
+        let mut truth = Truth::new(&[1.0; 4], 1.0);
+        for _ in 0..12_000 {
+            (0..5).for_each(|_| truth.learner.loads()[2].dispatched(truth.now));
+            truth.run_step(sessions);
+        }
+        let [bots, others] = [2, 0].map(|backend| truth.learnt(backend, Unit::Sessions).gain);
+        assert!((others - 1.0).abs() < 0.4 && bots < 0.5 * others, "{bots} {others}");
+        truth.run(3, sessions);
+    }
+
+    #[test]
+    fn a_quiet_pool_keeps_its_reported_level() {
+        let mut truth = Truth::new(&[1.0; 2], 1.0);
+        truth.run(600, sessions);
+        // Ten hours of five sessions that nobody was sent for.
+        for minute in 0..600 {
+            let now = truth.now + Duration::from_secs(60 * minute);
+            (0..2).for_each(|backend| truth.learner.report(backend, &report(sessions(5.0)), now));
+        }
+        let now = truth.now + Duration::from_secs(60 * 599 + 30);
+        let level = |learner: &Learner| learner.loads()[0].load(now).unwrap().level;
+        assert!((level(&truth.learner) - 5.0).abs() < 0.5, "{}", level(&truth.learner));
+        truth.learner.loads()[0].dispatched(now);
+        assert!((level(&truth.learner) - 6.0).abs() < 0.5, "{}", level(&truth.learner));
+    }
+
+    #[test]
+    fn a_burst_of_reports_does_not_shorten_the_interval() {
+        let mut truth = Truth::new(&[1.0; 2], 1.0);
+        truth.run(600, sessions);
+        let before = truth.learner.backends[0].interval.unwrap();
+        for _ in 0..1000 {
+            truth.now = truth.now + Duration::from_micros(10);
+            truth.learner.report(0, &report(sessions(truth.levels[0])), truth.now);
+        }
+        let after = truth.learner.backends[0].interval.unwrap();
+        assert!((after / before - 1.0).abs() < 0.05, "{before} {after}");
+        truth.run(600, sessions);
+        truth.run(4, sessions);
+        assert!(truth.off() < 0.2, "{}", truth.off());
+    }
+
+    #[test]
+    fn what_happened_while_reports_had_expired_is_not_learned() {
+        let mut truth = Truth::new(&[1.0; 2], 1.0);
+        truth.run(600, sessions);
+        let before = truth.learnt(0, Unit::Sessions);
+        truth.now = truth.now + 3 * EXPIRES;
+        truth.learner.loads()[0].dispatched(truth.now);
+        truth.learner.report(0, &report(sessions(10_000.0)), truth.now);
+        let after = truth.learnt(0, Unit::Sessions);
+        assert!((after.gain / before.gain - 1.0).abs() < 0.2, "{before:?} {after:?}");
+        assert!((after.decay / before.decay - 1.0).abs() < 0.2, "{before:?} {after:?}");
     }
 
     #[test]

@@ -45,8 +45,9 @@ struct Sent {
 
 const UNIT: f64 = (1u64 << 20) as f64;
 
-/// A basis is good for this many mean sessions: by then less than a hundredth of those whom it knew is there. It also
-/// bounds what one dispatch may be worth.
+/// For so many time constants of its decay a level is carried on from a report: by then less than a hundredth of what was
+/// reported is left. Beyond, it is what the dispatches since keep up on average. It also bounds what one dispatch may be
+/// worth.
 const HORIZON: f64 = 5.0;
 
 /// The share of all visitors that this process sends, as far as that is known. Written by the [`Learner`].
@@ -90,10 +91,11 @@ impl Estimate {
         self.sent.worth.fetch_add((worth * UNIT) as u64, Ordering::Relaxed);
     }
 
-    /// Its load now; `None` before its first report, and where the last one is too old. Some tens of nanoseconds.
+    /// Returns its load now; `None` before its first report, and once the last one has expired. Takes some tens of
+    /// nanoseconds.
     pub fn load(&self, now: Moment) -> Option<Load> {
-        let basis = self.basis.read().filter(|basis| now <= basis.expires && basis.age(now) <= HORIZON)?;
-        let left = (-basis.age(now)).exp();
+        let basis = self.basis.read().filter(|basis| now <= basis.expires)?;
+        let left = basis.left(now);
         let level = left * (basis.level + basis.gain * self.worth_since(&basis));
         // The variance of a population of which each goes by chance, and in whose stead about as many come.
         let variance = basis.spread * level * (1.0 - left * left) / 2.0;
@@ -131,9 +133,18 @@ impl Estimate {
 }
 
 impl Basis {
-    /// How old it is, in mean sessions.
+    /// Returns its age in time constants of the decay.
     fn age(&self, now: Moment) -> f64 {
         self.decay * now.since(self.at).as_secs_f64()
+    }
+
+    /// Returns the share of the level, and of each dispatch's worth, that is left.
+    ///
+    /// Dispatches later than [`HORIZON`] are all worth the same. Each counts for its share of the time since, so that the
+    /// level becomes what their mean rate keeps up: gain / decay × rate, on average what was reported at that rate.
+    fn left(&self, now: Moment) -> f64 {
+        let age = self.age(now);
+        (-age.min(HORIZON)).exp() / (1.0 + (age - HORIZON).max(0.0))
     }
 }
 
@@ -178,13 +189,35 @@ mod tests {
         let estimate = Estimate::default();
         estimate.dispatched(second(3));
         assert_eq!(estimate.load(second(4)), None);
-        estimate.basis.write(&basis());
-        assert!(estimate.load(second(25)).is_some());
-        assert_eq!(estimate.load(second(26)), None);
-        // Of whom the report knew nobody is there any more.
-        estimate.basis.write(&Basis { decay: 1.0, ..basis() });
-        assert!(estimate.load(second(15)).is_some());
-        assert_eq!(estimate.load(second(16)), None);
+        // However short sessions seem to be.
+        for decay in [0.0, 0.1, 1.0, 1e6, 1e18] {
+            estimate.basis.write(&Basis { decay, ..basis() });
+            assert!(estimate.load(second(25)).is_some_and(|load| load.level.is_finite()), "{decay}");
+            assert_eq!(estimate.load(second(26)), None);
+        }
+    }
+
+    #[test]
+    fn beyond_the_horizon_a_level_is_what_dispatches_keep_up() {
+        let estimate = Estimate::default();
+        let at = |tenths: u64| Moment(tenths * 100_000_000);
+        // 10 dispatches a second of sessions that seem to last a third of a second keep up 10 / 3 sessions.
+        estimate.basis.write(&Basis { gain: 1.0, decay: 3.0, level: 10.0 / 3.0, ..basis() });
+        for tenths in 100..250 {
+            let level = estimate.load(at(tenths)).unwrap().level;
+            assert!((level - 10.0 / 3.0).abs() < 0.6, "{level} after {tenths} tenths");
+            estimate.dispatched(at(tenths));
+        }
+        // At twice the rate it rises, and without dispatches it falls.
+        let quiet = Estimate::default();
+        quiet.basis.write(&Basis { gain: 1.0, decay: 3.0, level: 10.0 / 3.0, ..basis() });
+        assert!(quiet.load(second(20)).unwrap().level < 0.01);
+        for tenths in 100..250 {
+            quiet.dispatched(at(tenths));
+            quiet.dispatched(at(tenths));
+        }
+        let level = quiet.load(second(25)).unwrap().level;
+        assert!((level - 20.0 / 3.0).abs() < 0.6, "{level}");
     }
 
     #[test]

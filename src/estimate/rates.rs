@@ -9,8 +9,13 @@
 //!   decay × stay`, and this is the one figure left: the slope of how levels moved over how far they were from what the
 //!   dispatches would keep up, by least squares.
 //!
-//! A gain that is too small lets all run to whoever looks idle, as those who went there hardly count; one that is too
-//! large makes backends take turns, which does no harm. So where sessions are reported, one visitor is at least one.
+//! A gain that is too small sends all clients to the backend that looks idle, because those that went there hardly count.
+//! One that is too large makes backends take turns, which does no harm. So if sessions are reported, one dispatch counts
+//! as one session, unless reports show beyond [`DOUBTED_ERRORS`] standard errors that it is less: if most redirects are
+//! not followed (bots), the level hardly moves with dispatches, and a gain of one would make it noise.
+//!
+//! Both rates stay within bounds that follow from the interval between reports ([`LEAST_PULL`], [`MOST_PULL`]): what
+//! happens much faster or slower than backends report cannot be learned.
 
 /// What a level is a number of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,16 +44,25 @@ impl Default for Rates {
     }
 }
 
-/// In an interval between reports no less than this share of an imbalance goes, where no session is told from another.
+/// At least this share of an imbalance goes in an interval between reports.
 const LEAST_PULL: f64 = 0.01;
+
+/// From a report to the next, a level decays at most by this many time constants. If sessions are much shorter than the
+/// interval, nothing of a report is left by then anyway; and if dispatches that never arrive make the learned sessions
+/// short, reports keep their meaning.
+const MOST_PULL: f64 = super::HORIZON;
+
+/// How many standard errors of the learned decay a dispatch must be below one session to count for less.
+const DOUBTED_ERRORS: f64 = 3.0;
 
 /// What is beyond has no cause but that all else faded: levels that were 0 for days, or a night without visitors. Squares
 /// of it would be 0 or infinite.
 const SENSIBLE: std::ops::RangeInclusive<f64> = 1e-18..=1e18;
 
 impl Rates {
-    /// Of a backend with this stay in a pool with that mean one. `interval` is from a report to the next, in seconds;
-    /// `doubt` is [`Chance::doubt`], or 1 for what was learnt and no more. `None` where it makes no sense yet.
+    /// Returns the rates of a backend with this stay in a pool with that mean stay. `interval` is the time from a report to
+    /// the next in seconds; `doubt` is [`Chance::doubt`], or 1 for what was learned and no more. Returns `None` if the
+    /// result is out of range, because there is too little to learn from.
     pub(super) fn new(
         unit: Unit,
         mean_stay: f64,
@@ -57,22 +71,20 @@ impl Rates {
         interval: f64,
         doubt: f64,
     ) -> Option<Self> {
-        let rates = match unit {
-            Unit::Sessions => {
-                // A session is one wherever it is. Where others send visitors too, their choices make our stays differ
-                // from backend to backend; to go by that would make each dispatcher the master of some.
-                let gain = doubt * (pull.slope(1.0 / mean_stay) * mean_stay).max(1.0);
-                Self { gain, decay: gain / mean_stay, visitor: 1.0 }
-            }
-            Unit::Utilisation | Unit::Rate => {
-                // Sessions are alike; who rises more by one is smaller.
-                let decay = doubt * pull.slope(1.0 / interval).max(LEAST_PULL / interval);
-                // Where hardly anybody was sent, what is in use all the same would be laid to those few.
-                let most = if unit == Unit::Utilisation { 1.0 } else { f64::INFINITY };
-                let gain = (decay * stay).min(most);
-                Self { gain, decay, visitor: gain }
-            }
+        let [least, most] = [LEAST_PULL, MOST_PULL].map(|pull| pull / interval);
+        let decay = if unit == Unit::Sessions {
+            // The decay by which a dispatch is one session.
+            let one = 1.0 / mean_stay;
+            let Slope { slope, error } = pull.slope(one.min(most));
+            slope.max(one.min((slope + DOUBTED_ERRORS * error).max(least)))
+        } else {
+            pull.slope(1.0 / interval).slope.max(least)
         };
+        let decay = (doubt * decay).min(most);
+        // If hardly any client was sent, what is in use all the same would be attributed to those few.
+        let most_gain = if unit == Unit::Utilisation { 1.0 } else { f64::INFINITY };
+        let gain = (decay * stay).min(most_gain);
+        let rates = Self { gain, decay, visitor: if unit == Unit::Sessions { 1.0 } else { gain } };
         let make_sense = [rates.gain, rates.decay, rates.visitor].iter().all(|rate| SENSIBLE.contains(rate));
         make_sense.then_some(rates)
     }
@@ -142,10 +154,17 @@ impl Pull {
         self.squares += weight * off * off;
     }
 
-    /// The slope, where one was expected that is known as well as by one sample of half its deviation.
-    fn slope(&self, expected: f64) -> f64 {
-        (self.products + 1.0 / expected) / (self.squares + 1.0 / (expected * expected))
+    /// Returns the slope. One is expected before any sample, and counts as a sample of half its deviation.
+    fn slope(&self, expected: f64) -> Slope {
+        let squares = self.squares + 1.0 / (expected * expected);
+        Slope { slope: (self.products + 1.0 / expected) / squares, error: squares.sqrt().recip() }
     }
+}
+
+/// A slope and its standard error, if forecasts are off by chance alone.
+struct Slope {
+    slope: f64,
+    error: f64,
 }
 
 /// How far forecasts were off, over how far they should be if visitors come and go by chance and one by one. Fades.

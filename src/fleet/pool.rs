@@ -167,8 +167,8 @@ impl Pool {
         (self.keeps[index] != Keeps::AndRenews).then(|| self.standings[index].excluded())
     }
 
-    /// What is estimated of a backend's load, for an arm that is a shadow: of the load it would have. `None` where it
-    /// reports none, or has not of late.
+    /// Returns what is estimated of a backend's load; for an arm that is a shadow, of the load it would have. `None` before
+    /// its first report and once its last one has expired.
     pub fn load(&self, arm: usize, backend: usize, now: Moment) -> Option<Load> {
         self.arms[arm].loads.get(backend)?.load(now)
     }

@@ -236,7 +236,7 @@ impl Signpost {
             ),
             family(
                 "signpost_backend_load_stale",
-                "1 for a backend that has not reported its load of late: it has its turn as in round_robin.",
+                "1 if a backend has not reported its load yet or its last report has expired (load.expires); least_load then picks it by its weight.",
                 MetricType::GAUGE,
                 stale,
             ),

@@ -43,6 +43,24 @@ fn reports_may_be_lost_late_or_end() {
 }
 
 #[test]
+fn redirects_may_not_be_followed() {
+    for (changes, most) in [
+        ("", 1.0),
+        ("[reports]\nof = ['utilisation']", 1.0),
+        ("[reports]\ninterval = '1s'", 1.0),
+        ("[reports]\nloss = 0.3", 1.0),
+        ("dispatchers = 4\n[reports]\nto = 'all'", 1.0),
+        ("sessions = { mean = '1s' }\nreports.interval = '3s'\nbackends = [{ count = 3, capacity = 10 }]", 1.02),
+    ] {
+        let [round_robin, least_load] = both(&format!("arrivals.unfollowed = 0.9\n{changes}"));
+        assert!(least_load <= most * round_robin, "{changes}: {least_load}, round robin {round_robin}");
+    }
+    // As many clients as in the standard case.
+    let [round_robin, least_load] = both("arrivals = { rate = 1000.0, unfollowed = 0.9 }");
+    assert!(least_load <= 1.08, "{least_load}, round robin {round_robin}");
+}
+
+#[test]
 fn a_utilisation_is_enough() {
     let [round_robin, least_load] = both(
         "[reports]\nof = ['utilisation']\n\

@@ -20,7 +20,7 @@ fn pool(rest: &str, load: &str) -> Signpost {
     ))
 }
 
-fn push(signpost: &Signpost, backend: &str, sessions: u32, capacity: u32) {
+fn send_push(signpost: &Signpost, backend: &str, sessions: u32, capacity: u32) {
     let body = format!("{{\"sessions\": {sessions}, \"capacity\": {capacity}}}");
     let mut connection = Connection::to(signpost.admin);
     let head = format!("PUT /api/v1/pools/p/backends/{backend}/load HTTP/1.1\r\nHost: 127.0.0.1\r\n");
@@ -28,6 +28,10 @@ fn push(signpost: &Signpost, backend: &str, sessions: u32, capacity: u32) {
     connection.send(format!("{head}{fields}\r\n{body}").as_bytes());
     let answer = connection.read_answer().unwrap();
     assert_eq!(answer.status, 204);
+}
+
+fn push(signpost: &Signpost, backend: &str, sessions: u32, capacity: u32) {
+    send_push(signpost, backend, sessions, capacity);
     // The keeper reads it within moments.
     let loaded = f64::from(sessions) / f64::from(capacity);
     wait_until("the report is read", || {
@@ -63,6 +67,33 @@ fn visitors_go_where_there_is_room() {
         let load = signpost.metric("signpost_backend_load", &[("backend", backend)]);
         assert!((load - 0.7).abs() < 0.08, "{backend} {load}");
         assert_eq!(signpost.metric("signpost_backend_load_stale", &[("backend", backend)]), 0.0);
+    }
+}
+
+#[test]
+fn a_report_holds_until_it_expires_though_most_redirects_are_not_followed() {
+    let signpost = pool("", "expires = '1h'");
+    let mut connection = signpost.connect();
+    for _ in 0..20 {
+        for backend in ["a", "b", "c"] {
+            send_push(&signpost, backend, 2, 10);
+        }
+        for _ in 0..100 {
+            assert_eq!(connection.request("HEAD", "/", &[]).status, 302);
+        }
+    }
+    let labels = |backend| [("backend", backend)];
+    for _ in 0..50 {
+        let text = signpost.metrics();
+        for backend in ["a", "b", "c"] {
+            assert_eq!(series(&text, "signpost_backend_load_stale", &labels(backend)), Some(0.0));
+            let load = series(&text, "signpost_backend_load", &labels(backend));
+            assert!(load.is_some_and(|load| load < 0.5), "{backend} {load:?}: 2 sessions of 10, and bots");
+        }
+    }
+    let pools: serde_json::Value = serde_json::from_slice(&signpost.admin_get("/api/v1/pools").body).unwrap();
+    for backend in pools["pools"][0]["backends"].as_array().unwrap() {
+        assert!(backend["load"]["level"].is_number(), "{backend}");
     }
 }
 
