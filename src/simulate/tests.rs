@@ -50,7 +50,10 @@ fn redirects_may_not_be_followed() {
         ("[reports]\ninterval = '1s'", 1.0),
         ("[reports]\nloss = 0.3", 1.0),
         ("dispatchers = 4\n[reports]\nto = 'all'", 1.0),
-        ("sessions = { mean = '1s' }\nreports.interval = '3s'\nbackends = [{ count = 3, capacity = 10 }]", 1.02),
+        (
+            "sessions = { mean = '1s' }\nreports.interval = '3s'\nbackends = [{ count = 3, capacity = 10 }]",
+            1.02,
+        ),
     ] {
         let [round_robin, least_load] = both(&format!("arrivals.unfollowed = 0.9\n{changes}"));
         assert!(least_load <= most * round_robin, "{changes}: {least_load}, round robin {round_robin}");

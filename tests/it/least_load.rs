@@ -91,7 +91,11 @@ fn a_report_holds_until_it_expires_though_most_redirects_are_not_followed() {
             assert!(load.is_some_and(|load| load < 0.5), "{backend} {load:?}: 2 sessions of 10, and bots");
         }
     }
-    let pools: serde_json::Value = serde_json::from_slice(&signpost.admin_get("/api/v1/pools").body).unwrap();
+    let pools: serde_json::Value = {
+        let headers = [("Host", "127.0.0.1")];
+        let answer = Connection::to(signpost.admin).request("GET", "/api/v1/pools", &headers);
+        serde_json::from_slice(&answer.body).unwrap()
+    };
     for backend in pools["pools"][0]["backends"].as_array().unwrap() {
         assert!(backend["load"]["level"].is_number(), "{backend}");
     }
