@@ -89,7 +89,7 @@ impl Prober {
 
     /// Begins with new targets, goes on with those that stay, and ends the others.
     fn take(&mut self, targets: Vec<Arc<Target>>) {
-        self.shared.tools.forget();
+        self.shared.tools.forget(&targets);
         let mut before = std::mem::take(&mut self.running);
         let is_new = |target: &Arc<Target>| !before.contains_key(&key(target));
         let spread = STAGGER * targets.iter().filter(|target| is_new(target)).count() as u32;

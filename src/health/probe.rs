@@ -108,9 +108,11 @@ impl Tools {
         Self { resolver, entry, tls: RefCell::default() }
     }
 
-    /// Forgets certificates, so that files are read again.
-    pub(super) fn forget(&self) {
+    /// Forgets certificates, so that files are read again, and names that no target has.
+    pub(super) fn forget(&self, targets: &[Arc<Target>]) {
         self.tls.borrow_mut().clear();
+        let host = |target: &Arc<Target>| target.url.host_as_written().to_ascii_lowercase();
+        self.resolver.retain(&targets.iter().map(host).collect());
     }
 
     /// Probes once, and notes in `stage` how far it is. The caller bounds the time.

@@ -278,6 +278,34 @@ fn errors_are_plain() {
     });
 }
 
+/// Questions that nothing answers hold sockets. They must not use up the descriptors that clients need.
+#[test]
+fn silent_name_servers_hold_few_sockets() {
+    in_namespace("names::silent_name_servers_hold_few_sockets", |etc| {
+        let _server = NameServer::start("127.0.0.1", |name, _| match name.starts_with("silent") {
+            true => Reply::Silent,
+            false => Reply::Addresses(vec![ip(V4)]),
+        });
+        fs::write(etc.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n").unwrap();
+        let (port, _backends) = backend();
+        let well = names(&["well.example"]);
+        let silent: Vec<_> = (0..400).map(|n| format!("silent-{n}.example")).collect();
+        let ids = well.iter().chain(&silent);
+        let backends: String =
+            ids.map(|name| format!("{{ id = '{name}', url = 'http://{name}:{port}' }},")).collect();
+        let signpost = Signpost::with_settings(&format!(
+            "[server.limits]\nmax_probes = 32\n[pools.p]\nbackends = [{backends}]\n\
+             [pools.p.health]\nkind = 'tcp'\ninterval = '100ms'\ntimeout = '200ms'"
+        ));
+        wait_for_probes(&signpost, &silent, 2.0);
+        // With A and AAAA for each backend, and up to four sockets for each of them, there would be 3200.
+        let sockets = fs::read_dir(format!("/proc/{}/fd", signpost.pid())).unwrap().count();
+        assert!(sockets < 1600, "{sockets} descriptors");
+        assert!(is(&signpost.metrics(), "well.example", "up"));
+        assert!(is(&signpost.metrics(), "silent-0.example", "down"));
+    });
+}
+
 /// What names can look like, and what name servers can answer.
 #[test]
 fn names_of_every_form_are_found() {
@@ -320,6 +348,7 @@ fn names_of_every_form_are_found() {
             "UPPER.example",
             "localhost",
             "pool.localhost",
+            "127.0.0.2.",
         ]);
         let signpost = dispatcher(&all, port);
         for name in &all {

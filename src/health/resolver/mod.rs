@@ -11,7 +11,7 @@ mod sockets;
 mod system;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
@@ -107,12 +107,12 @@ impl Resolver {
     /// # Errors
     /// Why there is no address.
     pub(super) async fn resolve(&self, host: &str, patience: Duration) -> Result<Vec<IpAddr>, LookupError> {
-        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse() {
+        let host = host.to_ascii_lowercase();
+        let name = host.trim_end_matches('.');
+        if let Ok(ip) = name.trim_start_matches('[').trim_end_matches(']').parse() {
             return Ok(vec![ip]);
         }
         let mut limit = Instant::now() + patience * 3 / 4;
-        let host = host.to_ascii_lowercase();
-        let name = host.trim_end_matches('.');
         let lookup = {
             let system = self.system().await;
             if let Some(addresses) = system.files.hosts().get(name) {
@@ -140,6 +140,11 @@ impl Resolver {
             // Whether something has changed or the time is up: look again.
             let _ = timeout_at(limit, lookup.changed.notified()).await;
         }
+    }
+
+    /// Forgets all names but those of these hosts.
+    pub(super) fn retain(&self, hosts: &HashSet<String>) {
+        self.hosts.borrow_mut().retain(|host, _| hosts.contains(host));
     }
 
     /// The system's files, read again if that is due.
@@ -296,8 +301,8 @@ impl Known {
 }
 
 impl Question {
-    /// Asks the name servers, unless the last answer still holds or they are being asked. Goes on in the background, for
-    /// as long as `/etc/resolv.conf` allows: an answer that comes late serves the next lookup.
+    /// Asks the name servers, unless the last answer still holds or they are being asked. Goes on in the background: an
+    /// answer that comes late serves the next lookup.
     fn ask(self: &Rc<Self>, servers: &Rc<NameServers>, changed: &Rc<Notify>) {
         let mut state = self.state.borrow_mut();
         if state.is_asked || state.until.is_some_and(|until| Instant::now() < until) {

@@ -9,6 +9,7 @@ use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
@@ -18,6 +19,12 @@ use crate::descriptors;
 
 /// How long one name server is waited for before the next one is asked too.
 const STAGGER: Duration = Duration::from_millis(100);
+/// How many questions may take as long as `/etc/resolv.conf` allows. The others end about when the probe does that asks
+/// them, so that `max_probes` bounds how many there are, and with them the sockets: a question opens one for each time
+/// that it is sent.
+const LONG_QUESTIONS: usize = 64;
+/// How long any other question may take.
+const SHORT: Duration = Duration::from_secs(1);
 /// How long an answer is kept at least, whatever its TTL. It bounds how often name servers are queried.
 pub(super) const MIN_TTL: Duration = Duration::from_secs(1);
 /// How long a negative answer is kept at most: a backend whose name was added late is found soon.
@@ -57,8 +64,9 @@ pub(super) struct NameServers {
     servers: Vec<Resolver<Sockets>>,
     /// The server to begin with, if the load is to be rotated over them.
     next: Option<Cell<usize>>,
-    /// How long a question may take.
+    /// How long a question may take that has one of these permits.
     limit: Duration,
+    long_questions: Semaphore,
 }
 
 impl NameServers {
@@ -66,15 +74,18 @@ impl NameServers {
         let servers: Vec<_> = conf.servers.iter().filter_map(|server| build(server, conf)).collect();
         let next = conf.rotate.then(|| Cell::new(rand::random::<u16>().into()));
         let limit = conf.timeout * conf.attempts as u32 + STAGGER * servers.len() as u32;
-        Self { servers, next, limit }
+        Self { servers, next, limit, long_questions: Semaphore::new(LONG_QUESTIONS) }
     }
 
     /// Asks for one type of record. Returns the first answer and how long it may be kept.
     ///
     /// # Errors
-    /// No name server answers; it takes up to the timeout of `/etc/resolv.conf` to find that out.
+    /// No name server answers; to find that out takes 1 s, or up to what `/etc/resolv.conf` allows if few questions are
+    /// open.
     pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Result<(Answer, Duration), Failure> {
-        let deadline = tokio::time::Instant::now() + self.limit;
+        let permit = self.long_questions.try_acquire().ok();
+        let limit = if permit.is_some() { self.limit } else { self.limit.min(SHORT) };
+        let deadline = tokio::time::Instant::now() + limit;
         let first = self.next.as_ref().map_or(0, |next| next.replace(next.get().wrapping_add(1)));
         let mut failure = Failure::Silent;
         // Tasks, so that a panic in the library is one more failure. They end with the set.
