@@ -12,7 +12,7 @@ use tokio::task::LocalSet;
 
 use crate::descriptors::{check_spare, raise_limit};
 use crate::notify::Notifier;
-use crate::run::{Ended, Family, run};
+use crate::run::{Ended, Family, ignore_signals, run};
 use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd};
 use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};
 use crate::strategy::Kind;
@@ -256,6 +256,7 @@ fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
     // Before anything opens a descriptor or starts a thread. A successor's sockets come from its predecessor.
     let passed = if takeover { Ok(Inherited::default()) } else { from_systemd() };
     let notifier = Notifier::from_env().map_err(Failure::run)?;
+    let runtime = runtime()?;
     let layers = serve.layers();
     let loaded = load(&layers)?;
     let telemetry = Telemetry::start(&loaded.settings.log);
@@ -263,7 +264,6 @@ fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     raise_limit();
-    let runtime = runtime()?;
     let (predecessor, inherited) = if takeover {
         let admin = loaded.settings.admin.listen.0;
         let (predecessor, inherited) = runtime.block_on(Predecessor::meet(admin)).map_err(Failure::run)?;
@@ -371,6 +371,7 @@ fn healthcheck(flags: Healthcheck) -> Result<(), Failure> {
 }
 
 fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
+    let _handles_signals = runtime()?;
     let usage = |text: String| Failure { code: USAGE, text: format!("signpost: {text}") };
     let scenario = match &flags.scenario {
         Some(path) => simulate::Scenario::read(path).map_err(usage)?,
@@ -404,9 +405,12 @@ fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
     printed.map_err(Failure::unwritten)
 }
 
-/// The runtime of everything that is not a request: signals, the admin listener, the demo's backends.
+/// The runtime of everything that is not a request: signals, the admin listener, the demo's backends. From now on
+/// signals such as `SIGUSR1` don't end the process.
 fn runtime() -> Result<Runtime, Failure> {
     // Without descriptors for its signal handler tokio panics.
     check_spare().map_err(Failure::run)?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::run)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::run)?;
+    runtime.block_on(async { ignore_signals() }).map_err(Failure::run)?;
+    Ok(runtime)
 }

@@ -289,7 +289,7 @@ pub(crate) async fn serve(
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
-        crowd.drain();
+        crowd.drain(false);
         if !listener.passed.is_set() {
             queue.empty(|socket, _| spawn(socket)).await?;
         }

@@ -109,11 +109,10 @@ impl Front {
         let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for Traffic { bound, speaks, proxy_protocol } in listening {
             let (slot, passed) = (slot(bound.address), bound.passed.clone());
-            let defers = !settings.server.tcp_defer_accept.0.is_zero();
             for (own, sockets) in of_worker.iter_mut().zip(bound.deal(workers)?) {
                 own.extend(sockets.into_iter().map(|socket| {
                     let passed = passed.clone();
-                    Listener { socket, speaks, slot, proxy_protocol, passed, defers }
+                    Listener { socket, speaks, slot, proxy_protocol, passed }
                 }));
             }
         }
@@ -257,11 +256,16 @@ impl Front {
         self.crew.one_ended().await;
     }
 
-    /// Stops accepting visitors. Sockets that nobody else has are closed once their queues are empty.
-    pub(super) fn stop(&mut self) {
-        // First of all: a listener lives for as long as one descriptor of it does.
+    /// Drains: sockets that no successor has are closed once their queues are empty. If `prompt`, incomplete requests
+    /// are closed after 250 ms.
+    pub(super) fn drain(&mut self, prompt: bool) {
+        self.crew.drain(std::mem::take(&mut self.held), prompt);
+    }
+
+    /// Drains, and leaves all sockets as they are to the process that they came from.
+    pub(super) fn withdraw(&mut self) {
         self.held.clear();
-        self.crew.stop();
+        self.crew.drain(Vec::new(), false);
     }
 
     /// Waits until every visitor has their answer.
@@ -271,7 +275,7 @@ impl Front {
 
     /// Has the workers end at once, so that they log what they could not write.
     pub(super) async fn cut_off(&mut self) {
-        self.crew.abandon();
+        self.crew.abort();
         let _ = tokio::time::timeout(CUT_OFF, self.crew.all_ended()).await;
     }
 
@@ -280,7 +284,7 @@ impl Front {
         for held in self.held.iter().filter(|held| next.contains(&(held.kind, held.address))) {
             held.passed.set();
         }
-        self.stop();
+        self.drain(false);
         self.close_office();
         let finished = async {
             self.crew.all_ended().await;
@@ -290,7 +294,7 @@ impl Front {
         };
         if tokio::time::timeout(self.settings.server.shutdown_grace.0, finished).await.is_err() {
             tracing::warn!("shutdown_grace is over; what the workers of before had under way was cut short");
-            self.crew.abandon();
+            self.crew.abort();
             self.crew.all_ended().await;
         }
         // Only now does nobody write to them any more.

@@ -31,6 +31,7 @@ use crate::settings::{Layers, Settings, Span};
 use crate::takeover::{Offer, Predecessor, TakenOver};
 use crate::telemetry::Telemetry;
 use front::{Front, Ground};
+pub(crate) use signals::ignore_signals;
 use signals::{Asked, Signals};
 
 /// How the process ended.
@@ -40,7 +41,7 @@ pub enum Ended {
     Drained,
     /// `shutdown_grace` was over with requests still under way.
     CutShort,
-    /// A second signal came.
+    /// A second SIGTERM or SIGINT came.
     AtOnce,
 }
 
@@ -81,6 +82,10 @@ pub async fn run(
     ready: impl FnOnce(&[(Speaks, SocketAddr)], SocketAddr),
 ) -> io::Result<Ended> {
     let mut signals = Signals::listen()?;
+    let hangup = signal(SignalKind::hangup())?;
+    // Settings without layers can't be reloaded.
+    let is_fixed = layers.is_none();
+    signals::log_ignored(is_fixed)?;
     // Of this thread, on which keeper, probes and admin listener run.
     let own = Arc::<Slab>::default();
     let counter = Counter::new(Arc::clone(&own));
@@ -163,10 +168,7 @@ pub async fn run(
     if family.predecessor.is_none() {
         save(&mut saver);
     }
-    let hangup = signal(SignalKind::hangup())?;
     let (ask_front, mut fronts_asked) = mpsc::channel(1);
-    // Fixed settings have nothing to reload, and SIGHUP is then heeded by nobody.
-    let is_fixed = layers.is_none();
     let reloading = layers.map(|layers| {
         let certificates = ground.certificates.clone();
         let told = Told { events, fronts: ask_front, certificates, reloads, notifier: notifier.clone() };
@@ -208,7 +210,7 @@ pub async fn run(
         if let Err(error) = predecessor.ready(front.listeners()).await {
             notifier.main_process(pid);
             // Whom this one has accepted by now it answers.
-            front.stop();
+            front.withdraw();
             front.close_office();
             let _ = tokio::time::timeout(settings.server.shutdown_grace.0, front.served()).await;
             return Err(error);
@@ -359,16 +361,17 @@ async fn leave(
 ) -> Ended {
     let (delay, grace) = (front.settings.server.shutdown_delay, front.settings.server.shutdown_grace);
     let mut successor = None;
+    let prompt = matches!(why, Why::Asked(Asked::Interrupt));
     match why {
         Why::TakenOver(by) => successor = Some(by),
         Why::Asked(signal) => {
-            let delay = if signal == Asked::Terminate { delay } else { Span::seconds(0) };
+            let delay = if prompt { Span::seconds(0) } else { delay };
             tracing::info!(signal = signal.name(), %delay, %grace, "leaving");
             if !delay.0.is_zero() {
                 tokio::select! {
                     () = tokio::time::sleep(delay.0) => {}
                     by = &mut offering => successor = Some(by),
-                    _ = signals.next() => {
+                    _ = signals.second() => {
                         front.cut_off().await;
                         return Ended::AtOnce;
                     }
@@ -378,7 +381,7 @@ async fn leave(
     }
     // First of all: a listener lives for as long as one descriptor of it does.
     drop(offering);
-    front.stop();
+    front.drain(prompt);
     if let Some(successor) = successor {
         tracing::info!(version = successor.version, pid = successor.pid, %grace, "taken over; leaving");
         // `/readyz` is the successor's from now on.
@@ -395,7 +398,7 @@ async fn leave(
     let ended = tokio::select! {
         () = finished => return Ended::Drained,
         () = tokio::time::sleep(grace.0) => Ended::CutShort,
-        _ = signals.next() => Ended::AtOnce,
+        _ = signals.second() => Ended::AtOnce,
     };
     front.cut_off().await;
     ended

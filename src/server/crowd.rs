@@ -60,10 +60,23 @@ impl Places {
     }
 }
 
-/// How long a connection must have been idle to be closed for another.
-const SPARED: Duration = Duration::from_millis(250);
-/// How many are closed at a time: looking for them takes a look at all.
-const AT_A_TIME: usize = 64;
+/// How connections make room at the cap. Those that wait for a request, or for the rest of its head, are closed in the
+/// order in which they began to wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Eviction {
+    /// How long a connection must have waited to be closed.
+    pub(crate) min_wait: Duration,
+    /// How many are closed at a time. Finding them costs O(connections).
+    pub(crate) batch: usize,
+}
+
+impl Eviction {
+    /// For clients: a connection that has just been accepted has time to send its request.
+    const CLIENTS: Self = Self { min_wait: Duration::from_millis(250), batch: 64 };
+}
+
+/// How often a worker that waits for room looks for connections to close: another worker may have them.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How many of a worker's connections keep what they are served with while they wait for the next request: some 3 MB.
 /// Where there are more, they give it back at once, for what was taken at a peak is not given back to the system.
 const AWAKE: usize = 256;
@@ -74,10 +87,13 @@ const HASTE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Crowd {
     places: Arc<Places>,
+    eviction: Eviction,
     seats: RefCell<Vec<Rc<Seat>>>,
     /// How many are being served or were a moment ago, and so have what that takes.
     awake: Cell<usize>,
     draining_since: Cell<Option<Instant>>,
+    /// Whether draining does not wait for the rest of incomplete requests.
+    is_prompt: Cell<bool>,
     /// Is told when the last has left while draining.
     emptied: Notify,
 }
@@ -86,7 +102,7 @@ pub(crate) struct Crowd {
 pub struct Seat {
     /// Its place among the worker's seats.
     at: Cell<usize>,
-    /// Since when it waits for a request, while it does.
+    /// Since when it waits for a request, or for the rest of its head.
     idle_since: Cell<Option<Instant>>,
     is_evicted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -105,11 +121,17 @@ impl fmt::Debug for Seat {
 
 impl Crowd {
     pub(crate) fn new(places: Arc<Places>) -> Self {
+        Self::with_eviction(places, Eviction::CLIENTS)
+    }
+
+    pub(crate) fn with_eviction(places: Arc<Places>, eviction: Eviction) -> Self {
         Self {
             places,
+            eviction,
             seats: RefCell::default(),
             awake: Cell::new(0),
             draining_since: Cell::new(None),
+            is_prompt: Cell::new(false),
             emptied: Notify::new(),
         }
     }
@@ -125,7 +147,7 @@ impl Crowd {
         while self.places.are_none() {
             self.evict();
             // It may be another worker that can make room, or that is told of it.
-            let _ = tokio::time::timeout(SPARED, self.places.freed.notified()).await;
+            let _ = tokio::time::timeout(LOOK_AGAIN, self.places.freed.notified()).await;
         }
     }
 
@@ -144,16 +166,19 @@ impl Crowd {
         Taken(seat)
     }
 
-    /// Closes those who have been idle longest, where some have been for a while. O(connections).
+    /// Closes the connections that have waited longest, of those that have waited for long enough. O(connections).
     fn evict(&self) {
+        let Eviction { min_wait, batch } = self.eviction;
         let seats = self.seats.borrow();
         let mut idle: Vec<(Instant, &Rc<Seat>)> = seats
             .iter()
-            .filter_map(|seat| Some((seat.idle_since.get().filter(|since| since.elapsed() >= SPARED)?, seat)))
+            .filter_map(|seat| {
+                Some((seat.idle_since.get().filter(|since| since.elapsed() >= min_wait)?, seat))
+            })
             .collect();
-        if idle.len() > AT_A_TIME {
-            idle.select_nth_unstable_by_key(AT_A_TIME, |(since, _)| *since);
-            idle.truncate(AT_A_TIME);
+        if idle.len() > batch {
+            idle.select_nth_unstable_by_key(batch, |(since, _)| *since);
+            idle.truncate(batch);
         }
         for (_, seat) in idle {
             seat.evict();
@@ -172,8 +197,10 @@ impl Crowd {
         }
     }
 
-    /// Tells all, and all who are still to come, that the next answer is the last.
-    pub(crate) fn drain(&self) {
+    /// Has every connection, also those accepted later, end with its next response. If `prompt`, the rest of
+    /// incomplete requests is not waited for.
+    pub(crate) fn drain(&self, prompt: bool) {
+        self.is_prompt.set(prompt);
         self.draining_since.set(Some(Instant::now()));
         self.seats.borrow().iter().for_each(|seat| seat.wake());
     }
@@ -193,7 +220,7 @@ impl Seat {
         self.is_evicted.set(false);
     }
 
-    /// Says since when the connection waits for a request; `None` while it does not.
+    /// Notes since when the connection waits for a request, or for the rest of its head; `None` while it does not.
     pub(super) fn idle(&self, since: Option<Instant>) {
         self.idle_since.set(since);
     }
@@ -232,6 +259,11 @@ impl Seat {
         self.crowd.draining_since.get()
     }
 
+    /// Since when the worker has been draining without waiting for the rest of incomplete requests.
+    pub(super) fn draining_promptly_since(&self) -> Option<Instant> {
+        self.draining_since().filter(|_| self.crowd.is_prompt.get())
+    }
+
     /// Waits until it is to make room.
     pub(super) async fn evicted(&self) {
         self.until(|| self.is_evicted()).await;
@@ -240,6 +272,11 @@ impl Seat {
     /// Waits until draining has begun.
     pub(super) async fn drained(&self) {
         self.until(|| self.draining_since().is_some()).await;
+    }
+
+    /// Waits until draining has begun that does not wait for the rest of incomplete requests.
+    pub(super) async fn drained_promptly(&self) {
+        self.until(|| self.draining_promptly_since().is_some()).await;
     }
 
     /// One task waits at a time, for as many things as it likes.

@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connection::{End, Rules};
 use super::crowd::Seat;
 use super::lingering::{Expected, Served};
-use super::stream::{Transport, passes};
+use super::stream::{LAST_WAIT, Transport, passes};
 use super::unsent::{Made, UnsentStreams};
 use crate::answer::Answer;
 use crate::dispatch::{OpenLine, Worker};
@@ -129,6 +129,7 @@ where
                 continue;
             }
             ready!(passes(timer.as_mut(), cx, || match leaving {
+                Some((since, _)) if tally.seat.draining_promptly_since().is_some() => since + LAST_WAIT,
                 Some((since, _)) => since + LAST_WORDS,
                 None => tally.deadline(rules),
             }));

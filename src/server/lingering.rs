@@ -8,7 +8,7 @@ use tokio::task::coop::consume_budget;
 
 use super::connection::End;
 use super::crowd::Seat;
-use super::stream::{LAST_WAIT, Transport, Watch};
+use super::stream::{LAST_WAIT, Transport, Watch, prompt_patience_ends};
 use crate::metrics::Limit;
 
 /// A connection that was served.
@@ -117,14 +117,14 @@ impl<T: Transport> Served<T> {
         seat.idle(Some(Instant::now()));
         let most = if self.expected == Some(Expected::Stray) { BRIEF_LINGER } else { LINGER };
         tokio::select! {
-            _ = tokio::time::timeout(most, finish(rest, self.expected)) => {}
+            _ = tokio::time::timeout(most, finish(rest, self.expected, seat)) => {}
             () = seat.evicted() => {}
         }
     }
 }
 
 /// The last write and the last read.
-async fn finish<T: Transport>(mut io: T, expected: Option<Expected>) {
+async fn finish<T: Transport>(mut io: T, expected: Option<Expected>, seat: &Seat) {
     let sent = tokio::time::timeout(GOODBYE, io.shutdown()).await;
     let (Some(expected), Ok(Ok(()))) = (expected, sent) else { return };
     // From the socket itself: what TLS carries needs no deciphering to be thrown away.
@@ -132,7 +132,11 @@ async fn finish<T: Transport>(mut io: T, expected: Option<Expected>) {
     let mut buffer = vec![0; 16 << 10];
     let mut left = DISCARD;
     while left > 0 {
-        match tokio::time::timeout(expected.silence(), socket.read(&mut buffer)).await {
+        let read = tokio::select! {
+            read = tokio::time::timeout(expected.silence(), socket.read(&mut buffer)) => read,
+            () = prompt_patience_ends(seat) => break,
+        };
+        match read {
             Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),
             _ => break,
         }

@@ -146,6 +146,16 @@ impl Bound {
     }
 }
 
+impl Bound {
+    /// Has connections come into the accept queues before their clients send something.
+    pub(super) fn stop_deferring(&self) {
+        for socket in &self.sockets {
+            // A kernel that lacks the option has deferred none.
+            let _ = kernel::set(socket, TcpOption::DeferAccept, 0);
+        }
+    }
+}
+
 /// Whether the kernel grants fast open to servers at all (ip-sysctl, `tcp_fastopen`).
 fn fast_open_is_allowed() -> bool {
     let allowed = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen");

@@ -3,6 +3,7 @@
 mod activation;
 mod connection;
 mod crowd;
+mod deferred;
 mod head;
 mod http2;
 mod inherited;
@@ -12,6 +13,7 @@ mod listener;
 mod proxied;
 pub mod proxy_protocol;
 mod queue;
+mod shutdown;
 mod socket;
 mod stream;
 mod tls;
@@ -23,14 +25,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 pub use activation::from_systemd;
 pub(crate) use connection::NOTHING_AT_ONCE;
 pub use connection::{End, Rules, serve};
-pub(crate) use crowd::Crowd;
+pub(crate) use crowd::{Crowd, Eviction};
 pub use crowd::{Places, Seat};
 pub use inherited::Inherited;
 pub use lingering::Served;
@@ -42,6 +44,7 @@ pub use tls::Tls;
 pub use unsent::Unsent;
 pub use worker::{Listener, Speaks};
 
+use shutdown::Shutdown;
 use worker::Manners;
 
 use crate::descriptors;
@@ -172,8 +175,9 @@ pub fn worker_count(settings: &Settings) -> usize {
 /// Workers at work.
 #[derive(Debug)]
 pub struct Crew {
-    stop: CancellationToken,
-    abandon: CancellationToken,
+    shutdown: Shutdown,
+    /// For how long the kernel defers connections.
+    defers: Duration,
     ends: mpsc::UnboundedReceiver<()>,
     last_word: mpsc::UnboundedSender<()>,
     working: usize,
@@ -199,9 +203,9 @@ impl Crew {
             keep_alive: true,
         };
         let manners = Manners { rules, tls, upgrade_port: settings.tls.upgrade_port };
-        let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
+        let (shutdown, defers) = (Shutdown::default(), settings.tcp_defer_accept.0);
         let has_affinity = settings.worker_affinity;
-        Self { stop, abandon, ends, last_word, working: 0, manners, places, has_affinity }
+        Self { shutdown, defers, ends, last_word, working: 0, manners, places, has_affinity }
     }
 
     /// Starts workers, each on a thread of its own and with its own listeners. None serves before all are ready to:
@@ -214,9 +218,8 @@ impl Crew {
         let mut waiting = Vec::with_capacity(workers.len());
         for (worker, listeners) in workers {
             let (go, told) = std::sync::mpsc::channel::<()>();
-            let (ready, manners, stop) = (ready.clone(), self.manners.clone(), self.stop.clone());
+            let (ready, manners, shutdown) = (ready.clone(), self.manners.clone(), self.shutdown.clone());
             let (places, last_word) = (Arc::clone(&self.places), LastWord(self.last_word.clone()));
-            let abandon = self.abandon.clone();
             let number = self.working + waiting.len();
             let core = self.has_affinity.then_some(number);
             thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
@@ -232,7 +235,7 @@ impl Crew {
                 let _ = ready.send(report);
                 drop(ready);
                 if let (Some((runtime, listeners)), Ok(())) = (prepared, told.recv()) {
-                    worker::run(&runtime, worker, listeners, manners, places, &stop, &abandon);
+                    worker::run(&runtime, worker, listeners, manners, places, shutdown);
                     // With its tasks, which end the access lines of what they could not write.
                     drop(runtime);
                     drop(last_word);
@@ -251,15 +254,28 @@ impl Crew {
         Ok(())
     }
 
-    /// Tells all to accept no more and to finish what is under way.
-    pub fn stop(&self) {
-        self.stop.cancel();
+    /// Has all workers drain: they accept the clients that have connected to `listeners` until now, close these, and
+    /// end when all connections have ended. The listeners that were passed to a successor are left alone. If `prompt`,
+    /// incomplete requests are closed after 250 ms. Must be called inside a [`tokio::task::LocalSet`].
+    pub fn drain(&self, listeners: Vec<Bound>, prompt: bool) {
+        let own = listeners.iter().filter(|bound| bound.kind != Kind::Admin && !bound.passed.is_set());
+        let deferring: Vec<_> = own.filter(|_| !self.defers.is_zero()).collect();
+        // Before connections are counted: those that come later are not deferred.
+        deferring.iter().for_each(|bound| bound.stop_deferring());
+        let ports: Vec<_> = deferring.iter().map(|bound| bound.address.port()).collect();
+        // A listener lives for as long as one descriptor of it does.
+        drop(listeners);
+        self.shutdown.drain(prompt);
+        let (closing, defers) = (self.shutdown.closing.clone(), self.defers);
+        tokio::task::spawn_local(async move {
+            deferred::all_queued(&ports, defers).await;
+            closing.cancel();
+        });
     }
 
-    /// Tells all to give up what is still under way.
-    pub fn abandon(&self) {
-        self.stop.cancel();
-        self.abandon.cancel();
+    /// Has all workers drop their connections.
+    pub fn abort(&self) {
+        self.shutdown.abort();
     }
 
     /// Waits until one has ended.

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use super::kernel::{self, TcpOption};
+use super::kernel;
 use super::socket::Socket;
 use crate::descriptors;
 
@@ -31,12 +31,6 @@ impl Queue {
     pub(crate) async fn next(&self) -> io::Result<(Socket, SocketAddr)> {
         // `readable()` takes nothing from the task's budget: a queue that fills as fast would let nobody else run.
         self.0.async_io(Interest::READABLE, accept).await
-    }
-
-    /// Has connections come into the queue though they are silent, as those do that the kernel is not asked to defer.
-    pub(crate) fn defer_no_more(&self) {
-        // Where the kernel can't defer nothing was.
-        let _ = kernel::set(self.0.get_ref(), TcpOption::DeferAccept, 0);
     }
 
     /// Takes out who is in the queue of a listener that is about to be closed: closing resets them.

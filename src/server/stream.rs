@@ -90,6 +90,15 @@ pub(super) async fn patience_ends(seat: &Seat) {
     tokio::time::sleep(LAST_WAIT).await;
 }
 
+/// Returns when draining does not wait for the rest of incomplete requests and [`LAST_WAIT`] has passed since then, or
+/// since this was called.
+pub(super) async fn prompt_patience_ends(seat: &Seat) {
+    seat.drained_promptly().await;
+    tokio::time::sleep(LAST_WAIT).await;
+}
+
+/// How long a client may take to read more of a response before it counts as waiting.
+const READING: Duration = Duration::from_secs(1);
 /// After how long without a byte an idle connection gives back what it needs to be served.
 const PARKED_AFTER: Duration = Duration::from_secs(1);
 /// An answer in the making has no deadline of the connection's; the driver looks again after this.
@@ -117,7 +126,12 @@ impl<'a> Watch<'a> {
         let now = Instant::now();
         self.phase.set(phase);
         self.since.set(now);
-        self.seat.idle(matches!(phase, Phase::Writing | Phase::Idle).then_some(now));
+        self.seat.idle(match phase {
+            Phase::Answering => None,
+            // A client that reads makes room after all others.
+            Phase::Writing => Some(now + READING),
+            Phase::Fresh | Phase::Head | Phase::Idle => Some(now),
+        });
     }
 
     /// The connection waits for no request any more, and what is not written will not be.
@@ -126,11 +140,11 @@ impl<'a> Watch<'a> {
         self.seat.ended();
     }
 
-    /// Whether it waits for the peer, to send a request or to read an answer, and another needs its place; the waker is
-    /// told when that changes, and when draining begins.
+    /// Whether another connection needs its place while it waits for the peer, to send a request or to read a response.
+    /// Wakes `waker` when that changes, and when draining begins.
     pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
         self.seat.listen(waker);
-        self.seat.is_evicted() && (self.waits() || self.phase.get() == Phase::Writing)
+        self.seat.is_evicted() && self.phase.get() != Phase::Answering
     }
 
     /// Whether it waits for a request.
@@ -155,6 +169,7 @@ impl<'a> Watch<'a> {
     /// A head was read.
     pub(super) fn request(&self, announces_body: bool, asks_close: bool) {
         self.phase.set(Phase::Answering);
+        self.seat.idle(None);
         self.body_announced.set(announces_body);
         self.asked_close.set(asks_close);
         self.requests_left.set(self.requests_left.get().saturating_sub(1));
@@ -182,6 +197,7 @@ impl<'a> Watch<'a> {
     pub(super) fn wrote_all(&self) {
         if self.phase.get() == Phase::Writing {
             self.phase.set(Phase::Idle);
+            self.seat.idle(Some(self.since.get()));
             self.unsent.settle(true);
         }
     }
@@ -231,6 +247,11 @@ impl<'a> Watch<'a> {
     /// When the connection is to be ended if nothing more happens.
     pub(super) fn deadline(&self, rules: &Rules) -> Instant {
         let since = self.since.get();
+        if let Some(draining) = self.seat.draining_promptly_since()
+            && matches!(self.phase.get(), Phase::Fresh | Phase::Head)
+        {
+            return draining + LAST_WAIT;
+        }
         match (self.phase.get(), self.seat.draining_since()) {
             (Phase::Answering, _) => Instant::now() + LOOK_AGAIN,
             (Phase::Head, _) => since + rules.header_timeout,
@@ -256,6 +277,7 @@ impl<'a> Watch<'a> {
     pub(super) fn limit(&self) -> Option<Limit> {
         match self.phase.get() {
             Phase::Fresh | Phase::Idle if self.seat.draining_since().is_some() => None,
+            Phase::Head if self.seat.draining_promptly_since().is_some() => None,
             Phase::Idle | Phase::Writing => Some(Limit::IdleTimeout),
             Phase::Fresh | Phase::Head | Phase::Answering => Some(Limit::HeaderTimeout),
         }

@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::crowd::Seat;
 use super::socket::Socket;
-use super::stream::patience_ends;
+use super::stream::{patience_ends, prompt_patience_ends};
 use crate::certificates::{Published, Resolver};
 use crate::metrics::{Counter, Handshake, Limit};
 use crate::settings;
@@ -103,7 +103,10 @@ impl Tls {
             return Some(Accepted::Plain(socket));
         }
         let shaken = match spoke {
-            Ok(true) => timeout_at(deadline, self.shake(socket, counter)).await,
+            Ok(true) => tokio::select! {
+                shaken = timeout_at(deadline, self.shake(socket, counter)) => shaken,
+                () = prompt_patience_ends(seat) => return None,
+            },
             Ok(false) => return None,
             Err(late) => Err(late),
         };

@@ -4,7 +4,6 @@ use std::future::{Future, ready};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU16;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +13,6 @@ use hyper::service::service_fn;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::task::spawn_local;
-use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, End, Rules};
 use super::crowd::{Crowd, Places, Seat, Taken};
@@ -23,6 +21,7 @@ use super::lingering::Served;
 use super::listener::Passed;
 use super::proxied;
 use super::queue::Queue;
+use super::shutdown::Shutdown;
 use super::socket::Socket;
 use super::stream::Transport;
 use super::tls::{self, Accepted, Tls};
@@ -58,8 +57,6 @@ pub struct Listener<S = TcpListener> {
     pub proxy_protocol: bool,
     /// Whether a successor accepts from it too.
     pub passed: Passed,
-    /// Whether the kernel keeps silent connections to itself.
-    pub defers: bool,
 }
 
 /// How connections are treated.
@@ -75,27 +72,25 @@ struct Shared {
     worker: Rc<Worker>,
     manners: Manners,
     crowd: Rc<Crowd>,
-    stop: CancellationToken,
+    shutdown: Shutdown,
 }
 
 /// How often it is looked whether connections may no longer be idle for so long.
 const TIDIED_EVERY: Duration = Duration::from_secs(1);
 
-/// Serves on every listener until `stop` is cancelled, then empties the accept queues, lets what is under way end,
-/// and returns; once `abandon` is cancelled too, at once, and what is still under way is lost.
+/// Serves on every listener until `shutdown` begins, then takes its steps, and returns when all connections have ended.
 pub(super) fn run(
     runtime: &LocalRuntime,
     worker: Worker,
     listeners: Vec<Listener<Queue>>,
     manners: Manners,
     places: Arc<Places>,
-    stop: &CancellationToken,
-    abandon: &CancellationToken,
+    shutdown: Shutdown,
 ) {
     let crowd = Rc::new(Crowd::new(places));
     let idle_timeout = manners.rules.idle_timeout;
-    let (worker, stop) = (Rc::new(worker), stop.clone());
-    let shared = Rc::new(Shared { worker, manners, crowd: Rc::clone(&crowd), stop });
+    let worker = Rc::new(worker);
+    let shared = Rc::new(Shared { worker, manners, crowd: Rc::clone(&crowd), shutdown });
     runtime.block_on(async {
         let accepting = listeners.into_iter().map(|listener| {
             let Listener { slot, speaks, proxy_protocol, .. } = listener;
@@ -131,7 +126,7 @@ pub(super) fn run(
         };
         tokio::select! {
             () = serving => {}
-            () = abandon.cancelled() => {}
+            () = shared.shutdown.aborting.cancelled() => {}
             () = tidying => {}
         }
     });
@@ -156,23 +151,23 @@ pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec
         .enable_time()
         .build_local(LocalOptions::default())?;
     let watch = |listener: Listener| {
-        let Listener { socket, speaks, slot, proxy_protocol, passed, defers } = listener;
+        let Listener { socket, speaks, slot, proxy_protocol, passed } = listener;
         let socket = Queue::new(socket)?;
-        Ok(Listener { socket, speaks, slot, proxy_protocol, passed, defers })
+        Ok(Listener { socket, speaks, slot, proxy_protocol, passed })
     };
     let listeners =
         runtime.block_on(async { listeners.into_iter().map(watch).collect::<io::Result<_>>() })?;
     Ok((runtime, listeners))
 }
 
-/// Accepts until told to stop. Then whoever is in the queue already is accepted still, for a socket that is
-/// closed with connections in its queue resets them.
+/// Accepts until the listener is to be closed, and then empties its queue: a socket that is closed resets the
+/// connections in it.
 async fn accept(
     listener: Listener<Queue>,
     shared: Rc<Shared>,
     mut spawn: impl FnMut(Socket, SocketAddr),
 ) -> io::Result<()> {
-    let (passed, defers) = (listener.passed, listener.defers);
+    let (passed, shutdown) = (listener.passed, &shared.shutdown);
     let queue = listener.socket;
     let mut pause = Pause::default();
     let accept = async || {
@@ -182,7 +177,7 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shared.stop.cancelled() => break,
+            () = shutdown.draining.cancelled() => break,
             accepted = accept() => accepted,
         };
         match accepted {
@@ -200,35 +195,26 @@ async fn accept(
             }
         }
     }
-    shared.crowd.drain();
+    shared.crowd.drain(shutdown.is_prompt());
     if passed.is_set() {
         // The queue lives on, and is the successor's.
         return Ok(());
     }
-    if defers {
-        // Whoever has connected is in no queue yet. The kernel asks the silent once more, and then they are.
-        queue.defer_no_more();
-        let mut waited = pin!(tokio::time::sleep(ASKED_AGAIN));
-        while let Some(accepted) = tokio::select! {
-            biased;
-            () = &mut waited => None,
-            accepted = queue.next() => Some(accepted),
-        } {
-            match accepted {
-                Ok((socket, peer)) => spawn(socket, peer),
-                // Whoever is in the queue stays there, and is taken out below once there is a descriptor.
-                Err(error) if descriptors::are_out(&error) => break,
-                // About one connection that is already gone.
-                Err(_) => {}
-            }
+    // Connections that the kernel has deferred come into the queue one after the other.
+    while let Some(accepted) = tokio::select! {
+        biased;
+        () = shutdown.closing.cancelled() => None,
+        accepted = queue.next() => Some(accepted),
+    } {
+        match accepted {
+            Ok((socket, peer)) => spawn(socket, peer),
+            Err(error) if descriptors::are_out(&error) => tokio::time::sleep(pause.next(&error)).await,
+            // About one connection that is already gone.
+            Err(_) => {}
         }
     }
     queue.empty(spawn).await
 }
-
-/// After how long the kernel has asked everybody again whose connection it keeps: TCP's first timeout (RFC 6298 §2.1),
-/// and the time it takes.
-const ASKED_AGAIN: Duration = Duration::from_millis(1250);
 
 /// How long to wait before accepting again: 5 ms at first, 50 ms at the most, so that service is back as soon
 /// as descriptors are.

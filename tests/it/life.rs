@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use crate::certificates::{Site, client, connect};
 use crate::harness::{Connection, Signpost, command, run, stderr, wait_until};
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
@@ -45,6 +46,86 @@ fn a_request_in_flight_is_answered_while_leaving() {
         assert!(slow.closes());
         assert!(signpost.wait().success());
     }
+}
+
+#[test]
+fn deferred_connections_are_served_while_draining() {
+    // Far longer than a test waits: nothing but the end of deferring brings these connections in.
+    let mut signpost = Signpost::with_settings(
+        "[server]\ntcp_defer_accept = '60s'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']",
+    );
+    let mut asking: Vec<_> = (0..20).map(|_| signpost.connect()).collect();
+    let mut silent = signpost.connect();
+    signpost.signal("TERM");
+    signpost.wait_for_log("\"signal\":\"SIGTERM\"");
+    for connection in &mut asking {
+        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    for mut connection in asking {
+        assert_eq!(connection.read_answer().expect("an answer while draining").status, 302);
+        assert!(connection.closes());
+    }
+    assert!(silent.closes(), "with FIN, not with a reset");
+    assert!(signpost.wait().success());
+}
+
+#[test]
+fn an_interrupt_does_not_wait_for_incomplete_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::write(dir.path(), "site", &["site.test"]);
+    // Far longer than a test waits: nothing but the signal ends these connections.
+    let mut signpost = Signpost::with_listeners(&format!(
+        "[server]\nlisten = ['127.0.0.1:0', {{ address = '127.0.0.2:0', proxy_protocol = true }}]\n\
+         shutdown_grace = '1h'\ntrusted_proxies = ['127.0.0.0/8']\n[server.limits]\nheader_timeout = '1h'\n\
+         idle_timeout = '1h'\n[server.tls]\nlisten = ['127.0.0.1:0']\nhandshake_timeout = '1h'\n\
+         certificates = [{}]\n[pools.p]\nbackends = ['http://127.0.0.1:9001']",
+        site.toml()
+    ));
+    let (plain, tls) = (signpost.traffic, signpost.tls.unwrap());
+    let metrics = signpost.metrics();
+    let start = metrics.find("listener=\"127.0.0.2:").unwrap() + "listener=\"".len();
+    let proxied = metrics[start..].split('"').next().unwrap().parse().unwrap();
+    let half = b"GET / HTTP/1.1\r\nHost: a\r\n";
+    let incomplete = [
+        (plain, &half[..]),
+        (plain, b"GET / HT"),
+        (plain, b"POST / HTTP/1.1\r\nHost: a\r\n"),
+        (tls, b"\x16\x03\x01\x02\x00\x01"),
+        (proxied, b"PROXY TCP4 10.0."),
+        (proxied, b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HT"),
+    ];
+    let mut incomplete: Vec<_> = incomplete
+        .into_iter()
+        .map(|(address, bytes)| {
+            let mut connection = Connection::to(address);
+            connection.send(bytes);
+            connection
+        })
+        .collect();
+    let mut second = signpost.connect();
+    assert_eq!(second.request("GET", "/", &[]).status, 302);
+    second.send(half);
+    incomplete.push(second);
+    let over_tls = |protocol, bytes: &[u8]| {
+        let config = std::sync::Arc::new(client(&[&site], &[protocol]));
+        let mut connection = connect(tls, "site.test", &config).unwrap();
+        connection.send(bytes);
+        connection
+    };
+    let _http1 = over_tls("http/1.1", half);
+    // The preface, SETTINGS, and HEADERS without END_HEADERS.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\0\0\0\0\x01\x82";
+    let _http2 = over_tls("h2", preface);
+    // These bytes have come for certain once requests that were sent later, on each worker, are answered.
+    for _ in 0..20 {
+        signpost.get("/");
+    }
+    signpost.signal("INT");
+    assert!(signpost.wait().success());
+    for mut connection in incomplete {
+        assert!(connection.read_answer().is_none());
+    }
+    assert!(!signpost.log().contains("shutdown_grace"));
 }
 
 #[test]

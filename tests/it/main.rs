@@ -50,6 +50,7 @@ mod messages;
 mod forms;
 mod life;
 mod output;
+mod signals;
 mod reload;
 mod fronts;
 mod takeover;

@@ -364,3 +364,21 @@ fn one_that_is_told_to_leave_can_be_replaced_meanwhile() {
     assert!(old.wait().success());
     assert_eq!((next.get("/").status, next.admin_get("/readyz").status), (302, 200));
 }
+
+#[test]
+fn a_successor_goes_on_deferring_connections() {
+    let settings =
+        "[server]\ntcp_defer_accept = '60s'\nworkers = 1\n[pools.p]\nbackends = ['http://127.0.0.1:9001']";
+    let mut old = Signpost::with_settings(settings);
+    let file = settings_file(settings);
+    let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
+    let args =
+        ["--settings", file.path().to_str().unwrap(), "--listen", &traffic, "--admin", &admin, "--takeover"];
+    let next = Signpost::start_command(&mut command(args));
+    assert!(old.wait().success(), "{}", old.log());
+    let _silent = TcpStream::connect(next.traffic).unwrap();
+    // The one worker has accepted what came before this request.
+    let mut asking = next.connect();
+    assert_eq!(asking.request("GET", "/", &[]).status, 302);
+    assert_eq!(next.metric("signpost_connections", &[("listener", &traffic)]), 1.0);
+}
