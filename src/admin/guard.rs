@@ -4,7 +4,10 @@
 //! A listener on loopback is reached by every web page that the operator has open: a page can send requests to
 //! `127.0.0.1`, and with a name that resolves there it can even read the answers (Caddy's CVE-2026-27589 was
 //! the first of these, DNS rebinding is the second). So `Host` must be an address, `localhost` or a name from
-//! the settings, and a change must not come from another site's page. A token is compared in constant time; off
+//! the settings, and a change must not come from another site's page, nor from the same host by another scheme: the
+//! admin listener speaks plain HTTP, and who serves `https://` on its host is somebody else, unless the browser itself
+//! says `Sec-Fetch-Site: same-origin`, as it does when a proxy in front adds TLS. No field that access depends on may
+//! be there twice: a proxy may have looked at the other one. A token is compared in constant time; off
 //! loopback there is no change without one. Backends push their load with a token of their own: every one of them has
 //! it, so it opens nothing else, and the admin's does not stand in for it.
 
@@ -82,9 +85,9 @@ pub(super) async fn guard(State(Guard(rules)): State<Guard>, mut request: Reques
     let path =
         request.extensions().get::<MatchedPath>().and_then(|path| path.as_str().strip_prefix(API_BASE));
     let key = if path == Some(LOAD) { &rules.load } else { &rules.admin };
-    let verdict = rules.host(request.headers()).and_then(|()| match changes {
-        true => rules.change(request.headers(), key),
-        false => Ok(()),
+    let verdict = Fields::read(request.headers()).and_then(|fields| {
+        rules.host(&fields)?;
+        if changes { rules.change(&fields, request.headers(), key) } else { Ok(()) }
     });
     match verdict {
         Ok(()) => {
@@ -111,12 +114,8 @@ impl Rules {
         }
     }
 
-    fn host(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let mut fields = headers.get_all(HOST).iter();
-        let host = match (fields.next(), fields.next()) {
-            (Some(host), None) => host.to_str().ok().and_then(Host::parse),
-            _ => None,
-        };
+    fn host(&self, fields: &Fields<'_>) -> Result<(), Problem> {
+        let host = fields.host.and_then(|host| host.to_str().ok()).and_then(Host::parse);
         let name = host.map(|host| host.name.trim_end_matches('.').to_ascii_lowercase());
         let name =
             name.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "the request's Host is not valid"))?;
@@ -131,20 +130,18 @@ impl Rules {
         }
     }
 
-    fn change(&self, headers: &HeaderMap, key: &Key) -> Result<(), Problem> {
+    fn change(&self, fields: &Fields<'_>, headers: &HeaderMap, key: &Key) -> Result<(), Problem> {
         let forbidden = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, detail));
-        let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+        let site = fields.site.map(HeaderValue::as_bytes);
         if !matches!(site, None | Some(b"same-origin" | b"none")) {
             return forbidden("a web page of another site may not change anything here");
         }
-        if let Some(origin) = headers.get(ORIGIN)
-            && !same_origin(origin, headers)
-        {
+        if !fields.origin.is_none_or(|origin| same_origin(origin, fields)) {
             return forbidden("a web page of another origin may not change anything here");
         }
         let has_body = headers.contains_key("transfer-encoding")
             || headers.get("content-length").is_some_and(|length| length != "0");
-        let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+        let kind = fields.content_type.and_then(|kind| kind.to_str().ok()).unwrap_or("");
         let kind = kind.split(';').next().unwrap_or("").trim();
         if has_body && !kind.eq_ignore_ascii_case("application/json") {
             return Err(Problem::new(
@@ -156,7 +153,7 @@ impl Rules {
             None if self.on_loopback => Ok(()),
             None => forbidden(key.none),
             Some(token) => {
-                let given = bearer(headers).map(Sha256::digest);
+                let given = fields.authorization.and_then(bearer).map(Sha256::digest);
                 if given.is_some_and(|given| bool::from(given.as_slice().ct_eq(token))) {
                     Ok(())
                 } else {
@@ -167,16 +164,56 @@ impl Rules {
     }
 }
 
-/// Whether an `Origin` is the one this request was sent to.
-fn same_origin(origin: &HeaderValue, headers: &HeaderMap) -> bool {
-    let authority =
-        origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host))
+/// The fields that access depends on.
+struct Fields<'a> {
+    host: Option<&'a HeaderValue>,
+    origin: Option<&'a HeaderValue>,
+    site: Option<&'a HeaderValue>,
+    authorization: Option<&'a HeaderValue>,
+    content_type: Option<&'a HeaderValue>,
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = value.split_at_checked(7)?;
+impl<'a> Fields<'a> {
+    /// Returns the one value of each.
+    ///
+    /// # Errors
+    /// The request has one of them twice.
+    fn read(headers: &'a HeaderMap) -> Result<Self, Problem> {
+        let one = |name: HeaderName| {
+            let mut values = headers.get_all(&name).iter();
+            match (values.next(), values.next()) {
+                (value, None) => Ok(value),
+                (_, Some(_)) => {
+                    let detail = format!("the request has more than one {name} field");
+                    Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+                }
+            }
+        };
+        Ok(Self {
+            host: one(HOST)?,
+            origin: one(ORIGIN)?,
+            site: one(SEC_FETCH_SITE)?,
+            authorization: one(AUTHORIZATION)?,
+            content_type: one(CONTENT_TYPE)?,
+        })
+    }
+}
+
+/// Whether an `Origin` is the one this request was sent to: the same host and port, by plain HTTP, or by HTTPS if the
+/// browser says that it is the same origin.
+fn same_origin(origin: &HeaderValue, fields: &Fields<'_>) -> bool {
+    let (origin, host) = (origin.to_str().ok(), fields.host.and_then(|host| host.to_str().ok()));
+    let Some(((scheme, authority), host)) = origin.and_then(|origin| origin.split_once("://")).zip(host)
+    else {
+        return false;
+    };
+    let is_vouched_for = fields.site.is_some_and(|site| site == "same-origin");
+    let scheme_fits =
+        scheme.eq_ignore_ascii_case("http") || (scheme.eq_ignore_ascii_case("https") && is_vouched_for);
+    scheme_fits && authority.eq_ignore_ascii_case(host)
+}
+
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = value.as_bytes().split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }

@@ -16,6 +16,11 @@
 //! # Trust
 //! It is meant for loopback or a private network; the guard says who may change something. It has the
 //! connection's deadlines and a cap of its own, so that whoever reaches it can't use up the process.
+//!
+//! `/healthz`, `/readyz` and `/metrics` are answered at once whatever else happens here: an orchestrator that gets no
+//! answer restarts the process. At the cap, connections without a complete request, idle ones, and those that don't
+//! read their response are closed for new ones without delay. The others wait for the API, which serves fewer requests
+//! at once than there are connections.
 
 mod api;
 mod cause;
@@ -42,14 +47,14 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, patch, post, put};
 use http::Request;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -67,13 +72,19 @@ use crate::overrides::Saved;
 use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use guard::Guard;
+use problem::Problem;
 
 use crate::server::{
-    Bound, Crowd, End, NOTHING_AT_ONCE, Passed, Places, Queue, Rules, Unsent, serve as serve_connection,
+    Bound, Crowd, End, Eviction, NOTHING_AT_ONCE, Passed, Places, Queue, Rules, Unsent, serve as serve_connection,
 };
 
 /// How many connections it serves at once.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 128;
+/// How many requests of the API and the status page it serves at once; over it: 503. They may wait for a body, the
+/// keeper or a reload, and must leave connections to liveness, readiness and metrics.
+const MAX_API_REQUESTS: usize = 32;
+/// A request that is complete when its connection is accepted is answered before the connection can be closed.
+const EVICTION: Eviction = Eviction { min_wait: Duration::ZERO, batch: MAX_CONNECTIONS / 8 };
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const RULES: Rules = Rules {
@@ -175,6 +186,8 @@ fn paths() -> String {
 
 /// The endpoints of the tables, and no other.
 fn router(shown: Shown, guard: Guard) -> Router {
+    let requests =
+        ApiRequests { permits: Arc::new(Semaphore::new(MAX_API_REQUESTS)), counter: shown.counter.clone() };
     let routes = |onto: Router<Shown>, table: &[Endpoint]| {
         table.iter().fold(onto, |router, (path, methods)| router.route(path, methods()))
     };
@@ -182,8 +195,11 @@ fn router(shown: Shown, guard: Guard) -> Router {
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(requests.clone(), limit))
         .layer(from_fn_with_state(guard.clone(), guard::guard));
-    let page = routes(Router::new(), &PAGE).layer(from_fn_with_state(guard, guard::guard));
+    let page = routes(Router::new(), &PAGE)
+        .layer(from_fn_with_state(requests, limit))
+        .layer(from_fn_with_state(guard, guard::guard));
     routes(page, &OPEN)
         .nest(API_BASE, api)
         .fallback(unknown)
@@ -195,6 +211,28 @@ fn router(shown: Shown, guard: Guard) -> Router {
             X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
         ))
+}
+
+/// Permits for requests that may take their time.
+#[derive(Clone)]
+struct ApiRequests {
+    permits: Arc<Semaphore>,
+    counter: Counter,
+}
+
+/// Serves a request that may take its time, or rejects it if [`MAX_API_REQUESTS`] are being served.
+async fn limit(
+    State(ApiRequests { permits, counter }): State<ApiRequests>,
+    request: axum::extract::Request,
+    next: Next,
+) -> Response {
+    let Ok(_permit) = permits.try_acquire() else {
+        counter.limited(Limit::AdminRequests);
+        let problem =
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once; retry in a second");
+        return ([(RETRY_AFTER, "1")], problem).into_response();
+    };
+    next.run(request).await
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {
@@ -252,7 +290,7 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let router = router(shown, Guard::new(settings, listener.address));
     let counter = Rc::new(counter);
-    let crowd = Rc::new(Crowd::new(Places::new(MAX_CONNECTIONS)));
+    let crowd = Rc::new(Crowd::with_eviction(Places::new(MAX_CONNECTIONS), EVICTION));
     let spawn = |socket| {
         let (router, counter) = (router.clone(), Rc::clone(&counter));
         let place = crowd.enter();
@@ -274,7 +312,6 @@ pub(crate) async fn serve(
         });
     };
     for queue in listener.queues {
-        // At the cap the longest idle make room, so that nobody's leaked connections hide `/readyz`.
         let accept = async || {
             crowd.room(|| counter.limited(Limit::AdminConnections)).await;
             queue.next().await

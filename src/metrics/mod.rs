@@ -69,6 +69,8 @@ listed! {
         ClientTable,
         /// The admin listener's connections.
         AdminConnections,
+        /// Requests of the API and the status page at once.
+        AdminRequests,
         /// A header of the PROXY protocol that was malformed, or was not there within `header_timeout`.
         ProxyProtocol,
         /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
@@ -93,6 +95,7 @@ impl Limit {
             Self::Evicted => "evicted",
             Self::ClientTable => "client_table",
             Self::AdminConnections => "admin_connections",
+            Self::AdminRequests => "admin_requests",
             Self::ProxyProtocol => "proxy_protocol",
             Self::UntrustedProxy => "untrusted_proxy",
             Self::Handshakes => "handshakes",
