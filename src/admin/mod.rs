@@ -31,6 +31,7 @@ mod healthcheck;
 mod load;
 mod page;
 mod problem;
+mod scrape;
 mod view;
 
 use std::convert::Infallible;
@@ -47,7 +48,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -63,6 +64,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 pub use healthcheck::healthcheck;
+pub use scrape::Scrapes;
 
 use crate::clock::Clock;
 use crate::fleet::{Fleet, Slot};
@@ -75,7 +77,8 @@ use guard::Guard;
 use problem::Problem;
 
 use crate::server::{
-    Bound, Crowd, End, Eviction, NOTHING_AT_ONCE, Passed, Places, Queue, Rules, Unsent, serve as serve_connection,
+    Bound, Crowd, End, Eviction, NOTHING_AT_ONCE, Passed, Places, Queue, Rules, Unsent,
+    serve as serve_connection,
 };
 
 /// How many connections it serves at once.
@@ -84,7 +87,8 @@ const MAX_CONNECTIONS: usize = 128;
 /// keeper or a reload, and must leave connections to liveness, readiness and metrics.
 const MAX_API_REQUESTS: usize = 32;
 /// A request that is complete when its connection is accepted is answered before the connection can be closed.
-const EVICTION: Eviction = Eviction { min_wait: Duration::ZERO, batch: MAX_CONNECTIONS / 8 };
+const EVICTION: Eviction =
+    Eviction { min_wait: Duration::ZERO, batch: MAX_CONNECTIONS / 8, interval: Duration::from_millis(10) };
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const RULES: Rules = Rules {
@@ -129,6 +133,8 @@ impl Readiness {
 pub struct Shown {
     /// Everything `/metrics` shows.
     pub registry: Arc<Registry>,
+    /// The requests of `/metrics`.
+    pub scrapes: Scrapes,
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// Where the current fleet is read.
@@ -155,7 +161,7 @@ type Endpoint = (&'static str, fn() -> MethodRouter<Shown>);
 
 /// What anybody may ask who reaches the listener.
 const OPEN: [Endpoint; 3] =
-    [("/metrics", || get(metrics)), ("/healthz", || get("alive\n")), ("/readyz", || get(readyz))];
+    [("/metrics", || get(scrape::metrics)), ("/healthz", || get("alive\n")), ("/readyz", || get(readyz))];
 
 /// The status page, which the guard stands before too: who may not read the API may not read this.
 const PAGE: [Endpoint; 2] = [("/", || get(page::page)), ("/assets/{file}", || get(page::asset))];
@@ -233,16 +239,6 @@ async fn limit(
         return ([(RETRY_AFTER, "1")], problem).into_response();
     };
     next.run(request).await
-}
-
-async fn metrics(State(shown): State<Shown>) -> Response {
-    match shown.registry.text() {
-        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics can't be shown");
-            (StatusCode::INTERNAL_SERVER_ERROR, "metrics can't be shown; see the log\n").into_response()
-        }
-    }
 }
 
 async fn readyz(State(shown): State<Shown>) -> Response {

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{Readiness, Shown};
+use crate::admin::{Readiness, Scrapes, Shown};
 use crate::clients::Clients;
 use crate::compare::Comparer;
 use crate::health::{Entry, Prober};
@@ -121,6 +121,7 @@ pub async fn run(
             saved,
             handing_over: Arc::clone(&busy),
             registry: Arc::new(registry),
+            scrapes: Scrapes::default(),
             readiness: readiness.clone(),
             fleet: Arc::clone(&fleet),
             clock: keeper.clock(),

@@ -68,15 +68,20 @@ pub(crate) struct Eviction {
     pub(crate) min_wait: Duration,
     /// How many are closed at a time. Finding them costs O(connections).
     pub(crate) batch: usize,
+    /// How often a worker that waits for room looks for connections to close: more may wait by then, or another worker
+    /// may have closed some.
+    pub(crate) interval: Duration,
 }
 
 impl Eviction {
     /// For clients: a connection that has just been accepted has time to send its request.
-    const CLIENTS: Self = Self { min_wait: Duration::from_millis(250), batch: 64 };
+    const CLIENTS: Self =
+        Self { min_wait: Duration::from_millis(250), batch: 64, interval: Duration::from_millis(250) };
 }
 
-/// How often a worker that waits for room looks for connections to close: another worker may have them.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often other tasks are run before a worker waits for room: connections that were accepted just now read what has
+/// come, and can be closed only after that.
+const YIELDS: u32 = 8;
 /// How many of a worker's connections keep what they are served with while they wait for the next request: some 3 MB.
 /// Where there are more, they give it back at once, for what was taken at a peak is not given back to the system.
 const AWAKE: usize = 256;
@@ -144,10 +149,14 @@ impl Crowd {
             return;
         }
         full();
+        let mut yields = 0;
         while self.places.are_none() {
-            self.evict();
-            // It may be another worker that can make room, or that is told of it.
-            let _ = tokio::time::timeout(LOOK_AGAIN, self.places.freed.notified()).await;
+            if self.evict() == 0 && yields < YIELDS {
+                yields += 1;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let _ = tokio::time::timeout(self.eviction.interval, self.places.freed.notified()).await;
         }
     }
 
@@ -166,9 +175,9 @@ impl Crowd {
         Taken(seat)
     }
 
-    /// Closes the connections that have waited longest, of those that have waited for long enough. O(connections).
-    fn evict(&self) {
-        let Eviction { min_wait, batch } = self.eviction;
+    /// Closes the connections that have waited longest, of those that have waited for long enough, and returns how many. O(connections).
+    fn evict(&self) -> usize {
+        let Eviction { min_wait, batch, .. } = self.eviction;
         let seats = self.seats.borrow();
         let mut idle: Vec<(Instant, &Rc<Seat>)> = seats
             .iter()
@@ -180,9 +189,10 @@ impl Crowd {
             idle.select_nth_unstable_by_key(batch, |(since, _)| *since);
             idle.truncate(batch);
         }
-        for (_, seat) in idle {
+        for (_, seat) in &idle {
             seat.evict();
         }
+        idle.len()
     }
 
     /// Closes those who have been idle for too long, now that there are so many. To be called now and then;

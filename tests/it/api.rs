@@ -146,24 +146,50 @@ fn a_wrong_change_is_told_what_it_takes() {
 fn a_web_page_can_t_drive_it() {
     let signpost = Signpost::with_settings(THREE);
     let change = "{\"admin\":\"maintenance\"}";
-    let own = format!("http://{}", signpost.admin);
+    let (own, own_by_tls) = (format!("http://{}", signpost.admin), format!("https://{}", signpost.admin));
     for (headers, status) in [
         (&[("Sec-Fetch-Site", "cross-site")][..], 403),
         (&[("Sec-Fetch-Site", "same-site")], 403),
         (&[("Origin", "https://evil.example")], 403),
         (&[("Origin", "null")], 403),
+        (&[("Origin", &own_by_tls)], 403),
+        (&[("Origin", &own_by_tls), ("Sec-Fetch-Site", "none")], 403),
+        (&[("Origin", &own_by_tls), ("Sec-Fetch-Site", "cross-site")], 403),
+        (&[("Origin", &format!("ftp://{}", signpost.admin)), ("Sec-Fetch-Site", "same-origin")], 403),
+        (&[("Origin", &signpost.admin.to_string())], 403),
+        (&[("Origin", &own), ("Origin", &own)], 400),
+        (&[("Origin", &own), ("Origin", "https://evil.example")], 400),
+        (&[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")], 400),
+        (&[("Content-Type", "application/json"), ("Content-Type", "text/plain")], 400),
+        (&[("Host", "localhost"), ("Host", "localhost")], 400),
+        (&[("Authorization", "Bearer a"), ("Authorization", "Bearer a")], 400),
         (&[("Content-Type", "text/plain")], 415),
         (&[("Content-Type", "application/x-www-form-urlencoded")], 415),
         (&[("Host", "evil.example")], 403),
         (&[("Host", "evil.example:9090")], 403),
         (&[("Host", "a b")], 400),
+        (&[("Origin", &own)], 200),
+        (&[("Origin", &own.to_uppercase())], 200),
         (&[("Origin", &own), ("Sec-Fetch-Site", "same-origin")], 200),
+        // By way of a proxy that adds TLS: the browser has compared the schemes.
+        (&[("Origin", &own_by_tls), ("Sec-Fetch-Site", "same-origin")], 200),
         (&[("Host", "localhost:1")], 200),
         (&[("Host", "[::1]:1")], 200),
     ] {
         let answer = send(&signpost, "PATCH", "/api/v1/pools/p/backends/a", headers, change);
         assert_eq!(answer.status, status, "{headers:?}: {answer:?}");
         assert_eq!(answer.header("access-control-allow-origin"), None);
+    }
+    // Reading, too, with one value of each field that access depends on.
+    for name in ["Host", "Origin", "Authorization", "Sec-Fetch-Site"] {
+        for path in ["/api/v1/pools", "/api/v1/nothing", "/"] {
+            let twice = [(name, "localhost"), (name, "localhost")];
+            assert_eq!(send(&signpost, "GET", path, &twice, "").status, 400, "{name} {path}");
+        }
+        for path in ["/metrics", "/healthz", "/readyz"] {
+            let twice = [(name, "prometheus.internal"), (name, "prometheus.internal")];
+            assert_eq!(send(&signpost, "GET", path, &twice, "").status, 200, "{name} {path}");
+        }
     }
     // By a name that was made to lead here, a page could read what it asks for.
     assert_eq!(send(&signpost, "GET", "/api/v1/pools", &[("Host", "evil.example")], "").status, 403);
@@ -193,6 +219,10 @@ fn a_token_is_asked_for_where_one_is_set() {
     assert_eq!(with(&[("Authorization", &right)]).status, 200);
     assert_eq!(with(&[("Authorization", &lower), ("Host", "ops.example")]).status, 200);
     assert_eq!(with(&[("Authorization", &right), ("Origin", "https://evil.example")]).status, 403);
+    for twice in [[&*right, &*right], [&right, "Bearer x"], ["Bearer x", &right]] {
+        let twice = twice.map(|value| ("Authorization", value));
+        assert_eq!(with(&twice).status, 400, "{twice:?}");
+    }
     assert_eq!(send(&signpost, "GET", "/api/v1/pools", &[], "").status, 200, "reading needs none");
     assert!(!signpost.log().contains(TOKEN));
 }

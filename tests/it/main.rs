@@ -40,6 +40,7 @@ mod metrics;
 mod prometheus;
 mod access_log;
 mod api;
+mod admin_port;
 mod openapi;
 mod page;
 mod explain;

@@ -59,7 +59,9 @@ fn a_parked_connection_is_told_when_it_is_over() {
 
 #[test]
 fn a_parked_connection_makes_room() {
-    let signpost = Signpost::with_settings(&format!("{POOL}[server.limits]\nmax_connections = 10"));
+    // A worker that has room for its own closes no connections of another one.
+    let limits = "[server]\nworkers = 1\n[server.limits]\nmax_connections = 10";
+    let signpost = Signpost::with_settings(&format!("{POOL}{limits}"));
     let mut parked: Vec<_> = (0..7).map(|_| signpost.connect()).collect();
     for connection in &mut parked {
         assert_eq!(connection.request("GET", "/", &[]).status, 302);
