@@ -88,7 +88,7 @@ fn a_listener_that_cannot_be_had_changes_nothing() {
         "the other change is not in effect either"
     );
     assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 0.0);
-    signpost.wait_for_log("Address already in use");
+    signpost.wait_for_log("the address is in use");
     reload(&signpost, file.path(), &settings(&[first], admin, ""), "success");
     assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 1.0);
 }
