@@ -3,8 +3,8 @@
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use super::address::Listen;
 use super::reader::{self, Notes, Section};
-use super::values::Listen;
 
 /// A traffic listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -61,7 +61,7 @@ impl Load {
     }
 }
 
-/// Notes reports that could never come, and warns of settings that say nothing.
+/// Notes reports that could never come, and warns of settings that have no effect.
 pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<String>) {
     let key = |name: &str| format!("pools.{}.load.{name}", pool.name.as_str());
     let problem = |name: &str, text: String| notes.problem(&key(name), text);
@@ -102,7 +102,7 @@ pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<
         ("agent_port", load.agent_port != usual.agent_port && source != LoadSource::Agent),
     ];
     for (name, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
-        warnings.push(format!("{} says nothing while load.source is \"{}\"", key(name), source.word()));
+        warnings.push(format!("{} has no effect while load.source is \"{}\"", key(name), source.word()));
     }
 }
 

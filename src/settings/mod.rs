@@ -2,6 +2,7 @@
 //!
 //! [`Settings::load`] is the one way in. What it returns is valid: the code behind it checks nothing again.
 
+mod address;
 mod balance;
 mod health;
 mod layers;
@@ -14,14 +15,17 @@ mod probe_http;
 mod reader;
 mod rules;
 mod tls;
+mod unused;
 mod url;
 mod values;
+mod variables;
 
 use std::path::PathBuf;
 
 use config::Value;
 use serde::Serialize;
 
+pub use address::{Listen, Network};
 pub use balance::{Bound, First, Hash, Rate};
 pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses, Streak};
 pub use layers::{Flags, Layers};
@@ -37,12 +41,12 @@ pub use reader::Problem;
 pub use tls::{Certificate, Tls};
 pub use url::{BackendUrl, WeightedUrl};
 pub use values::{
-    ForwardedBy, HeaderCount, Leaf, Listen, LogFormat, LogLevel, Network, ProbeCount, RedirectStatus,
-    SameSite, Secret, SecureAttribute, Share, Size, Span, Workers,
+    ForwardedBy, HeaderCount, Leaf, LogFormat, LogLevel, ProbeCount, RedirectStatus, SameSite, Secret,
+    SecureAttribute, Share, Size, Span, Workers,
 };
 
+use address::AdminListen;
 use reader::{Notes, Section};
-use values::AdminListen;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -154,7 +158,7 @@ impl Settings {
         let merged = layers.merge()?;
         let notes = Notes::new(&layers.files);
         let settings = read(Section::root(merged, &notes));
-        let mut warnings = layers.unread_variables();
+        let mut warnings = variables::unread(&layers.environment);
         warnings.extend(rules::check(&settings, &notes));
         match notes.into_problems() {
             problems if problems.is_empty() => Ok(Loaded { settings, warnings }),

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Serialize, Serializer};
 
-use super::values::{Leaf, bracketed, serialize_as_string};
+use super::address::bracketed;
+use super::values::{Leaf, serialize_as_string};
 use crate::fleet::{Dots, Host, dots};
 
 serialize_as_string!(HostPattern, PathPrefix, Origin);

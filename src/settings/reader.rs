@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use config::{Value, ValueKind};
 
-use super::layers::{DEFAULT_POOL, VARIABLE, variable_of};
 use super::values::Leaf;
+use super::variables::{self, DEFAULT_POOL, VARIABLE};
 use super::{known_keys, nearest};
 
 /// One thing that is wrong with the settings.
@@ -322,7 +322,7 @@ impl<'a> Section<'a> {
         let pool = own_pool.unwrap_or(if is_variable { DEFAULT_POOL } else { "NAME" });
         let place = place.replacen("pools.NAME.", &format!("pools.{pool}."), 1);
         Some(match is_variable {
-            true => variable_of(&place),
+            true => variables::of_key(&place),
             false => place,
         })
     }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 
-use super::layers::{DEFAULT_POOL, VARIABLE};
+use super::address::Listen;
 use super::names::{HostPattern, Origin};
 use super::reader::Notes;
 use super::url::BackendUrl;
-use super::values::{Leaf, Listen, SameSite, SecureAttribute};
-use super::{Cors, Health, Load, Pin, Pool, ProbeKind, Settings};
-use crate::fleet::HashKey;
+use super::values::{Leaf, SameSite, SecureAttribute};
+use super::variables::{DEFAULT_POOL, VARIABLE};
+use super::{Cors, Pin, Pool, Settings};
 use crate::strategy;
 
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
@@ -26,10 +26,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     }
     super::tls::check(&server.tls, notes, &mut warnings);
     listeners_differ(settings, notes);
-    tls_alone(settings, &mut warnings);
-    if !settings.log.access && !settings.log.access_headers.is_empty() {
-        warnings.push("log.access_headers has no effect: log.access is false".to_owned());
-    }
+    super::unused::check(settings, &mut warnings);
     proxies_are_named(settings, notes);
     tokens(settings, notes);
     state_file(settings, notes);
@@ -47,20 +44,22 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
             loops(pool, settings, notes, &mut warnings);
             warnings.extend(downgrade(pool, settings));
         }
-        probes(pool, &mut warnings);
+        if pool.health.is_on()
+            && !pool.backends.is_empty()
+            && pool.backends.iter().all(|backend| backend.backup)
+        {
+            warnings.push(format!("{} are all backups: there is no primary", key(pool, "backends")));
+        }
         strategies(pool, notes);
-        match &pool.load {
-            Some(load) => super::load::check(pool, load, notes, &mut warnings),
-            None => warnings.extend(nothing_to_go_by(pool)),
+        if let Some(load) = &pool.load {
+            super::load::check(pool, load, notes, &mut warnings);
         }
         caching(pool, notes);
-        unused(pool, &mut warnings);
         if let Some(pin) = &pool.pin {
             pins(pool, pin, notes, &mut warnings);
         }
         if let Some(cors) = &pool.cors {
             cross_origin(pool, cors, notes);
-            warnings.extend(never_asked_for(pool, cors));
         }
     }
     routes(&settings.pools, notes);
@@ -68,7 +67,7 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     warnings
 }
 
-fn key(pool: &Pool, rest: &str) -> String {
+pub(super) fn key(pool: &Pool, rest: &str) -> String {
     format!("pools.{}.{rest}", pool.name.as_str())
 }
 
@@ -240,20 +239,6 @@ fn caching(pool: &Pool, notes: &Notes) {
     notes.problem(&key(pool, "cache_max_age"), text);
 }
 
-/// Settings of a strategy that the pool does not have.
-fn unused(pool: &Pool, warnings: &mut Vec<String>) {
-    let has = |kind| pool.strategies().any(|known| known == kind);
-    let (hashes, fills) = (has(strategy::Kind::ConsistentHash), has(strategy::Kind::First));
-    let unused = [
-        ("hash.key", "consistent_hash", !hashes && pool.hash.key != HashKey::Client),
-        ("hash.bound", "consistent_hash", !hashes && pool.hash.bound.0 > 0.0),
-        ("first.max_utilisation", "first", !fills && pool.first.max_utilisation.0 != 0.8),
-    ];
-    for (name, strategy, _) in unused.into_iter().filter(|(_, _, is_unused)| *is_unused) {
-        warnings.push(format!("{} says nothing: {strategy} is no strategy of the pool", key(pool, name)));
-    }
-}
-
 /// The most backends of one pool: with weights up to 256 every table still counts in 32 bits.
 const MAX_BACKENDS: usize = 65_536;
 
@@ -347,26 +332,6 @@ fn come_by_https(pool: &Pool, settings: &Settings) -> Option<&'static str> {
     }
 }
 
-/// Settings of TLS that do nothing where TLS is not spoken.
-fn tls_alone(settings: &Settings, warnings: &mut Vec<String>) {
-    let tls = &settings.server.tls;
-    if !tls.listen.is_empty() {
-        return;
-    }
-    if !tls.upgrade_listen.is_empty() {
-        warnings.push(format!(
-            "server.tls.upgrade_listen sends visitors to https on port {}, and there is no server.tls.listen: \
-             something else must serve them there",
-            tls.upgrade_port
-        ));
-    }
-    if !tls.hsts.0.is_zero() {
-        warnings.push(
-            "server.tls.hsts says nothing: it is sent over TLS, and there is no server.tls.listen".to_owned(),
-        );
-    }
-}
-
 fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
     if pin.same_site == SameSite::None && pin.secure == SecureAttribute::Auto {
         warnings.push(format!(
@@ -435,54 +400,6 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
     }
 }
 
-/// A pool that goes by the load, and is told none.
-fn nothing_to_go_by(pool: &Pool) -> Option<String> {
-    let name = pool.name.as_str();
-    pool.strategies().any(|kind| kind == strategy::Kind::LeastLoad).then(|| {
-        format!(
-            "pools.{name} has least_load among its strategies and no [pools.{name}.load]: nobody tells a load, so that \
-             each backend has its turn as in round_robin"
-        )
-    })
-}
-
-/// Settings of probes that do nothing where they stand.
-fn probes(pool: &Pool, warnings: &mut Vec<String>) {
-    let (health, usual) = (&pool.health, Health::default());
-    // At the pace of probes, and with their patience.
-    let asked = pool.load.as_ref().is_some_and(Load::asks_agents);
-    let (is_http, is_on) = (health.kind == ProbeKind::Http, health.is_on());
-    let probed = pool.backends.iter().map(|backend| backend.probe_url.as_ref().unwrap_or(&backend.url));
-    let by_tls = is_on && probed.into_iter().any(BackendUrl::is_https);
-    // Whether each is set, and whether it has an effect.
-    let settings = [
-        ("path", health.path != usual.path, is_http),
-        ("method", health.method != usual.method, is_http),
-        ("expect", health.expect != usual.expect, is_http),
-        ("host", health.host.is_some(), is_http || by_tls),
-        ("verify", health.verify != usual.verify, by_tls),
-        ("ca_file", health.ca_file.is_some(), by_tls && health.verify),
-        ("interval", health.interval != usual.interval, is_on || asked),
-        ("timeout", health.timeout != usual.timeout, is_on || asked),
-        ("fast_interval", health.fast_interval != usual.fast_interval, is_on),
-        ("rise", health.rise != usual.rise, is_on),
-        ("fall", health.fall != usual.fall, is_on),
-        ("flap_backoff", health.flap_backoff != usual.flap_backoff, is_on),
-        ("startup_timeout", health.startup_timeout != usual.startup_timeout, is_on),
-    ];
-    for (name, ..) in settings.into_iter().filter(|(_, is_set, has_effect)| *is_set && !has_effect) {
-        let why = match name {
-            "ca_file" if by_tls => "health.verify is false".to_owned(),
-            "host" | "verify" | "ca_file" if is_on => "no backend is probed over TLS".to_owned(),
-            _ => format!("health.kind is \"{}\"", health.kind.word()),
-        };
-        warnings.push(format!("pools.{}.health.{name} has no effect, because {why}", pool.name.as_str()));
-    }
-    if health.is_on() && pool.backends.iter().all(|backend| backend.backup) && !pool.backends.is_empty() {
-        warnings.push(format!("pools.{}.backends are all backups: there is no primary", pool.name.as_str()));
-    }
-}
-
 fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
     if cors.origins.is_empty() && !notes.is_wrong(&key(pool, "cors")) {
         notes.problem(
@@ -509,42 +426,6 @@ fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
             );
         }
     }
-}
-
-/// Returns a warning about headers that no script can set, so that no preflight asks for them (Fetch, "forbidden
-/// request-header").
-fn never_asked_for(pool: &Pool, cors: &Cors) -> Option<String> {
-    const FORBIDDEN: [&str; 20] = [
-        "accept-charset",
-        "accept-encoding",
-        "access-control-request-headers",
-        "access-control-request-method",
-        "connection",
-        "content-length",
-        "cookie",
-        "cookie2",
-        "date",
-        "dnt",
-        "expect",
-        "host",
-        "keep-alive",
-        "origin",
-        "referer",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-    ];
-    let is_forbidden = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        FORBIDDEN.contains(&&*name) || name.starts_with("sec-") || name.starts_with("proxy-")
-    };
-    let named: Vec<_> =
-        cors.headers.iter().map(|name| name.0.as_str()).filter(|name| is_forbidden(name)).collect();
-    let key = key(pool, "cors.headers");
-    (!named.is_empty())
-        .then(|| format!("{key}: {} has no effect, because scripts cannot set it", named.join(", ")))
 }
 
 /// No two pools may claim the same host and prefix.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
+use super::address::bracketed;
 use super::names;
-use super::values::{Leaf, bracketed};
+use super::values::Leaf;
 use crate::fleet::{Dots, Weight, dots};
 
 /// Where a backend is: `http` or `https`, an authority, and at most a path.

@@ -218,3 +218,39 @@ fn a_predecessor_serves_on_if_its_successor_has_too_few_descriptors() {
     }
     assert!(failed > 5, "{failed}");
 }
+
+/// Whatever a successor lacks, it says so and the predecessor serves on.
+#[test]
+fn a_predecessor_serves_on_if_its_successor_lacks_something() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = crate::certificates::Site::write(dir.path(), "site", &["a.test"]);
+    std::fs::write(&site.key, "no key").unwrap();
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap();
+    let mut old = Signpost::start(&BACKEND);
+    let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
+    let tls = format!("[server.tls]\nlisten = ['127.0.0.1:0']\ncertificates = [{}]\n", site.toml());
+    let pool = "[pools.p]\nbackends = ['http://127.0.0.1:9001']\n";
+    for (text, variable, code, lacks) in [
+        (format!("{tls}{pool}"), ("X", ""), 2, "holds no private key"),
+        (format!("{pool}[pools.p.pin]\nsecrets_file = 'nowhere'\n"), ("X", ""), 2, "can't be read"),
+        (format!("{pool}[server.limits]\nmax_connections = 4000000000\n"), ("X", ""), 1, "max_connections"),
+        (
+            format!("{pool}[server.tls]\nupgrade_listen = ['{taken}']\n"),
+            ("X", ""),
+            1,
+            "the address is in use",
+        ),
+        (pool.to_owned(), ("NOTIFY_SOCKET", "run/notify"), 1, "NOTIFY_SOCKET"),
+    ] {
+        let file = settings_file(&text);
+        let args =
+            ["-s", file.path().to_str().unwrap(), "--listen", &traffic, "--admin", &admin, "--takeover"];
+        let output = command(args).env(variable.0, variable.1).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}{said}");
+        assert!(said.contains(lacks) && !said.contains("panicked"), "{text}{said}");
+        assert!(!old.has_ended());
+        assert_eq!((old.get("/").status, old.admin_get("/readyz").status), (302, 200), "{text}");
+    }
+}

@@ -550,13 +550,13 @@ fn a_way_from_https_to_http_is_a_warning() {
 #[test]
 fn settings_of_load_that_say_nothing_are_a_warning() {
     for (toml, says) in [
-        ("strategy = 'least_load'", Some("nobody tells a load")),
-        ("shadow = ['least_load']", Some("nobody tells a load")),
+        ("strategy = 'least_load'", Some("without load reports it picks as round_robin does")),
+        ("shadow = ['least_load']", Some("without load reports it picks as round_robin does")),
         ("strategy = 'least_load'\nload = {}", None),
-        ("load = { field = '/x' }", Some("pools.a.load.field says nothing while load.source is \"push\"")),
+        ("load = { field = '/x' }", Some("pools.a.load.field has no effect while load.source is \"push\"")),
         (
             "load = { source = 'agent', agent_port = 1, unit = 'sessions' }",
-            Some("pools.a.load.unit says nothing while load.source is \"agent\""),
+            Some("pools.a.load.unit has no effect while load.source is \"agent\""),
         ),
         ("health = { kind = 'none', interval = '1s' }\nload = {}", Some("pools.a.health.interval")),
         ("health = { kind = 'none', interval = '1s' }\nload = { source = 'agent', agent_port = 1 }", None),
