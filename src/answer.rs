@@ -13,13 +13,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::Full;
 
+use crate::accept::prefers_html;
 use crate::fleet::{Caching, Cors, Pins, Roster};
 use crate::key;
 use crate::outcome::{Choice, Refusal};
 use crate::pin;
 use crate::visit::{Came, PathAndQuery, Visit};
 
-/// A response of ours: empty, or one line of text.
+/// A response of ours: empty, one line of text, or a page.
 pub type Answer = Response<Full<Bytes>>;
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -28,7 +29,9 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PAT
 /// The one field of ours that a script may not read by itself (Fetch, CORS-safelisted response-header name).
 const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
+const VARY_ACCEPT: HeaderValue = HeaderValue::from_static("accept");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 const VARY_PREFLIGHT: HeaderValue =
     HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers");
@@ -176,14 +179,26 @@ pub fn options(roster: Option<&Roster>, request: &HeaderMap) -> Answer {
     answer
 }
 
-/// The response to a rejected request; `roster` is the pool that the request is for, if one is known. `spread` is any
+/// The response to a rejected request; `roster` is the pool that the request is for, if one is known. A client that
+/// prefers HTML gets the `page` of the status, if there is one, others a line of text. `spread` is any
 /// number: it spreads `Retry-After` over 2 to 8 seconds, so that clients that were rejected together do not return
 /// together.
-pub fn refuse(refusal: Refusal, roster: Option<&Roster>, request: &HeaderMap, spread: u32) -> Answer {
+pub fn refuse(
+    refusal: Refusal,
+    roster: Option<&Roster>,
+    page: Option<&Bytes>,
+    request: &HeaderMap,
+    spread: u32,
+) -> Answer {
     let mut answer = empty(refusal.status());
-    *answer.body_mut() = Full::new(Bytes::from_static(refusal.text().as_bytes()));
+    let html = page.filter(|_| prefers_html(request));
+    let text = || Bytes::from_static(refusal.text().as_bytes());
+    *answer.body_mut() = Full::new(html.cloned().unwrap_or_else(text));
     let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, PLAIN);
+    headers.insert(CONTENT_TYPE, if html.is_some() { HTML } else { PLAIN });
+    if page.is_some() {
+        headers.insert(VARY, VARY_ACCEPT);
+    }
     match refusal {
         Refusal::MethodNotAllowed => {
             headers.insert(ALLOW, METHODS);

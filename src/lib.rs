@@ -24,6 +24,7 @@ pub mod clients;
 pub mod pin;
 pub mod outcome;
 pub mod answer;
+pub mod accept;
 pub mod access_log;
 
 // The pure core.

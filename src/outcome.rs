@@ -106,7 +106,14 @@ impl Refusal {
 
     /// Whether the request can be routed to a pool although it was rejected before it was.
     pub const fn may_have_pool(self) -> bool {
-        matches!(self, Self::RateLimited | Self::TargetTooLong | Self::HeadTooLarge | Self::MethodNotAllowed)
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::TargetTooLong
+                | Self::HeadTooLarge
+                | Self::MethodNotAllowed
+                | Self::PlainHttp
+        )
     }
 
     /// Its name in metrics and logs.
@@ -159,6 +166,20 @@ impl From<NoRoute> for Refusal {
         match no_route {
             NoRoute::Host => Self::HostUnknown,
             NoRoute::Path => Self::PathUnknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::ErrorPages;
+
+    #[test]
+    fn every_rejection_may_have_a_page() {
+        // The connection sends this one, before there is a request.
+        for refusal in Refusal::ALL.iter().filter(|refusal| **refusal != Refusal::Http2InTheClear) {
+            assert!(ErrorPages::STATUSES.contains(&refusal.status()), "{refusal:?}");
         }
     }
 }

@@ -190,19 +190,27 @@ impl Reloader {
         for (what, _) in at_next_start.iter().filter(|(_, changed)| *changed) {
             tracing::warn!("{what} has changed, which takes effect at the next start");
         }
-        if (&settings.server, &settings.admin) != (&self.current.server, &self.current.admin) {
+        // Pages are published with the pools: other pages need no other listeners.
+        let mut current = self.current.server.clone();
+        current.error_pages.clone_from(&settings.server.error_pages);
+        if (&settings.server, &settings.admin) != (&current, &self.current.admin) {
             let (answer, served) = oneshot::channel();
             let asked = NewFront { settings: settings.clone(), answer };
             self.told.fronts.send(asked).await.map_err(|_| lost())?;
             served.await.map_err(|_| lost())??;
-            self.current.server = settings.server;
+            self.current.server = settings.server.clone();
             self.current.admin = settings.admin;
         }
         let (published, done) = oneshot::channel();
-        let event = Event::Pools { pools: settings.pools.clone(), published };
+        let event = Event::Pools {
+            pools: settings.pools.clone(),
+            error_pages: settings.server.error_pages.clone(),
+            published,
+        };
         self.told.events.send(event).await.map_err(|_| lost())?;
         done.await.map_err(|_| lost())?;
         self.current.pools = settings.pools;
+        self.current.server.error_pages = settings.server.error_pages;
         Ok(())
     }
 
@@ -216,7 +224,9 @@ impl Reloader {
         let pools = &self.current.pools;
         let secrets = pools.iter().filter_map(|pool| pool.pin.as_ref()?.secrets_file.clone());
         let roots = pools.iter().filter_map(|pool| pool.health.ca_file.clone());
-        let files = self.layers.files.iter().cloned().chain(secrets).chain(roots);
+        let pages = pools.iter().map(|pool| &pool.error_pages).chain([&self.current.server.error_pages]);
+        let pages = pages.flatten().map(|page| page.file.clone());
+        let files = self.layers.files.iter().cloned().chain(secrets).chain(roots).chain(pages);
         let files: Vec<PathBuf> = files
             .chain(self.current.admin.token_file.clone())
             .chain(self.current.admin.load_token_file.clone())

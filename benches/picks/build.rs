@@ -93,7 +93,10 @@ fn keeper(table: &mut Table, kind: Kind) {
             };
             changed.push(published(&events, event).await);
             let pools = load(round).pools;
-            reloaded.push(published(&events, |published| Event::Pools { pools, published }).await);
+            reloaded.push(
+                published(&events, |published| Event::Pools { pools, error_pages: Vec::new(), published })
+                    .await,
+            );
         }
         table.row(&format!("{}, a weight changed, event to published", kind.name()), "ms", &changed, BOUND);
         table.row(&format!("{}, settings changed, event to published", kind.name()), "ms", &reloaded, BOUND);

@@ -6,7 +6,9 @@ use std::time::Duration;
 use ::http::StatusCode;
 use signpost::clock::Moment;
 use signpost::estimate::{Claim, Learner, Loads, Report};
-use signpost::fleet::{Arm, Backend, LastCheck, Pool, Ramp, Roles, Roster, Slot, Standing, Weight};
+use signpost::fleet::{
+    Arm, Backend, ErrorPages, LastCheck, Pool, Ramp, Roles, Roster, Slot, Standing, Weight,
+};
 use signpost::strategy::{Kind, Memory, Meters, Rules};
 
 /// How many backends there are, and how their weights are spread.
@@ -62,6 +64,7 @@ impl Shape {
             status_other: StatusCode::TEMPORARY_REDIRECT,
             pins: None,
             cors: None,
+            error_pages: ErrorPages::default(),
             has_base_path: false,
             is_probed: false,
             reports_expire: None,

@@ -177,6 +177,7 @@ pub fn settings(data: &[u8]) {
         })
         // Files are not this target's; it would read the machine's.
         .filter(|(key, _)| !key.to_string_lossy().ends_with("_FILE"))
+        .filter(|(key, _)| !key.to_string_lossy().contains("ERROR_PAGES"))
         .collect();
     let flags = Flags { backends: vec![BASE.to_owned()], ..Flags::default() };
     match Settings::load(&Layers { environment, flags, ..Layers::default() }) {

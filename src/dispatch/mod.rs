@@ -146,7 +146,10 @@ fn answer<B>(
             seen.roster = roster_of(fleet, &request);
         }
         let spread = worker.rng.borrow_mut().next_u32();
-        answer::refuse(refusal, seen.roster, request.headers(), spread)
+        let status = refusal.status();
+        let of_pool = seen.roster.and_then(|roster| roster.error_pages.get(status));
+        let page = of_pool.or_else(|| fleet.error_pages.get(status));
+        answer::refuse(refusal, seen.roster, page, request.headers(), spread)
     });
 
     worker.counter.response(answer.status());
@@ -279,7 +282,7 @@ impl Worker {
         let status = refusal.status();
         self.counter.refusal(refusal);
         self.counter.response(status);
-        (answer::refuse(refusal, None, &HeaderMap::new(), 0), self.begin_line_unreadable(refusal, came))
+        (answer::refuse(refusal, None, None, &HeaderMap::new(), 0), self.begin_line_unreadable(refusal, came))
     }
 
     fn begin_line_unreadable(&self, refusal: Refusal, came: Came) -> OpenLine {
@@ -326,8 +329,8 @@ mod tests {
 
     use super::*;
     use crate::fleet::{
-        AllowedOrigin, Arm, Backend, Cookie, Cors, HostMatch, LastCheck, Pins, Pool, Roles, Route, Routes,
-        Slot, Standing, Weight,
+        AllowedOrigin, Arm, Backend, Cookie, Cors, ErrorPages, HostMatch, LastCheck, Pins, Pool, Roles,
+        Route, Routes, Slot, Standing, Weight,
     };
     use crate::forwarded::Field;
     use crate::strategy::{Kind, Memory, Meters, Rules};
@@ -365,6 +368,7 @@ mod tests {
             status_other: StatusCode::TEMPORARY_REDIRECT,
             pins: None,
             cors: None,
+            error_pages: ErrorPages::default(),
             has_base_path: false,
             is_probed: false,
             reports_expire: None,
@@ -382,7 +386,8 @@ mod tests {
             Arc::default(),
         );
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
-        let fleet = Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into() };
+        let fleet =
+            Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into(), error_pages: Arc::default() };
         let policy = Policy {
             max_target: 8192,
             max_headers: 100,

@@ -7,6 +7,7 @@ mod arms;
 mod backend;
 mod check;
 mod cors;
+mod error_pages;
 mod host;
 mod key;
 mod pins;
@@ -21,6 +22,7 @@ pub use arms::{Active, Arm, Portion, Role, Roles};
 pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
 pub use check::{Check, CheckResult, LastCheck, Progress, Reason};
 pub use cors::{AllowedOrigin, Cors};
+pub use error_pages::ErrorPages;
 pub use host::Host;
 pub use key::{Caching, HashKey};
 pub use pins::{CLOCK_SKEW, Cookie, MAC_BYTES, Pins, Tag};
@@ -35,6 +37,8 @@ pub struct Fleet {
     pub routes: Arc<Routes>,
     /// Every pool, in order of their names; routes point into it.
     pub pools: Box<[Arc<Pool>]>,
+    /// The pages of errors, where a pool has none of its own.
+    pub error_pages: Arc<ErrorPages>,
 }
 
 impl Fleet {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{
-    Active, Admin, Arm, Backend, Caching, Cors, Excluded, HashKey, Health, Percent, Pins, Ramp, Role, Roles,
-    Slot, Standing, room::Room,
+    Active, Admin, Arm, Backend, Caching, Cors, ErrorPages, Excluded, HashKey, Health, Percent, Pins, Ramp,
+    Role, Roles, Slot, Standing, room::Room,
 };
 use crate::clock::Moment;
 use crate::estimate::{Load, OwnShare};
@@ -72,6 +72,8 @@ pub struct Roster {
     pub pins: Option<Pins>,
     /// The answer to other origins, where there is one.
     pub cors: Option<Cors>,
+    /// The pages of its errors.
+    pub error_pages: ErrorPages,
     /// Whether some base URL has a path, so that dot segments could leave it.
     pub has_base_path: bool,
     /// Whether its backends are probed.

@@ -12,8 +12,8 @@ use super::vitals::Vitals;
 use crate::clock::{Clock, Moment};
 use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
-    Admin, AllowedOrigin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, HostMatch, LastCheck, Pins, Pool,
-    Role, Roles, Roster, Route, Routes, Standing, Weight,
+    Admin, AllowedOrigin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, ErrorPages, HostMatch, LastCheck,
+    Pins, Pool, Role, Roles, Roster, Route, Routes, Standing, Weight,
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute};
@@ -187,6 +187,7 @@ impl Lasting {
             status: pool.status.code(),
             status_other: pool.status_other.code(),
             pins: pool.pin.as_ref().map(|pin| build_pins(pool, pin, &self.random_key)),
+            error_pages: error_pages(&pool.error_pages),
             cors: pool.cors.as_ref().map(build_cors),
             has_base_path: pool.backends.iter().any(|backend| backend.url.has_path()),
             is_probed: pool.health.is_on(),
@@ -335,6 +336,10 @@ fn cookie(pin: &settings::Pin) -> Cookie {
         attributes: attributes.into(),
         attributes_tls: attributes_tls.into(),
     }
+}
+
+pub(super) fn error_pages(pages: &[settings::ErrorPage]) -> ErrorPages {
+    ErrorPages::new(pages.iter().map(|page| (page.status, page.html.clone())))
 }
 
 fn build_cors(cors: &settings::Cors) -> Cors {

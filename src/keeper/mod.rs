@@ -20,11 +20,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::estimate::Report;
-use crate::fleet::{Admin, Check, Fleet, Health, Routes, Slot, Weight};
+use crate::fleet::{Admin, Check, ErrorPages, Fleet, Health, Routes, Slot, Weight};
 use crate::load::agent::Line;
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
-use build::{Lasting, routes};
+use build::{Lasting, error_pages, routes};
 use kept::Kept;
 
 /// Something that changes the fleet.
@@ -34,6 +34,8 @@ pub enum Event {
     Pools {
         /// All pools there are from now on.
         pools: Vec<settings::Pool>,
+        /// The pages of errors, where a pool has none of its own.
+        error_pages: Vec<settings::ErrorPage>,
         /// Is told once every request that begins reads them; dropped where they could not be published.
         published: oneshot::Sender<()>,
     },
@@ -132,6 +134,7 @@ pub struct Keeper {
     outdated: Vec<Kept>,
     /// Which of them serves what: changes with the settings alone.
     routes: Arc<Routes>,
+    error_pages: Arc<ErrorPages>,
     lasting: Lasting,
     targets: watch::Sender<Vec<Arc<Target>>>,
     settled: watch::Sender<bool>,
@@ -157,11 +160,13 @@ impl Keeper {
             kept.build(&mut lasting, now);
         }
         let routes = Arc::new(routes(kept.iter().map(Kept::settings)));
+        let error_pages = Arc::new(error_pages(&settings.server.error_pages));
         let this = Self {
-            published: Arc::new(ArcSwap::from_pointee(fleet(&routes, &kept))),
+            published: Arc::new(ArcSwap::from_pointee(fleet(&routes, &error_pages, &kept))),
             retired: Vec::new(),
             outdated: Vec::new(),
             routes,
+            error_pages,
             kept,
             lasting,
             targets: watch::Sender::new(Vec::new()),
@@ -264,7 +269,7 @@ impl Keeper {
     /// Works one event in, and returns who is to be told once it is published.
     fn apply(&mut self, event: Event, now: Instant) -> Option<oneshot::Sender<()>> {
         match event {
-            Event::Pools { pools, published } => {
+            Event::Pools { pools, error_pages: pages, published } => {
                 let pools: Vec<_> = pools.into_iter().map(Arc::new).collect();
                 self.lasting.forget_others(&pools);
                 // Not in place: were it to panic halfway, what there was must still be there.
@@ -276,6 +281,7 @@ impl Keeper {
                     next.push(Kept::new(pool, last, &mut self.lasting, now));
                 }
                 self.routes = Arc::new(routes(next.iter().map(Kept::settings)));
+                self.error_pages = Arc::new(error_pages(&pages));
                 self.outdated = std::mem::replace(&mut self.kept, next);
                 self.tell_targets();
                 Some(published)
@@ -322,7 +328,11 @@ impl Keeper {
         let same = Arc::ptr_eq(&last.routes, &self.routes)
             && last.pools.iter().zip(&self.kept).all(|(last, kept)| Arc::ptr_eq(last, kept.pool()));
         if !same {
-            self.retired.push(self.published.swap(Arc::new(fleet(&self.routes, &self.kept))));
+            self.retired.push(self.published.swap(Arc::new(fleet(
+                &self.routes,
+                &self.error_pages,
+                &self.kept,
+            ))));
         }
         self.settle(now);
     }
@@ -346,8 +356,12 @@ impl Keeper {
     }
 }
 
-fn fleet(routes: &Arc<Routes>, kept: &[Kept]) -> Fleet {
-    Fleet { routes: Arc::clone(routes), pools: kept.iter().map(|kept| Arc::clone(kept.pool())).collect() }
+fn fleet(routes: &Arc<Routes>, error_pages: &Arc<ErrorPages>, kept: &[Kept]) -> Fleet {
+    Fleet {
+        routes: Arc::clone(routes),
+        pools: kept.iter().map(|kept| Arc::clone(kept.pool())).collect(),
+        error_pages: Arc::clone(error_pages),
+    }
 }
 
 #[cfg(test)]
@@ -371,7 +385,14 @@ mod tests {
         let keeping = tokio::spawn(keeper.run(changes));
         events.send(Event::Panic).await.unwrap();
         let (published, done) = oneshot::channel();
-        events.send(Event::Pools { pools: settings("http://127.0.0.1:2").pools, published }).await.unwrap();
+        events
+            .send(Event::Pools {
+                pools: settings("http://127.0.0.1:2").pools,
+                error_pages: Vec::new(),
+                published,
+            })
+            .await
+            .unwrap();
         done.await.unwrap();
         assert_eq!(&*fleet.load().pools[0].roster.backends[0].base, "http://127.0.0.1:2");
         assert_eq!(counter.panics(), 1);
@@ -386,7 +407,10 @@ mod tests {
         let mut publish = |port: u16| {
             let (published, done) = oneshot::channel();
             let pools = settings(&format!("http://127.0.0.1:{port}")).pools;
-            keeper.work([Event::Pools { pools, published }].into_iter(), Instant::now());
+            keeper.work(
+                [Event::Pools { pools, error_pages: Vec::new(), published }].into_iter(),
+                Instant::now(),
+            );
             done.blocking_recv().unwrap();
             keeper.free_retired();
             keeper.retired.len()

@@ -48,7 +48,7 @@ impl<'w> Unsent<'w> {
     pub(super) fn reject(&self, refusal: Refusal) -> Answer {
         match self.source {
             Some((worker, came)) => self.made(worker.reject_unreadable(refusal, came)),
-            None => answer::refuse(refusal, None, &HeaderMap::new(), 0),
+            None => answer::refuse(refusal, None, None, &HeaderMap::new(), 0),
         }
     }
 

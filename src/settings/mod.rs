@@ -4,6 +4,7 @@
 
 mod address;
 mod balance;
+mod error_pages;
 mod health;
 mod layers;
 mod listener;
@@ -27,6 +28,7 @@ use serde::Serialize;
 
 pub use address::{Listen, Network};
 pub use balance::{Bound, First, Hash, Rate};
+pub use error_pages::ErrorPage;
 pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses, Streak};
 pub use layers::{Flags, Layers};
 pub use listener::Listener;
@@ -85,6 +87,9 @@ pub struct Server {
     pub trusted_proxies: Vec<Network>,
     /// The field they write.
     pub forwarded_by: ForwardedBy,
+    /// The HTML pages of errors, where a pool has none of its own.
+    #[serde(serialize_with = "error_pages::as_table")]
+    pub error_pages: Vec<ErrorPage>,
     /// What one connection may cost.
     pub limits: Limits,
     /// The listeners that speak TLS.
@@ -221,6 +226,7 @@ impl Default for Server {
             watch: Span::seconds(2),
             trusted_proxies: Vec::new(),
             forwarded_by: ForwardedBy::XForwardedFor,
+            error_pages: Vec::new(),
             limits: Limits::default(),
             tls: Tls::default(),
         }
@@ -269,6 +275,7 @@ impl Server {
             }),
             trusted_proxies: section.list("trusted_proxies").unwrap_or_default(),
             forwarded_by: section.or("forwarded_by", default.forwarded_by),
+            error_pages: error_pages::read(section.section_or_empty("error_pages"), false),
             limits: Limits::read(section.section_or_empty("limits")),
             tls: Tls::read(section.section_or_empty("tls")),
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 use super::balance::{First, Hash, Rate};
+use super::error_pages::{self, ErrorPage};
 use super::health::Health;
 use super::load::Load;
 use super::names::{
@@ -61,6 +62,9 @@ pub struct Pool {
     /// The pin cookie; none: no cookie is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<Pin>,
+    /// The HTML pages of its errors.
+    #[serde(serialize_with = "error_pages::as_table")]
+    pub error_pages: Vec<ErrorPage>,
     /// The answer to browsers on other origins; none: no CORS header is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors: Option<Cors>,
@@ -191,6 +195,7 @@ impl Pool {
             health: Health::read(section.section_or_empty("health")),
             load: section.section("load").map(Load::read),
             pin: section.section("pin").map(|pin| Pin::read(&name, pin)),
+            error_pages: error_pages::read(section.section_or_empty("error_pages"), true),
             cors: section.section("cors").map(Cors::read),
             name,
         };

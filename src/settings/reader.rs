@@ -188,11 +188,29 @@ impl<'a> Section<'a> {
     /// the folder of that file; in a variable or flag it starts at the working directory.
     pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         let (path, value) = self.take(key)?;
-        let file: PathBuf = parse(&path, &value, self.notes)?;
+        self.resolve(&path, &value)
+    }
+
+    fn resolve(&self, path: &str, value: &Value) -> Option<PathBuf> {
+        let file: PathBuf = parse(path, value, self.notes)?;
         let folder = value.origin().and_then(|origin| self.notes.folders.get(origin));
         let file = folder.map_or_else(|| file.clone(), |folder| folder.join(&file));
         // Fails only if there is no working directory; then opening the file reports it.
         Some(std::path::absolute(&file).unwrap_or(file))
+    }
+
+    /// Every key of this table, with its full path and the file behind it, if that is right: for tables whose keys are
+    /// names.
+    pub(super) fn named_paths(mut self) -> Vec<(String, String, Option<PathBuf>)> {
+        let left = std::mem::take(&mut self.left);
+        left.into_iter()
+            .map(|(name, value)| {
+                let path = self.key(&name);
+                self.notes.remember(&path, &value);
+                let file = self.resolve(&path, &value);
+                (path, name, file)
+            })
+            .collect()
     }
 
     /// A scalar, or its default.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 36] = [
+const MAY_IMPORT: [(&str, &[&str]); 37] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -100,7 +100,8 @@ const MAY_IMPORT: [(&str, &[&str]); 36] = [
     ),
     ("overrides", &["keeper", "metrics", "fleet"]),
     ("clients", &[]),
-    ("answer", &["outcome", "key", "visit", "pin", "fleet"]),
+    ("answer", &["accept", "outcome", "key", "visit", "pin", "fleet"]),
+    ("accept", &[]),
     ("key", &["visit", "pin", "fleet", "strategy"]),
     ("telemetry", &["output", "access_log", "settings"]),
     ("reload", &["descriptors", "keeper", "notify", "metrics", "settings"]),

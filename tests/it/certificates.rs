@@ -149,7 +149,9 @@ pub fn request_over_http2(
         let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         let mut answer = Answer { status: head.status.as_u16(), headers, body: Vec::new() };
         while let Some(data) = body.data().await {
-            answer.body.extend_from_slice(&data.unwrap());
+            let data = data.unwrap();
+            body.flow_control().release_capacity(data.len()).unwrap();
+            answer.body.extend_from_slice(&data);
         }
         answer
     };

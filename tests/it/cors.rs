@@ -1,15 +1,15 @@
 //! `OPTIONS`, and the CORS fields of every response of a pool.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
 
 use crate::backend::{Backend, Does};
 use crate::browser::Browser;
-use crate::certificates::{Site, client, connect, request_over_http2};
+use crate::certificates::Site;
 use crate::harness::{Answer, Connection, Signpost, wait_until};
+use crate::protocols::Protocol;
 
 const PREFLIGHT: [(&str, &str); 2] =
     [("Access-Control-Request-Method", "PUT"), ("Access-Control-Request-Headers", "x-y")];
@@ -82,15 +82,6 @@ fn any_origin_is_a_star() {
     assert_eq!(answer.header("access-control-allow-headers"), Some("*"));
 }
 
-/// How a request is sent. GET and HEAD without more have a path of their own over HTTP/1.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
-    Http1,
-    Http1ByHyper,
-    Tls,
-    Http2,
-}
-
 /// Pools with CORS on plain, TLS and redirect listeners; their client is the one that `X-Forwarded-For` names.
 struct Entry {
     signpost: Signpost,
@@ -141,21 +132,7 @@ impl Entry {
         if !headers.iter().any(|(name, _)| *name == "X-Forwarded-For") {
             headers.push(("X-Forwarded-For", &client_address));
         }
-        let config = |protocol| Arc::new(client(&[&self.site], &[protocol]));
-        match protocol {
-            Protocol::Http1 => self.signpost.request(method, path, &headers),
-            Protocol::Http1ByHyper => {
-                headers.push(("Connection", "keep-alive, x"));
-                self.signpost.request(method, path, &headers)
-            }
-            Protocol::Tls => connect(self.signpost.tls.unwrap(), "site.example", &config("http/1.1"))
-                .unwrap()
-                .request(method, path, &headers),
-            Protocol::Http2 => {
-                let uri = format!("https://site.example{path}");
-                request_over_http2(self.signpost.tls.unwrap(), &config("h2"), method, &uri, &headers)
-            }
-        }
+        protocol.ask(&self.signpost, &self.site, method, path, &headers)
     }
 
     fn redirect_listener(&self) -> SocketAddr {
@@ -183,12 +160,11 @@ fn assert_shared(answer: &Answer, status: u16, origin: Option<&str>, what: &str)
 
 #[test]
 fn every_response_of_a_pool_has_its_cors_fields() {
-    use Protocol::{Http1, Http1ByHyper, Http2, Tls};
     let site = Entry::start();
     let long = format!("/up/{}", "x".repeat(100));
     let many: Vec<_> = (0..20).map(|n| format!("x-{n}")).collect();
     let many: Vec<_> = many.iter().map(|name| (name.as_str(), "y")).collect();
-    let everywhere = &[Http1, Http1ByHyper, Tls, Http2][..];
+    let everywhere = &Protocol::ALL[..];
     for (method, path, more, status, protocols) in [
         ("GET", "/up/x", &[][..], 302, everywhere),
         ("HEAD", "/up/x", &[], 302, everywhere),
@@ -199,7 +175,7 @@ fn every_response_of_a_pool_has_its_cors_fields() {
         ("HEAD", &long, &[], 414, everywhere),
         ("POST", &long, &[], 414, everywhere),
         // Over HTTP/1.1 hyper rejects it before it is a request.
-        ("GET", "/up/x", &many, 431, &[Http2]),
+        ("GET", "/up/x", &many, 431, &[Protocol::Http2]),
         ("GET", "/down/x", &[], 503, everywhere),
         ("HEAD", "/down/x", &[], 503, everywhere),
         ("PUT", "/down/x", &[], 503, everywhere),
@@ -219,7 +195,7 @@ fn every_response_of_a_pool_has_its_cors_fields() {
 #[test]
 fn a_rate_limited_client_reads_its_status() {
     let site = Entry::start();
-    for protocol in [Protocol::Http1, Protocol::Http1ByHyper, Protocol::Tls, Protocol::Http2] {
+    for protocol in Protocol::ALL {
         for origin in [None, Some(ALLOWED), Some("https://other.example")] {
             let origin_field = origin.map(|origin| ("Origin", origin));
             let headers: Vec<_> =
@@ -252,7 +228,7 @@ fn a_rate_limited_client_reads_its_status() {
 #[test]
 fn responses_without_a_pool_have_no_cors_fields() {
     let site = Entry::start();
-    for protocol in [Protocol::Http1, Protocol::Http1ByHyper, Protocol::Tls, Protocol::Http2] {
+    for protocol in Protocol::ALL {
         for (path, status) in [("/elsewhere", 404), ("/none/x", 503)] {
             let answer = site.ask(protocol, "GET", path, &[("Origin", ALLOWED)]);
             assert_eq!(answer.status, status, "{protocol:?} {path}");

@@ -9,6 +9,7 @@ mod health;
 mod names;
 mod health_reasons;
 mod certificates;
+mod protocols;
 mod browser;
 mod name_server;
 
@@ -18,6 +19,7 @@ mod delivery;
 mod closing;
 mod routes;
 mod cors;
+mod error_pages;
 mod pins;
 mod backend;
 mod bad_input;

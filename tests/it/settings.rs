@@ -138,6 +138,34 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         ),
         (format!("{A}cors = {{ origins = ['x'] }}"), "pools.a.cors.origins[0]", "an origin such as"),
         (format!("{A}[server]\nlisten = ['x:8080']"), "server.listen[0]", "IP address and a port"),
+        (
+            format!("{A}error_pages = {{ 503 = '/nowhere' }}"),
+            "pools.a.error_pages.503",
+            "/nowhere: can't be read",
+        ),
+        (format!("{A}error_pages = {{ 503 = '/' }}"), "pools.a.error_pages.503", "not a regular file"),
+        (format!("{A}error_pages = {{ 503 = '' }}"), "pools.a.error_pages.503", "the path of a file"),
+        (
+            format!("{A}error_pages = {{ 503 = '/dev/null' }}"),
+            "pools.a.error_pages.503",
+            "not a regular file",
+        ),
+        (
+            format!("{A}error_pages = {{ 502 = 'x' }}"),
+            "pools.a.error_pages.502",
+            "rejects requests with: 400, 405, 414, 429, 431, 500, 503",
+        ),
+        (
+            format!("{A}error_pages = {{ 404 = 'x' }}"),
+            "pools.a.error_pages.404",
+            "its page is one of [server.error_pages]",
+        ),
+        (
+            format!("{A}[server]\nerror_pages = {{ sorry = 'x' }}"),
+            "server.error_pages.sorry",
+            "400, 404, 405, 414, 421, 429, 431, 500, 503",
+        ),
+        (format!("{A}[server]\nerror_pages = 'x'"), "server.error_pages", "takes a table"),
         (format!("{A}[admin]\nstate_file = ''"), "admin.state_file", "the path of a file"),
         (format!("{A}[admin]\nstate_file = '/'"), "admin.state_file", "is a folder"),
         (
