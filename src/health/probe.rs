@@ -141,13 +141,17 @@ impl Tools {
         stage: &Cell<Stage>,
     ) -> Result<TcpStream, Failure> {
         let patience = target.health.timeout.0;
-        let addresses = self.resolver.resolve(target.url.host_as_written(), patience).await;
+        let host = target.url.host_as_written();
+        let addresses = self.resolver.resolve(host, patience).await;
         let addresses = addresses.map_err(|error| {
             let is_ours = error.is_local();
             Failure { is_ours, ..failure(CheckResult::Dns, error.to_string()) }
         })?;
         stage.set(Stage::Connect);
-        connect_one(&addresses, port, patience).await
+        let attempt = self.resolver.attempt(host);
+        let socket = connect_one(&addresses, port, patience).await?;
+        attempt.succeed();
+        Ok(socket)
     }
 
     async fn connect(&self, target: &Target, stage: &Cell<Stage>) -> Result<Box<dyn Stream>, Failure> {

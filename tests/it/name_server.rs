@@ -20,6 +20,8 @@ pub enum Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Addresses(Vec<IpAddr>),
+    /// An address that may be kept for an hour.
+    Lasting(IpAddr),
     /// The name exists, but has no address of this family.
     NoData,
     NxDomain,
@@ -137,6 +139,12 @@ fn respond(
     const NO_ERROR: u16 = 0;
     let (code, truncated, answers, authority) = match reply(&name, family) {
         Reply::Addresses(addresses) => (NO_ERROR, false, records(&addresses, family), None),
+        Reply::Lasting(ip) => {
+            let mut records = records(&[ip], family);
+            // The TTL follows owner, type and class.
+            records.iter_mut().for_each(|record| record[6..10].copy_from_slice(&3600u32.to_be_bytes()));
+            (NO_ERROR, false, records, None)
+        }
         Reply::Truncated(_) if is_udp => (NO_ERROR, true, Vec::new(), None),
         Reply::Truncated(addresses) => (NO_ERROR, false, records(&addresses, family), None),
         Reply::NoData => (NO_ERROR, false, Vec::new(), Some(soa())),

@@ -163,14 +163,18 @@ fn the_last_answer_holds_while_name_servers_fail() {
         let mode = Arc::new(Mutex::new("well"));
         let of_server = Arc::clone(&mode);
         let server = NameServer::start("127.0.0.1", move |name, family| match *of_server.lock().unwrap() {
+            "well" if name.ends_with(".first.test") => Reply::NxDomain,
             "well" if family == Family::A => Reply::Addresses(vec![ip(V4)]),
             "well" => Reply::NoData,
             "gone" => Reply::NxDomain,
             _ => reply(name.split('.').next().unwrap(), V4),
         });
-        resolv_conf(etc, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
+        const SEARCH: &str = "search first.test second.test\noptions timeout:1 attempts:1\n";
+        resolv_conf(etc, &format!("nameserver 127.0.0.1\n{SEARCH}"));
         let (port, _backends) = backend();
-        let all = names(&["silent.example", "servfail.example", "refused.example"]);
+        // The last one is found in the second search domain.
+        let all = names(&["silent.example", "servfail.example", "refused.example", "silent"]);
+        let asked = ["silent.example", "servfail.example", "refused.example", "silent.second.test"];
         let signpost = dispatcher(&all, port);
         let all_are = |state: &str| {
             wait_until(&format!("all are {state}"), || {
@@ -181,9 +185,9 @@ fn the_last_answer_holds_while_name_servers_fail() {
         all_are("up");
 
         *mode.lock().unwrap() = "failing";
-        let before: Vec<_> = all.iter().map(|name| server.queries(name)).collect();
+        let before = asked.map(|name| server.queries(name));
         wait_until("each has been asked for in vain several times", || {
-            all.iter().zip(&before).all(|(name, before)| server.queries(name) >= before + 6)
+            asked.iter().zip(&before).all(|(name, before)| server.queries(name) >= before + 6)
         });
         wait_for_probes(&signpost, &all, 4.0);
         all_are("up");
@@ -193,12 +197,12 @@ fn the_last_answer_holds_while_name_servers_fail() {
         assert_eq!(all.iter().map(failed).sum::<f64>(), 0.0);
 
         // The network is gone: there is no route to the name server.
-        resolv_conf(etc, "nameserver 192.0.2.53\n");
+        resolv_conf(etc, &format!("nameserver 192.0.2.53\n{SEARCH}"));
         wait_for_probes(&signpost, &all, 15.0);
         all_are("up");
 
         *mode.lock().unwrap() = "gone";
-        resolv_conf(etc, "nameserver 127.0.0.1\n");
+        resolv_conf(etc, &format!("nameserver 127.0.0.1\n{SEARCH}"));
         all_are("down");
         signpost.wait_for_log("silent.example: no such name");
 
@@ -275,6 +279,31 @@ fn errors_are_plain() {
             signpost.wait_for_log(&format!("{name}: {error}"));
             assert!(signpost.metric("signpost_probes_total", &[("backend", name), ("result", "dns")]) >= 1.0);
         }
+    });
+}
+
+/// A container that is started anew has another address, and its name server allows to keep the old one.
+#[test]
+fn an_address_that_is_dead_is_asked_for_again() {
+    in_namespace("names::an_address_that_is_dead_is_asked_for_again", |etc| {
+        let address = Arc::new(Mutex::new(V4));
+        let of_server = Arc::clone(&address);
+        let server =
+            NameServer::start("127.0.0.1", move |_, _| Reply::Lasting(ip(*of_server.lock().unwrap())));
+        fs::write(etc.join("resolv.conf"), "nameserver 127.0.0.1\noptions no-aaaa\n").unwrap();
+        let (port, [old, v6]) = backend();
+        let all = names(&["moves.example"]);
+        let signpost = dispatcher(&all, port);
+        signpost.wait_for_state("moves.example", "up");
+        // While it is up, the answer holds.
+        let before = server.queries("moves.example");
+        wait_for_probes(&signpost, &all, 10.0);
+        assert_eq!(server.queries("moves.example"), before);
+        drop((old, v6));
+        let _new = Backend::start_on(format!("127.0.0.3:{port}").parse().unwrap(), Does::Answer);
+        signpost.wait_for_state("moves.example", "down");
+        *address.lock().unwrap() = "127.0.0.3";
+        signpost.wait_for_state("moves.example", "up");
     });
 }
 

@@ -30,6 +30,10 @@ const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the other family is waited for once one has addresses: the resolution delay of RFC 8305, section 3.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
+/// How soon an answer is asked for again, whatever its TTL, if none of the addresses accepts a connection: a container that
+/// is started anew often has another address, long before the TTL of the old one ends.
+const DOUBT: Duration = Duration::from_secs(5);
+
 /// Resolves names by `/etc/hosts`, then by the name servers of `/etc/resolv.conf`. Both files take effect within a second
 /// of a change, or at the next lookup after it.
 pub(super) struct Resolver {
@@ -142,6 +146,11 @@ impl Resolver {
         }
     }
 
+    /// An attempt to connect to the addresses of a host. Unless it succeeds, they are doubted.
+    pub(super) fn attempt<'a>(&'a self, host: &'a str) -> Attempt<'a> {
+        Attempt { resolver: self, host, succeeded: false }
+    }
+
     /// Forgets all names but those of these hosts.
     pub(super) fn retain(&self, hosts: &HashSet<String>) {
         self.hosts.borrow_mut().retain(|host, _| hosts.contains(host));
@@ -177,6 +186,27 @@ impl Resolver {
     }
 }
 
+/// See [`Resolver::attempt`]. It fails by being dropped, as a probe is whose time is up.
+pub(super) struct Attempt<'a> {
+    resolver: &'a Resolver,
+    host: &'a str,
+    succeeded: bool,
+}
+
+impl Attempt<'_> {
+    pub(super) fn succeed(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if let Some(lookup) = self.resolver.hosts.borrow().get(&self.host.to_ascii_lowercase()) {
+            lookup.is_doubted.set(!self.succeeded);
+        }
+    }
+}
+
 /// What is known about a host that is looked up in DNS.
 struct Host {
     /// The questions about each name that the host may stand for, in the order of preference: AAAA and A.
@@ -186,6 +216,8 @@ struct Host {
     changed: Rc<Notify>,
     /// Whether addresses stay in use because name servers fail.
     is_stale: Cell<bool>,
+    /// Whether no address accepted the last connection.
+    is_doubted: Cell<bool>,
 }
 
 /// A question, its last answer, and what has become of it since.
@@ -201,8 +233,10 @@ struct State {
     answer: Option<Answer>,
     /// Why there is no newer one, if name servers have failed since.
     failure: Option<Failure>,
-    /// When it is asked again.
-    until: Option<Instant>,
+    /// When it was answered or failed.
+    since: Option<Instant>,
+    /// How long after that it is asked again.
+    ttl: Duration,
     is_asked: bool,
 }
 
@@ -221,7 +255,7 @@ struct Known {
 }
 
 impl Host {
-    /// Addresses that were known to other name servers stay in use until these answer.
+    /// What other name servers have answered holds until these answer.
     fn new(host: &str, system: &System, before: Option<&Self>) -> Result<Self, NotAName> {
         let conf: &ResolvConf = system.files.resolv_conf();
         let kinds = [RecordType::AAAA, RecordType::A];
@@ -230,8 +264,7 @@ impl Host {
             let mut state = State::default();
             let mut questions = before.iter().flat_map(|before| before.candidates.iter().flatten());
             if let Some(same) = questions.find(|before| before.name == *name && before.kind == *kind) {
-                let answer = same.state.borrow().answer.clone();
-                state.answer = answer.filter(|answer| matches!(answer, Answer::Addresses(_)));
+                state.answer = same.state.borrow().answer.clone();
             }
             Rc::new(Question { name: name.clone(), kind: *kind, state: RefCell::new(state) })
         };
@@ -242,6 +275,7 @@ impl Host {
             servers: Rc::clone(&system.servers),
             changed: Rc::default(),
             is_stale: Cell::default(),
+            is_doubted: Cell::default(),
         })
     }
 
@@ -254,7 +288,7 @@ impl Host {
         for questions in &self.candidates {
             let (mut is_open, mut is_missing) = (false, false);
             for question in questions {
-                question.ask(&self.servers, &self.changed);
+                question.ask(self);
                 let state = question.state.borrow();
                 known.is_pending |= state.is_asked;
                 known.failure = known.failure.max(state.failure.clone());
@@ -303,13 +337,15 @@ impl Known {
 impl Question {
     /// Asks the name servers, unless the last answer still holds or they are being asked. Goes on in the background: an
     /// answer that comes late serves the next lookup.
-    fn ask(self: &Rc<Self>, servers: &Rc<NameServers>, changed: &Rc<Notify>) {
+    fn ask(self: &Rc<Self>, host: &Host) {
         let mut state = self.state.borrow_mut();
-        if state.is_asked || state.until.is_some_and(|until| Instant::now() < until) {
+        let ttl = if host.is_doubted.get() { state.ttl.min(DOUBT) } else { state.ttl };
+        if state.is_asked || state.since.is_some_and(|since| since.elapsed() < ttl) {
             return;
         }
         state.is_asked = true;
-        let (question, servers, changed) = (Rc::clone(self), Rc::clone(servers), Rc::clone(changed));
+        let (question, servers, changed) =
+            (Rc::clone(self), Rc::clone(&host.servers), Rc::clone(&host.changed));
         tokio::task::spawn_local(async move {
             let outcome = servers.ask(&question.name, question.kind).await;
             question.state.borrow_mut().note(outcome);
@@ -321,7 +357,7 @@ impl Question {
 impl State {
     fn note(&mut self, outcome: Result<(Answer, Duration), Failure>) {
         self.is_asked = false;
-        let ttl = match outcome {
+        self.ttl = match outcome {
             Ok((answer, ttl)) => {
                 self.answer = Some(answer);
                 self.failure = None;
@@ -332,6 +368,6 @@ impl State {
                 MIN_TTL
             }
         };
-        self.until = Some(Instant::now() + ttl);
+        self.since = Some(Instant::now());
     }
 }
