@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::ProgressBar;
@@ -140,22 +141,34 @@ const USAGE: u8 = 2;
 /// Reads the arguments of the process and runs the command.
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
-        Ok(cli) => exit_code(cli.run()),
+        Ok(cli) => {
+            let is_service = matches!(cli.command, None | Some(Command::Serve(_) | Command::Demo(_)));
+            exit_code(cli.run(), is_service)
+        }
         // The text of --help and --version comes this way too, and is then a result on standard output.
         Err(error) if error.use_stderr() => {
             let _ = error.print();
             ExitCode::from(USAGE)
         }
-        Err(text) => exit_code(text.print().and_then(|()| output::print("")).map_err(Failure::unwritten)),
+        Err(text) => {
+            exit_code(text.print().and_then(|()| output::print("")).map_err(Failure::unwritten), false)
+        }
     }
 }
 
-fn exit_code(done: Result<(), Failure>) -> ExitCode {
+/// How long the last message of a service may take: a log reader that stalls must not keep it from ending.
+const LAST_MESSAGE: Duration = Duration::from_secs(1);
+
+fn exit_code(done: Result<(), Failure>, is_service: bool) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, text }) => {
-            if !text.is_empty() {
-                output::report(format!("{}\n", text.trim_end()));
+            let text = if text.is_empty() { text } else { format!("{}\n", text.trim_end()) };
+            if is_service {
+                // Without a thread the message is lost; the exit code remains.
+                let _ = output::run_within(LAST_MESSAGE, move || output::report(&text));
+            } else {
+                output::report(&text);
             }
             ExitCode::from(code)
         }
@@ -243,7 +256,7 @@ fn check(flags: Serve) -> Result<(), Failure> {
         0 => String::new(),
         count => format!(", {}", counted(count, "warning")),
     };
-    output::report(format!("{lines}{names}: valid{count}\n"));
+    output::report(&format!("{lines}{names}: valid{count}\n"));
     printed.map_err(Failure::unwritten)
 }
 
@@ -327,7 +340,7 @@ fn run_demo(flags: Demo) -> Result<(), Failure> {
     let local = |first| match demo::free_port(first) {
         Some(port) => {
             if port != first {
-                output::report(format!("port {first} is in use, using {port}\n"));
+                output::report(&format!("port {first} is in use, using {port}\n"));
             }
             Ok(format!("127.0.0.1:{port}"))
         }

@@ -12,9 +12,6 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// How long a message to a reader that does not read may delay the end of the process.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Writes the result of a command to standard output.
 ///
 /// # Errors
@@ -26,13 +23,8 @@ pub fn print(text: &str) -> io::Result<()> {
 }
 
 /// Writes a message to standard error. A failure is ignored, because no place is left to report it to.
-pub fn report(text: impl Into<String>) {
-    let text = text.into();
-    let written = run_within(REPORT_TIMEOUT, move || {
-        let _ = io::stderr().write_all(text.as_bytes());
-    });
-    // Without a thread the message is lost; the exit code remains.
-    let _ = written;
+pub fn report(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Runs `work` on a thread of its own and waits for its end, but not longer than `limit`.
