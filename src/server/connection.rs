@@ -375,3 +375,76 @@ where
         Poll::Ready(answer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::rc::Rc;
+
+    use http_body_util::Full;
+    use hyper::service::service_fn;
+
+    use super::*;
+    use crate::server::crowd::{Crowd, Places};
+    use crate::server::socket::Socket;
+
+    const RULES: Rules = Rules {
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(10),
+        max_header_bytes: 16 << 10,
+        max_headers: 100,
+        max_requests: u32::MAX,
+        keep_alive: true,
+    };
+
+    /// Serves a client whose socket takes nothing more at first; returns what the client reads behind what filled it.
+    async fn response_behind_a_full_socket(request: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        // The kernel moves bytes to the other side for a while.
+        for _ in 0..10 {
+            while let Ok(count) = ours.write(&[b'.'; 4096]) {
+                filled += count;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        theirs.write_all(request.as_bytes()).unwrap();
+        let reading = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            let mut read = Vec::new();
+            theirs.read_to_end(&mut read).map(|_| read)
+        });
+        let place = Rc::new(Crowd::new(Places::new(1))).enter();
+        // To CONNECT, success would have no body.
+        let response = || Response::builder().status(405).body(Full::new(Bytes::from_static(b"response")));
+        let service = service_fn(|_| std::future::ready(Ok(response().unwrap())));
+        let unsent = Unsent::default();
+        let served =
+            serve(Socket::new(ours.into()), service, NOTHING_AT_ONCE, &RULES, place.seat(), &unsent).await;
+        served.linger(place.seat()).await;
+        String::from_utf8(reading.join().unwrap().unwrap().split_off(filled)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_response_is_written_though_the_socket_is_full_when_hyper_returns() {
+        for request in [
+            "POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 9\r\n\r\n",
+            "POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "CONNECT a:443 HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nbody",
+            "GET / HTTP/1.0\r\n\r\n",
+        ] {
+            let response = response_behind_a_full_socket(request).await;
+            assert!(
+                response.starts_with("HTTP/1.") && response.ends_with("\r\n\r\nresponse"),
+                "{request:?}: {response:?}"
+            );
+        }
+        let response = response_behind_a_full_socket("no request\r\n\r\n").await;
+        assert!(response.starts_with("HTTP/1.1 400 "), "{response:?}");
+    }
+}

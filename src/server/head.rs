@@ -3,7 +3,7 @@
 //! Nearly every visitor sends a GET that comes whole, announces no body and asks for nothing but its answer. For those
 //! hyper's state machine, two buffers of 8 KiB and its way through bodies and upgrades cost more than the redirect.
 //! So such a head is read here, with the parser that hyper has, and its answer is written here. Everything else, and
-//! everything that is wrong, goes to hyper with the bytes that have come: it alone refuses.
+//! everything that is wrong, goes to hyper with the bytes that have come: it alone decides what is no request.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;

@@ -252,6 +252,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn reads_and_writes_are_tried_at_once_after_it_was_registered() {
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        let (mut ours, mut theirs) = pair();
+        assert!(Pin::new(&mut ours).poll_read(cx, &mut ReadBuf::new(&mut [0; 8])).is_pending());
+        assert!(is_watched(&ours));
+        assert!(matches!(Pin::new(&mut ours).poll_write(cx, b"answer"), Poll::Ready(Ok(6))));
+        theirs.read_exact(&mut [0; 6]).unwrap();
+
+        let (mut ours, mut theirs) = pair();
+        theirs.write_all(b"question").unwrap();
+        while Pin::new(&mut ours).poll_write(cx, &[0; 4096]).is_ready() {}
+        assert!(is_watched(&ours));
+        let mut space = [0; 8];
+        let mut read = ReadBuf::new(&mut space);
+        assert!(Pin::new(&mut ours).poll_read(cx, &mut read).is_ready() && read.filled() == b"question");
+    }
+
+    #[tokio::test]
     async fn what_comes_later_is_waited_for_and_nothing_is_lost_when_nobody_waits_any_more() {
         let (mut ours, mut theirs) = pair();
         let mut read = [0; 5];

@@ -40,7 +40,8 @@ impl<'w> Unsent<'w> {
         if let Some(hsts) = self.hsts {
             answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
-        self.line.replace(Some(line));
+        let before = self.line.replace(Some(line));
+        self.end(before, false);
         answer
     }
 
@@ -54,9 +55,11 @@ impl<'w> Unsent<'w> {
 
     /// The response was written, or it will not be.
     pub(super) fn settle(&self, sent: bool) {
-        if let Some(line) = self.line.take()
-            && let Some((worker, _)) = self.source
-        {
+        self.end(self.line.take(), sent);
+    }
+
+    fn end(&self, line: Option<OpenLine>, sent: bool) {
+        if let (Some(line), Some((worker, _))) = (line, self.source) {
             worker.settle(line, sent);
         }
     }
