@@ -75,7 +75,7 @@ fn play(report: &mut Report, backends: &mut [Backend], threshold: f64) -> Vec<Sh
         let slowest = first.fold(0.0, f64::max);
         report.at_most("never open: slowest first visitor of one that is back", slowest, bound, "ms");
     }
-    let line = if opens { "failing open" } else { "nobody is eligible" };
+    let line = if opens { "failing open" } else { "no backend is eligible" };
     report.holds(&format!("{how}: the log says so"), signpost.log.has(&["ERROR", line]));
     shots
 }

@@ -69,7 +69,7 @@ fn run(report: &mut Report) {
     seen("fail open", fail_open(1.0), &["ERROR", "failing open"]);
     backends.iter_mut().for_each(|backend| _ = backend.back());
     seen("they are back", state("b1", "up", 1.0), &["b1", "up"]);
-    seen("fail open is over", fail_open(0.0), &["primaries that are up again"]);
+    seen("fail open is over", fail_open(0.0), &["uses its primaries again"]);
     signpost.ask("PATCH", "/api/v1/pools/p/backends/b1", &[], r#"{"admin":"draining"}"#);
     seen("a backend is drained", state("b1", "draining", 1.0), &["b1", "draining"]);
     let drained =

@@ -95,7 +95,8 @@ listed! {
         Primaries,
         /// Backups that are up, for no primary is.
         Backups,
-        /// All that are active, though probes call them down: too many are to believe the probes, or to give up.
+        /// Active backends whether they are up or down, because all are down, or as large a share of them as
+        /// `panic_threshold`: the health checks may be what is wrong.
         FailOpen,
         /// Nobody.
         Nobody,

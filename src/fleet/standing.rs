@@ -191,7 +191,7 @@ listed! {
         Weightless,
         /// Its agent asks for no visitors.
         Agent,
-        /// Its probes fail.
+        /// Its health checks fail, or its agent reports it as down.
         Down,
         /// It was added at run time, and its first probe is not over.
         Waits,
@@ -208,7 +208,7 @@ impl Excluded {
             Self::Draining => "only those who are pinned to it",
             Self::Weightless => "weight 0: only those who are pinned to it",
             Self::Agent => "its agent asks for nobody new",
-            Self::Down => "its probes fail",
+            Self::Down => "it is down",
             Self::Waits => "its first probe is waited for",
             Self::Backup => "a backup, while there is a primary",
         }
@@ -224,7 +224,7 @@ listed! {
         Unknown,
         /// Its probes succeed.
         Up,
-        /// Its probes fail.
+        /// Its health checks fail, or its agent reports it as down.
         Down,
         /// Gets only those who are pinned to it.
         Draining,

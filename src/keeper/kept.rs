@@ -215,7 +215,7 @@ impl Kept {
         let (roles, rotates_in) = roles(&self.settings, unix);
         self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();
         let pool = lasting.pool(Arc::clone(&self.roster), standings, roles, lasting.clock.moment(now));
-        self.log_tier(pool.tier);
+        self.log_tier(&pool);
         self.log_turn(&pool);
         self.pool = Some(Arc::new(pool));
     }
@@ -229,22 +229,29 @@ impl Kept {
         }
     }
 
-    /// Says when visitors are sent to others than before.
-    fn log_tier(&self, tier: Tier) {
+    /// Logs which backends new clients are sent to, when that changes.
+    fn log_tier(&self, now: &Pool) {
         let before = self.pool.as_ref().map_or(Tier::Primaries, |pool| pool.tier);
-        let pool = self.settings.name.as_str();
-        if tier == before {
+        if now.tier == before {
             return;
         }
-        match tier {
-            Tier::Primaries => tracing::info!(pool, "visitors are sent to primaries that are up again"),
-            Tier::Backups => tracing::warn!(pool, "no primary is up: visitors are sent to backups"),
+        let pool = self.settings.name.as_str();
+        let active = now.standings.iter().filter(|standing| standing.is_active());
+        let down = active.clone().filter(|standing| standing.health == Health::Down).count();
+        let active = active.count();
+        match now.tier {
+            Tier::Primaries => tracing::info!(pool, active, down, "pool uses its primaries again"),
+            Tier::Backups => tracing::warn!(pool, active, down, "no primary is up: pool uses its backups"),
             Tier::FailOpen => tracing::error!(
                 pool,
+                active,
+                down,
                 panic_threshold = self.settings.panic_threshold.0,
-                "too many backends are down: failing open, visitors are sent to all that are active"
+                "pool is failing open: backends are used whether they are up or down"
             ),
-            Tier::Nobody => tracing::error!(pool, "nobody is eligible: visitors are answered 503"),
+            Tier::Nobody => {
+                tracing::error!(pool, active, down, "no backend is eligible: clients get 503")
+            }
         }
     }
 }

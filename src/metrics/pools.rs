@@ -370,7 +370,7 @@ pub(super) fn fail_open(fleet: &Fleet) -> MetricFamily {
     });
     family(
         "signpost_pool_fail_open",
-        "1 while visitors are sent to backends that are down, because too many are.",
+        "1 while a pool sends clients to backends whether they are up or down.",
         MetricType::GAUGE,
         metrics,
     )

@@ -62,8 +62,8 @@ fn backups_stand_in_only_while_no_primary_is_up() {
     let _back = Backend::start_on(address, Does::Answer);
     signpost.wait_for_state("a", "up");
     assert_eq!(ids(&signpost, 6), "a");
-    signpost.wait_for_log("visitors are sent to backups");
-    signpost.wait_for_log("primaries that are up again");
+    signpost.wait_for_log("no primary is up: pool uses its backups");
+    signpost.wait_for_log("pool uses its primaries again");
 }
 
 #[test]
@@ -88,12 +88,14 @@ fn all_down_fails_open_or_says_503_as_told() {
     assert_eq!(open.metric("signpost_pool_fail_open", &[("pool", "p")]), 1.0);
     let pools = Connection::to(open.admin).request("GET", "/api/v1/pools", &[("Host", "localhost")]).text();
     assert!(pools.contains("\"fail_open\":true") && pools.contains("\"tier\":\"fail_open\""), "{pools}");
-    open.wait_for_log("failing open");
+    open.wait_for_log("\"active\":2,\"down\":2");
+    half.wait_for_log("\"active\":2,\"down\":1");
+    open.wait_for_log("pool is failing open: backends are used whether they are up or down");
     let answer = closed.get("/");
     assert_eq!(answer.status, 503);
     assert!((2..=8).contains(&answer.header("retry-after").unwrap().parse::<u8>().unwrap()));
     assert_eq!(closed.metric("signpost_pool_fail_open", &[("pool", "p")]), 0.0);
-    closed.wait_for_log("answered 503");
+    closed.wait_for_log("no backend is eligible: clients get 503");
 }
 
 #[test]
