@@ -116,6 +116,8 @@ pub(super) struct BackendView<'a> {
     pub(super) set_at_run_time: Vec<&'static str>,
     /// While draining: when no pin to it can be valid any more.
     pub(super) drained_at: Option<String>,
+    /// While draining: how many pinned requests reached it in the last minute or so.
+    pub(super) pinned_last_minute: Option<f64>,
     pub(super) redirects: Redirects,
     /// Visitors who were sent elsewhere for want of room there.
     pub(super) spilled: Count,
@@ -152,6 +154,13 @@ impl<'a> Overview<'a> {
     }
 }
 
+impl Overview<'_> {
+    /// How many pools are [in trouble](PoolView::is_in_trouble).
+    pub(super) fn in_trouble(&self) -> usize {
+        self.pools.iter().filter(|pool| pool.is_in_trouble()).count()
+    }
+}
+
 impl<'a> PoolView<'a> {
     fn of(shown: &Shown, imbalances: &[Figures], pool: &'a Pool) -> Self {
         let arms = 0..pool.roster.arms.len();
@@ -178,6 +187,16 @@ pub(super) fn redirects(shown: &Shown, pool: &Pool) -> Vec<[u64; 3]> {
 }
 
 impl PoolView<'_> {
+    /// Whether clients get no backend that is known to work: it fails open, or has no eligible backend.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        matches!(self.tier, Tier::FailOpen | Tier::Nobody)
+    }
+
+    /// How many of its backends are in a state.
+    pub(super) fn count(&self, state: BackendState) -> usize {
+        self.backends.iter().filter(|backend| backend.state == state).count()
+    }
+
     /// The highest utilisation among its backends, against which bars are drawn where capacities are unknown.
     pub(super) fn most_loaded(&self) -> f64 {
         self.backends.iter().filter_map(|backend| backend.load?.utilisation).fold(0.0, f64::max)
@@ -229,7 +248,11 @@ impl<'a> BackendView<'a> {
         let one = |index: usize| {
             let shares = (Share::of(weights[index], all_weights), Share::of(sent[index], all_sent));
             let load = pool.load(pool.roles.live, index, now);
-            Self::one(pool, index, redirects[index], shares, load)
+            let mut one = Self::one(pool, index, redirects[index], shares, load);
+            if one.standing.admin == Admin::Draining {
+                one.pinned_last_minute = shown.registry.pinned_last_minute(&pool.roster, index).or(Some(0.0));
+            }
+            one
         };
         (0..redirects.len()).map(one).collect()
     }
@@ -266,6 +289,7 @@ impl<'a> BackendView<'a> {
             load: load.map(|load| LoadView::of(load, standing.weight.get().into())),
             set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
             drained_at: standing.drained_at.map(date),
+            pinned_last_minute: None,
             redirects: Redirects::of(redirects),
             spilled: Count(pool.spilled(index)),
             standing,
@@ -285,6 +309,11 @@ impl<'a> BackendView<'a> {
     /// Since when it is in its state, for a person.
     pub(super) fn since(&self) -> String {
         readable(&self.state_since)
+    }
+
+    /// The same, for a person.
+    pub(super) fn pinned_lately(&self) -> Option<Count> {
+        self.pinned_last_minute.map(|count| Count(count.round() as u64))
     }
 
     /// While `flap_backoff` keeps it down: how often it fell, until when, RFC 3339, and how long that still is.
@@ -314,8 +343,11 @@ impl<'a> BackendView<'a> {
         if self.standing.percent < Percent::ALL && self.standing.percent.get() > 0 {
             notes.push(format!("its agent asks for {} % of its weight", self.standing.percent.get()));
         }
-        if !self.set_at_run_time.is_empty() {
-            notes.push(format!("{} set at run time", self.set_at_run_time.join(" and ")));
+        // Of an admin state that it has set the reason says it already.
+        let is_said = |name: &&str| *name == "admin" && self.reason == Reason::Operator;
+        let set: Vec<_> = self.set_at_run_time.iter().copied().filter(|name| !is_said(name)).collect();
+        if !set.is_empty() {
+            notes.push(format!("{} set at run time", set.join(" and ")));
         }
         notes
     }

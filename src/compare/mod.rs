@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Moment};
-use crate::fleet::{Arm, Fleet, Keeps, Pool, Role, Slot};
+use crate::fleet::{Admin, Arm, Fleet, Keeps, Pool, Role, Slot};
 use crate::imbalance::Imbalance;
 use crate::metrics::{Figures, Imbalances, Integral, LoadFigures, Roll, Source};
 use crate::strategy::Kind;
@@ -32,6 +32,8 @@ pub struct Comparer {
     shown: Arc<Imbalances>,
     /// What each arm sent or picked lately, by the pool's name, the strategy's and the role.
     recent: HashMap<(Box<str>, &'static str, Role), Recent>,
+    /// What pinned clients sent to draining backends lately, by where the pool's first strategy counts each.
+    pinned: Recent,
     /// How even the load of each was over time, by the pool's name.
     so_far: HashMap<(Box<str>, Kind, Source), Integral>,
     turns: Turns,
@@ -43,7 +45,8 @@ impl Comparer {
     /// Publishes what it finds in `shown`.
     pub fn new(fleet: Arc<ArcSwap<Fleet>>, clock: Clock, roll: Arc<Roll>, shown: Arc<Imbalances>) -> Self {
         let (recent, so_far, turns) = (HashMap::new(), HashMap::new(), Turns::default());
-        Self { fleet, roll, shown, recent, so_far, turns, clock, last: Instant::now() }
+        let pinned = Recent::default();
+        Self { fleet, roll, shown, recent, pinned, so_far, turns, clock, last: Instant::now() }
     }
 
     /// Compares for as long as it is polled.
@@ -88,7 +91,20 @@ impl Comparer {
         self.so_far.retain(|(pool, kind, _), _| {
             figures.iter().any(|figures| figures.pool == *pool && figures.strategy == *kind)
         });
-        self.shown.publish(figures);
+        let counts: Vec<_> = fleet.pools.iter().flat_map(|pool| self.pinned_to_draining(pool)).collect();
+        self.pinned.note(counts.iter().copied(), passed);
+        let pinned = counts.iter().map(|(slot, _)| (*slot, self.pinned.of(*slot))).collect();
+        self.shown.publish(figures, pinned);
+    }
+
+    /// How many pinned requests each draining backend of a pool has had, by where its first strategy counts it.
+    fn pinned_to_draining<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = (Slot, u64)> + 'a {
+        let is_draining = |index: &usize| pool.standings[*index].admin == Admin::Draining;
+        (0..pool.standings.len()).filter(is_draining).filter_map(|index| {
+            let slots = pool.roster.arms.iter().map(|arm| arm.counts[index]);
+            let count = slots.clone().map(|slot| self.roll.pinned(slot)).sum();
+            Some((slots.clone().next()?, count))
+        })
     }
 
     /// How even the load of an arm is; `None` where it has none that is its own.

@@ -32,7 +32,7 @@ impl Progress {
             Self::Rising { successes, rise } => fleet::Progress::Rising { successes, rise },
             Self::Backoff { falls, until } => {
                 let until = unix_now + until.saturating_duration_since(now);
-                // Rounded up: it is not admitted earlier.
+                // Rounded up, so that it is over by then.
                 fleet::Progress::Backoff {
                     falls,
                     until: until.as_secs() + u64::from(until.subsec_nanos() > 0),

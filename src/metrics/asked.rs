@@ -30,6 +30,11 @@ impl Registry {
         (timed > 0).then(|| self.roll.sum(arm.slot, PICK_SUM_AT) as f64 / timed as f64)
     }
 
+    /// How many pinned requests reached a draining backend in the last minute or so; `None` if it is not draining.
+    pub fn pinned_last_minute(&self, roster: &Roster, backend: usize) -> Option<f64> {
+        self.imbalances.pinned(roster.arms.first()?.counts[backend])
+    }
+
     /// How evenly strategies spread visitors and load lately.
     pub fn imbalances(&self) -> Vec<Figures> {
         self.imbalances.shown()

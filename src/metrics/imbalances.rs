@@ -1,11 +1,12 @@
 //! How unevenly each strategy of each pool spreads visitors and load: worked out by `compare`, shown at a scrape.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::fleet::Role;
+use crate::fleet::{Role, Slot};
 use crate::imbalance::{Imbalance, Measure};
 use crate::listed::listed;
 use crate::strategy::Kind;
@@ -95,16 +96,26 @@ impl Integral {
 
 /// What is shown of all of them. Written once a second, read at scrapes.
 #[derive(Debug, Default)]
-pub struct Imbalances(Mutex<Vec<Figures>>);
+pub struct Imbalances {
+    figures: Mutex<Vec<Figures>>,
+    /// Pinned requests that reached draining backends in the last minute or so, by where the pool's first strategy counts each.
+    pinned: Mutex<HashMap<Slot, f64>>,
+}
 
 impl Imbalances {
     /// Shows these from now on.
-    pub fn publish(&self, figures: Vec<Figures>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+    pub fn publish(&self, figures: Vec<Figures>, pinned: HashMap<Slot, f64>) {
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = pinned;
     }
 
     /// What was published last.
     pub fn shown(&self) -> Vec<Figures> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many reached a backend; `None` if it was not draining at the last look.
+    pub(super) fn pinned(&self, slot: Slot) -> Option<f64> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).copied()
     }
 }

@@ -66,6 +66,11 @@ impl Roll {
         Decision::ALL.map(|decision| self.sum(slot, decision as usize)).iter().sum()
     }
 
+    /// The part of [`Self::redirects`] that pins decided.
+    pub fn pinned(&self, slot: Slot) -> u64 {
+        self.sum(slot, Decision::Pinned as usize)
+    }
+
     /// How often a strategy picked that backend as a shadow.
     pub fn shadow_picks(&self, slot: Slot) -> u64 {
         self.sum(slot, SHADOW_AT)

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::backend::{Backend, Does};
 use crate::browser::Browser;
 use crate::harness::{Answer, Connection, Signpost};
 
@@ -92,7 +93,10 @@ fn without_scripts_every_figure_is_there() {
     assert_eq!((read(&figure("a", "picked")), read(&figure("a", "pinned"))), ("6".into(), "3".into()));
     assert_eq!(read(&figure("a", "dispatch_share")), "81.8\u{202f}%");
     assert_eq!(read(&of_row("a", ".share .of")), "of 75.0\u{202f}%");
-    assert_eq!(read(&of_row("spare", ".note:not(.reason, .since)")), "a backup, while there is a primary");
+    assert_eq!(
+        read(&of_row("spare", ".note:not(.reason, .since, .pinned)")),
+        "a backup, while there is a primary"
+    );
     let disagrees = "document.querySelector('[data-strategy=random] [data-figure=disagrees]').textContent";
     assert!(read(disagrees).ends_with('%'));
     // It comes again by itself, and offers nothing that would do nothing.
@@ -261,7 +265,7 @@ fn a_backend_is_drained_by_a_click_and_weighed_by_keys() {
     browser.wait_until("document.querySelector('#said').innerText === 'a: draining, weight 3'");
     browser.wait_until(&format!(
         "{}.startsWith('only the pinned, until 20')",
-        of_row("a", ".note:not(.reason, .since)")
+        of_row("a", ".note:not(.reason, .since, .pinned)")
     ));
     assert_eq!(overview(&signpost)["pools"][0]["backends"][0]["state"], "draining");
     assert!((0..4).all(|_| signpost.get("/").location().starts_with("http://127.0.0.1:9002")));
@@ -288,6 +292,135 @@ fn a_backend_is_drained_by_a_click_and_weighed_by_keys() {
     browser.wait_until(&format!("{} === 'unknown'", of_row("a", ".state")));
     assert_eq!(overview(&signpost)["pools"][0]["backends"][0]["set_at_run_time"], json!([]));
     assert_eq!(browser.console(), [""; 0]);
+}
+
+/// Changes a backend by the API.
+fn patch(signpost: &Signpost, pool: &str, id: &str, change: &str) {
+    let mut connection = Connection::to(signpost.admin);
+    connection.send(
+        format!(
+            "PATCH /api/v1/pools/{pool}/backends/{id} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{change}",
+            change.len()
+        )
+        .as_bytes(),
+    );
+    assert_eq!(connection.read_answer().unwrap().status, 200);
+}
+
+#[test]
+fn line_about_a_change_goes_with_the_state() {
+    let signpost = Signpost::with_settings(TWO_POOLS);
+    let Some(browser) = Browser::start() else { return };
+    browser.open(&url(&signpost));
+    browser.wait_until(FRESH);
+    let said = "document.querySelector('#said').innerText";
+    browser.click("[data-backend=a] .change button");
+    browser.click("dialog button[value=draining]");
+    browser.wait_until(&format!("{said} === 'a: draining, weight 3'"));
+    // It stays while something else changes.
+    patch(&signpost, "site", "b", "{\"weight\":5}");
+    browser.wait_until(&format!("{} === '5'", of_row("b", ".weight")));
+    assert_eq!(browser.text(&format!("return {said}")), "a: draining, weight 3");
+    patch(&signpost, "site", "a", "{\"admin\":null}");
+    browser.wait_until(&format!("{said} === ''"));
+    assert_eq!(browser.console(), [""; 0]);
+}
+
+#[test]
+fn shows_how_many_pinned_requests_reach_a_draining_backend() {
+    let signpost = Signpost::with_settings(TWO_POOLS);
+    let pin = signpost.get("/").cookie().unwrap().to_owned();
+    let api = || overview(&signpost)["pools"][0]["backends"][0]["pinned_last_minute"].clone();
+    assert_eq!(api(), Value::Null);
+    patch(&signpost, "site", "a", "{\"admin\":\"draining\"}");
+    assert_eq!(api(), json!(0.0));
+    // Counted from the first look at it.
+    crate::harness::wait_until("it is looked at while it drains", || {
+        signpost.request("GET", "/", &[("Cookie", &pin)]);
+        api().as_f64().unwrap() >= 2.0
+    });
+    (0..100).for_each(|_| drop(signpost.request("GET", "/", &[("Cookie", &pin)])));
+    crate::harness::wait_until("those are counted too", || api().as_f64().unwrap() >= 50.0);
+    let text = get(&signpost, "/", &[]).text();
+    assert!(text.contains("</span> pinned requests in the last minute"), "{text}");
+    let Some(browser) = Browser::start() else { return };
+    browser.open(&url(&signpost));
+    browser.wait_until(FRESH);
+    browser.wait_until(&format!("Number({}) > 10", figure("a", "pinned_last_minute")));
+    let row = browser.text("return document.querySelector('[data-backend=b]').innerText");
+    assert!(!row.contains("pinned requests"), "{row}");
+}
+
+#[test]
+fn ready_is_not_green_over_a_pool_that_is_down() {
+    let backends = [Does::Answer; 3].map(Backend::start);
+    let urls = backends.each_ref().map(Backend::url);
+    let [a, b, c] = backends.map(Backend::kill);
+    let health = "health = { interval = '50ms', rise = 1, fall = 1, flap_backoff = '0s' }";
+    let signpost = Signpost::with_settings(&format!(
+        "[server]\nwatch = '0s'\n[pools.open]\nhosts = ['open.test']\n{health}\n\
+         backends = [{{ id = 'a', url = '{}' }}, {{ id = 'b', url = '{}' }}]\n\
+         [pools.closed]\nhosts = ['closed.test']\npanic_threshold = 0\n{health}\nbackends = [{{ id = 'c', url = '{}' }}]\n\
+         [pools.fine]\nhosts = ['fine.test']\nhealth.kind = 'none'\nbackends = ['http://127.0.0.1:9001']",
+        urls[0], urls[1], urls[2]
+    ));
+    for backend in ["a", "b", "c"] {
+        signpost.wait_for_state(backend, "down");
+    }
+    assert_eq!(signpost.admin_get("/readyz").status, 200);
+    let Some(browser) = Browser::start() else { return };
+    let read = |selector: &str| {
+        browser.text(&format!("return document.querySelector('{selector}')?.innerText ?? 'nothing'"))
+    };
+    for scripts in [false, true] {
+        browser.allow_scripts(scripts);
+        browser.open(&url(&signpost));
+        if scripts {
+            browser.wait_until(FRESH);
+        }
+        assert_eq!(read(".ready .state[data-state=down]"), "ready, but 2 of 3 pools are failing");
+        let open = read("[data-pool=open] .banner");
+        assert_eq!(
+            open,
+            "Failing open. Down: 2 of 2 backends. Clients are sent to backends whether they are up or down."
+        );
+        let closed = read("[data-pool=closed] .banner");
+        assert_eq!(closed, "No backend is eligible. Clients get 503. The rows below say why.");
+        assert_eq!(read("[data-pool=fine] .banner"), "nothing");
+        assert_eq!(read("[data-backend=a] .reason"), format!("connection refused ({a})"));
+        assert!(read("[data-backend=a] .since").starts_with("since 20"));
+    }
+    let _back = [a, b, c].map(|address| Backend::start_on(address, Does::Answer));
+    browser.wait_until("document.querySelectorAll('.banner').length === 0");
+    browser.wait_until("document.querySelector('.ready').innerText === 'ready'");
+    assert_eq!(read("[data-backend=a] .reason"), "connected");
+    let countdown = browser.run("return [0, 59, 60, 61, 300].map(countdown)");
+    assert_eq!(countdown, json!(["0 s", "59 s", "1 min", "1 min 1 s", "5 min"]), "as the server writes it");
+    assert_eq!(browser.console(), [""; 0]);
+}
+
+#[test]
+fn on_a_phone_backends_come_before_charts() {
+    let signpost = Signpost::with_settings(TWO_POOLS);
+    let Some(browser) = Browser::start() else { return };
+    let number = |script: &str| browser.run(&format!("return {script}")).as_f64().unwrap();
+    let top = |what: &str| number(&format!("document.querySelector('{what}').getBoundingClientRect().top"));
+    for (width, backends_first) in [(1280, false), (390, true)] {
+        browser.resize(width);
+        browser.open(&url(&signpost));
+        browser.wait_until(FRESH);
+        assert_eq!(top("[data-pool=site] .backends") < top("[data-pool=site] .charts"), backends_first);
+        // The last row looks like the others: the state at the same edge, the texts below it too.
+        for part in [".state", ".reason", ".since"] {
+            let edges = format!(
+                "new Set([...document.querySelectorAll('[data-pool=site] [data-backend] {part}')].map((one) => {{ \
+                   one.scrollIntoView(); const box = one.getBoundingClientRect(); const style = getComputedStyle(one); \
+                   return [style.textAlign, Math.round('{part}' === '.state' && innerWidth < 500 ? box.right : box.left)].join(); }})).size"
+            );
+            assert_eq!(number(&edges), 1.0, "{part} at {width}");
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::browser::Browser;
 use crate::harness::{run, stderr};
 
 #[test]
@@ -31,6 +32,44 @@ fn it_prints_a_table_and_writes_what_came_of_it() {
         assert!(highest >= 1.0 && of["runs"].as_array().unwrap().len() == 2, "{name}: {of}");
         assert!(table.contains(&format!("| {name} ")) && table.contains(&format!("{highest:.4}")), "{table}");
         assert!(page.contains(&format!("<h2>{name}</h2>")));
+    }
+}
+
+#[test]
+fn page_is_readable_on_a_phone() {
+    let folder = tempfile::tempdir().unwrap();
+    let [scenario, html] = ["s.toml", "out.html"].map(|name| folder.path().join(name));
+    std::fs::write(&scenario, "warm_up = '10s'\nmeasured = '60s'\n").unwrap();
+    let output = run([
+        "simulate".as_ref(),
+        "--scenario".as_ref(),
+        scenario.as_os_str(),
+        "--seeds".as_ref(),
+        "1".as_ref(),
+        "--html".as_ref(),
+        html.as_os_str(),
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let Some(browser) = Browser::start() else { return };
+    for width in [390, 1280] {
+        browser.resize(width);
+        browser.open(&format!("file://{}", html.display()));
+        let number = |script: &str| browser.run(&format!("return {script}")).as_f64().unwrap();
+        assert!(number("document.documentElement.scrollWidth") <= f64::from(width));
+        // No text is smaller than 12 pixels, those of charts included, and none is cut off or covered by another.
+        let smallest = "Math.min(...[...document.querySelectorAll('td, h2, p, figure span')].map((one) => \
+             parseFloat(getComputedStyle(one).fontSize) * (one.closest('svg') ? 0 : 1)))";
+        assert!(number(smallest) >= 12.0);
+        assert_eq!(number("document.querySelectorAll('svg text').length"), 0.0);
+        let outside = "[...document.querySelectorAll('td, figure span')].filter((one) => { \
+             const box = one.getBoundingClientRect(); return box.left < 0 || box.right > innerWidth; }).length";
+        assert_eq!(number(outside), 0.0, "{width}");
+        // Each level of the scale stands beside its line.
+        let apart = "Math.max(...[...document.querySelectorAll('figure')].flatMap((figure) => { \
+             const lines = [...figure.querySelectorAll('.grid')].reverse(); \
+             return [...figure.querySelectorAll('.levels span')].map((span, index) => \
+               Math.abs(span.getBoundingClientRect().top - lines[index].getBoundingClientRect().top)); }))";
+        assert!(number(apart) <= 1.5, "{}", number(apart));
     }
 }
 

@@ -246,6 +246,7 @@ class Section {
       write($(`[data-figure=${name}]`, row), count(backend.redirects[name]));
     }
     write($('[data-figure=spilled]', row), count(backend.spilled));
+    write($('[data-figure=pinned_last_minute]', row), count(Math.round(backend.pinned_last_minute ?? 0)));
     write($('[data-figure=dispatch_share]', row), percent(share));
     mark($('[data-bar=dispatch_share]', row), 'width', ((share ?? 0) * 100).toFixed(1));
     if (this.pool.reports_load) this.showLoad(row, backend.load);
@@ -363,10 +364,23 @@ async function change(body) {
     if (given) token = given;
     dialog.box.close();
     say(`${id}: ${told.state}, weight ${told.weight}`);
+    said = { pool: section.pool.name, id, state: told.state, weight: told.weight };
     refresh();
   } catch (error) {
     dialog.wrong.textContent = `no answer: ${error.message}`;
   }
+}
+
+/** The change that the line above the pools is about. It goes once it is not so any more. */
+let said = null;
+
+function forget(pools) {
+  if (!said) return;
+  const pool = pools.find((one) => one.name === said.pool);
+  const backend = pool?.backends.find((one) => one.id === said.id);
+  if (backend?.state === said.state && backend.weight === said.weight) return;
+  said = null;
+  say('');
 }
 
 function say(text, kind = 'good') {
@@ -386,7 +400,7 @@ let timer = null;
 
 /** What of an overview is words: where these differ, the server renders them anew. */
 function wordsOf(overview) {
-  const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share', 'spilled',
+  const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share', 'spilled', 'pinned_last_minute',
     'load', 'load_imbalance', 'mean_load_imbalance'];
   return JSON.stringify(overview, (name, value) => {
     // Of a share that is learnt it is rendered whether there is one.
@@ -439,6 +453,7 @@ async function refresh() {
       if (fresh !== words) await replace(overview.pools);
       words = fresh;
       for (const pool of overview.pools) sections.get(pool.name)?.show(pool, now);
+      forget(overview.pools);
       // By the server's clock: the operator's may differ.
       const there = Date.parse(answer.headers.get('date')) || now;
       for (const time of all('time[data-until]')) {
