@@ -11,8 +11,8 @@ use super::cause::{BackoffView, Cause, LastCheckView};
 use super::figures::{Count, Countdown, LoadView, Ratio, Share};
 use crate::estimate::Load;
 use crate::fleet::{
-    Admin, Excluded, Fleet, Health, Percent, Pool, Ramp, Reason, Role, Standing, State as BackendState, Tier,
-    Weight,
+    Admin, AgentWeight, Excluded, Fleet, Health, Pool, Ramp, Reason, Role, Standing, State as BackendState,
+    Tier, Weight,
 };
 use crate::imbalance::{Imbalance, Measure};
 use crate::metrics::{Figures, Source};
@@ -340,8 +340,10 @@ impl<'a> BackendView<'a> {
             let until = self.full_weight_at.as_deref().unwrap_or_default();
             notes.push(format!("slow start, full weight at {}", readable(until)));
         }
-        if self.standing.percent < Percent::ALL && self.standing.percent.get() > 0 {
-            notes.push(format!("its agent asks for {} % of its weight", self.standing.percent.get()));
+        match self.standing.agent_weight {
+            AgentWeight::ALL | AgentWeight::Percent(0) => {}
+            AgentWeight::Percent(percent) => notes.push(format!("agent weight {percent} %")),
+            AgentWeight::Absolute(weight) => notes.push(format!("agent weight {}", weight.get())),
         }
         // Of an admin state that it has set the reason says it already.
         let is_said = |name: &&str| *name == "admin" && self.reason == Reason::Operator;

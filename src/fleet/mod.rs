@@ -28,7 +28,7 @@ pub use key::{Caching, HashKey};
 pub use pins::{CLOCK_SKEW, Cookie, MAC_BYTES, Pins, Tag};
 pub use pool::{Keeps, Pool, Roster, Tier};
 pub use routes::{HostMatch, NoRoute, Route, Routes};
-pub use standing::{Admin, Excluded, Health, Percent, Ramp, Standing, State};
+pub use standing::{Admin, AgentWeight, Excluded, Health, Ramp, Standing, State};
 
 /// The immutable snapshot of all routes and pools.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{
-    Active, Admin, Arm, Backend, Caching, Cors, ErrorPages, Excluded, HashKey, Health, Percent, Pins, Ramp,
-    Role, Roles, Slot, Standing, room::Room,
+    Active, Admin, AgentWeight, Arm, Backend, Caching, Cors, ErrorPages, Excluded, HashKey, Health, Pins,
+    Ramp, Role, Roles, Slot, Standing, room::Room,
 };
 use crate::clock::Moment;
 use crate::estimate::{Load, OwnShare};
@@ -267,22 +267,25 @@ fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
     }
 }
 
-/// What the strategy is told of the eligible. While somebody is in slow start all weights count in tenths, and while
-/// an agent asks for less than all of its backend's, in hundredths.
+/// Returns the weights of the eligible backends: in tenths while one of them is in slow start, and in hundredths while an
+/// agent asks for another weight than its backend has.
 fn shares(standings: &[Standing], eligible: &[u32], tier: Tier) -> Vec<Share> {
     let of = |&index: &u32| &standings[index as usize];
     let some =
         |is: fn(&Standing) -> bool| tier != Tier::FailOpen && eligible.iter().any(|index| is(of(index)));
-    let (ramping, asked) =
-        (some(|standing| standing.ramp < Ramp::FULL), some(|standing| standing.percent < Percent::ALL));
+    let (ramping, asked) = (
+        some(|standing| standing.ramp < Ramp::FULL),
+        some(|standing| standing.agent_weight != AgentWeight::ALL),
+    );
     let share = |index: &u32| {
-        let tenths = of(index).ramp.tenths();
-        let parts = match (ramping, asked) {
-            (false, false) => 1,
-            (true, false) => tenths,
-            (_, true) => (tenths * of(index).percent.get()).div_ceil(Ramp::STEPS.into()),
+        let Standing { weight, ramp, agent_weight, .. } = of(index);
+        let (whole, tenths) = (u32::from(weight.get()), u32::from(ramp.tenths()));
+        let weight = match (ramping, asked) {
+            (false, false) => whole,
+            (true, false) => whole * tenths,
+            (_, true) => (agent_weight.hundredths_of(*weight) * tenths).div_ceil(Ramp::STEPS.into()),
         };
-        let weight = NonZeroU16::new(of(index).weight.get() * parts)?;
+        let weight = NonZeroU16::new(u16::try_from(weight).ok()?)?;
         // The settings take no more backends than have a place.
         Some(Share { backend: u16::try_from(*index).ok()?, weight })
     };
@@ -316,7 +319,7 @@ mod tests {
                 "draining" => standing.admin = Admin::Draining,
                 "maintenance" => standing.admin = Admin::Maintenance,
                 "weightless" => standing.weight = Weight::new(0).unwrap(),
-                "unasked" => standing.percent = Percent::new(0),
+                "unasked" => standing.agent_weight = AgentWeight::percent(0),
                 other => panic!("{other}"),
             }
         }
@@ -417,11 +420,17 @@ mod tests {
         standings[1].ramp = Ramp::after(1);
         assert_eq!(of(&standings, Tier::Primaries), [30, 2]);
         assert_eq!(of(&standings, Tier::FailOpen), [3, 1]);
-        standings[0].percent = Percent::new(50);
+        standings[0].agent_weight = AgentWeight::percent(50);
         assert_eq!(of(&standings, Tier::Primaries), [150, 20], "hundredths where an agent asks");
         standings[1].ramp = Ramp::FULL;
         assert_eq!(of(&standings, Tier::Primaries), [150, 100]);
-        standings[0].percent = Percent::new(0);
+        standings[0].agent_weight = AgentWeight::percent(25_600);
+        assert_eq!(of(&standings, Tier::Primaries), [25_600, 100], "no more than the largest weight");
+        standings[0].agent_weight = AgentWeight::Absolute(Weight::new(7).unwrap());
+        standings[1].weight = Weight::new(0).unwrap();
+        standings[1].agent_weight = AgentWeight::Absolute(Weight::new(7).unwrap());
+        assert_eq!(of(&standings, Tier::Primaries), [700], "an operator's 0 stays 0");
+        standings[0].agent_weight = AgentWeight::percent(0);
         assert!(!standings[0].is_active());
         assert_eq!(
             [Ramp::after(0).tenths(), Ramp::after(9).tenths(), Ramp::after(200).tenths()],

@@ -63,22 +63,41 @@ impl Ramp {
     }
 }
 
-/// How much of its weight a backend's agent asks for, in hundredths, 0 to 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Percent(u8);
+/// The weight that a backend's agent asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentWeight {
+    /// Hundredths of the weight that the backend has otherwise, at most [`Self::MOST`].
+    Percent(u16),
+    /// This weight instead.
+    Absolute(Weight),
+}
 
-impl Percent {
-    /// All of it.
-    pub const ALL: Self = Self(100);
+impl AgentWeight {
+    /// The weight as it is.
+    pub const ALL: Self = Self::Percent(100);
+    /// The most percent, and the most hundredths of a weight: of 1 as much as the largest weight.
+    const MOST: u16 = Weight::MAX * 100;
 
-    /// More than all is all.
-    pub fn new(percent: u32) -> Self {
-        Self(percent.min(100) as u8)
+    /// So many percent of the weight; HAProxy, too, lowers more to the largest weight.
+    pub fn percent(percent: u32) -> Self {
+        Self::Percent(u16::try_from(percent).map_or(Self::MOST, |percent| percent.min(Self::MOST)))
     }
 
-    /// Hundredths of the weight, 0 to 100.
-    pub fn get(self) -> u16 {
-        self.0.into()
+    /// Returns the weight in effect in hundredths. A weight of 0 stays 0: an operator has set it.
+    pub fn hundredths_of(self, weight: Weight) -> u32 {
+        let hundredths = match self {
+            _ if weight.is_zero() => 0,
+            Self::Percent(percent) => u32::from(weight.get()) * u32::from(percent),
+            Self::Absolute(weight) => u32::from(weight.get()) * 100,
+        };
+        hundredths.min(Self::MOST.into())
+    }
+
+    fn is_zero(self) -> bool {
+        match self {
+            Self::Percent(percent) => percent == 0,
+            Self::Absolute(weight) => weight.is_zero(),
+        }
     }
 }
 
@@ -95,8 +114,8 @@ pub struct Standing {
     pub backup: bool,
     /// How far its slow start has come.
     pub ramp: Ramp,
-    /// How much of its weight its agent asks for.
-    pub percent: Percent,
+    /// The weight that its agent asks for.
+    pub agent_weight: AgentWeight,
     /// Added at run time and waiting for its first probe: picked only where nobody else is up.
     pub waits: bool,
     /// Down, but not for so long that those who are pinned to it are sent elsewhere.
@@ -124,7 +143,7 @@ impl Standing {
             health: Health::Unknown,
             backup: false,
             ramp: Ramp::FULL,
-            percent: Percent::ALL,
+            agent_weight: AgentWeight::ALL,
             waits: false,
             held: false,
             full_weight_at: None,
@@ -138,7 +157,7 @@ impl Standing {
 
     /// Whether it is meant to get new visitors, up or not.
     pub fn is_active(&self) -> bool {
-        self.admin == Admin::Active && !self.weight.is_zero() && self.percent.get() > 0
+        self.admin == Admin::Active && !self.weight.is_zero() && !self.agent_weight.is_zero()
     }
 
     /// Whether it would answer them.
@@ -146,10 +165,10 @@ impl Standing {
         self.health != Health::Down && !self.waits
     }
 
-    /// Its weight times the tenths of its slow start and what its agent asks for, which may be no whole number.
+    /// Returns the weight that it or its agent asks for times the tenths of its slow start, which may be no whole number.
     pub fn weight_in_effect(&self) -> f64 {
-        let ramped = f64::from(self.weight.get() * self.ramp.tenths()) / f64::from(Ramp::STEPS);
-        ramped * f64::from(self.percent.get()) / 100.0
+        let asked = f64::from(self.agent_weight.hundredths_of(self.weight)) / 100.0;
+        asked * f64::from(self.ramp.tenths()) / f64::from(Ramp::STEPS)
     }
 
     /// Why it may not be picked, given that it may not: the operator's reasons first, then what probes say.
@@ -158,7 +177,7 @@ impl Standing {
             (Admin::Maintenance, _) => Excluded::Maintenance,
             (Admin::Draining, _) => Excluded::Draining,
             _ if self.weight.is_zero() => Excluded::Weightless,
-            _ if self.percent.get() == 0 => Excluded::Agent,
+            _ if self.agent_weight.is_zero() => Excluded::Agent,
             (_, Health::Down) => Excluded::Down,
             _ if self.waits => Excluded::Waits,
             // All that would be picked but for who else there is.

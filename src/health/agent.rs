@@ -1,4 +1,4 @@
-//! Asks a backend's agent for its line, again and again, as HAProxy's `agent-check` does: a connection, a line, the end.
+//! Reads the line of a backend's agent again and again, as HAProxy's `agent-check` does: connect, read a line, close.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,16 +16,23 @@ use crate::load::Refused;
 use crate::load::agent::{Line, MAX_LINE};
 use crate::metrics::Told;
 
-/// Asks one agent at the pace of probes. That it does not answer says nothing of the backend: probes do.
+/// Reads the line of one agent at the interval of probes. An agent that fails changes nothing: probes check the backend.
 pub(super) async fn listen(shared: Rc<Shared>, target: Arc<Target>, spread: Duration) {
     let interval = target.health.interval.0;
     let mut rng: SmallRng = make_rng();
     let mut reports = Reports::new(Arc::clone(&target));
+    let mut ignored = None;
     wait_for_turn(&mut rng, spread.min(interval)).await;
     loop {
         let began = Instant::now();
         match ask(&shared, &target).await {
             Ok(line) => {
+                if line.ignored.is_some() && line.ignored != ignored {
+                    let (pool, backend) = (&*target.pool, &*target.backend);
+                    let word = line.ignored.as_deref();
+                    tracing::warn!(pool, backend, word, "unknown word of an agent ignored");
+                }
+                ignored.clone_from(&line.ignored);
                 match line.claim() {
                     Some(claim) => reports.take(&shared, Ok(claim)).await,
                     None => reports.note(&shared, Told::Ok, String::new),
@@ -51,7 +58,8 @@ async fn ask(shared: &Shared, target: &Target) -> Result<Line, Refused> {
     Line::parse(&asked.unwrap_or_else(|_| late())?)
 }
 
-/// The agent's first line, without its end.
+/// Reads the agent's first line, up to CR or LF. As in HAProxy, a line without one is incomplete and does not count: an
+/// agent that is cut off must not turn `100%` into `10`.
 async fn read_line(shared: &Shared, target: &Target) -> Result<Vec<u8>, Refused> {
     let unreachable = |why: String| Refused::Unreachable(format!("the agent: {why}"));
     let port = target.load.as_ref().map_or(0, |load| load.agent_port.0);
@@ -65,7 +73,7 @@ async fn read_line(shared: &Shared, target: &Target) -> Result<Vec<u8>, Refused>
     loop {
         let from = line.len();
         let count = socket.read_buf(&mut line).await.map_err(|error| unreachable(error.to_string()))?;
-        if let Some(end) = line[from..].iter().position(|byte| *byte == b'\n') {
+        if let Some(end) = line[from..].iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
             line.truncate(from + end);
             return Ok(line);
         }
@@ -73,7 +81,9 @@ async fn read_line(shared: &Shared, target: &Target) -> Result<Vec<u8>, Refused>
             return Err(Refused::Malformed(format!("the agent's line is longer than {MAX_LINE} bytes")));
         }
         if count == 0 {
-            return Ok(line);
+            return Err(Refused::Malformed(
+                "the agent closed the connection before the end of its line".to_owned(),
+            ));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fleet::{Admin, Percent};
+use crate::fleet::{Admin, AgentWeight};
 use crate::load::agent::Line;
 
 /// All that an agent has said so far. What it never spoke of is as if there were no agent.
@@ -12,19 +12,19 @@ pub(super) struct Asked {
     /// Since when, in seconds since 1970.
     since: u64,
     is_down: bool,
-    /// How much of its weight, and until when that holds.
-    percent: Option<(Percent, Instant)>,
+    /// The weight, and until when that holds.
+    weight: Option<(AgentWeight, Instant)>,
 }
 
 impl Asked {
-    /// With one more line, that was said now; its percentage holds for as long as reports do.
-    pub(super) fn after(self, line: Line, now: Instant, unix_now: u64, expires: Duration) -> Self {
+    /// Returns the state after one more line that was received now. Its weight holds for as long as reports do.
+    pub(super) fn after(self, line: &Line, now: Instant, unix_now: u64, expires: Duration) -> Self {
         let admin = line.admin.unwrap_or(self.admin);
         Self {
             admin,
             since: if admin == self.admin { self.since } else { unix_now },
             is_down: line.is_down.unwrap_or(self.is_down),
-            percent: line.percent.map(|percent| (percent, now + expires)).or(self.percent),
+            weight: line.weight.map(|weight| (weight, now + expires)).or(self.weight),
         }
     }
 
@@ -43,34 +43,46 @@ impl Asked {
         self.is_down
     }
 
-    /// How much of its weight it wants.
-    pub(super) fn percent(&self, now: Instant) -> Percent {
-        self.percent.filter(|(_, until)| now < *until).map_or(Percent::ALL, |(percent, _)| percent)
+    /// Returns the weight that it asks for. An absolute one does not count if the operator has set the weight.
+    pub(super) fn weight(&self, now: Instant, weight_is_set: bool) -> AgentWeight {
+        match self.weight.filter(|(_, until)| now < *until) {
+            Some((AgentWeight::Absolute(_), _)) if weight_is_set => AgentWeight::ALL,
+            Some((weight, _)) => weight,
+            None => AgentWeight::ALL,
+        }
     }
 
-    /// When its percentage is over.
+    /// Returns when its weight expires.
     pub(super) fn expires(&self, now: Instant) -> Option<Instant> {
-        self.percent.map(|(_, until)| until).filter(|until| now < *until)
+        self.weight.map(|(_, until)| until).filter(|until| now < *until)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::Weight;
 
     #[test]
-    fn words_stay_until_others_are_said_and_a_percentage_until_it_expires() {
+    fn words_hold_until_others_come_and_a_weight_until_it_expires() {
         let (now, expires) = (Instant::now(), Duration::from_secs(15));
         let line = |text: &str| Line::parse(text.as_bytes()).unwrap();
-        let asked = Asked::default().after(line("75% drain down"), now, 1000, expires);
+        let asked = Asked::default().after(&line("75% drain down"), now, 1000, expires);
         assert_eq!((asked.admin(), asked.since(), asked.is_down()), (Admin::Draining, 1000, true));
-        assert_eq!(asked.percent(now).get(), 75);
+        assert_eq!(asked.weight(now, false), AgentWeight::percent(75));
+        assert_eq!(
+            asked.weight(now, true),
+            AgentWeight::percent(75),
+            "of the weight that the operator has set"
+        );
         let later = now + expires;
         assert_eq!(asked.expires(now), Some(later));
-        assert_eq!((asked.percent(later), asked.expires(later)), (Percent::ALL, None));
-        let asked = asked.after(line("drain"), later, 2000, expires);
+        assert_eq!((asked.weight(later, false), asked.expires(later)), (AgentWeight::ALL, None));
+        let asked = asked.after(&line("drain"), later, 2000, expires);
         assert_eq!((asked.admin(), asked.since(), asked.is_down()), (Admin::Draining, 1000, true));
-        let asked = asked.after(line("ready up"), later, 3000, expires);
+        let asked = asked.after(&line("ready up weight:30"), later, 3000, expires);
         assert_eq!((asked.admin(), asked.since(), asked.is_down()), (Admin::Active, 3000, false));
+        let thirty = AgentWeight::Absolute(Weight::new(30).unwrap());
+        assert_eq!((asked.weight(later, false), asked.weight(later, true)), (thirty, AgentWeight::ALL));
     }
 }

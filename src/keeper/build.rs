@@ -119,7 +119,7 @@ impl Lasting {
                 health: vitals.health(),
                 backup: backend.backup,
                 ramp: vitals.ramp(now, pool.slow_start.0),
-                percent: asked.percent(now),
+                agent_weight: asked.weight(now, set.weight.is_some()),
                 waits: vitals.waits(now),
                 held: pool.pin.as_ref().is_some_and(|pin| vitals.held(now, pin.hold.0)),
                 agent_is_down: asked.is_down(),

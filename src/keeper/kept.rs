@@ -181,15 +181,16 @@ impl Kept {
         self.targets.get(index).filter(|known| known.is_at(target))?;
         let load = self.settings.load.as_ref().filter(|load| load.asks_agents())?;
         let before = *self.vitals[index].asked();
-        let asked = before.after(line, now, unix_now().as_secs(), load.expires.0);
+        let asked = before.after(&line, now, unix_now().as_secs(), load.expires.0);
         let others_up = before.is_down() && !asked.is_down() && self.others_up(index, lasting, now);
         self.vitals[index].ask(asked, now, others_up);
         if (asked.admin(), asked.is_down()) != (before.admin(), before.is_down()) {
             self.changed();
             let (pool, backend) = (&*target.pool, &*target.backend);
             let (admin, is_down) = (asked.admin(), asked.is_down());
-            tracing::info!(pool, backend, ?admin, is_down, "its agent asks for something else");
-        } else if asked.percent(now) != before.percent(now) {
+            let reason = line.description.as_deref().unwrap_or_default();
+            tracing::info!(pool, backend, ?admin, is_down, reason, "agent state changed");
+        } else if asked.weight(now, false) != before.weight(now, false) {
             // Thousands of agents never say the same twice; tables are not built for each of them.
             self.due = Some(self.due.map_or(now + SHARES_PACE, |due| due.min(now + SHARES_PACE)));
         }

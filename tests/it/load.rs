@@ -155,8 +155,7 @@ fn an_agent_gets_the_share_of_its_weight_that_it_asks_for() {
     wait_until("a is heard", || weight(&signpost, "a") == 0.5);
     wait_for_results(&signpost, &["ok", "ok"]);
     assert_eq!(picks(&signpost, 30), [10, 20]);
-    // Without an end of the line, the end of the connection is one.
-    a.now_does(Does::Say("25%"));
+    a.now_does(Does::Say("25%\n"));
     wait_until("a asks for less", || weight(&signpost, "a") == 0.25);
     a.now_does(Does::Say("0%\n"));
     wait_until("a asks for nobody", || weight(&signpost, "a") == 0.0);
@@ -212,7 +211,7 @@ fn what_an_agent_asked_for_ends_when_it_is_asked_no_more() {
 }
 
 /// Longer than a line may be, without an end.
-const LONG: &str = match std::str::from_utf8(&[b'1'; 5000]) {
+const LONG: &str = match std::str::from_utf8(&[b'1'; 20_000]) {
     Ok(text) => text,
     Err(_) => unreachable!(),
 };

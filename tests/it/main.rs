@@ -41,6 +41,7 @@ mod least_load;
 mod metrics;
 mod prometheus;
 mod access_log;
+mod agent;
 mod api;
 mod admin_port;
 mod openapi;
