@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Signpost, command, series, wait_until};
+use crate::harness::{Connection, Signpost, command, series, skipped, wait_until};
 
 const SAVED: &str = "signpost_state_file_last_write_successful";
 
@@ -217,6 +217,49 @@ fn a_change_takes_effect_although_it_cannot_be_saved() {
     };
     wait_for_saved(&signpost, 0.0);
     assert_eq!(picks(&signpost), "aabbcc");
+}
+
+#[test]
+fn a_full_disk_keeps_the_file_and_no_change_from_taking_effect() {
+    let mut unshare = Command::new("unshare");
+    if !unshare
+        .args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"])
+        .output()
+        .is_ok_and(|run| run.status.success())
+    {
+        return skipped("no file system can be mounted; `apt-get install util-linux` has unshare");
+    }
+    let place = Place::new();
+    let (settings, state) = (place.path("site.toml"), place.path("state"));
+    let script = format!(
+        "mount -t tmpfs -o size=64k none {} && exec {} --settings {} --listen 127.0.0.1:0 --admin 127.0.0.1:0",
+        state.display(),
+        env!("CARGO_BIN_EXE_signpost"),
+        settings.display(),
+    );
+    let mut command = Command::new("unshare");
+    let signpost = Signpost::start_command(command.args(["-rm", "sh", "-c", &script]).env_clear());
+    wait_for_saved(&signpost, 1.0);
+    // The folder as that process sees it.
+    let inside = PathBuf::from(format!("/proc/{}/root{}", signpost.pid(), state.display()));
+    let overrides = || std::fs::read_to_string(inside.join("overrides.json")).unwrap();
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    let before = overrides();
+    assert!(before.contains("maintenance"));
+
+    let filled = std::fs::write(inside.join("fill"), vec![0; 1 << 20]);
+    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    set(&signpost, "b", &json!({ "admin": "maintenance" }));
+    assert_eq!(picks(&signpost), "cccccc");
+    assert_eq!((signpost.metric(SAVED, &[]), overrides()), (0.0, before));
+    signpost.wait_for_log("No space left on device");
+    let names = std::fs::read_dir(&inside).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.count(), 2, "nothing half written is left");
+
+    std::fs::remove_file(inside.join("fill")).unwrap();
+    set(&signpost, "b", &json!({ "weight": 0 }));
+    assert_eq!(signpost.metric(SAVED, &[]), 1.0);
+    assert_eq!(overrides().matches("maintenance").count(), 2);
 }
 
 #[test]
