@@ -1,7 +1,7 @@
 //! Standard output and standard error. The only module that writes to either.
 //!
 //! `print!` and its relatives panic when a write fails, for example on a full disk or when the reader of a pipe has
-//! gone. A dispatcher must not stop because of a log line, so every write here tolerates failure: [`print`] returns
+//! gone. A dispatcher must not stop because of a log line, so every write here tolerates failure: [`print()`] returns
 //! the error, [`report`] ignores it, and [`Lossy`] counts it. The lints `print_stdout` and `print_stderr` forbid the
 //! macros, and `tests/it/architecture.rs` forbids the streams elsewhere.
 

@@ -66,7 +66,7 @@ impl Ramp {
 /// The weight that a backend's agent asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentWeight {
-    /// Hundredths of the weight that the backend has otherwise, at most [`Self::MOST`].
+    /// Hundredths of the weight that the backend has otherwise, at most `Self::MOST`.
     Percent(u16),
     /// This weight instead.
     Absolute(Weight),

@@ -44,7 +44,7 @@ pub enum Speaks {
     Upgrade,
 }
 
-/// A worker's share of one listener. Its socket is a [`TcpListener`], and a [`Queue`] once a runtime watches it.
+/// A worker's share of one listener. Its socket is a [`TcpListener`], and a `Queue` once a runtime watches it.
 #[derive(Debug)]
 pub struct Listener<S = TcpListener> {
     /// Its own socket on the address.

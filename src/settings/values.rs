@@ -49,7 +49,7 @@ impl Leaf for String {
     }
 }
 
-/// The path of a file. [`Section::path`](super::reader::Section::path) reads it, and resolves a relative one.
+/// The path of a file. `Section::path` reads it, and resolves a relative one.
 impl Leaf for PathBuf {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
