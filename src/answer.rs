@@ -179,6 +179,14 @@ pub fn options(roster: Option<&Roster>, request: &HeaderMap) -> Answer {
     answer
 }
 
+/// One line of text that no cache keeps.
+pub fn text(status: StatusCode, text: &'static str) -> Answer {
+    let mut answer = empty(status);
+    *answer.body_mut() = Full::new(Bytes::from_static(text.as_bytes()));
+    answer.headers_mut().insert(CONTENT_TYPE, PLAIN);
+    answer
+}
+
 /// The response to a rejected request; `roster` is the pool that the request is for, if one is known. A client that
 /// prefers HTML gets the `page` of the status, if there is one, others a line of text. `spread` is any
 /// number: it spreads `Retry-After` over 2 to 8 seconds, so that clients that were rejected together do not return

@@ -45,6 +45,7 @@ pub mod settings;
 
 // The operator's side.
 pub mod admin;
+pub mod readiness;
 pub mod metrics;
 pub mod compare;
 pub mod descriptors;

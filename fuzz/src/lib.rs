@@ -27,7 +27,7 @@ pub fn worker(backend: &str, pin: bool) -> Worker {
     let flags = Flags { backends: vec![backend.to_owned()], pin, ..Flags::default() };
     let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
     let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
-    let policy = Policy { max_target: 8192, max_headers: 100, trust, clients };
+    let policy = Policy { max_target: 8192, max_headers: 100, trust, clients, health_path: None };
     let keeper = Keeper::start(&settings, Counter::default());
     Worker::new(keeper.published(), keeper.clock(), rand::make_rng(), Counter::default(), policy, None)
 }

@@ -41,7 +41,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -71,6 +71,7 @@ use crate::fleet::{Fleet, Slot};
 use crate::keeper::Event;
 use crate::metrics::{Counter, Limit, Registry};
 use crate::overrides::Saved;
+use crate::readiness::Readiness;
 use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use guard::Guard;
@@ -99,34 +100,6 @@ const RULES: Rules = Rules {
     max_requests: u32::MAX,
     keep_alive: true,
 };
-
-/// Whether visitors should be sent here; at first they should not. Cheap to clone: clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicU8>);
-
-const READY: u8 = 1;
-const LEAVING: u8 = 2;
-
-impl Readiness {
-    /// Ready from now on.
-    pub fn enter(&self) {
-        self.0.store(READY, Ordering::Relaxed);
-    }
-
-    /// Not ready any more.
-    pub fn leave(&self) {
-        self.0.store(LEAVING, Ordering::Relaxed);
-    }
-
-    /// Why not, where it is not ready.
-    fn objection(&self) -> Option<&'static str> {
-        match self.0.load(Ordering::Relaxed) {
-            READY => None,
-            LEAVING => Some("leaving\n"),
-            _ => Some("starting: waiting for the first round of health checks\n"),
-        }
-    }
-}
 
 /// What the endpoints show, and whom they tell of changes.
 #[derive(Clone)]
@@ -242,10 +215,8 @@ async fn limit(
 }
 
 async fn readyz(State(shown): State<Shown>) -> Response {
-    match shown.readiness.objection() {
-        None => "ready\n".into_response(),
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
-    }
+    let (status, text) = shown.readiness.response();
+    (status, text).into_response()
 }
 
 async fn unknown() -> Response {

@@ -147,7 +147,7 @@ impl<'a> Overview<'a> {
         let imbalances = shown.registry.imbalances();
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            ready: shown.readiness.objection().is_none(),
+            ready: shown.readiness.is_ready(),
             changes,
             pools: fleet.pools.iter().map(|pool| PoolView::of(shown, &imbalances, pool)).collect(),
         }

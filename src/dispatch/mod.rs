@@ -2,6 +2,7 @@
 //! and allocates little but its answer (ARCHITECTURE.md lists it).
 
 mod choose;
+mod health_path;
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use crate::forwarded::Trust;
 use crate::metrics::{Counter, Limit};
 use crate::outcome::{Choice, Refusal};
 use crate::visit::{Came, Target, Visit};
+pub use health_path::HealthPath;
 
 /// What a worker thread owns for its requests. Nothing here is shared with another thread but the fleet.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct Policy {
     pub trust: Trust,
     /// What each client has had, where that is limited.
     pub clients: Arc<Clients>,
+    /// Where balancers ask whether this process is ready.
+    pub health_path: Option<HealthPath>,
 }
 
 impl Worker {
@@ -86,12 +90,18 @@ impl Worker {
 /// Answers one request; `peer` is who sent it, a visitor or a proxy. The line is to be given to [`Worker::settle`] once
 /// it is known whether the response was written.
 pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: Came) -> (Answer, OpenLine) {
+    if let Some(health) = worker.health(&request) {
+        return health;
+    }
     answer(worker, request, peer, serve)
 }
 
 /// Redirects one request to the same host over TLS, on `port`, if some pool serves that host. A request that a trusted
 /// proxy received over TLS is dispatched instead, because the same redirect would come back here without end.
 pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZeroU16) -> (Answer, OpenLine) {
+    if let Some(health) = worker.health(&request) {
+        return health;
+    }
     answer(worker, request, peer, |worker, fleet, request, came, seen| {
         if came.by_tls {
             return serve(worker, fleet, request, came, seen);
@@ -393,6 +403,7 @@ mod tests {
             max_headers: 100,
             trust: Trust::new([], Field::Forwarded),
             clients: Clients::new(0, 0),
+            health_path: None,
         };
         Worker::new(
             Arc::new(ArcSwap::from_pointee(fleet)),

@@ -31,7 +31,8 @@ use crate::outcome::{Choice, Decision, Refusal};
 use crate::pin::Rejection;
 
 /// The statuses of `signpost_responses_total`, in the order of their counts in a slab.
-const CODES: [StatusCode; 15] = [
+const CODES: [StatusCode; 16] = [
+    StatusCode::OK,
     StatusCode::NO_CONTENT,
     StatusCode::FOUND,
     StatusCode::SEE_OTHER,

@@ -21,10 +21,11 @@ use crate::certificates::{self, Published, Shelf};
 use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::descriptors::max_connections;
-use crate::dispatch::{Policy, Worker};
+use crate::dispatch::{HealthPath, Policy, Worker};
 use crate::fleet::Slot;
 use crate::forwarded::{Field, Trust};
 use crate::metrics::{Counter, Roll, Slab, Slots};
+use crate::readiness::Readiness;
 use crate::server::{
     Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Speaks, Taken, Tls, Traffic, worker_count,
 };
@@ -135,7 +136,8 @@ impl Front {
         let staffed = of_worker.into_iter().map(|own| {
             let slab = ground.roll.enlist();
             slabs.push(Arc::clone(&slab));
-            let (fleet, policy) = (Arc::clone(&ground.shown.fleet), policy(settings, &clients));
+            let (fleet, policy) =
+                (Arc::clone(&ground.shown.fleet), policy(settings, &clients, &ground.shown.readiness));
             let access_log = ground.telemetry.access_log();
             let (rng, counter) = (rand::make_rng(), Counter::new(slab));
             (Worker::new(fleet, ground.clock, rng, counter, policy, access_log), own)
@@ -320,7 +322,7 @@ fn read_certificates(settings: &Settings) -> io::Result<Published> {
 }
 
 /// What the settings say of every request.
-fn policy(settings: &Settings, clients: &Arc<Clients>) -> Policy {
+fn policy(settings: &Settings, clients: &Arc<Clients>, readiness: &Readiness) -> Policy {
     let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
     let field = match settings.server.forwarded_by {
         ForwardedBy::XForwardedFor => Field::XForwardedFor,
@@ -332,5 +334,10 @@ fn policy(settings: &Settings, clients: &Arc<Clients>) -> Policy {
         max_headers: limits.max_headers.0.into(),
         trust: Trust::new(proxies, field),
         clients: Arc::clone(clients),
+        health_path: settings
+            .server
+            .health_path
+            .as_ref()
+            .map(|path| HealthPath::new(path.as_str(), readiness.clone())),
     }
 }

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{Readiness, Scrapes, Shown};
+use crate::admin::{Scrapes, Shown};
 use crate::clients::Clients;
 use crate::compare::Comparer;
 use crate::health::{Entry, Prober};
@@ -25,6 +25,7 @@ use crate::keeper::{Event, Keeper};
 use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources, StateFileStatus};
 use crate::notify::Notifier;
 use crate::overrides::{self, Contents, Saver, StateFile};
+use crate::readiness::Readiness;
 use crate::reload::{NewFront, Reloader, Told};
 use crate::server::{Bound, Listeners, Places, Speaks};
 use crate::settings::{Layers, Settings, Span};

@@ -35,7 +35,8 @@ pub use listener::Listener;
 pub use load::{FieldName, Load, LoadSource, LoadUnit, Pointer, Port};
 pub use log::{Log, LoggedHeader};
 pub use names::{
-    BackendId, CookieDomain, CookieName, CorsMethod, HostPattern, Origin, PathPrefix, PoolName, Token,
+    BackendId, CookieDomain, CookieName, CorsMethod, HealthPath, HostPattern, Origin, PathPrefix, PoolName,
+    Token,
 };
 pub use pool::{Backend, Cors, Pin, Pool, Portion};
 pub use probe_http::{ExpectBody, ProbeHeaders};
@@ -81,6 +82,10 @@ pub struct Server {
     pub shutdown_delay: Span,
     /// How long requests in flight may take to finish once nothing is accepted any more.
     pub shutdown_grace: Span,
+    /// The path on the traffic listeners that answers 200 while the process is ready and 503 while it is not; none: no
+    /// path does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_path: Option<HealthPath>,
     /// How often the settings files are looked at for changes; 0: never.
     pub watch: Span,
     /// The proxies that are believed when they tell where a visitor came from; none: nobody is.
@@ -223,6 +228,7 @@ impl Default for Server {
             tcp_fast_open: 0,
             shutdown_delay: Span::seconds(0),
             shutdown_grace: Span::seconds(30),
+            health_path: None,
             watch: Span::seconds(2),
             trusted_proxies: Vec::new(),
             forwarded_by: ForwardedBy::XForwardedFor,
@@ -270,6 +276,7 @@ impl Server {
             ),
             shutdown_delay: section.or("shutdown_delay", default.shutdown_delay),
             shutdown_grace: section.or("shutdown_grace", default.shutdown_grace),
+            health_path: section.optional("health_path"),
             watch: section.within("watch", default.watch, "0s or 100ms and more", |span| {
                 span.0.is_zero() || span.0.as_millis() >= 100
             }),

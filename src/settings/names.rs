@@ -198,30 +198,57 @@ impl Leaf for PathPrefix {
         if text.contains("://") {
             return err("it has a scheme; hosts belong in `hosts`");
         }
-        if !text.starts_with('/') {
-            return err("it does not begin with a slash");
-        }
-        if text.contains(['?', '#']) {
-            return err("prefixes are compared with the path alone");
-        }
         if text.split('/').any(|segment| segment == "*" || segment == "**") {
             return err("a prefix needs no wildcard, because it covers everything below it");
         }
-        if text.split('/').any(|segment| dots(segment) != Dots::None) {
-            return err("browsers resolve dot segments before they send a path");
+        if !text.starts_with('/') {
+            return err("it does not begin with a slash");
         }
-        let mut prefix = String::new();
-        for byte in text.trim_end_matches('/').bytes() {
-            match byte {
-                // As browsers send it.
-                0x80.. => prefix += &format!("%{byte:02X}"),
-                _ if !byte.is_ascii_graphic() || br#""<>\^`{}"#.contains(&byte) => {
-                    return err("it has a character that must be percent-encoded");
-                }
-                _ => prefix.push(char::from(byte)),
+        request_path(text.trim_end_matches('/')).map(Self).or_else(err)
+    }
+}
+
+/// A path in the form in which clients send it, so that it can be compared byte by byte.
+fn request_path(text: &str) -> Result<String, &'static str> {
+    if text.contains(['?', '#']) {
+        return Err("it is compared with the path alone");
+    }
+    if text.split('/').any(|segment| dots(segment) != Dots::None) {
+        return Err("browsers resolve dot segments before they send a path");
+    }
+    let mut path = String::new();
+    for byte in text.bytes() {
+        match byte {
+            0x80.. => path += &format!("%{byte:02X}"),
+            _ if !byte.is_ascii_graphic() || br#""<>\^`{}"#.contains(&byte) => {
+                return Err("it has a character that must be percent-encoded");
             }
+            _ => path.push(char::from(byte)),
         }
-        Ok(Self(prefix))
+    }
+    Ok(path)
+}
+
+/// The path at which balancers ask whether this process is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HealthPath(String);
+
+impl HealthPath {
+    /// As requests have it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for HealthPath {
+    fn parse(text: &str) -> Result<Self, String> {
+        let path = match text {
+            text if !text.starts_with('/') => Err("it does not begin with a slash"),
+            text if text.contains('*') => Err("it is compared as a whole, without wildcards"),
+            text => request_path(text),
+        };
+        path.map(Self)
+            .map_err(|why| format!("one path such as \"/health\", without query and fragment: {why}"))
     }
 }
 

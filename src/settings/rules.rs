@@ -37,6 +37,12 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
              file with a pool (--settings FILE)",
         );
     }
+    if settings.server.health_path.as_ref().is_some_and(|path| path.as_str() == "/") {
+        warnings.push(
+            "server.health_path is \"/\": it is answered here for every host, and no pool gets requests for its first page"
+                .to_owned(),
+        );
+    }
     for pool in &settings.pools {
         // Where some backends could not be read, the others' places in the list are not those of the file.
         if !notes.is_wrong(&key(pool, "backends")) {

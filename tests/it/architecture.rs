@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 37] = [
+const MAY_IMPORT: [(&str, &[&str]); 38] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -29,6 +29,7 @@ const MAY_IMPORT: [(&str, &[&str]); 37] = [
             "server",
             "admin",
             "overrides",
+            "readiness",
             "reload",
             "health",
             "notify",
@@ -52,6 +53,7 @@ const MAY_IMPORT: [(&str, &[&str]); 37] = [
         &[
             "server",
             "overrides",
+            "readiness",
             "reload",
             "keeper",
             "load",
@@ -85,6 +87,7 @@ const MAY_IMPORT: [(&str, &[&str]); 37] = [
         "dispatch",
         &[
             "forwarded",
+            "readiness",
             "clients",
             "clock",
             "visit",
@@ -100,6 +103,7 @@ const MAY_IMPORT: [(&str, &[&str]); 37] = [
     ),
     ("overrides", &["keeper", "metrics", "fleet"]),
     ("clients", &[]),
+    ("readiness", &[]),
     ("answer", &["accept", "outcome", "key", "visit", "pin", "fleet"]),
     ("accept", &[]),
     ("key", &["visit", "pin", "fleet", "strategy"]),

@@ -55,6 +55,7 @@ mod forms;
 mod life;
 mod output;
 mod signals;
+mod health_path;
 mod reload;
 mod fronts;
 mod takeover;

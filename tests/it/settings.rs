@@ -52,6 +52,13 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "pools.a.strategy",
             "one of \"random\", \"round_robin\", \"least_load\"",
         ),
+        (format!("{A}[server]\nhealth_path = 'health'"), "server.health_path", "begin with a slash"),
+        (format!("{A}[server]\nhealth_path = ''"), "server.health_path", "begin with a slash"),
+        (format!("{A}[server]\nhealth_path = '/health?deep'"), "server.health_path", "the path alone"),
+        (format!("{A}[server]\nhealth_path = '/health/*'"), "server.health_path", "without wildcards"),
+        (format!("{A}[server]\nhealth_path = '/a/../health'"), "server.health_path", "dot segments"),
+        (format!("{A}[server]\nhealth_path = '/a b'"), "server.health_path", "percent-encoded"),
+        (format!("{A}[server]\nhealth_path = true"), "server.health_path", "one path"),
         (format!("{A}shadow = ['rando']"), "pools.a.shadow[0]", "did you mean \"random\"?"),
         (format!("{A}shadow = ['round_robin']"), "pools.a.shadow[0]", "a strategy of this pool already"),
         (format!("{A}shadow = ['random', 'random']"), "pools.a.shadow[1]", "a strategy of this pool already"),
@@ -666,6 +673,7 @@ fn the_defaults_are_those_that_are_documented() {
             "load_token",
             "load_token_file",
             "state_file",
+            "health_path",
             "address",
             "proxy_protocol",
         ]
@@ -673,4 +681,10 @@ fn the_defaults_are_those_that_are_documented() {
     ) {
         assert!(text.contains(&format!("{key} = ")), "{key} is not in default.toml");
     }
+}
+
+#[test]
+fn a_health_path_that_hides_a_page_is_a_warning() {
+    let warns = |path: &str| check(&format!("{A}[server]\nhealth_path = '{path}'")).2.contains("first page");
+    assert!(warns("/") && !warns("/health"));
 }
