@@ -143,10 +143,7 @@ impl Tools {
         let patience = target.health.timeout.0;
         let host = target.url.host_as_written();
         let addresses = self.resolver.resolve(host, patience).await;
-        let addresses = addresses.map_err(|error| {
-            let is_ours = error.is_local();
-            Failure { is_ours, ..failure(CheckResult::Dns, error.to_string()) }
-        })?;
+        let addresses = addresses.map_err(|error| failure(CheckResult::Dns, error.to_string()))?;
         stage.set(Stage::Connect);
         let attempt = self.resolver.attempt(host);
         let socket = connect_one(&addresses, port, patience).await?;

@@ -63,13 +63,6 @@ enum Reason {
     Failure(Failure),
 }
 
-impl LookupError {
-    /// Whether this machine could not even ask, so that nothing is known about the name.
-    pub(super) fn is_local(&self) -> bool {
-        matches!(self.reason, Reason::Failure(Failure::Local(_)))
-    }
-}
-
 impl fmt::Display for LookupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.host, self.reason)
@@ -93,7 +86,6 @@ impl fmt::Display for Failure {
             Self::Silent => f.write_str("name servers do not answer"),
             Self::Refused => f.write_str("name server refused"),
             Self::Failed(why) => write!(f, "name server failed ({why})"),
-            Self::Local(why) => write!(f, "name servers cannot be asked ({why})"),
         }
     }
 }
@@ -298,9 +290,9 @@ impl Host {
                         known.stale = known.stale.max(state.failure.clone());
                     }
                     Some(Answer::NoAddress) => known.exists = true,
-                    // No name has no addresses of either family.
+                    // A name that does not exist has addresses of neither family.
                     Some(Answer::NoName) => is_missing = true,
-                    None => is_open |= state.failure.as_ref().is_none_or(|failure| !failure.is_response()),
+                    None => is_open |= matches!(state.failure, None | Some(Failure::Silent)),
                 }
             }
             if !known.addresses.is_empty() || is_open && !is_missing {

@@ -15,7 +15,6 @@ use tokio::time::timeout_at;
 
 use super::sockets::Sockets;
 use super::system::{NameServer, ResolvConf};
-use crate::descriptors;
 
 /// How long one name server is waited for before the next one is asked too.
 const STAGGER: Duration = Duration::from_millis(100);
@@ -42,20 +41,11 @@ pub(super) enum Answer {
 /// Why no name server gave an answer. Of several, the greatest tells most.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Failure {
-    /// No answer in time, or no name server can be reached.
+    /// No answer in time, no name server can be reached, or there is no descriptor to ask with.
     Silent,
     Refused,
     /// The response code, or what is wrong with the answer.
     Failed(String),
-    /// This machine lacks what a query takes, such as a descriptor.
-    Local(String),
-}
-
-impl Failure {
-    /// Whether a name server has responded.
-    pub(super) fn is_response(&self) -> bool {
-        matches!(self, Self::Refused | Self::Failed(_))
-    }
 }
 
 /// The name servers of `/etc/resolv.conf`.
@@ -171,7 +161,6 @@ async fn ask_one(
         },
         Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused))) => Err(Failure::Refused),
         Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(Failure::Failed(code.to_string())),
-        Err(NetError::Io(error)) if descriptors::are_out(&error) => Err(Failure::Local(error.to_string())),
         Err(NetError::Proto(_)) => Err(Failure::Failed("malformed answer".to_owned())),
         Err(_) => Err(Failure::Silent),
     }
