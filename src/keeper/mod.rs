@@ -238,7 +238,6 @@ impl Keeper {
     /// Works events in and publishes what came of them.
     fn work(&mut self, events: impl Iterator<Item = Event>, now: Instant) {
         let mut told = Vec::new();
-        let changes = self.lasting.override_changes;
         for event in events {
             told.extend(self.guarded(|this| this.apply(event, now)).flatten());
         }
@@ -247,9 +246,8 @@ impl Keeper {
             self.kept.iter_mut().for_each(Kept::changed);
             return;
         }
-        if self.lasting.override_changes != changes {
-            self.override_changes.send_replace(self.lasting.override_changes);
-        }
+        let changes = self.lasting.override_changes;
+        self.override_changes.send_if_modified(|known| std::mem::replace(known, changes) != changes);
         for published in told {
             // Whoever asked may have gone; then nobody needs to know.
             let _ = published.send(());
