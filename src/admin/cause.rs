@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::view::date;
-use crate::fleet::{Backend, Check, CheckResult, Progress, Reason, Standing};
+use crate::fleet::{Backend, Check, CheckResult, Progress, Reason, Standing, State};
 
 /// Why a backend is in its state.
 pub(super) struct Cause {
@@ -40,7 +40,7 @@ impl Cause {
         let reason = Reason::of(standing, is_checked, check);
         Self {
             reason,
-            detail: detail(reason, check),
+            detail: detail(reason, standing, check),
             last_check: check.map(|check| LastCheckView {
                 result: check.result,
                 detail: check.detail.as_ref().to_owned(),
@@ -55,10 +55,11 @@ impl Cause {
     }
 }
 
-fn detail(reason: Reason, check: Option<&Check>) -> String {
+fn detail(reason: Reason, standing: &Standing, check: Option<&Check>) -> String {
     let of_check = check.map_or("", |check| &check.detail);
     match (reason, check.map(|check| check.progress)) {
         (Reason::Operator, _) => "set by the operator".to_owned(),
+        (Reason::Agent, _) if standing.state() == State::Down => "its agent reports it as down".to_owned(),
         (Reason::Agent, _) => "requested by its agent".to_owned(),
         (Reason::NotChecked, _) => "not checked: health.kind is \"none\"".to_owned(),
         (Reason::FirstCheckPending, _) => "no health check has ended yet".to_owned(),

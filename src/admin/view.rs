@@ -11,8 +11,8 @@ use super::cause::{BackoffView, Cause, LastCheckView};
 use super::figures::{Count, Countdown, LoadView, Ratio, Share};
 use crate::estimate::Load;
 use crate::fleet::{
-    Admin, AgentWeight, Excluded, Fleet, Health, Pool, Ramp, Reason, Role, Standing, State as BackendState,
-    Tier, Weight,
+    Admin, AgentWeight, CheckResult, Excluded, Fleet, Health, Pool, Ramp, Reason, Role, Standing,
+    State as BackendState, Tier, Weight,
 };
 use crate::imbalance::{Imbalance, Measure};
 use crate::metrics::{Figures, Source};
@@ -335,6 +335,10 @@ impl<'a> BackendView<'a> {
             (Some(excluded), _) => notes.push(excluded.text().to_owned()),
             (None, _) if self.backup => notes.push("a backup, in use".to_owned()),
             (None, _) => {}
+        }
+        let failed = self.last_check.as_ref().filter(|check| check.result != CheckResult::Ok);
+        if let (Reason::Operator | Reason::Agent, Some(check)) = (self.reason, failed) {
+            notes.push(format!("last check: {}", check.detail));
         }
         if self.standing.ramp < Ramp::FULL {
             let until = self.full_weight_at.as_deref().unwrap_or_default();

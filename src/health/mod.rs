@@ -15,7 +15,7 @@ mod resolver;
 mod tls;
 mod verdict;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use crate::fleet::{Check, CheckResult, Health};
 use crate::keeper::{Event, Target};
 use crate::metrics::Counter;
-pub use redirect_loop::Entry;
+pub use redirect_loop::{Entry, Listening};
 
 use probe::{Failure, Passed, Stage, Tools};
 use reports::Reports;
@@ -53,7 +53,8 @@ struct Shared {
 /// A target that is probed, or whose agent is asked. Its tasks end with this.
 struct Running {
     target: Arc<Target>,
-    health: Rc<Cell<Health>>,
+    /// What its checks come to: it outlives them, so that a reload forgets no fall.
+    verdict: Rc<RefCell<Verdict>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -97,26 +98,25 @@ impl Prober {
             let running = match before.remove(&key(&target)) {
                 Some(running) if running.target == target => running,
                 Some(running) if running.target.is_at(&target) => {
-                    self.begin(target, running.health.get(), Duration::ZERO)
+                    self.begin(target, Rc::clone(&running.verdict), Duration::ZERO)
                 }
-                _ => self.begin(target, Health::Unknown, spread),
+                _ => self.begin(target, Rc::default(), spread),
             };
             self.running.insert(key(&running.target), running);
         }
     }
 
-    fn begin(&self, target: Arc<Target>, health: Health, spread: Duration) -> Running {
-        let known = Rc::new(Cell::new(health));
+    fn begin(&self, target: Arc<Target>, verdict: Rc<RefCell<Verdict>>, spread: Duration) -> Running {
         let mut tasks = Vec::new();
         if target.health.is_on() {
-            let work = watch_over(Rc::clone(&self.shared), Arc::clone(&target), Rc::clone(&known), spread);
+            let work = watch_over(Rc::clone(&self.shared), Arc::clone(&target), Rc::clone(&verdict), spread);
             tasks.push(tokio::task::spawn_local(work));
         }
         if target.load.as_ref().is_some_and(|load| load.asks_agents()) {
             let work = agent::listen(Rc::clone(&self.shared), Arc::clone(&target), spread);
             tasks.push(tokio::task::spawn_local(work));
         }
-        Running { target, health: known, tasks }
+        Running { target, verdict, tasks }
     }
 }
 
@@ -125,10 +125,14 @@ fn key(target: &Target) -> (Arc<str>, Arc<str>) {
 }
 
 /// Probes one target again and again.
-async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Health>>, spread: Duration) {
+async fn watch_over(
+    shared: Rc<Shared>,
+    target: Arc<Target>,
+    verdict: Rc<RefCell<Verdict>>,
+    spread: Duration,
+) {
     let rules = &*target.health;
     let mut rng: SmallRng = make_rng();
-    let mut verdict = Verdict::new(known.get());
     let mut reports = Reports::new(Arc::clone(&target));
     let mut reported: Option<Finding> = None;
     wait_for_turn(&mut rng, spread.min(rules.interval.0)).await;
@@ -147,12 +151,15 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
         let (pool, backend) = (&*target.pool, &*target.backend);
         if let Some(result) = result {
             let now = Instant::now();
-            verdict.note(result == CheckResult::Ok, now, rules);
+            let (health, progress) = {
+                let mut verdict = verdict.borrow_mut();
+                verdict.note(result == CheckResult::Ok, now, rules);
+                (verdict.health(), verdict.progress(rules))
+            };
             if result != CheckResult::Ok {
                 tracing::debug!(pool, backend, reason = result.name(), detail, "a probe failed");
             }
-            let finding =
-                Finding { health: verdict.health(), result, progress: verdict.progress(rules), detail };
+            let finding = Finding { health, result, progress, detail };
             // Thousands of backends that stay as they are send the keeper nothing.
             if reported.as_ref() != Some(&finding) {
                 let event = Event::Health {
@@ -163,14 +170,12 @@ async fn watch_over(shared: Rc<Shared>, target: Arc<Target>, known: Rc<Cell<Heal
                 if shared.events.send(event).await.is_err() {
                     return;
                 }
-                // Not before: a task that goes on from here takes it that the keeper was told.
-                known.set(finding.health);
                 reported = Some(finding);
             }
         } else {
             tracing::warn!(pool, backend, detail, "health check failed locally; state unchanged");
         }
-        let next = if verdict.is_changing() {
+        let next = if verdict.borrow().is_changing() {
             // Never later than it says: how soon a failure is noticed depends on it.
             rules.interval.0.min(rules.fast_interval.0).mul_f64(rng.random_range(0.85..1.0))
         } else {

@@ -16,8 +16,17 @@ const SHOWN: usize = 200;
 pub struct Entry {
     /// The published fleet, for its routes.
     pub fleet: Arc<ArcSwap<Fleet>>,
-    /// The addresses that clients are listened for on.
-    pub listening: Arc<ArcSwap<Vec<SocketAddr>>>,
+    /// Where clients are listened for at present.
+    pub listening: Arc<ArcSwap<Listening>>,
+}
+
+/// Where clients reach this dispatcher.
+#[derive(Debug, Default)]
+pub struct Listening {
+    /// The addresses of the listeners.
+    pub addresses: Vec<SocketAddr>,
+    /// The port that clients are redirected to for https, which may be another one than that of the listener.
+    pub https_port: Option<u16>,
 }
 
 impl Entry {
@@ -70,7 +79,8 @@ impl Entry {
             let Some(host) = fleet::Host::parse(authority) else { return false };
             let port = host.port.unwrap_or(if scheme == "https" { 443 } else { 80 });
             to.host_str().is_some_and(|name| bare(name).eq_ignore_ascii_case(bare(host.name)))
-                && to.port_or_known_default() == Some(port)
+                // From http to https it stays there.
+                && to.port_or_known_default().is_some_and(|to| to == port || is_standard(to) && is_standard(port))
         };
         let fleet = self.fleet.load();
         let pool = fleet.pools.iter().find(|pool| *pool.roster.name == *target.pool);
@@ -91,8 +101,10 @@ impl Entry {
         let (Some(host), Some(port)) = (to.host_str(), to.port_or_known_default()) else { return false };
         let host = bare(host);
         let fleet = self.fleet.load();
-        let is_served =
-            [80, 443].contains(&port) || self.listening.load().iter().any(|address| address.port() == port);
+        let listening = self.listening.load();
+        let is_served = is_standard(port)
+            || listening.https_port == Some(port)
+            || listening.addresses.iter().any(|address| address.port() == port);
         is_served
             && fleet.routes.names(host)
             && fleet.route(Some(host), to.path()).is_ok_and(|pool| *pool.roster.name == *target.pool)
@@ -109,7 +121,7 @@ impl Entry {
             _ => return false,
         };
         let port = to.port_or_known_default();
-        self.listening.load().iter().filter(|address| Some(address.port()) == port).any(|address| {
+        self.listening.load().addresses.iter().filter(|address| Some(address.port()) == port).any(|address| {
             let listening = address.ip().to_canonical();
             ips.iter().any(|ip| match listening.is_unspecified() {
                 true => (listening.is_ipv6() || ip.is_ipv4()) && is_local(*ip),
@@ -117,6 +129,11 @@ impl Entry {
             })
         })
     }
+}
+
+/// Whether it is the port of http or https.
+fn is_standard(port: u16) -> bool {
+    port == 80 || port == 443
 }
 
 /// An address can be bound if and only if it is this machine's.

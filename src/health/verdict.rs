@@ -6,7 +6,7 @@ use crate::fleet::{self, Health};
 use crate::settings;
 
 /// Counts results in a row. The first one decides; then it takes `rise` successes or `fall` failures.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Verdict {
     health: Health,
     /// Results in a row that say otherwise than `health`.
@@ -61,9 +61,9 @@ const CALM: Duration = Duration::from_secs(60);
 const FREE: u32 = 2;
 
 impl Verdict {
-    /// Goes on from what is known.
-    pub(super) fn new(health: Health) -> Self {
-        Self { health, streak: 0, flaps: Flaps::default() }
+    #[cfg(test)]
+    fn new(health: Health) -> Self {
+        Self { health, ..Self::default() }
     }
 
     /// The state that follows from the results so far.

@@ -24,6 +24,7 @@ use crate::descriptors::max_connections;
 use crate::dispatch::{HealthPath, Policy, Worker};
 use crate::fleet::Slot;
 use crate::forwarded::{Field, Trust};
+use crate::health::Listening;
 use crate::metrics::{Counter, Roll, Slab, Slots};
 use crate::readiness::Readiness;
 use crate::server::{
@@ -40,7 +41,7 @@ pub(super) struct Ground<'t> {
     pub(super) roll: Arc<Roll>,
     pub(super) places: Arc<Places>,
     /// Where clients are listened for at present.
-    pub(super) listening: Arc<ArcSwap<Vec<SocketAddr>>>,
+    pub(super) listening: Arc<ArcSwap<Listening>>,
     pub(super) clients: RefCell<Arc<Clients>>,
     pub(super) telemetry: &'t Telemetry,
     pub(super) counter: Counter,
@@ -223,9 +224,18 @@ impl Front {
     pub(super) fn serve(&mut self, ground: &Ground<'_>) -> io::Result<()> {
         self.crew.start(std::mem::take(&mut self.staffed))?;
         ground.places.resize(self.most);
-        ground.listening.store(Arc::new(self.traffic.iter().map(|(_, address)| *address).collect()));
+        ground.listening.store(Arc::new(self.listening()));
         ground.roll.show(self.counted.clone(), Arc::clone(&self.certificates));
         Ok(())
+    }
+
+    /// Where clients reach this dispatcher.
+    pub(super) fn listening(&self) -> Listening {
+        let tls = &self.settings.server.tls;
+        Listening {
+            addresses: self.traffic.iter().map(|(_, address)| *address).collect(),
+            https_port: (!tls.upgrade_listen.is_empty()).then_some(tls.upgrade_port.get()),
+        }
     }
 
     /// Has the operator served.

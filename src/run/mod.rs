@@ -148,7 +148,7 @@ pub async fn run(
         .listening_on(front.traffic.iter().map(|(_, address)| *address), front.admin);
 
     // A redirect to an address that will be listened on is one already, while the first round of checks runs.
-    ground.listening.store(Arc::new(front.traffic.iter().map(|(_, address)| *address).collect()));
+    ground.listening.store(Arc::new(front.listening()));
     let entry = Entry { fleet: Arc::clone(&fleet), listening: Arc::clone(&ground.listening) };
     let at_once = settings.server.limits.max_probes.0.into();
     let prober = Prober::new(at_once, events.clone(), counter, entry);

@@ -265,6 +265,7 @@ fn each_kind_of_failure_has_its_reason_and_text() {
         }
     }
     let agent = wait_for_reason(&signpost, "agent", "agent");
+    assert_eq!(agent["detail"], "its agent reports it as down");
     assert_eq!((&agent["state"], &agent["health"]), (&json!("down"), &json!("down")));
     assert_eq!(agent["last_check"]["result"], "ok");
     signpost.wait_for_log("connection refused");
@@ -340,12 +341,18 @@ fn shows_since_when_a_backend_is_in_its_state() {
 fn flap_back_off_is_shown_and_logged() {
     let backend = Backend::start(Does::Answer);
     let other = Backend::start(Does::Answer);
-    let signpost = Signpost::with_settings(&format!(
-        "[server]\nwatch = '0s'\n[pools.p]\nbackends = [{{ id = 'a', url = '{}' }}, {{ id = 'b', url = '{}' }}]\n\
-         [pools.p.health]\nkind = 'http'\ninterval = '1s'\nfast_interval = '20ms'\nfall = 1\nrise = 2\n",
-        backend.url(),
-        other.url()
-    ));
+    let file = settings_file("");
+    let write = |more: &str| {
+        let text = format!(
+            "[server]\nwatch = '0s'\n[pools.p]\nbackends = [{{ id = 'a', url = '{}' }}, {{ id = 'b', url = '{}' }}]\n\
+             [pools.p.health]\nkind = 'http'\ninterval = '1s'\nfast_interval = '20ms'\nfall = 1\nrise = 5\n{more}",
+            backend.url(),
+            other.url()
+        );
+        std::fs::write(file.path(), text).unwrap();
+    };
+    write("");
+    let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
     let until = "signpost_backend_flap_backoff_until_timestamp_seconds";
     for _ in 0..3 {
         signpost.wait_for_state("a", "up");
@@ -369,6 +376,14 @@ fn flap_back_off_is_shown_and_logged() {
     assert!(page.contains("answers again; admitted in <time data-until"), "{page}");
     assert!(page.contains("</time>, because it fell 3 times"), "{page}");
     signpost.wait_for_log("backend in flap back-off");
+
+    // A reload that changes how it is checked forgets no fall.
+    write("timeout = '900ms'");
+    signpost.signal("HUP");
+    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    let heads = backend.heads().len();
+    wait_until("it is checked by the new settings", || backend.heads().len() >= heads + 3);
+    assert_eq!(shown(&signpost, "a")["flap_backoff"], held["flap_backoff"]);
 
     // A failure ends it, and the next success begins another.
     backend.now_does(Does::Close);
@@ -408,7 +423,7 @@ fn redirect_to_the_entry_is_a_loop() {
     let health = "interval = '20ms'\nrise = 1\nfall = 1\nflap_backoff = '0s'\nkind = 'http'\npath = '/'";
     let signpost = Signpost::with_settings(&format!(
         "[server]\nwatch = '0s'\n[pools.site]\nhosts = ['www.example.test', '*.wild.test', 'xn--bcher-kva.test']\n\
-         backends = [{{ id = 'a', url = '{}' }}]\n[pools.site.health]\n{health}\n\
+         backends = [{{ id = 'a', url = 'http://a.wild.test', probe_url = '{}' }}]\n[pools.site.health]\n{health}\n\
          [pools.video]\nhosts = ['www.example.test', 'video.test']\npath_prefix = '/video'\nbackends = [{{ id = 'v', url = '{}' }}]\n\
          [pools.video.health]\n{health}\n",
         backend.url(),
@@ -453,6 +468,10 @@ fn redirect_to_the_entry_is_a_loop() {
         ("#top".to_owned(), true),
         (format!("http://127.0.0.1:{at}"), true),
         ("http://".to_owned(), false),
+        // By its public URL too, which a wildcard of the pool matches: that is no way back to the entry.
+        ("https://a.wild.test/login".to_owned(), false),
+        ("http://A.wild.test./".to_owned(), false),
+        (format!("http://a.wild.test:{own}/"), true),
     ] {
         let expected = if is_loop { ("down", "redirect_loop") } else { ("up", "ok") };
         let (state, reason) = judged(&signpost, &backend, "a", location.clone());

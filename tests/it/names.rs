@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{Backend, Does};
-use crate::harness::{Signpost, series, wait_until};
+use crate::harness::{Connection, Signpost, series, wait_until};
 use crate::name_server::{Family, NameServer, Reply, in_namespace, run};
 
 /// An IPv4 address of a backend that runs, and one where nothing listens.
@@ -278,6 +278,14 @@ fn errors_are_plain() {
             signpost.wait_for_state(name, "down");
             signpost.wait_for_log(&format!("{name}: {error}"));
             assert!(signpost.metric("signpost_probes_total", &[("backend", name), ("result", "dns")]) >= 1.0);
+            // All of them alike in metrics, in words in the API.
+            assert_eq!(
+                signpost.metric("signpost_backend_reason", &[("backend", name), ("reason", "dns")]),
+                1.0
+            );
+            let pools =
+                Connection::to(signpost.admin).request("GET", "/api/v1/pools", &[("Host", "localhost")]);
+            assert!(pools.text().contains(&format!("\"detail\":\"{name}: {error}")), "{}", pools.text());
         }
     });
 }
