@@ -7,7 +7,7 @@ use ::http::StatusCode;
 use signpost::clock::Moment;
 use signpost::estimate::{Claim, Learner, Loads, Report};
 use signpost::fleet::{
-    Arm, Backend, ErrorPages, LastCheck, Pool, Ramp, Roles, Roster, Slot, Standing, Weight,
+    AgentDescription, Arm, Backend, ErrorPages, LastCheck, Pool, Ramp, Roles, Roster, Slot, Standing, Weight,
 };
 use signpost::strategy::{Kind, Memory, Meters, Rules};
 
@@ -47,6 +47,7 @@ impl Shape {
             probes: Slot(0),
             reports: Slot(0),
             check: LastCheck::default(),
+            agent_description: AgentDescription::default(),
         };
         let counts = (0..self.backends).map(|_| Slot(0)).collect();
         Arc::new(Roster {

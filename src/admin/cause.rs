@@ -40,7 +40,12 @@ impl Cause {
         let reason = Reason::of(standing, is_checked, check);
         Self {
             reason,
-            detail: detail(reason, standing, check),
+            detail: match (reason, backend.agent_description.get()) {
+                (Reason::Agent, Some(description)) => {
+                    format!("{}: {description}", detail(reason, standing, check))
+                }
+                _ => detail(reason, standing, check),
+            },
             last_check: check.map(|check| LastCheckView {
                 result: check.result,
                 detail: check.detail.as_ref().to_owned(),

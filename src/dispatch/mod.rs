@@ -339,8 +339,8 @@ mod tests {
 
     use super::*;
     use crate::fleet::{
-        AllowedOrigin, Arm, Backend, Cookie, Cors, ErrorPages, HostMatch, LastCheck, Pins, Pool, Roles,
-        Route, Routes, Slot, Standing, Weight,
+        AgentDescription, AllowedOrigin, Arm, Backend, Cookie, Cors, ErrorPages, HostMatch, LastCheck, Pins,
+        Pool, Roles, Route, Routes, Slot, Standing, Weight,
     };
     use crate::forwarded::Field;
     use crate::strategy::{Kind, Memory, Meters, Rules};
@@ -361,6 +361,7 @@ mod tests {
             probes: Slot(103),
             reports: Slot(111),
             check: LastCheck::default(),
+            agent_description: AgentDescription::default(),
         };
         let arm = Arm { kind: Kind::RoundRobin, slot: Slot(150), counts: [Slot(100)].into() };
         let mut roster = Roster {

@@ -1,6 +1,6 @@
 //! A backend as a request sees it, and the one danger of a base URL with a path.
 
-use super::LastCheck;
+use super::{AgentDescription, LastCheck};
 
 /// One server that visitors are sent to.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Backend {
     pub reports: Slot,
     /// Its last health check.
     pub check: LastCheck,
+    /// The description in its agent's last line that asked for a state.
+    pub agent_description: AgentDescription,
 }
 
 /// A place in the workers' slabs, given by the keeper.

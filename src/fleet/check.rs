@@ -108,6 +108,22 @@ impl LastCheck {
     }
 }
 
+/// The place of the description in the last line of a backend's agent that asked for a state. Empty if there is none.
+#[derive(Debug, Default)]
+pub struct AgentDescription(ArcSwapOption<Box<str>>);
+
+impl AgentDescription {
+    /// Returns it.
+    pub fn get(&self) -> Option<Arc<Box<str>>> {
+        self.0.load_full()
+    }
+
+    /// Replaces it.
+    pub fn set(&self, description: Option<Arc<Box<str>>>) {
+        self.0.store(description);
+    }
+}
+
 listed! {
     /// Why a backend is in its state.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

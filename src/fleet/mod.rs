@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 pub use arms::{Active, Arm, Portion, Role, Roles};
 pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
-pub use check::{Check, CheckResult, LastCheck, Progress, Reason};
+pub use check::{AgentDescription, Check, CheckResult, LastCheck, Progress, Reason};
 pub use cors::{AllowedOrigin, Cors};
 pub use error_pages::ErrorPages;
 pub use host::Host;

@@ -12,8 +12,8 @@ use super::vitals::Vitals;
 use crate::clock::{Clock, Moment};
 use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
-    Admin, AllowedOrigin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, ErrorPages, HostMatch, LastCheck,
-    Pins, Pool, Role, Roles, Roster, Route, Routes, Standing, Weight,
+    Admin, AgentDescription, AllowedOrigin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, ErrorPages,
+    HostMatch, LastCheck, Pins, Pool, Role, Roles, Roster, Route, Routes, Standing, Weight,
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute};
@@ -150,8 +150,14 @@ impl Lasting {
                 Some(known) => (known.probes, known.reports),
                 None => (self.slots.probes(name, id), self.slots.reports(name, id)),
             };
-            let check = LastCheck::default();
-            Backend { id: id.into(), base: backend.url.as_str().into(), probes, reports, check }
+            Backend {
+                id: id.into(),
+                base: backend.url.as_str().into(),
+                probes,
+                reports,
+                check: LastCheck::default(),
+                agent_description: AgentDescription::default(),
+            }
         };
         let backends = pool.backends.iter().enumerate();
         let arm = |kind: Kind| {

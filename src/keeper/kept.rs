@@ -58,7 +58,9 @@ impl Kept {
             let known = last.as_ref().and_then(|last| Some((last, last.known(id, targets.get(index))?)));
             let mut vitals = match known {
                 Some((last, before)) => {
-                    roster.backends[index].check.set(last.roster.backends[before].check.get());
+                    let [now, before_it] = [&roster.backends[index], &last.roster.backends[before]];
+                    now.check.set(before_it.check.get());
+                    now.agent_description.set(before_it.agent_description.get());
                     last.vitals[before]
                 }
                 None => Vitals::new(now, waits_until),
@@ -184,6 +186,12 @@ impl Kept {
         let asked = before.after(&line, now, unix_now().as_secs(), load.expires.0);
         let others_up = before.is_down() && !asked.is_down() && self.others_up(index, lasting, now);
         self.vitals[index].ask(asked, now, others_up);
+        if line.admin.is_some() || line.is_down.is_some() {
+            let place = &self.roster.backends[index].agent_description;
+            if place.get().as_deref() != line.description.as_ref() {
+                place.set(line.description.clone().map(Arc::new));
+            }
+        }
         if (asked.admin(), asked.is_down()) != (before.admin(), before.is_down()) {
             self.changed();
             let (pool, backend) = (&*target.pool, &*target.backend);

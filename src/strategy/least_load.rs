@@ -82,7 +82,9 @@ impl LeastLoad {
                     capacity.map_or(String::new(), |capacity| format!(" of {capacity}")),
                     percent(*chance, 1.0)
                 ),
-                None => format!("no report of late: it gets its turns of the round robin{turn}"),
+                None => format!(
+                    "no report, or the last one has expired: it gets its turns of the round robin{turn}"
+                ),
             };
             Candidate::new(share.backend.into(), *load, why)
         };

@@ -198,6 +198,10 @@ impl Agent {
         *self.shared.lock().unwrap() = Shared { reply, served: [0; 2] };
     }
 
+    fn is_read_by_signpost(&self) -> bool {
+        self.shared.lock().unwrap().served[1] >= 3
+    }
+
     /// Whether both have had this reply, and everything that follows from it is known: they come one after the other.
     fn is_read_by_both(&self) -> bool {
         let shared = self.shared.lock().unwrap();
@@ -311,10 +315,14 @@ fn signpost(agents: &[Agent], port: u16, weight: u16, expires: &str) -> Signpost
     ))
 }
 
+fn pools(signpost: &Signpost) -> Value {
+    let answer = Connection::to(signpost.admin).request("GET", "/api/v1/pools", &[("Host", "127.0.0.1")]);
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
 /// The state of each backend.
 fn signpost_states(signpost: &Signpost) -> Vec<State> {
-    let answer = Connection::to(signpost.admin).request("GET", "/api/v1/pools", &[("Host", "127.0.0.1")]);
-    let pools: Value = serde_json::from_slice(&answer.body).unwrap();
+    let pools = pools(signpost);
     let state = |backend: &Value| {
         let admin = match backend["admin"].as_str().unwrap() {
             "active" => "ready",
@@ -428,4 +436,24 @@ fn an_ignored_word_of_an_agent_is_logged() {
     signpost.wait_for_log("later");
     signpost.wait_for_log("backup runs");
     signpost.wait_for_state("0", "draining");
+}
+
+#[test]
+fn the_description_of_an_agent_tells_why_a_backend_is_down() {
+    let (agents, port) = agents(1);
+    let signpost = signpost(&agents, port, 1, "1h");
+    let detail = || pools(&signpost)["pools"][0]["backends"][0]["detail"].as_str().unwrap().to_owned();
+    for (line, expected) in [
+        (&b"stopped # backup runs\n"[..], "its agent reports it as down: backup runs"),
+        (b"down # disk full\n", "its agent reports it as down: disk full"),
+        (b"75% # load only\n", "its agent reports it as down: disk full"),
+        (b"down\n", "its agent reports it as down"),
+        (b"down # once more\n", "its agent reports it as down: once more"),
+        (b"up drain # leaving\n", "requested by its agent: leaving"),
+        (b"ready # all well\n", "not checked: health.kind is \"none\""),
+    ] {
+        agents[0].now_replies(Send(line));
+        wait_until("the agent is read", || agents[0].is_read_by_signpost());
+        wait_until(&format!("{line:?}: {expected}"), || detail() == expected);
+    }
 }

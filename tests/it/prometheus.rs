@@ -118,7 +118,7 @@ impl Scene {
                     tls.request("GET", "/", &[("Host", "site.test")]);
                     visit(plain, visitors.by_ref().take(50));
                     tell(admin, "PUT a/load", r#"{"sessions":12,"capacity":40}"#);
-                    tell(admin, "PUT b/load", r#"{"sessions":6,"capacity":10}"#);
+                    tell(admin, "PUT b/load", r#"{"sessions":3,"capacity":10}"#);
                 }
             });
             meanwhile();
