@@ -31,6 +31,7 @@ mod h2_floods;
 mod idle;
 mod kill_backend;
 mod leave;
+mod leave_idle;
 mod long_post;
 mod pushes;
 mod readable;
@@ -59,12 +60,13 @@ pub struct Scenario {
     pub run: fn(&mut Report),
 }
 
-const SCENARIOS: [Scenario; 15] = [
+const SCENARIOS: [Scenario; 16] = [
     kill_backend::SCENARIO,
     all_down::SCENARIO,
     bad_backends::SCENARIO,
     reload::SCENARIO,
     leave::SCENARIO,
+    leave_idle::SCENARIO,
     takeover::SCENARIO,
     long_post::SCENARIO,
     slow_clients::SCENARIO,

@@ -24,7 +24,10 @@ pub(super) async fn all_queued(ports: &[u16], deferred: Duration) {
         match count(ports) {
             Ok(0) => return,
             Ok(_) if Instant::now() >= end => return,
-            Ok(_) => sleep(INTERVAL.min(end - Instant::now())).await,
+            Ok(count) => {
+                tracing::debug!(count, "waiting for connections that the kernel defers");
+                sleep(INTERVAL.min(end - Instant::now())).await;
+            }
             Err(error) => {
                 tracing::debug!(%error, "connections that wait in the kernel can't be counted");
                 return sleep_until(end).await;

@@ -90,9 +90,7 @@ fn from_half_of_the_cap_on_the_idle_go_sooner() {
     assert_eq!(signpost.metric("signpost_connections", &open), 15.0);
     // At the cap it is a second, though nobody else has come.
     let _all: Vec<_> = (0..5).map(|_| signpost.connect()).collect();
-    wait_until("some have gone", || {
-        signpost.metric("signpost_limited_total", &[("limit", "evicted")]) > 0.0
-    });
+    wait_until("some have gone", || signpost.metric("signpost_limited_total", &[("limit", "evicted")]) > 0.0);
 }
 
 #[test]
