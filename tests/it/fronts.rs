@@ -68,8 +68,7 @@ fn listeners_come_and_go_and_no_visitor_is_lost() {
         answered,
         "counts outlive who counted"
     );
-    let open = signpost.metric("signpost_connections", &[("listener", &first.to_string())]);
-    assert_eq!(open, 0.0);
+    signpost.wait_for_metric("signpost_connections", &[("listener", &first.to_string())], 0.0);
     signpost.wait_for_log("listeners are served by new workers");
 }
 
