@@ -456,8 +456,8 @@ fn routes(pools: &[Pool], notes: &Notes) {
                     let rest = if made.name == pool.name { other_name } else { pool.name.as_str() };
                     let made = made.name.as_str();
                     let text = format!(
-                        "pool {made} comes from {by} and serves {route}, as pool {rest} does; takes no {by}, or `hosts` \
-                         in [pools.{rest}]"
+                        "pool {made} comes from {by} and serves {route}, as pool {rest} does; remove {by}, or add `hosts` to \
+                         [pools.{rest}]"
                     );
                     ("path_prefix", text)
                 }

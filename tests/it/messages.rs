@@ -168,7 +168,7 @@ fn a_clash_with_the_pool_of_a_flag_names_the_flag() {
         let output = command.envs(variable.map(|value| ("SIGNPOST_BACKENDS", value))).output().unwrap();
         let said = format!(
             "error: pools.site.path_prefix: pool default comes from {by} and serves every host's /, as pool site does; \
-             takes no {by}, or `hosts` in [pools.site] (from {file})"
+             remove {by}, or add `hosts` to [pools.site] (from {file})"
         );
         assert_eq!(first_line(&output), said);
     }
