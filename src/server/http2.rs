@@ -38,7 +38,7 @@ use crate::metrics::Limit;
 const STREAMS: u32 = 100;
 /// What may be sent of bodies that nobody reads, by stream and by connection.
 const WINDOW: u32 = 64 << 10;
-/// What may wait to be written for one stream; an answer's body is one line.
+/// What may wait to be written for one stream. Bodies are a line of text or an error page.
 const SEND_BUFFER: usize = 16 << 10;
 /// After how long a silent peer is pinged, and how long it may take to answer.
 const PING_AFTER: Duration = Duration::from_secs(30);
@@ -288,6 +288,8 @@ impl<T: Transport> AsyncRead for Lent<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // A client that keeps to `STREAMS` has no more responses to read than that.
+        ready!(self.unsent.poll_room(STREAMS as usize, cx));
         self.io()?.poll_read(cx, buf)
     }
 }

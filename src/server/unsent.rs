@@ -4,12 +4,12 @@
 //! counted too. What is dropped before that was not written, whatever the reason: the client has gone or does not read,
 //! a deadline passed, the process ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::{HeaderMap, HeaderValue};
@@ -78,11 +78,25 @@ impl Drop for Unsent<'_> {
 pub(super) struct UnsentStreams {
     worker: Rc<Worker>,
     taken: RefCell<Vec<OpenLine>>,
+    reader: Cell<Option<Waker>>,
 }
 
 impl UnsentStreams {
     pub(super) fn new(worker: Rc<Worker>) -> Rc<Self> {
-        Rc::new(Self { worker, taken: RefCell::default() })
+        Rc::new(Self { worker, taken: RefCell::default(), reader: Cell::default() })
+    }
+
+    /// Waits until fewer than `most` responses are taken and not written.
+    ///
+    /// What hyper takes it copies into one buffer, which grows by each header block that is longer than what is left of
+    /// it (h2 0.4.20, `FramedWrite::has_capacity`), however little the client reads. So no more is read from a client
+    /// that leaves this many responses unread.
+    pub(super) fn poll_room(&self, most: usize, cx: &Context<'_>) -> Poll<()> {
+        if self.taken.borrow().len() < most {
+            return Poll::Ready(());
+        }
+        self.reader.set(Some(cx.waker().clone()));
+        Poll::Pending
     }
 
     /// A future that gives hyper a response.
@@ -94,6 +108,9 @@ impl UnsentStreams {
     pub(super) fn flushed(&self) {
         for line in self.taken.borrow_mut().drain(..) {
             self.worker.settle(line, true);
+        }
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
     }
 }
