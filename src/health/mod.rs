@@ -97,7 +97,7 @@ impl Prober {
         for target in targets {
             let running = match before.remove(&key(&target)) {
                 Some(running) if running.target == target => running,
-                Some(running) if running.target.is_at(&target) => {
+                Some(running) if running.target.health.is_on() && running.target.is_at(&target) => {
                     self.begin(target, Rc::clone(&running.verdict), Duration::ZERO)
                 }
                 _ => self.begin(target, Rc::default(), spread),

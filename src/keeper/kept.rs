@@ -58,10 +58,16 @@ impl Kept {
             let known = last.as_ref().and_then(|last| Some((last, last.known(id, targets.get(index))?)));
             let mut vitals = match known {
                 Some((last, before)) => {
-                    let [now, before_it] = [&roster.backends[index], &last.roster.backends[before]];
-                    now.check.set(before_it.check.get());
-                    now.agent_description.set(before_it.agent_description.get());
-                    last.vitals[before]
+                    let [built, before_it] = [&roster.backends[index], &last.roster.backends[before]];
+                    built.agent_description.set(before_it.agent_description.get());
+                    let mut vitals = last.vitals[before];
+                    if settings.health.is_on() {
+                        built.check.set(before_it.check.get());
+                    } else {
+                        // No check would ever change it.
+                        vitals.note(Health::Unknown, now, false);
+                    }
+                    vitals
                 }
                 None => Vitals::new(now, waits_until),
             };
@@ -146,7 +152,7 @@ impl Kept {
         now: Instant,
     ) {
         let Some(index) = self.index(&target.backend) else { return };
-        if !self.targets.get(index).is_some_and(|known| known.is_at(target)) {
+        if !self.targets.get(index).is_some_and(|known| known.health.is_on() && known.is_at(target)) {
             return;
         }
         let place = &self.roster.backends[index].check;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::haproxy::Haproxy;
-use crate::harness::{Connection, Signpost, wait_until};
+use crate::harness::{Connection, Signpost, settings_file, wait_until};
 
 /// What an agent does with a connection.
 #[derive(Clone, Copy)]
@@ -455,5 +455,33 @@ fn the_description_of_an_agent_tells_why_a_backend_is_down() {
         agents[0].now_replies(Send(line));
         wait_until("the agent is read", || agents[0].is_read_by_signpost());
         wait_until(&format!("{line:?}: {expected}"), || detail() == expected);
+    }
+}
+
+#[test]
+fn a_failed_check_counts_for_nothing_once_health_checks_are_off() {
+    let (agents, port) = agents(1);
+    agents[0].now_replies(Send(b"100% up\n"));
+    let settings = |kind: &str| {
+        format!(
+            "[server]\nwatch = '0s'\n[pools.p]\nhealth = {{ kind = '{kind}', interval = '100ms' }}\n\
+             backends = [{{ id = 'a', url = 'http://{}:1' }}]\n\
+             load = {{ source = 'agent', agent_port = {port} }}\n",
+            agents[0].address
+        )
+    };
+    let file = settings_file(&settings("tcp"));
+    let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
+    let health = || {
+        let backend = pools(&signpost)["pools"][0]["backends"][0].take();
+        [&backend["health"], &backend["reason"]].map(|value| value.as_str().map(str::to_owned))
+    };
+    for kind in ["tcp", "none", "tcp", "none"] {
+        std::fs::write(file.path(), settings(kind)).unwrap();
+        signpost.signal("HUP");
+        let expected = if kind == "tcp" { ["down", "connect"] } else { ["unknown", "not_checked"] };
+        wait_until(&format!("with {kind} it is {expected:?}"), || {
+            health() == expected.map(|word| Some(word.to_owned()))
+        });
     }
 }
