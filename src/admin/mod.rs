@@ -293,7 +293,7 @@ pub(crate) async fn serve(
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
-        crowd.drain(false);
+        crowd.drain();
         if !listener.passed.is_set() {
             queue.empty(|socket, _| spawn(socket)).await?;
         }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -28,7 +28,8 @@ use crate::health::Listening;
 use crate::metrics::{Counter, Roll, Slab, Slots};
 use crate::readiness::Readiness;
 use crate::server::{
-    Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Speaks, Taken, Tls, Traffic, worker_count,
+    Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Shutdown, Speaks, Taken, Tls, Traffic,
+    worker_count,
 };
 use crate::settings::{ForwardedBy, Settings};
 use crate::telemetry::Telemetry;
@@ -71,9 +72,6 @@ pub(super) struct Front {
     /// Ended with this.
     _upkeep: [Upkeep; 2],
 }
-
-/// How long workers may take to end at once. A worker is never busy for so long.
-const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// The admin listener.
 struct Office {
@@ -189,6 +187,7 @@ impl Front {
             .map_err(|taken| taken.iter().map(|taken| self.explained(taken)).collect::<Vec<_>>())?;
         let mut next = Self::new(settings, listeners, ground).map_err(line)?;
         next.serve(ground).map_err(line)?;
+        next.tune();
         next.open_office(ground);
         Ok(next)
     }
@@ -227,6 +226,12 @@ impl Front {
         ground.listening.store(Arc::new(self.listening()));
         ground.roll.show(self.counted.clone(), Arc::clone(&self.certificates));
         Ok(())
+    }
+
+    /// Sets the options of the listeners for clients, once no other front or process can be left with them alone.
+    pub(super) fn tune(&self) {
+        let of_clients = self.held.iter().filter(|bound| bound.kind != Kind::Admin);
+        of_clients.for_each(|bound| bound.tune(&self.settings.server));
     }
 
     /// Where clients reach this dispatcher.
@@ -268,16 +273,20 @@ impl Front {
         self.crew.one_ended().await;
     }
 
-    /// Drains: sockets that no successor has are closed once their queues are empty. If `prompt`, incomplete requests
-    /// are closed after 250 ms.
-    pub(super) fn drain(&mut self, prompt: bool) {
-        self.crew.drain(std::mem::take(&mut self.held), prompt);
+    /// Drains: sockets that no successor has are closed once their queues are empty.
+    pub(super) fn drain(&mut self) {
+        self.crew.drain(std::mem::take(&mut self.held));
+    }
+
+    /// How its workers stop once they drain.
+    pub(super) fn shutdown(&self) -> &Shutdown {
+        self.crew.shutdown()
     }
 
     /// Drains, and leaves all sockets as they are to the process that they came from.
     pub(super) fn withdraw(&mut self) {
         self.held.clear();
-        self.crew.drain(Vec::new(), false);
+        self.crew.drain(Vec::new());
     }
 
     /// Waits until every visitor has their answer.
@@ -285,18 +294,12 @@ impl Front {
         self.crew.all_ended().await;
     }
 
-    /// Has the workers end at once, so that they log what they could not write.
-    pub(super) async fn cut_off(&mut self) {
-        self.crew.abort();
-        let _ = tokio::time::timeout(CUT_OFF, self.crew.all_ended()).await;
-    }
-
     /// Leaves everything to the next front, and returns once what is under way is finished or `shutdown_grace` over.
     pub(super) async fn retire(mut self, next: Vec<(Kind, SocketAddr)>, roll: Arc<Roll>) {
         for held in self.held.iter().filter(|held| next.contains(&(held.kind, held.address))) {
             held.passed.set();
         }
-        self.drain(false);
+        self.drain();
         self.close_office();
         let finished = async {
             self.crew.all_ended().await;
@@ -306,7 +309,7 @@ impl Front {
         };
         if tokio::time::timeout(self.settings.server.shutdown_grace.0, finished).await.is_err() {
             tracing::warn!("shutdown_grace is over; what the workers of before had under way was cut short");
-            self.crew.abort();
+            self.shutdown().abort();
             self.crew.all_ended().await;
         }
         // Only now does nobody write to them any more.

@@ -1,6 +1,7 @@
 //! The process's life: start everything, serve until a signal comes, leave in good order.
 
 mod front;
+mod retiring;
 mod signals;
 
 use std::cell::RefCell;
@@ -15,7 +16,6 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio_util::task::TaskTracker;
 
 use crate::admin::{Scrapes, Shown};
 use crate::clients::Clients;
@@ -27,11 +27,12 @@ use crate::notify::Notifier;
 use crate::overrides::{self, Contents, Saver, StateFile};
 use crate::readiness::Readiness;
 use crate::reload::{NewFront, Reloader, Told};
-use crate::server::{Bound, Listeners, Places, Speaks};
+use crate::server::{Bound, Listeners, Places, Shutdown, Speaks};
 use crate::settings::{Layers, Settings, Span};
 use crate::takeover::{Offer, Predecessor, TakenOver};
 use crate::telemetry::Telemetry;
 use front::{Front, Ground};
+use retiring::Retiring;
 pub(crate) use signals::ignore_signals;
 use signals::{Asked, Signals};
 
@@ -52,6 +53,8 @@ const QUEUE: usize = 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the state file may take to be read.
 const STATE_FILE: Duration = Duration::from_secs(5);
+/// How long workers may take to end at once. A worker is never busy for so long.
+const CUT_OFF: Duration = Duration::from_millis(500);
 /// How long the admin listener's last answers may take.
 const LAST_FIGURES: Duration = Duration::from_millis(500);
 
@@ -192,7 +195,7 @@ pub async fn run(
             }
             // Who waits in the queue by now is answered still.
             front.serve(&ground)?;
-            return Ok(leave(Why::Asked(signal), Box::pin(pending()), &mut signals, &mut front, None).await);
+            return Ok(leave(Why::Asked(signal), Box::pin(pending()), &mut signals, &mut front, Retiring::default()).await);
         }
     }
     // A predecessor leaves once this process is ready, so everything that can fail comes before that.
@@ -218,6 +221,7 @@ pub async fn run(
             return Err(error);
         }
     }
+    front.tune();
     save(&mut saver);
     let offer = |front: &Front, held: io::Result<Vec<Bound>>| -> Offering {
         match held {
@@ -236,14 +240,14 @@ pub async fn run(
     notifier.ready(settings.pools.len());
     ready(&front.traffic, front.admin);
 
-    let retiring = TaskTracker::new();
+    let mut retiring = Retiring::default();
     let mut asked: Option<NewFront> = None;
     let why = loop {
         // While a successor is being spoken with, what it was told must stay true: a change waits for how that ends.
         if let Some(NewFront { settings, answer }) = asked.take_if(|_| !busy.load(Ordering::Relaxed)) {
             let replaced = front.next(&settings, &ground).map(|next| {
                 let old = std::mem::replace(&mut front, next);
-                retiring.spawn_local(old.retire(front.listeners(), Arc::clone(&ground.roll)));
+                retiring.add(old, &front, Arc::clone(&ground.roll));
             });
             if replaced.is_ok() {
                 state_path.send_if_modified(|path| {
@@ -280,8 +284,7 @@ pub async fn run(
             state_path.send_replace(None);
         }
     }
-    retiring.close();
-    let ended = leave(why, offering, &mut signals, &mut front, Some(&retiring)).await;
+    let ended = leave(why, offering, &mut signals, &mut front, retiring).await;
     front.close_office();
     if ended == Ended::Drained {
         let _ = tokio::time::timeout(LAST_FIGURES, front.office_closed()).await;
@@ -359,7 +362,7 @@ async fn leave(
     mut offering: Offering,
     signals: &mut Signals,
     front: &mut Front,
-    retiring: Option<&TaskTracker>,
+    mut retiring: Retiring,
 ) -> Ended {
     let (delay, grace) = (front.settings.server.shutdown_delay, front.settings.server.shutdown_grace);
     let mut successor = None;
@@ -374,7 +377,7 @@ async fn leave(
                     () = tokio::time::sleep(delay.0) => {}
                     by = &mut offering => successor = Some(by),
                     _ = signals.second() => {
-                        front.cut_off().await;
+                        cut_off(front, &mut retiring).await;
                         return Ended::AtOnce;
                     }
                 }
@@ -383,7 +386,10 @@ async fn leave(
     }
     // First of all: a listener lives for as long as one descriptor of it does.
     drop(offering);
-    front.drain(prompt);
+    front.drain();
+    if prompt {
+        [front.shutdown()].into_iter().chain(retiring.shutdowns()).for_each(Shutdown::hurry);
+    }
     if let Some(successor) = successor {
         tracing::info!(version = successor.version, pid = successor.pid, %grace, "taken over; leaving");
         // `/readyz` is the successor's from now on.
@@ -391,17 +397,23 @@ async fn leave(
         tokio::task::yield_now().await;
         successor.left().await;
     }
-    let finished = async {
-        front.served().await;
-        if let Some(retiring) = retiring {
-            retiring.wait().await;
-        }
-    };
     let ended = tokio::select! {
-        () = finished => return Ended::Drained,
+        () = all_served(front, &mut retiring) => return Ended::Drained,
         () = tokio::time::sleep(grace.0) => Ended::CutShort,
         _ = signals.second() => Ended::AtOnce,
     };
-    front.cut_off().await;
+    cut_off(front, &mut retiring).await;
     ended
+}
+
+/// Waits until every client has its response.
+async fn all_served(front: &mut Front, retiring: &mut Retiring) {
+    front.served().await;
+    retiring.finished().await;
+}
+
+/// Has all workers end at once, so that they log what they could not write.
+async fn cut_off(front: &mut Front, retiring: &mut Retiring) {
+    [front.shutdown()].into_iter().chain(retiring.shutdowns()).for_each(Shutdown::abort);
+    let _ = tokio::time::timeout(CUT_OFF, all_served(front, retiring)).await;
 }

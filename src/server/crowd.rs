@@ -97,8 +97,8 @@ pub(crate) struct Crowd {
     /// How many are being served or were a moment ago, and so have what that takes.
     awake: Cell<usize>,
     draining_since: Cell<Option<Instant>>,
-    /// Whether draining does not wait for the rest of incomplete requests.
-    is_prompt: Cell<bool>,
+    /// Since when draining does not wait for the rest of incomplete requests.
+    prompt_since: Cell<Option<Instant>>,
     /// Is told when the last has left while draining.
     emptied: Notify,
 }
@@ -136,7 +136,7 @@ impl Crowd {
             seats: RefCell::default(),
             awake: Cell::new(0),
             draining_since: Cell::new(None),
-            is_prompt: Cell::new(false),
+            prompt_since: Cell::new(None),
             emptied: Notify::new(),
         }
     }
@@ -207,11 +207,19 @@ impl Crowd {
         }
     }
 
-    /// Has every connection, also those accepted later, end with its next response. If `prompt`, the rest of
-    /// incomplete requests is not waited for.
-    pub(crate) fn drain(&self, prompt: bool) {
-        self.is_prompt.set(prompt);
+    /// Has every connection, also those accepted later, end with its next response.
+    pub(crate) fn drain(&self) {
         self.draining_since.set(Some(Instant::now()));
+        self.wake_all();
+    }
+
+    /// Has draining, which has begun, no longer wait for the rest of incomplete requests.
+    pub(super) fn hurry(&self) {
+        self.prompt_since.set(Some(Instant::now()));
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         self.seats.borrow().iter().for_each(|seat| seat.wake());
     }
 
@@ -271,7 +279,7 @@ impl Seat {
 
     /// Since when the worker has been draining without waiting for the rest of incomplete requests.
     pub(super) fn draining_promptly_since(&self) -> Option<Instant> {
-        self.draining_since().filter(|_| self.crowd.is_prompt.get())
+        self.crowd.prompt_since.get()
     }
 
     /// Waits until it is to make room.

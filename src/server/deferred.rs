@@ -5,12 +5,16 @@
 //! §2.1), later each time after as long again. Until then they are request sockets, of which a listener has no count
 //! that it tells. `/proc/net/tcp` lists them, also in a container and under the restrictions of the systemd unit.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How often the kernel is asked. A reading takes some 10 ms, and a second with 100 000 connections.
+/// How long the kernel is left alone between two readings, at least. A reading takes some 10 ms, and a second with
+/// 100 000 connections, so it has a thread of its own, and the pause is no shorter than it.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// How long the kernel's timer, and an acknowledgment by the client, may take beyond the time that is waited for them.
 const SLACK: Duration = Duration::from_millis(250);
@@ -18,36 +22,47 @@ const SLACK: Duration = Duration::from_millis(250);
 /// Waits until no connection to these ports is deferred any more, for which `TCP_DEFER_ACCEPT`, which was `deferred`,
 /// must be off by now. Returns after `deferred` at the latest: then the kernel has sent every SYN-ACK again, and
 /// clients that have not acknowledged it are gone.
-pub(super) async fn all_queued(ports: &[u16], deferred: Duration) {
+pub(super) async fn all_queued(ports: Arc<[u16]>, deferred: Duration) {
     let end = Instant::now() + deferred + SLACK;
     while !ports.is_empty() {
-        match count(ports) {
-            Ok(0) => return,
-            Ok(_) if Instant::now() >= end => return,
-            Ok(count) => {
-                tracing::debug!(count, "waiting for connections that the kernel defers");
-                sleep(INTERVAL.min(end - Instant::now())).await;
+        let (began, ports) = (Instant::now(), Arc::clone(&ports));
+        let pending = spawn_blocking(move || any_pending(&ports));
+        let Ok(pending) = tokio::time::timeout_at(end, pending).await else { return };
+        match pending.unwrap_or_else(|error| Err(error.into())) {
+            Ok(false) => return,
+            Ok(true) => {
+                tracing::debug!("waiting for connections that the kernel defers");
+                let now = Instant::now();
+                if now >= end {
+                    return;
+                }
+                sleep(INTERVAL.max(now - began).min(end - now)).await;
             }
             Err(error) => {
-                tracing::debug!(%error, "connections that wait in the kernel can't be counted");
+                tracing::debug!(%error, "connections that wait in the kernel can't be listed");
                 return sleep_until(end).await;
             }
         }
     }
 }
 
-/// How many connections to these ports are not complete, or deferred.
-fn count(ports: &[u16]) -> io::Result<usize> {
-    let mut count = 0;
+/// Whether some connection to these ports is not complete, or deferred.
+fn any_pending(ports: &[u16]) -> io::Result<bool> {
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        match std::fs::read_to_string(table) {
-            Ok(text) => count += text.lines().filter(|line| is_pending(line, ports)).count(),
+        match File::open(table) {
+            Ok(file) => {
+                for line in BufReader::new(file).lines() {
+                    if is_pending(&line?, ports) {
+                        return Ok(true);
+                    }
+                }
+            }
             // A kernel without IPv6 has no table for it.
             Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(count)
+    Ok(false)
 }
 
 /// Whether a line of the table (proc_pid_net(5)) is that of a request socket on one of these ports: `number:

@@ -126,8 +126,9 @@ impl Bound {
 }
 
 impl Bound {
-    /// Sets what the settings say of how connections come to be. Those that wait already are as they are.
-    pub(super) fn tune(&self, settings: &Server) {
+    /// Sets the options of connections to come. Sockets that were inherited are still another's, and shared with it:
+    /// only to be called once nothing can fail any more.
+    pub(crate) fn tune(&self, settings: &Server) {
         let number = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
         for (option, value) in [
             (TcpOption::DeferAccept, number(settings.tcp_defer_accept.0.as_secs())),

@@ -44,7 +44,7 @@ pub use tls::Tls;
 pub use unsent::Unsent;
 pub use worker::{Listener, Speaks};
 
-use shutdown::Shutdown;
+pub use shutdown::Shutdown;
 use worker::Manners;
 
 use crate::descriptors;
@@ -129,12 +129,7 @@ impl Listeners {
         for ((kind, address), given) in wanted.into_iter().zip(given) {
             let count = if kind == Kind::Admin { 1 } else { workers };
             match given.map_or_else(|| bind(kind, address, count), Ok) {
-                Ok(bound) => {
-                    if kind != Kind::Admin {
-                        bound.tune(server);
-                    }
-                    bounds.push(Bound { setting: address, ..bound });
-                }
+                Ok(bound) => bounds.push(Bound { setting: address, ..bound }),
                 Err(error) => taken.push(Taken { kind: Some(kind), address, error }),
             }
         }
@@ -255,27 +250,27 @@ impl Crew {
     }
 
     /// Has all workers drain: they accept the clients that have connected to `listeners` until now, close these, and
-    /// end when all connections have ended. The listeners that were passed to a successor are left alone. If `prompt`,
-    /// incomplete requests are closed after 250 ms. Must be called inside a [`tokio::task::LocalSet`].
-    pub fn drain(&self, listeners: Vec<Bound>, prompt: bool) {
+    /// end when all connections have ended. The listeners that were passed to a successor are left alone. Must be
+    /// called inside a [`tokio::task::LocalSet`].
+    pub fn drain(&self, listeners: Vec<Bound>) {
         let own = listeners.iter().filter(|bound| bound.kind != Kind::Admin && !bound.passed.is_set());
         let deferring: Vec<_> = own.filter(|_| !self.defers.is_zero()).collect();
         // Before connections are counted: those that come later are not deferred.
         deferring.iter().for_each(|bound| bound.stop_deferring());
-        let ports: Vec<_> = deferring.iter().map(|bound| bound.address.port()).collect();
+        let ports: Arc<[_]> = deferring.iter().map(|bound| bound.address.port()).collect();
         // A listener lives for as long as one descriptor of it does.
         drop(listeners);
-        self.shutdown.drain(prompt);
+        self.shutdown.draining.cancel();
         let (closing, defers) = (self.shutdown.closing.clone(), self.defers);
         tokio::task::spawn_local(async move {
-            deferred::all_queued(&ports, defers).await;
+            deferred::all_queued(ports, defers).await;
             closing.cancel();
         });
     }
 
-    /// Has all workers drop their connections.
-    pub fn abort(&self) {
-        self.shutdown.abort();
+    /// How the workers stop once they drain.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
     }
 
     /// Waits until one has ended.

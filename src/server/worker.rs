@@ -1,6 +1,6 @@
 //! A worker: a thread with a runtime of its own and a socket on every address.
 
-use std::future::{Future, ready};
+use std::future::{Future, pending, ready};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU16;
@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, End, Rules};
 use super::crowd::{Crowd, Places, Seat, Taken};
@@ -124,10 +125,18 @@ pub(super) fn run(
                 crowd.tidy(idle_timeout);
             }
         };
+        let hurrying = async {
+            let Shutdown { draining, prompt, .. } = &shared.shutdown;
+            draining.cancelled().await;
+            prompt.cancelled().await;
+            crowd.hurry();
+            pending::<()>().await;
+        };
         tokio::select! {
             () = serving => {}
             () = shared.shutdown.aborting.cancelled() => {}
             () = tidying => {}
+            () = hurrying => {}
         }
     });
 }
@@ -170,50 +179,40 @@ async fn accept(
     let (passed, shutdown) = (listener.passed, &shared.shutdown);
     let queue = listener.socket;
     let mut pause = Pause::default();
-    let accept = async || {
+    let mut accept = async || {
         shared.crowd.room(|| shared.worker.counter.limited(Limit::Connections)).await;
-        queue.next().await
-    };
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.draining.cancelled() => break,
-            accepted = accept() => accepted,
-        };
-        match accepted {
+        match queue.next().await {
             Ok((socket, peer)) => {
                 pause = Pause::default();
                 spawn(socket, peer);
             }
-            Err(error) => {
-                if descriptors::are_out(&error) {
-                    // It stays in the queue, and asking again at once is a busy loop.
-                    shared.worker.counter.limited(Limit::Descriptors);
-                    tokio::time::sleep(pause.next(&error)).await;
-                }
-                // Everything else is about one connection that is already gone (accept(2), "Error handling").
+            Err(error) if descriptors::are_out(&error) => {
+                // It stays in the queue, and asking again at once is a busy loop.
+                shared.worker.counter.limited(Limit::Descriptors);
+                tokio::time::sleep(pause.next(&error)).await;
             }
+            // Everything else is about one connection that is already gone (accept(2), "Error handling").
+            Err(_) => {}
         }
-    }
-    shared.crowd.drain(shutdown.is_prompt());
+    };
+    while unless(&shutdown.draining, accept()).await {}
+    shared.crowd.drain();
     if passed.is_set() {
         // The queue lives on, and is the successor's.
         return Ok(());
     }
     // Connections that the kernel has deferred come into the queue one after the other.
-    while let Some(accepted) = tokio::select! {
-        biased;
-        () = shutdown.closing.cancelled() => None,
-        accepted = queue.next() => Some(accepted),
-    } {
-        match accepted {
-            Ok((socket, peer)) => spawn(socket, peer),
-            Err(error) if descriptors::are_out(&error) => tokio::time::sleep(pause.next(&error)).await,
-            // About one connection that is already gone.
-            Err(_) => {}
-        }
-    }
+    while unless(&shutdown.closing, accept()).await {}
     queue.empty(spawn).await
+}
+
+/// Runs a future to its end, or until a step of the shutdown begins; returns whether it came to its end.
+async fn unless(step: &CancellationToken, future: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        biased;
+        () = step.cancelled() => false,
+        () = future => true,
+    }
 }
 
 /// How long to wait before accepting again: 5 ms at first, 50 ms at the most, so that service is back as soon

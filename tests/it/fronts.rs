@@ -129,3 +129,43 @@ fn the_operator_s_listener_moves_too() {
     assert_eq!(status(first, "/"), 302);
     drop(signpost);
 }
+
+#[test]
+fn a_reload_that_fails_leaves_the_options_of_listeners_as_they_were() {
+    let [first, admin] = [(); 2].map(|()| free_address());
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap();
+    let file = settings_file(&settings(&[first], admin, "tcp_defer_accept = '0s'\n"));
+    let mut signpost = start(file.path());
+    reload(&signpost, file.path(), &settings(&[first, taken], admin, "tcp_defer_accept = '60s'\n"), "error");
+    // Were they deferred now, they would be reset with the listener, which does not expect that.
+    let silent: Vec<_> = (0..20).map(|_| Connection::to(first)).collect();
+    signpost.signal("TERM");
+    signpost.wait_for_log("\"signal\":\"SIGTERM\"");
+    for mut connection in silent {
+        assert!(connection.closes(), "with FIN, not with a reset");
+    }
+    assert!(signpost.wait().success());
+}
+
+#[test]
+fn an_interrupt_reaches_workers_that_others_have_replaced() {
+    let [first, admin] = [(); 2].map(|()| free_address());
+    // Far longer than a test waits: nothing but the signal ends these connections.
+    let long = "shutdown_grace = '1h'\nlimits = { header_timeout = '1h' }\n";
+    let file = settings_file(&settings(&[first], admin, long));
+    let mut signpost = start(file.path());
+    for workers in 1..=2 {
+        let mut half = Connection::to(first);
+        half.send(b"GET / HTTP/1.1\r\nHost: a\r\n");
+        // Its bytes have come for certain once requests that were sent later, on each worker, are answered.
+        (0..20).for_each(|_| assert_eq!(status(first, "/"), 302));
+        std::mem::forget(half);
+        let more = format!("workers = {workers}\n{long}");
+        reload(&signpost, file.path(), &settings(&[first], admin, &more), "success");
+    }
+    signpost.wait_for_metric("signpost_connections", &[("listener", &first.to_string())], 2.0);
+    signpost.signal("INT");
+    assert!(signpost.wait().success());
+    assert!(!signpost.log().contains("shutdown_grace"));
+}

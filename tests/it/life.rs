@@ -70,6 +70,23 @@ fn deferred_connections_are_served_while_draining() {
 }
 
 #[test]
+fn connections_are_limited_while_draining() {
+    let mut signpost = Signpost::with_settings(
+        "[server]\nworkers = 1\ntcp_defer_accept = '60s'\n[server.limits]\nmax_connections = 10\n\
+         [pools.p]\nbackends = ['http://127.0.0.1:9001']",
+    );
+    // As long as the kernel defers it, the listener stays open.
+    let _deferred = signpost.connect();
+    signpost.signal("TERM");
+    signpost.wait_for_log("\"signal\":\"SIGTERM\"");
+    let mut half: Vec<_> = (0..100).map(|_| signpost.connect()).collect();
+    half.iter_mut().for_each(|connection| connection.send(b"GET / HTTP/1.1\r\n"));
+    signpost.wait_for_metric("signpost_limited_total", &[("limit", "connections")], 1.0);
+    signpost.signal("KILL");
+    signpost.wait();
+}
+
+#[test]
 fn an_interrupt_does_not_wait_for_incomplete_requests() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site::write(dir.path(), "site", &["site.test"]);
