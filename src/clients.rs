@@ -41,7 +41,7 @@ pub struct Clients {
     due: DashMap<Client, u64>,
     /// How many are in `due`: the map's own `len` locks every shard.
     due_known: AtomicUsize,
-    connections: DashMap<Client, u32>,
+    connections: DashMap<(Client, Phase), u32>,
     /// How many are in `connections`.
     connections_known: AtomicUsize,
     began: Instant,
@@ -51,6 +51,16 @@ pub struct Clients {
 /// How many clients are known at once, for each limit: some 10 MB.
 const ROOM: usize = 1 << 18;
 const SECOND: u64 = 1_000_000_000;
+
+/// What a connection counts as. Each phase has the whole limit: a client that closes may come again before it is known that
+/// it closed, and one that does not close may not wait with any number of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// It is served.
+    Open,
+    /// Its last response is written, and the client has not closed it.
+    Closing,
+}
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,12 +128,12 @@ impl Clients {
     }
 
     /// Takes note of a connection, which counts until what is returned is dropped. `None` where it is one too many.
-    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Option<Connected> {
+    pub fn connect(self: &Arc<Self>, address: IpAddr, phase: Phase) -> Option<Connected> {
         if self.most_connections == 0 {
             return Some(Connected(None));
         }
-        let client = Client::from(address);
-        match self.connections.entry(client) {
+        let key = (Client::from(address), phase);
+        match self.connections.entry(key) {
             Entry::Occupied(known) if *known.get() >= self.most_connections => return None,
             Entry::Occupied(mut known) => *known.get_mut() += 1,
             Entry::Vacant(_) if self.connections_known.load(Ordering::Relaxed) >= self.room => {
@@ -134,7 +144,7 @@ impl Clients {
                 drop(new.insert(1));
             }
         }
-        Some(Connected(Some((Arc::clone(self), client))))
+        Some(Connected(Some((Arc::clone(self), key))))
     }
 
     /// Forgets clients whose requests are all on time again. To be called now and then; O(clients).
@@ -156,12 +166,12 @@ impl Clients {
 /// A connection that counts.
 #[derive(Debug)]
 #[must_use = "it counts until it is dropped"]
-pub struct Connected(Option<(Arc<Clients>, Client)>);
+pub struct Connected(Option<(Arc<Clients>, (Client, Phase))>);
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        let Some((clients, client)) = self.0.take() else { return };
-        if let Entry::Occupied(mut known) = clients.connections.entry(client) {
+        let Some((clients, key)) = self.0.take() else { return };
+        if let Entry::Occupied(mut known) = clients.connections.entry(key) {
             *known.get_mut() -= 1;
             if *known.get() == 0 {
                 known.remove();
@@ -223,11 +233,13 @@ mod tests {
     #[test]
     fn connections_count_until_they_end() {
         let clients = Clients::new(0, 2);
-        let [first, _second] = [(); 2].map(|()| clients.connect(ip("192.0.2.1")).unwrap());
-        assert!(clients.connect(ip("192.0.2.1")).is_none());
-        assert!(clients.connect(ip("192.0.2.2")).is_some());
+        let connect = |address: &str, phase| clients.connect(ip(address), phase);
+        let [first, _second] = [(); 2].map(|()| connect("192.0.2.1", Phase::Open).unwrap());
+        assert!(connect("192.0.2.1", Phase::Open).is_none());
+        assert!(connect("192.0.2.1", Phase::Closing).is_some());
+        assert!(connect("192.0.2.2", Phase::Open).is_some());
         drop(first);
-        assert!(clients.connect(ip("192.0.2.1")).is_some());
+        assert!(connect("192.0.2.1", Phase::Open).is_some());
         assert_eq!(clients.connections.len(), 1, "who has none left is forgotten");
         assert_eq!(clients.connections_known.load(Ordering::Relaxed), 1);
     }

@@ -27,7 +27,7 @@ use super::socket::Socket;
 use super::stream::Transport;
 use super::tls::{self, Accepted, Tls};
 use super::unsent::Unsent;
-use crate::clients::Connected;
+use crate::clients::{Connected, Phase};
 use crate::descriptors;
 use crate::dispatch::{Worker, dispatch, reject_plain_http, upgrade};
 use crate::fleet::Slot;
@@ -249,23 +249,7 @@ async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
     let at_once = Some(|request| unsent.made(dispatch(worker, request, came)));
     let (rules, seat) = (&shared.manners.rules, arrival.place.seat());
     let served = connection::serve(arrival.socket, service, at_once, rules, seat, &unsent).await;
-    shared.note(served.end);
-    finish(served, seat, connected).await;
-}
-
-/// Closes a connection whose last response is written.
-async fn finish<T: Transport>(served: Served<T>, seat: &Seat, connected: Option<Connected>) {
-    if served.is_over() {
-        return;
-    }
-    // A client that is only waited for to close may come again meanwhile.
-    let _connected = connected.filter(|_| served.expects_body());
-    let served = served.close_soon().await;
-    if served.is_over() {
-        return;
-    }
-    // Boxed: few connections have something left, and all would carry the state otherwise.
-    Box::pin(served.linger(seat)).await;
+    shared.finish(served, seat, came, connected).await;
 }
 
 /// The same for a visitor who speaks TLS.
@@ -288,8 +272,7 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
                 service_fn(|request| ready(Ok(unsent.made(reject_plain_http(worker, request, came)))));
             let at_once = Some(|request| unsent.made(reject_plain_http(worker, request, came)));
             let served = Box::pin(connection::serve(socket, service, at_once, &rules, seat, &unsent)).await;
-            shared.note(served.end);
-            return finish(served, seat, connected).await;
+            return shared.finish(served, seat, came, connected).await;
         }
         None => return,
     };
@@ -309,8 +292,7 @@ async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
         let at_once = Some(|request| unsent.made(dispatch(worker, request, came)));
         connection::serve(stream, service, at_once, rules, seat, &unsent).await
     };
-    shared.note(served.end);
-    finish(served, seat, connected).await;
+    shared.finish(served, seat, came, connected).await;
 }
 
 /// The same for a visitor who is to come back by TLS.
@@ -323,8 +305,7 @@ async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
     let at_once = Some(|request| unsent.made(upgrade(worker, request, came, port)));
     let (rules, seat) = (&shared.manners.rules, arrival.place.seat());
     let served = connection::serve(arrival.socket, service, at_once, rules, seat, &unsent).await;
-    shared.note(served.end);
-    finish(served, seat, connected).await;
+    shared.finish(served, seat, came, connected).await;
 }
 
 /// Waits for something that a connection does before its first request; `None` where it is to make room meanwhile.
@@ -354,17 +335,47 @@ impl Shared {
         if worker.trusts(came.client) {
             return Some((came, None));
         }
-        let connected = worker.clients().connect(came.client);
-        if connected.is_none() {
-            worker.counter.limited(Limit::ConnectionsPerClient);
-        }
-        connected.map(|connected| (came, Some(connected)))
+        let connected = self.connect(came, Phase::Open)?;
+        Some((came, Some(connected)))
     }
 
-    /// Counts how a connection ended.
-    fn note(&self, end: End) {
-        if let End::Limited(limit) = end {
+    /// Counts a connection as its client's; `None` where it is to be closed, which is counted by then.
+    fn connect(&self, came: Came, phase: Phase) -> Option<Connected> {
+        let connected = self.worker.clients().connect(came.client, phase);
+        if connected.is_none() {
+            self.worker.counter.limited(Limit::ConnectionsPerClient);
+        }
+        connected
+    }
+
+    /// Counts how a connection ended, and closes it.
+    async fn finish<T: Transport>(
+        &self,
+        served: Served<T>,
+        seat: &Seat,
+        came: Came,
+        connected: Option<Connected>,
+    ) {
+        if let End::Limited(limit) = served.end {
             self.worker.counter.limited(limit);
         }
+        if served.is_over() {
+            return;
+        }
+        let is_counted = connected.is_some();
+        // A client that closes at once may come again meanwhile.
+        let mut connected = connected.filter(|_| served.expects_body());
+        let served = served.close_soon().await;
+        if served.is_over() {
+            return;
+        }
+        if is_counted && connected.is_none() {
+            connected = self.connect(came, Phase::Closing);
+            if connected.is_none() {
+                return;
+            }
+        }
+        // Boxed: few connections have something left, and all would carry the state otherwise.
+        Box::pin(served.linger(seat)).await;
     }
 }

@@ -116,7 +116,8 @@ pub struct Limits {
     pub max_target_bytes: Size,
     /// Connections at once, over all listeners for visitors; 0: as many as descriptors allow, 50 000 at most.
     pub max_connections: u32,
-    /// Connections at once of one client address (one /64 of IPv6); 0: no limit.
+    /// Connections at once of one client address (one /64 of IPv6), and as many again that wait for the client to close;
+    /// 0: no limit.
     pub max_connections_per_client: u32,
     /// Requests a second of one client address (one /64 of IPv6); over it 429. 0: no limit.
     pub requests_per_second_per_client: u32,

@@ -141,6 +141,25 @@ fn a_client_has_so_many_connections_and_no_more() {
 }
 
 #[test]
+fn connections_that_a_client_leaves_open_after_its_last_response_are_limited() {
+    let signpost = start("max_connections_per_client = 2");
+    let mut left_open = Vec::new();
+    crate::harness::wait_until("one too many is left open", || {
+        let mut connection = signpost.connect();
+        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert_eq!(connection.read_answer().unwrap().status, 302);
+        left_open.push(connection);
+        // One that sends nothing more is closed after a while.
+        left_open.iter_mut().for_each(|connection| connection.send(b"x"));
+        signpost.metric("signpost_limited_total", &[("limit", "connections_per_client")]) > 0.0
+    });
+    // They stand in the way of none that closes.
+    for _ in 0..50 {
+        assert_eq!(signpost.request("GET", "/", &[("Connection", "close")]).status, 302);
+    }
+}
+
+#[test]
 fn a_proxy_that_is_trusted_has_all_the_connections_it_needs() {
     let signpost = Signpost::with_settings(
         "[server]\ntrusted_proxies = ['127.0.0.1']\n[server.limits]\nmax_connections_per_client = 1\n\
