@@ -139,21 +139,19 @@ fn tokens(settings: &Settings, notes: &Notes) {
     }
 }
 
-/// The state file may be missing, but not its folder. Whether it can be written is found out at the start.
+/// The state file may be missing, but not its folder; anything else, such as `/dev/null`, is never replaced by a file.
+/// Whether it can be written is found out at the start.
 fn state_file(settings: &Settings, notes: &Notes) {
     let Some(file) = &settings.admin.state_file else { return };
-    if file.is_dir() {
-        notes
-            .problem("admin.state_file", format!("{} is a folder, takes the path of a file", file.display()));
-    } else if !file.parent().is_some_and(Path::is_dir) {
-        notes.problem(
-            "admin.state_file",
-            format!(
-                "there is no folder for {}, takes the path of a file in a folder that exists",
-                file.display()
-            ),
-        );
-    }
+    let wrong = match file.metadata() {
+        Ok(about) if about.is_dir() => "is a folder, takes the path of a file",
+        Ok(about) if !about.is_file() => "is a device, pipe or socket, takes the path of a regular file",
+        Err(_) if !file.parent().is_some_and(Path::is_dir) => {
+            "is in a folder that does not exist, takes the path of a file in one that does"
+        }
+        _ => return,
+    };
+    notes.problem("admin.state_file", format!("{} {wrong}", file.display()));
 }
 
 fn backends(pool: &Pool, notes: &Notes) {

@@ -178,8 +178,9 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (
             format!("{A}[admin]\nstate_file = '/nowhere/state.json'"),
             "admin.state_file",
-            "there is no folder for /nowhere/state.json",
+            "/nowhere/state.json is in a folder that does not exist",
         ),
+        (format!("{A}[admin]\nstate_file = '/dev/null'"), "admin.state_file", "is a device, pipe or socket"),
         (
             format!("{A}[server]\ntrusted_proxies = ['10/8']"),
             "server.trusted_proxies[0]",

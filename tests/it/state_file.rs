@@ -182,17 +182,6 @@ fn a_broken_file_is_reported_ignored_and_kept() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_not_read() {
-    let place = Place::new();
-    assert!(Command::new("mkfifo").arg(place.file()).status().unwrap().success());
-    let signpost = place.start();
-    signpost.wait_for_log("not a regular file");
-    set(&signpost, "a", &json!({ "admin": "maintenance" }));
-    assert_eq!(place.document()["overrides"][0]["backend"], "a");
-    assert_eq!(place.others(), ["overrides.json.broken"]);
-}
-
-#[test]
 fn a_change_takes_effect_although_it_cannot_be_saved() {
     let place = Place::new();
     let signpost = place.start();
