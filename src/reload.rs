@@ -48,6 +48,8 @@ pub struct Told {
     pub fronts: mpsc::Sender<NewFront>,
     /// Who reads certificates.
     pub certificates: watch::Sender<u64>,
+    /// Who writes the state file, and where it is.
+    pub state_path: watch::Sender<Option<PathBuf>>,
     /// Metrics.
     pub reloads: Arc<Reloads>,
     /// The service manager.
@@ -211,6 +213,13 @@ impl Reloader {
         done.await.map_err(|_| lost())?;
         self.current.pools = settings.pools;
         self.current.server.error_pages = settings.server.error_pages;
+        // After the pools: overrides in it may be of new backends.
+        let state_file = &self.current.admin.state_file;
+        self.told.state_path.send_if_modified(|path| {
+            let changed = path != state_file;
+            path.clone_from(state_file);
+            changed
+        });
         Ok(())
     }
 

@@ -248,7 +248,7 @@ impl Signpost {
         let saved = self.sources.state_file.is_saved().map(u8::from).map(f64::from);
         family(
             "signpost_state_file_last_write_successful",
-            "Whether the operator overrides in effect are in admin.state_file.",
+            "Whether admin.state_file is valid and could be written when that was last tried.",
             MetricType::GAUGE,
             saved.map(|saved| gauge(&[], saved)),
         )

@@ -396,17 +396,12 @@ impl StateFileStatus {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    /// The outcome of the last write, or of the check that one is possible.
+    /// Whether it is valid, and could be written when that was last tried.
     pub fn note(&self, successful: bool) {
         self.0.store(if successful { SAVED } else { NOT_SAVED }, Ordering::Relaxed);
     }
 
-    /// Whether there is a file, and its last write has failed.
-    pub fn is_failed(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == NOT_SAVED
-    }
-
-    /// Whether the last write was successful; `None` without a file.
+    /// The last note; `None` without a file.
     fn is_saved(&self) -> Option<bool> {
         match self.0.load(Ordering::Relaxed) {
             SAVED => Some(true),

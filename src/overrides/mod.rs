@@ -5,12 +5,16 @@
 mod saver;
 mod state_file;
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 pub use saver::{Saved, Saver};
-pub use state_file::{Contents, StateFile};
+use state_file::Contents;
+pub use state_file::StateFile;
 
 use crate::fleet::{Admin, Fleet, Weight};
 use crate::keeper::{Change, Event};
@@ -30,6 +34,8 @@ pub struct OperatorOverride {
 
 /// The last second of the year 9999, in seconds since 1970: later dates have no text.
 const LAST_DATE: u64 = 253_402_300_799;
+/// How long the state file may take to be read.
+const READ: Duration = Duration::from_secs(5);
 
 /// All that are in effect, in the order of the fleet.
 pub fn of(fleet: &ArcSwap<Fleet>) -> Vec<OperatorOverride> {
@@ -66,4 +72,30 @@ pub async fn restore(overrides: Vec<OperatorOverride>, events: &mpsc::Sender<Eve
             Err(_) => tracing::warn!(pool, backend, "operator override dropped: no such backend"),
         }
     }
+}
+
+/// Restores the overrides of a state file, and returns the file. What is wrong with it is logged, and then the process
+/// serves as if none were set.
+pub async fn load(path: PathBuf, events: &mpsc::Sender<Event>) -> StateFile {
+    let (file, contents) = read(path).await;
+    if let Contents::Valid(overrides, _) = contents {
+        restore(overrides, events).await;
+    }
+    file
+}
+
+/// Reads a state file, on a thread that may block, and logs what is wrong with it.
+async fn read(path: PathBuf) -> (StateFile, Contents) {
+    let of_thread = path.clone();
+    let read = tokio::task::spawn_blocking(move || StateFile::read(of_thread));
+    let (file, contents) = match tokio::time::timeout(READ, read).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => (StateFile::unread(path), Contents::Broken(error.to_string())),
+        Err(_) => (StateFile::unread(path), Contents::Broken(format!("reading takes longer than {READ:?}"))),
+    };
+    if let Contents::Broken(reason) = &contents {
+        let path = file.path().display();
+        tracing::error!(%path, reason, "broken state file ignored: no operator override restored");
+    }
+    (file, contents)
 }

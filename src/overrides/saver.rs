@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::{StateFile, of};
+use super::state_file::Contents;
+use super::{StateFile, load, of, read};
 use crate::fleet::Fleet;
+use crate::keeper::Event;
 use crate::metrics::StateFileStatus;
 
 /// How long a write may take before it counts as failed; it goes on.
@@ -30,6 +32,9 @@ pub struct Saver {
     /// The number of changes that are dealt with.
     done: watch::Sender<u64>,
     status: Arc<StateFileStatus>,
+    events: mpsc::Sender<Event>,
+    /// Whether the file could not be written when that was last tried.
+    failed: bool,
 }
 
 /// Tells whether changes are in the file. Cheap to clone.
@@ -53,28 +58,29 @@ impl Saved {
 }
 
 impl Saver {
-    /// For the overrides of a fleet; `changes` counts what is published of them.
+    /// For the overrides of a fleet; `changes` counts what is published of them, `events` restores them.
     pub fn new(
         fleet: Arc<ArcSwap<Fleet>>,
         changes: watch::Receiver<u64>,
         paths: watch::Receiver<Option<PathBuf>>,
         status: Arc<StateFileStatus>,
+        events: mpsc::Sender<Event>,
     ) -> (Self, Saved) {
         let done = watch::Sender::new(0);
         let saved = Saved { changes: changes.clone(), paths: paths.clone(), done: done.subscribe() };
-        (Self { fleet, changes, paths, done, status }, saved)
+        (Self { fleet, changes, paths, done, status, events, failed: false }, saved)
     }
 
-    /// Writes for as long as it is polled. `file` is the one that this process has read at its start; without one,
-    /// whatever is in the file is replaced.
+    /// Writes for as long as it is polled. `file` is the one that this process has restored its overrides from; without
+    /// it, they count for more than those in the file.
     pub async fn run(mut self, file: Option<StateFile>) {
         let path = self.paths.borrow_and_update().clone();
+        // A file that is there already is left alone until something changes, whatever the settings say now.
+        let mut is_check = file.as_ref().is_some_and(|file| !file.is_missing());
         let mut file = match (file, path) {
-            (None, Some(path)) => self.open(path).await,
+            (None, Some(path)) => Some(self.supersede(path).await),
             (file, _) => file,
         };
-        // A file that is there already is left alone until something changes, whatever the settings say now.
-        let mut is_check = file.as_ref().is_some_and(|file| !file.is_to_be_written());
         loop {
             let change = *self.changes.borrow_and_update();
             file = match file {
@@ -85,7 +91,7 @@ impl Saver {
                 }
             };
             self.done.send_replace(change);
-            let failed = file.is_some() && self.status.is_failed();
+            let failed = file.is_some() && self.failed;
             tokio::select! {
                 changed = self.changes.changed() => match changed {
                     Ok(()) => is_check = false,
@@ -94,9 +100,11 @@ impl Saver {
                 },
                 Ok(()) = self.paths.changed() => {
                     let path = self.paths.borrow_and_update().clone();
-                    is_check = false;
+                    (is_check, self.failed) = (false, false);
                     file = match path {
-                        Some(path) => self.open(path).await,
+                        // As at a start.
+                        Some(path) if of(&self.fleet).is_empty() => Some(load(path, &self.events).await),
+                        Some(path) => Some(self.supersede(path).await),
                         None => None,
                     };
                 }
@@ -105,12 +113,20 @@ impl Saver {
         }
     }
 
-    async fn open(&self, path: PathBuf) -> Option<StateFile> {
-        tokio::task::spawn_blocking(move || StateFile::replace(path)).await.ok()
+    /// Reads a file that is to be replaced. Overrides in it that are not in effect are kept aside.
+    async fn supersede(&self, path: PathBuf) -> StateFile {
+        let (mut file, contents) = read(path).await;
+        if let Contents::Valid(overrides, _) = contents
+            && !overrides.is_empty()
+            && overrides != of(&self.fleet)
+        {
+            file.supersede();
+        }
+        file
     }
 
     /// Writes the file, or only checks that this is possible, on a thread that may block.
-    async fn save(&self, mut file: StateFile, is_check: bool) -> Option<StateFile> {
+    async fn save(&mut self, mut file: StateFile, is_check: bool) -> Option<StateFile> {
         let path = file.path().display().to_string();
         let overrides = of(&self.fleet);
         let mut work = tokio::task::spawn_blocking(move || {
@@ -120,6 +136,7 @@ impl Saver {
         let worked = match timeout(SLOW, &mut work).await {
             Ok(worked) => worked,
             Err(_) => {
+                self.failed = true;
                 self.status.note(false);
                 tracing::error!(
                     path,
@@ -133,14 +150,22 @@ impl Saver {
         let (file, saved) = worked.ok()?;
         match saved {
             Ok(()) => {
-                if self.status.is_failed() {
-                    tracing::info!(path, "state file written again");
+                match std::mem::take(&mut self.failed) {
+                    true if is_check => tracing::info!(path, "state file can be written again"),
+                    true => tracing::info!(path, "state file written again"),
+                    false => {}
                 }
-                self.status.note(true);
+                self.status.note(!file.is_ignored());
             }
             Err(error) => {
-                if !self.status.is_failed() {
-                    tracing::error!(path, %error, "state file not written: operator overrides would not survive a restart");
+                match std::mem::replace(&mut self.failed, true) {
+                    false if is_check => {
+                        tracing::error!(path, %error, "state file cannot be written: changes would not survive a restart");
+                    }
+                    false => {
+                        tracing::error!(path, %error, "state file not written: operator overrides would not survive a restart");
+                    }
+                    true => {}
                 }
                 self.status.note(false);
             }

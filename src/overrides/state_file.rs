@@ -2,14 +2,17 @@
 //!
 //! # Trust
 //! The file is the operator's, who may edit it while the process is down. One that can't be used in full is not used at
-//! all, and is moved aside before the first write, so that nothing in it is lost.
+//! all. Contents that are not in effect are moved aside before the first write, so that nothing in them is lost. What is
+//! not a regular file is neither read nor replaced.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use super::{LAST_DATE, OperatorOverride};
 use crate::fleet::{Admin, Weight};
@@ -18,6 +21,8 @@ use crate::fleet::{Admin, Weight};
 const VERSION: u32 = 1;
 /// The largest file that is read: an override has some 100 bytes.
 const LONGEST: u64 = 8 << 20;
+/// How many symbolic links are followed, as many as Linux follows.
+const LINKS: usize = 40;
 
 /// The file as JSON.
 #[derive(Serialize, Deserialize)]
@@ -61,38 +66,34 @@ pub struct StateFile {
 
 #[derive(Debug)]
 enum OnDisk {
-    /// Anything. It is replaced with the next write.
+    /// Nothing, or nothing worth keeping.
     Anything,
-    /// Something that can't be used. It is moved aside before the next write.
-    Broken,
     /// What this process has read or written last.
     Known(Vec<u8>),
+    /// Contents that are not in effect. They are moved to a name with this suffix before the next write.
+    Ignored(&'static str),
 }
 
 impl StateFile {
-    /// Reads the file of a process that starts. Blocks.
+    /// Reads the file. Blocks.
     pub fn read(path: PathBuf) -> (Self, Contents) {
         let contents = read(&path).unwrap_or_else(Contents::Broken);
         let on_disk = match &contents {
             Contents::Missing => OnDisk::Anything,
             Contents::Valid(_, bytes) => OnDisk::Known(bytes.clone()),
-            Contents::Broken(_) => OnDisk::Broken,
+            Contents::Broken(_) => OnDisk::Ignored(".broken"),
         };
         (Self { path, on_disk }, contents)
     }
 
     /// A file that could not be read in time.
     pub fn unread(path: PathBuf) -> Self {
-        Self { path, on_disk: OnDisk::Broken }
+        Self { path, on_disk: OnDisk::Ignored(".broken") }
     }
 
-    /// A file whose contents do not count, because this process has overrides already. Blocks.
-    pub fn replace(path: PathBuf) -> Self {
-        let (mut file, _) = Self::read(path);
-        if let OnDisk::Known(_) = file.on_disk {
-            file.on_disk = OnDisk::Anything;
-        }
-        file
+    /// Its valid contents do not count, because this process has other overrides.
+    pub fn supersede(&mut self) {
+        self.on_disk = OnDisk::Ignored(".old");
     }
 
     /// Its path.
@@ -100,9 +101,14 @@ impl StateFile {
         &self.path
     }
 
-    /// Whether it waits for its first write: there is no file, or its contents do not count.
-    pub fn is_to_be_written(&self) -> bool {
+    /// Whether it is missing and waits for its first write.
+    pub fn is_missing(&self) -> bool {
         matches!(self.on_disk, OnDisk::Anything)
+    }
+
+    /// Whether it has contents that are not in effect.
+    pub fn is_ignored(&self) -> bool {
+        matches!(self.on_disk, OnDisk::Ignored(_))
     }
 
     /// Checks that it could be written, without a change to it. Blocks.
@@ -110,105 +116,106 @@ impl StateFile {
     /// # Errors
     /// Why it could not.
     pub fn check(&self) -> io::Result<()> {
-        Temporary::create(&self.path, &[]).map(drop)
+        let (target, about) = target(&self.path)?;
+        temporary(&target, about.as_ref(), &[]).map(drop)
     }
 
-    /// Writes overrides, unless they are what it contains. Its old contents stay until the new ones are on the disk.
-    /// Blocks.
+    /// Writes overrides. The old contents stay until the new ones are on the disk. Blocks.
     ///
     /// # Errors
-    /// Why that was not possible; the file is as it was.
+    /// Why that was not possible; the old contents are where they were, or aside.
     pub fn write(&mut self, overrides: &[OperatorOverride]) -> io::Result<()> {
         let bytes = document(overrides)?;
+        let (target, about) = target(&self.path)?;
+        let temporary = temporary(&target, about.as_ref(), &bytes)?;
         match &self.on_disk {
-            OnDisk::Known(known) if *known == bytes => return Ok(()),
-            OnDisk::Known(known) => {
-                if fs::read(&self.path).is_ok_and(|found| found != *known) {
-                    tracing::warn!(
-                        path = %self.path.display(),
-                        "state file overwritten: another process has changed it; each process needs its own"
-                    );
-                }
+            OnDisk::Known(known) if fs::read(&target).is_ok_and(|found| found != *known) => {
+                tracing::warn!(
+                    path = %self.path.display(),
+                    "state file overwritten: another process has changed it; each process needs its own"
+                );
             }
-            OnDisk::Broken => {
-                let mut aside = self.path.clone().into_os_string();
-                aside.push(".broken");
-                match fs::rename(&self.path, &aside) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                    Ok(()) => {
-                        let (path, to) = (self.path.display(), aside.display());
-                        tracing::warn!(%path, %to, "broken state file moved aside");
-                    }
-                }
-                self.on_disk = OnDisk::Anything;
+            OnDisk::Ignored(suffix) if about.is_some() => {
+                // Replaces an empty file that was just created, and no other file of that name.
+                let aside = beside(&target, suffix)?.into_temp_path();
+                fs::rename(&target, &aside)?;
+                let aside = aside.keep()?;
+                let (path, to) = (self.path.display(), aside.display());
+                tracing::warn!(%path, %to, "state file moved aside: its contents are not in effect");
             }
-            OnDisk::Anything => {}
+            _ => {}
         }
-        Temporary::create(&self.path, &bytes)?.replace()?;
+        self.on_disk = OnDisk::Anything;
+        temporary.persist(&target)?;
+        sync_folder(&target)?;
         self.on_disk = OnDisk::Known(bytes);
         Ok(())
     }
 }
 
-/// A file in the same folder, removed unless it replaces the other.
-struct Temporary {
-    path: PathBuf,
-    target: PathBuf,
-    is_there: bool,
-}
-
-impl Temporary {
-    /// Writes it, down to the disk.
-    fn create(target: &Path, bytes: &[u8]) -> io::Result<Self> {
-        // A symbolic link keeps leading where it led.
-        let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
-        let mut path = target.clone().into_os_string();
-        path.push(format!(".{}.tmp", std::process::id()));
-        let path = PathBuf::from(path);
-        // One of a process of the same id that was killed.
-        let _ = fs::remove_file(&path);
-        let mut file = File::create_new(&path)?;
-        let this = Self { path, target, is_there: true };
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        Ok(this)
-    }
-
-    /// Puts it in the target's place.
-    fn replace(mut self) -> io::Result<()> {
-        fs::rename(&self.path, &self.target)?;
-        self.is_there = false;
-        let Some(folder) = self.target.parent() else { return Ok(()) };
-        match File::open(folder)?.sync_all() {
-            // Not every file system can do that.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            synced => synced,
+/// Returns the file that a path leads to by symbolic links, which keep leading there, and what it is; `None`: it is
+/// missing.
+fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
+    let mut target = path.to_owned();
+    for _ in 0..LINKS {
+        match fs::symlink_metadata(&target) {
+            Ok(about) if about.is_symlink() => {
+                let next = fs::read_link(&target)?;
+                target.pop();
+                target.push(next);
+            }
+            Ok(about) if about.is_file() => return Ok((target, Some(about))),
+            Ok(_) => return Err(io::Error::other("not a regular file")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((target, None)),
+            Err(error) => return Err(error),
         }
     }
+    Err(io::Error::other("too many symbolic links"))
 }
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if self.is_there {
-            let _ = fs::remove_file(&self.path);
-        }
+/// Creates an empty file in the same folder, for this user alone. Its name is random: processes in containers often have
+/// the same id. It is removed when it is dropped; a process that is killed leaves it.
+fn beside(target: &Path, suffix: &str) -> io::Result<NamedTempFile> {
+    let mut prefix = target.file_name().unwrap_or_default().to_owned();
+    prefix.push(".");
+    tempfile::Builder::new().prefix(&prefix).suffix(suffix).tempfile_in(folder(target))
+}
+
+/// Writes a file that is to replace the target, down to the disk, with the target's mode and, where that is permitted,
+/// its owner.
+fn temporary(target: &Path, about: Option<&Metadata>, bytes: &[u8]) -> io::Result<NamedTempFile> {
+    let mut file = beside(target, ".tmp")?;
+    if let Some(about) = about {
+        // A restart must be able to read it.
+        file.as_file().set_permissions(Permissions::from_mode(about.mode() & 0o777 | 0o400))?;
+        let _ = fchown(&file, None, Some(about.gid()));
+        let _ = fchown(&file, Some(about.uid()), None);
     }
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+/// Brings a rename down to the disk.
+fn sync_folder(target: &Path) -> io::Result<()> {
+    match File::open(folder(target))?.sync_all() {
+        // Not every file system can do that.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+fn folder(target: &Path) -> &Path {
+    target.parent().unwrap_or(target)
 }
 
 fn read(path: &Path) -> Result<Contents, String> {
-    let about = match fs::metadata(path) {
-        Ok(about) => about,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::Missing),
-        Err(error) => return Err(error.to_string()),
-    };
-    if !about.is_file() {
-        return Err("not a regular file".to_owned());
-    }
+    let (target, about) = target(path).map_err(|error| error.to_string())?;
+    let Some(about) = about else { return Ok(Contents::Missing) };
     if about.len() > LONGEST {
         return Err(format!("{} bytes (at most {LONGEST} expected)", about.len()));
     }
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = fs::read(target).map_err(|error| error.to_string())?;
     Ok(Contents::Valid(parse(&bytes)?, bytes))
 }
 

@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +20,10 @@ use crate::admin::{Scrapes, Shown};
 use crate::clients::Clients;
 use crate::compare::Comparer;
 use crate::health::{Entry, Prober};
-use crate::keeper::{Event, Keeper};
+use crate::keeper::Keeper;
 use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources, StateFileStatus};
 use crate::notify::Notifier;
-use crate::overrides::{self, Contents, Saver, StateFile};
+use crate::overrides::{self, Saver, StateFile};
 use crate::readiness::Readiness;
 use crate::reload::{NewFront, Reloader, Told};
 use crate::server::{Bound, Listeners, Places, Shutdown, Speaks};
@@ -51,8 +50,6 @@ pub enum Ended {
 const QUEUE: usize = 1024;
 /// How often a change that waits looks whether it may happen.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How long the state file may take to be read.
-const STATE_FILE: Duration = Duration::from_secs(5);
 /// How long workers may take to end at once. A worker is never busy for so long.
 const CUT_OFF: Duration = Duration::from_millis(500);
 /// How long the admin listener's last answers may take.
@@ -97,6 +94,7 @@ pub async fn run(
     let (fleet, slots, settled) = (keeper.published(), keeper.slots(), keeper.settled());
     let (roll, reloads) = (Arc::new(Roll::new(own)), Arc::<Reloads>::default());
     let imbalances = Arc::<Imbalances>::default();
+    let (events, changes) = mpsc::channel(QUEUE);
     let state_file = Arc::<StateFileStatus>::default();
     let state_path = watch::Sender::new(settings.admin.state_file.clone());
     let (saver, saved) = Saver::new(
@@ -104,6 +102,7 @@ pub async fn run(
         keeper.override_changes(),
         state_path.subscribe(),
         Arc::clone(&state_file),
+        events.clone(),
     );
     let registry = Registry::new(Sources {
         fleet: Arc::clone(&fleet),
@@ -116,7 +115,6 @@ pub async fn run(
         version: env!("CARGO_PKG_VERSION"),
     })
     .map_err(io::Error::other)?;
-    let (events, changes) = mpsc::channel(QUEUE);
     let (ask_reload, asked) = mpsc::channel(1);
     let readiness = Readiness::default();
     let busy = Arc::<AtomicBool>::default();
@@ -161,12 +159,13 @@ pub async fn run(
         Comparer::new(Arc::clone(&fleet), ground.clock, Arc::clone(&ground.roll), imbalances).run(),
     );
     // What a predecessor hands over is newer than the file.
-    let read = match &mut family.predecessor {
-        Some(predecessor) => {
+    let read = match (&mut family.predecessor, &settings.admin.state_file) {
+        (Some(predecessor), _) => {
             predecessor.operate_again(&events).await;
             None
         }
-        None => restore(settings.admin.state_file.clone(), &events).await,
+        (None, Some(path)) => Some(overrides::load(path.clone(), &events).await),
+        (None, None) => None,
     };
     // Until its predecessor has left, a successor does not touch the file.
     let mut saver = Some((saver, read));
@@ -176,7 +175,8 @@ pub async fn run(
     let (ask_front, mut fronts_asked) = mpsc::channel(1);
     let reloading = layers.map(|layers| {
         let certificates = ground.certificates.clone();
-        let told = Told { events, fronts: ask_front, certificates, reloads, notifier: notifier.clone() };
+        let (state_path, notifier) = (state_path.clone(), notifier.clone());
+        let told = Told { events, fronts: ask_front, certificates, state_path, reloads, notifier };
         tokio::task::spawn_local(Reloader::new(layers, settings.clone(), told).run(hangup, asked))
     });
     // A predecessor's admin listener is this one's too, and there `/readyz` must not say "starting".
@@ -250,11 +250,6 @@ pub async fn run(
                 retiring.add(old, &front, Arc::clone(&ground.roll));
             });
             if replaced.is_ok() {
-                state_path.send_if_modified(|path| {
-                    let changed = *path != settings.admin.state_file;
-                    path.clone_from(&settings.admin.state_file);
-                    changed
-                });
                 // Dropped first: it holds descriptors of listeners that are to be closed, and the name.
                 drop(std::mem::replace(&mut offering, Box::pin(pending())));
                 offering = offer(&front, front.hold());
@@ -290,30 +285,6 @@ pub async fn run(
         let _ = tokio::time::timeout(LAST_FIGURES, front.office_closed()).await;
     }
     Ok(ended)
-}
-
-/// Restores the operator overrides of a state file, and returns the file. What is wrong with it is logged: without them
-/// the process serves as if none were set.
-async fn restore(path: Option<PathBuf>, events: &mpsc::Sender<Event>) -> Option<StateFile> {
-    let path = path?;
-    let of_thread = path.clone();
-    let read = tokio::task::spawn_blocking(move || StateFile::read(of_thread));
-    let (file, contents) = match tokio::time::timeout(STATE_FILE, read).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(error)) => (StateFile::unread(path), Contents::Broken(error.to_string())),
-        Err(_) => {
-            (StateFile::unread(path), Contents::Broken(format!("reading takes longer than {STATE_FILE:?}")))
-        }
-    };
-    match contents {
-        Contents::Missing => {}
-        Contents::Valid(overrides, _) => overrides::restore(overrides, events).await,
-        Contents::Broken(reason) => {
-            let path = file.path().display();
-            tracing::error!(%path, reason, "broken state file ignored: no operator override restored");
-        }
-    }
-    Some(file)
 }
 
 /// Has a saver keep its file true from now on; once.

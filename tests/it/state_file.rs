@@ -1,12 +1,13 @@
 //! `admin.state_file`: what the operator has set by the API survives a restart.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Signpost, command, series, skipped, wait_until};
+use crate::harness::{Connection, Signpost, command, run, series, skipped, stderr, wait_until};
 
 const SAVED: &str = "signpost_state_file_last_write_successful";
 
@@ -47,6 +48,15 @@ impl Place {
         serde_json::from_slice(&std::fs::read(self.file()).unwrap()).unwrap()
     }
 
+    /// The contents of all files beside the state file whose names end so.
+    fn kept(&self, suffix: &str) -> Vec<Vec<u8>> {
+        let names = self.others().into_iter().filter(|name| name.ends_with(suffix));
+        let mut kept: Vec<_> =
+            names.map(|name| std::fs::read(self.path("state").join(name)).unwrap()).collect();
+        kept.sort();
+        kept
+    }
+
     /// The names of all files beside the state file.
     fn others(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.path("state")).unwrap();
@@ -54,6 +64,14 @@ impl Place {
         names.filter(|name| name != "overrides.json").collect()
     }
 }
+
+/// A file with one override.
+fn document_with(entry: &str) -> Vec<u8> {
+    format!("{{\"version\": 1, \"overrides\": [{entry}]}}").into_bytes()
+}
+
+/// Backend `a` in maintenance.
+const A_IS_OFF: &str = r#"{"pool": "p", "backend": "a", "admin": "maintenance"}"#;
 
 fn set(signpost: &Signpost, backend: &str, change: &Value) {
     let change = change.to_string();
@@ -145,8 +163,7 @@ fn without_the_setting_overrides_end_with_the_process() {
 
 #[test]
 fn a_broken_file_is_reported_ignored_and_kept() {
-    let entry = |entry: &str| format!("{{\"version\": 1, \"overrides\": [{entry}]}}").into_bytes();
-    let good = r#"{"pool": "p", "backend": "a", "admin": "maintenance"}"#;
+    let (entry, good) = (document_with, A_IS_OFF);
     for (bytes, reason) in [
         (Vec::new(), "EOF while parsing"),
         (b"\xff\xfe".to_vec(), "expected value"),
@@ -174,11 +191,90 @@ fn a_broken_file_is_reported_ignored_and_kept() {
             std::fs::read(place.file()).unwrap() == bytes,
             "{reason}: nothing is changed before the first write"
         );
+        wait_for_saved(&signpost, 0.0);
         set(&signpost, "b", &json!({ "admin": "maintenance" }));
-        assert!(std::fs::read(place.path("state/overrides.json.broken")).unwrap() == bytes, "{reason}");
+        assert!(place.kept(".broken") == [bytes] && place.others().len() == 1, "{reason}");
+        wait_for_saved(&signpost, 1.0);
         let signpost = restart(signpost, &place);
         assert_eq!(picks(&signpost), "aaaccc", "{reason}");
     }
+}
+
+#[test]
+fn every_broken_file_is_kept() {
+    let place = Place::new();
+    for broken in ["first", "second"] {
+        std::fs::write(place.file(), broken).unwrap();
+        let signpost = place.start();
+        set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    }
+    assert_eq!(place.kept(".broken"), [b"first".to_vec(), b"second".to_vec()]);
+
+    // Of a link, what it leads to is kept, and the link stays.
+    let target = place.path("elsewhere.json");
+    std::fs::rename(place.file(), &target).unwrap();
+    std::fs::write(&target, "third").unwrap();
+    symlink(&target, place.file()).unwrap();
+    let signpost = place.start();
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    assert!(place.file().is_symlink() && !target.is_symlink());
+    assert_eq!(place.document()["overrides"][0]["backend"], "a");
+    assert_eq!(place.kept(".broken").len(), 2, "the third is beside its own place");
+}
+
+#[test]
+fn what_is_no_regular_file_is_neither_read_nor_replaced() {
+    let mkfifo = |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    let place = Place::new();
+    mkfifo(&place.file());
+    let check = run(["check", "--settings", place.path("site.toml").to_str().unwrap()]);
+    assert!(stderr(&check).contains("admin.state_file") && stderr(&check).contains("is a device, pipe or"));
+
+    // One that comes later.
+    std::fs::remove_file(place.file()).unwrap();
+    let signpost = place.start();
+    wait_for_saved(&signpost, 1.0);
+    std::fs::remove_file(place.file()).unwrap();
+    mkfifo(&place.file());
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    signpost.wait_for_log("not a regular file");
+    assert_eq!((picks(&signpost).as_str(), signpost.metric(SAVED, &[])), ("bbbccc", 0.0));
+    assert!(!place.file().symlink_metadata().unwrap().is_file());
+    assert_eq!(place.others(), [""; 0]);
+}
+
+#[test]
+fn a_new_file_is_private_and_a_replaced_one_keeps_mode_and_owner() {
+    let place = Place::new();
+    let about = || {
+        let about = place.file().metadata().unwrap();
+        (about.mode() & 0o777, about.uid(), about.gid())
+    };
+    let signpost = place.start();
+    wait_for_saved(&signpost, 1.0);
+    let (mode, uid, gid) = about();
+    assert_eq!(mode, 0o600);
+    std::fs::set_permissions(place.file(), PermissionsExt::from_mode(0o664)).unwrap();
+    // Only root may give files away.
+    let owner = match chown(place.file(), Some(1234), Some(5678)) {
+        Ok(()) => (1234, 5678),
+        Err(_) => (uid, gid),
+    };
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    assert_eq!(place.document()["overrides"][0]["backend"], "a");
+    assert_eq!(about(), (0o664, owner.0, owner.1));
+}
+
+#[test]
+fn no_file_of_another_process_is_removed() {
+    let place = Place::new();
+    let signpost = place.start();
+    // In containers, every process has the same id.
+    let other = format!("overrides.json.{}.tmp", signpost.pid());
+    std::fs::write(place.path("state").join(&other), "being written").unwrap();
+    set(&signpost, "a", &json!({ "admin": "maintenance" }));
+    assert_eq!(place.document()["overrides"][0]["backend"], "a");
+    assert_eq!(place.others(), [other]);
 }
 
 #[test]
@@ -201,36 +297,44 @@ fn a_change_takes_effect_although_it_cannot_be_saved() {
     // A folder that may not be written to shows at the start, before an override is lost.
     let signpost = {
         std::fs::remove_dir_all(place.path("state")).unwrap();
-        std::os::unix::fs::symlink("/proc/self", place.path("state")).unwrap();
+        symlink("/proc/self", place.path("state")).unwrap();
         place.start()
     };
     wait_for_saved(&signpost, 0.0);
     assert_eq!(picks(&signpost), "aabbcc");
 }
 
-#[test]
-fn a_full_disk_keeps_the_file_and_no_change_from_taking_effect() {
+/// Starts a dispatcher that has the state file on a disk of its own, once a command has run there. Returns the folder as that
+/// process sees it, too.
+fn start_on_disk(place: &Place, options: &str, prepare: &str) -> Option<(Signpost, PathBuf)> {
     let mut unshare = Command::new("unshare");
     if !unshare
         .args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"])
         .output()
         .is_ok_and(|run| run.status.success())
     {
-        return skipped("no file system can be mounted; `apt-get install util-linux` has unshare");
+        skipped("no file system can be mounted; `apt-get install util-linux` has unshare");
+        return None;
     }
-    let place = Place::new();
     let (settings, state) = (place.path("site.toml"), place.path("state"));
     let script = format!(
-        "mount -t tmpfs -o size=64k none {} && exec {} --settings {} --listen 127.0.0.1:0 --admin 127.0.0.1:0",
-        state.display(),
+        "mount -t tmpfs -o {options} none {state} && cd {state} && {prepare} && \
+         exec {} --settings {} --listen 127.0.0.1:0 --admin 127.0.0.1:0",
         env!("CARGO_BIN_EXE_signpost"),
         settings.display(),
+        state = state.display(),
     );
     let mut command = Command::new("unshare");
     let signpost = Signpost::start_command(command.args(["-rm", "sh", "-c", &script]).env_clear());
-    wait_for_saved(&signpost, 1.0);
-    // The folder as that process sees it.
     let inside = PathBuf::from(format!("/proc/{}/root{}", signpost.pid(), state.display()));
+    Some((signpost, inside))
+}
+
+#[test]
+fn a_full_disk_keeps_the_file_and_no_change_from_taking_effect() {
+    let place = Place::new();
+    let Some((signpost, inside)) = start_on_disk(&place, "size=64k", "true") else { return };
+    wait_for_saved(&signpost, 1.0);
     let overrides = || std::fs::read_to_string(inside.join("overrides.json")).unwrap();
     set(&signpost, "a", &json!({ "admin": "maintenance" }));
     let before = overrides();
@@ -249,6 +353,21 @@ fn a_full_disk_keeps_the_file_and_no_change_from_taking_effect() {
     set(&signpost, "b", &json!({ "weight": 0 }));
     assert_eq!(signpost.metric(SAVED, &[]), 1.0);
     assert_eq!(overrides().matches("maintenance").count(), 2);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_at_the_start_is_tried_again() {
+    let place = Place::new();
+    std::fs::write(place.path("before.json"), document_with(A_IS_OFF)).unwrap();
+    // No file more fits there.
+    let prepare = "cp ../before.json overrides.json && touch fill";
+    let Some((signpost, inside)) = start_on_disk(&place, "nr_inodes=3", prepare) else { return };
+    wait_for_saved(&signpost, 0.0);
+    signpost.wait_for_log("state file cannot be written");
+    std::fs::remove_file(inside.join("fill")).unwrap();
+    wait_for_saved(&signpost, 1.0);
+    signpost.wait_for_log("state file can be written again");
+    assert_eq!(std::fs::read(inside.join("overrides.json")).unwrap(), document_with(A_IS_OFF));
 }
 
 #[test]
@@ -295,12 +414,44 @@ fn a_reload_moves_the_file_and_drops_overrides_with_their_backends() {
 }
 
 #[test]
+fn a_reload_to_a_file_with_overrides_loses_none_of_them() {
+    let place = Place::new();
+    let before = document_with(A_IS_OFF);
+    let reload = |signpost: &Signpost| {
+        place.write_settings("state_file = 'state/overrides.json'", &["a", "b", "c"]);
+        signpost.signal("HUP");
+        wait_for_saved(signpost, 1.0);
+    };
+    // A process without overrides restores those of the file, as at a start; of backends that are new with it, too.
+    for is_set in [false, true] {
+        place.write_settings("", &["b", "c"]);
+        let signpost = place.start();
+        if is_set {
+            set(&signpost, "b", &json!({ "admin": "maintenance" }));
+        }
+        std::fs::write(place.file(), &before).unwrap();
+        reload(&signpost);
+        let (file, expected) = (place.document(), if is_set { "aaaccc" } else { "bbbccc" });
+        assert_eq!(file["overrides"].as_array().unwrap().len(), 1);
+        assert_eq!(file["overrides"][0]["backend"], if is_set { "b" } else { "a" });
+        assert_eq!(picks(&signpost), expected);
+        if is_set {
+            signpost.wait_for_log("state file moved aside");
+            assert_eq!(place.kept(".old"), std::slice::from_ref(&before));
+        } else {
+            signpost.wait_for_log("operator override restored");
+        }
+        assert_eq!(place.others().len(), usize::from(is_set));
+    }
+}
+
+#[test]
 fn a_takeover_counts_for_more_than_the_file() {
     let place = Place::new();
     let mut old = place.start();
     set(&old, "a", &json!({ "admin": "maintenance" }));
-    let stale = r#"{"version": 1, "overrides": [{"pool": "p", "backend": "b", "admin": "maintenance"}]}"#;
-    std::fs::write(place.file(), stale).unwrap();
+    let stale = document_with(r#"{"pool": "p", "backend": "b", "admin": "maintenance"}"#);
+    std::fs::write(place.file(), &stale).unwrap();
     let settings = place.path("site.toml");
     let (traffic, admin) = (old.traffic.to_string(), old.admin.to_string());
     let args =
@@ -310,6 +461,7 @@ fn a_takeover_counts_for_more_than_the_file() {
     assert_eq!(picks(&next), "bbbccc");
     let of_file = || place.document()["overrides"].clone();
     wait_until("the successor has written it", || of_file()[0]["backend"] == "a");
+    assert_eq!(place.kept(".old"), [stale]);
     set(&next, "a", &json!({ "admin": null }));
     assert_eq!(of_file(), json!([]));
     assert_eq!(picks(&restart(next, &place)), "aabbcc");
@@ -354,10 +506,16 @@ fn a_symbolic_link_keeps_leading_where_it_led() {
     let place = Place::new();
     let target = place.path("elsewhere.json");
     std::fs::write(&target, r#"{"version": 1, "overrides": []}"#).unwrap();
-    std::os::unix::fs::symlink(&target, place.file()).unwrap();
+    symlink(&target, place.file()).unwrap();
     let signpost = place.start();
     set(&signpost, "a", &json!({ "weight": 0 }));
     let is_link = |path: &Path| path.symlink_metadata().unwrap().is_symlink();
     assert!(is_link(&place.file()) && !is_link(&target));
     assert!(std::fs::read_to_string(&target).unwrap().contains("\"weight\": 0"));
+
+    // Also to a file that is not there yet.
+    std::fs::remove_file(&target).unwrap();
+    set(&signpost, "a", &json!({ "weight": 1 }));
+    assert!(is_link(&place.file()) && !is_link(&target));
+    assert!(std::fs::read_to_string(&target).unwrap().contains("\"weight\": 1"));
 }
