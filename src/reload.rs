@@ -4,9 +4,11 @@
 //! be opened. What `log` says and how many probes run at once take effect at the next start, and a line says so.
 
 use std::collections::hash_map::DefaultHasher;
+use std::fs::File;
 use std::future::pending;
 use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +28,9 @@ pub type Answer = oneshot::Sender<Result<(), Vec<String>>>;
 
 /// How long reading files may take.
 const LONG: Duration = Duration::from_secs(5);
+
+/// How much of a file is looked at: more than a settings file for ten thousand backends has.
+const MOST: u64 = 16 << 20;
 
 /// Why a reload was not asked for.
 const CHANGED: &str = "a file has changed";
@@ -63,6 +68,10 @@ pub struct Reloader {
     /// The settings in effect; of `log` those of the start.
     current: Settings,
     told: Told,
+    /// What was last read, also if it was wrong: a file that was missing may be there later.
+    files: Vec<PathBuf>,
+    /// The fingerprint of that.
+    fingerprint: Option<u64>,
     /// A look at the files that has not come back.
     looking: Option<JoinHandle<Option<u64>>>,
 }
@@ -77,19 +86,18 @@ fn looks(every: Duration) -> Interval {
 impl Reloader {
     /// For a process that was started with `current`, as `layers` say.
     pub fn new(layers: Layers, current: Settings, told: Told) -> Self {
-        Self { layers, current, told, looking: None }
+        Self { layers, current, told, files: Vec::new(), fingerprint: None, looking: None }
     }
 
     /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP, `asked` comes from the API.
     pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Answer>) {
         let mut every = self.current.server.watch.0;
         let mut looks = looks(every);
-        let mut loaded = self.fingerprint().await;
-        let mut last = loaded;
-        // What changed between the start's own reading and this first look would never be seen.
+        // What changed between the start's own reading and this one would never be seen.
         if !every.is_zero() && self.differs().await {
             let _ = self.reload(CHANGED).await;
         }
+        let mut last = self.fingerprint;
         loop {
             let mut answer = None;
             let why = tokio::select! {
@@ -102,14 +110,14 @@ impl Reloader {
                     "the API"
                 }
                 _ = looks.tick(), if !every.is_zero() => {
-                    let now = self.fingerprint().await;
+                    let now = self.look().await;
                     if now.is_none() {
                         continue;
                     }
                     // Twice the same: an editor that is still writing is given the time to finish.
                     let settled = now == last;
                     last = now;
-                    if now == loaded || !settled {
+                    if now == self.fingerprint || !settled {
                         continue;
                     }
                     CHANGED
@@ -119,9 +127,8 @@ impl Reloader {
                 // Settings that are wrong elsewhere keep no certificate from being renewed.
                 self.told.certificates.send_modify(|asked| *asked += 1);
             }
-            loaded = self.fingerprint().await;
-            last = loaded;
             let outcome = self.reload(why).await;
+            last = self.fingerprint;
             if every != self.current.server.watch.0 {
                 every = self.current.server.watch.0;
                 looks = self::looks(every);
@@ -134,17 +141,28 @@ impl Reloader {
     }
 
     /// Whether the settings that would be read now are others than those in effect.
-    async fn differs(&self) -> bool {
+    async fn differs(&mut self) -> bool {
         let read = self.read().await;
         !matches!(read, Ok(Ok(loaded)) if loaded.settings == self.current)
     }
 
     /// Reads all layers, on a thread that may block.
-    async fn read(&self) -> Result<Result<Loaded, Vec<Problem>>, String> {
-        let layers = self.layers.clone();
-        let read = tokio::task::spawn_blocking(move || Settings::load(&layers));
-        let read = timeout(LONG, read).await.map_err(|_| format!("it took longer than {LONG:?}"))?;
-        read.map_err(|error| error.to_string())
+    async fn read(&mut self) -> Result<Result<Loaded, Vec<Problem>>, String> {
+        loop {
+            self.fingerprint = self.look().await;
+            let layers = self.layers.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let mut files = Vec::new();
+                (Settings::load_listing(&layers, &mut files), files)
+            });
+            let read = timeout(LONG, read).await.map_err(|_| format!("it took longer than {LONG:?}"))?;
+            let (loaded, files) = read.map_err(|error| error.to_string())?;
+            if files == self.files {
+                return Ok(loaded);
+            }
+            // Read once more: what changes in a file between its first reading and its first look would never be seen.
+            self.files = files;
+        }
     }
 
     /// Reloads once.
@@ -226,24 +244,15 @@ impl Reloader {
     /// A hash of what every file holds. By content and not by time or inode: an editor's rename, a swapped
     /// `..data` link of a mounted ConfigMap and a network file system then all look the same.
     /// `None` while no descriptor is left to read with, or a file does not end: that says nothing of the files.
-    async fn fingerprint(&mut self) -> Option<u64> {
+    async fn look(&mut self) -> Option<u64> {
         if self.looking.as_ref().is_some_and(|look| !look.is_finished()) {
             return None;
         }
-        let pools = &self.current.pools;
-        let secrets = pools.iter().filter_map(|pool| pool.pin.as_ref()?.secrets_file.clone());
-        let roots = pools.iter().filter_map(|pool| pool.health.ca_file.clone());
-        let pages = pools.iter().map(|pool| &pool.error_pages).chain([&self.current.server.error_pages]);
-        let pages = pages.flatten().map(|page| page.file.clone());
-        let files = self.layers.files.iter().cloned().chain(secrets).chain(roots).chain(pages);
-        let files: Vec<PathBuf> = files
-            .chain(self.current.admin.token_file.clone())
-            .chain(self.current.admin.load_token_file.clone())
-            .collect();
+        let files = self.files.clone();
         let hash = move || {
             let mut hasher = DefaultHasher::new();
             for file in files {
-                let read = std::fs::read(file);
+                let read = beginning(&file);
                 if read.as_ref().is_err_and(descriptors::are_out) {
                     return None;
                 }
@@ -263,4 +272,11 @@ impl Reloader {
             }
         }
     }
+}
+
+/// Reads the first [`MOST`] bytes of a file.
+fn beginning(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MOST).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -2,8 +2,9 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
+use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,6 +45,9 @@ impl fmt::Display for Wrong {
     }
 }
 
+/// How much of a file is read: a chain of certificates has some kilobytes.
+const MOST: u64 = 1 << 20;
+
 /// What two files hold, unread.
 pub(super) struct Contents {
     cert: io::Result<Vec<u8>>,
@@ -53,7 +57,12 @@ pub(super) struct Contents {
 impl Contents {
     /// Reads both files.
     pub(super) fn of(files: &Files) -> Self {
-        Self { cert: std::fs::read(&files.cert), key: std::fs::read(&files.key) }
+        let read = |file: &Path| {
+            let mut bytes = Vec::new();
+            File::open(file)?.take(MOST).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        Self { cert: read(&files.cert), key: read(&files.key) }
     }
 
     /// A hash of both. By content, as with settings files: swapped links and copied files look the same.

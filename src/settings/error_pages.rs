@@ -36,7 +36,7 @@ pub(super) fn read(section: Section<'_>, is_of_pool: bool) -> Vec<ErrorPage> {
     let fits = |status: &StatusCode| !is_of_pool || !ErrorPages::WITHOUT_POOL.contains(status);
     let statuses: Vec<_> = ErrorPages::STATUSES.into_iter().filter(fits).collect();
     let mut pages = Vec::new();
-    for (key, name, file) in section.named_paths() {
+    for (key, name, file) in section.named_files() {
         let Some(&status) = statuses.iter().find(|status| status.as_str() == name) else {
             let list = statuses.iter().map(|status| status.as_str()).collect::<Vec<_>>().join(", ");
             let without = ErrorPages::WITHOUT_POOL.iter().any(|status| status.as_str() == name);

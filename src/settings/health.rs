@@ -104,7 +104,7 @@ impl Health {
             flap_backoff: section.or("flap_backoff", default.flap_backoff),
             startup_timeout: section.or("startup_timeout", default.startup_timeout),
             verify: section.or("verify", default.verify),
-            ca_file: section.path("ca_file"),
+            ca_file: section.file("ca_file"),
         };
         if let Some(file) = &health.ca_file
             && let Err(why) = holds_certificates(file)

@@ -48,6 +48,7 @@ pub use values::{
     SecureAttribute, Share, Size, Span, Workers,
 };
 
+use crate::certificates::Files;
 use address::AdminListen;
 use reader::{Notes, Section};
 
@@ -86,7 +87,7 @@ pub struct Server {
     /// path does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_path: Option<HealthPath>,
-    /// How often the settings files are looked at for changes; 0: never.
+    /// How often settings files and the files that they name are looked at for changes; 0: never.
     pub watch: Span,
     /// The proxies that are believed when they tell where a visitor came from; none: nobody is.
     pub trusted_proxies: Vec<Network>,
@@ -166,14 +167,28 @@ impl Settings {
     /// # Errors
     /// Every problem there is, in order of the keys.
     pub fn load(layers: &Layers) -> Result<Loaded, Vec<Problem>> {
+        Self::load_listing(layers, &mut Vec::new())
+    }
+
+    /// The same, and adds to `files` every file that must change for the outcome to change. Those of certificates are among
+    /// them only if there are problems: else they are published apart.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_listing(layers: &Layers, files: &mut Vec<PathBuf>) -> Result<Loaded, Vec<Problem>> {
+        files.extend_from_slice(&layers.files);
         let merged = layers.merge()?;
         let notes = Notes::new(&layers.files);
         let settings = read(Section::root(merged, &notes));
         let mut warnings = variables::unread(&layers.environment);
         warnings.extend(rules::check(&settings, &notes));
+        files.extend(notes.take_files());
         match notes.into_problems() {
             problems if problems.is_empty() => Ok(Loaded { settings, warnings }),
-            problems => Err(problems),
+            problems => {
+                files.extend(settings.server.tls.files().flat_map(|Files { cert, key }| [cert, key]));
+                Err(problems)
+            }
         }
     }
 

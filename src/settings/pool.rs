@@ -317,7 +317,7 @@ pub(super) fn or_from_file(
     secrets: Vec<Secret>,
     file_key: &'static str,
 ) -> (Vec<Secret>, Option<PathBuf>) {
-    let Some(file) = section.path(file_key) else { return (secrets, None) };
+    let Some(file) = section.file(file_key) else { return (secrets, None) };
     let path = section.key(file_key);
     if secrets.is_empty() {
         (read_secrets(&file, &path, section.notes()), Some(file))

@@ -47,6 +47,8 @@ pub(super) struct Notes {
     origins: RefCell<HashMap<String, Option<String>>>,
     /// The path of every key that was asked for, in that order.
     known: RefCell<Vec<String>>,
+    /// The files beside settings files whose contents are settings, whether they can be read or not.
+    files: RefCell<Vec<PathBuf>>,
 }
 
 impl Notes {
@@ -76,6 +78,11 @@ impl Notes {
     /// Returns the path of every key that was asked for.
     pub(super) fn known_keys(self) -> impl Iterator<Item = String> {
         self.known.into_inner().into_iter()
+    }
+
+    /// Returns the files beside settings files whose contents are settings, and forgets them.
+    pub(super) fn take_files(&self) -> Vec<PathBuf> {
+        self.files.take()
     }
 
     /// The origin of a key, or of the nearest key above it that has one.
@@ -191,6 +198,13 @@ impl<'a> Section<'a> {
         self.resolve(&path, &value)
     }
 
+    /// The same of a file whose contents are settings: where they change, all settings are to be read again.
+    pub(super) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
+        let file = self.path(key)?;
+        self.notes.files.borrow_mut().push(file.clone());
+        Some(file)
+    }
+
     fn resolve(&self, path: &str, value: &Value) -> Option<PathBuf> {
         let file: PathBuf = parse(path, value, self.notes)?;
         let folder = value.origin().and_then(|origin| self.notes.folders.get(origin));
@@ -200,14 +214,15 @@ impl<'a> Section<'a> {
     }
 
     /// Every key of this table, with its full path and the file behind it, if that is right: for tables whose keys are
-    /// names.
-    pub(super) fn named_paths(mut self) -> Vec<(String, String, Option<PathBuf>)> {
+    /// names. The contents of the files are settings.
+    pub(super) fn named_files(mut self) -> Vec<(String, String, Option<PathBuf>)> {
         let left = std::mem::take(&mut self.left);
         left.into_iter()
             .map(|(name, value)| {
                 let path = self.key(&name);
                 self.notes.remember(&path, &value);
                 let file = self.resolve(&path, &value);
+                self.notes.files.borrow_mut().extend(file.clone());
                 (path, name, file)
             })
             .collect()

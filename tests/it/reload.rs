@@ -129,6 +129,63 @@ fn a_changed_file_is_seen_however_it_was_changed() {
     assert_eq!(id(&signpost), "b");
 }
 
+/// A folder with a settings file that is looked at often, and Signpost with that; with how to write the file anew, with
+/// more before the pool and in it.
+fn watched() -> (tempfile::TempDir, impl Fn(&str, &str), Signpost) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    let write = {
+        let file = file.clone();
+        move |before: &str, more: &str| {
+            let text = format!("server.watch = '100ms'\n{before}\n{}", pool(&["a"], more));
+            std::fs::write(&file, text).unwrap();
+        }
+    };
+    write("", "");
+    let signpost = start(&file);
+    (folder, write, signpost)
+}
+
+#[test]
+fn a_file_that_was_missing_is_seen_once_it_is_there() {
+    let (folder, write, signpost) = watched();
+    let site = crate::certificates::pem(&["site.test"], 2999);
+    let secret = "0123456789abcdef0123456789abcdef";
+    let tls = "server.tls.certificates = [{ cert = 'site.pem', key = 'site.key' }]";
+    std::fs::write(folder.path().join("site.pem"), &site.cert).unwrap();
+    for (before, more, file, contents) in [
+        ("server.error_pages.421 = 'sorry.html'", "", "sorry.html", "sorry"),
+        ("", "error_pages.503 = 'busy.html'", "busy.html", "busy"),
+        ("", "pin.secrets_file = 'secrets'", "secrets", secret),
+        ("admin.token_file = 'token'", "", "token", secret),
+        ("admin.load_token_file = 'push'", "", "push", secret),
+        ("", "health = { kind = 'tcp', ca_file = 'ca.pem' }", "ca.pem", &site.cert),
+        (tls, "", "site.key", &site.key),
+    ] {
+        let last_successful = |value| {
+            signpost.wait_for_metric("signpost_settings_last_reload_successful", &[], value);
+        };
+        write(before, more);
+        last_successful(0.0);
+        std::fs::write(folder.path().join(file), contents).unwrap();
+        last_successful(1.0);
+    }
+}
+
+#[test]
+fn a_file_of_any_length_costs_bounded_memory() {
+    let (folder, write, signpost) = watched();
+    let page = folder.path().join("page.html");
+    std::fs::write(&page, "page").unwrap();
+    write("server.error_pages.503 = 'page.html'", "");
+    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    std::fs::File::create(&page).unwrap().set_len(512 << 20).unwrap();
+    signpost.wait_for_log("more than 64 KiB");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", signpost.pid())).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+    assert!(most.unwrap().parse::<u32>().unwrap() < 128 << 10, "{most:?} KiB");
+}
+
 #[test]
 fn no_request_fails_while_settings_come_and_go() {
     let file = settings_file(&unwatched(&["a", "b"], ""));
