@@ -18,10 +18,10 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde::{Serialize, Serializer};
-use tracing_appender::non_blocking::NonBlocking;
 
 use crate::fleet::Roster;
 use crate::outcome::{Choice, Refusal};
+use crate::output::LogWriter;
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum Format {
 /// A worker's way to the access log.
 #[derive(Debug)]
 pub struct AccessLog {
-    writer: RefCell<NonBlocking>,
+    writer: RefCell<LogWriter>,
     /// The buffer of the last line, for the next.
     spare: RefCell<Vec<u8>>,
     format: Format,
@@ -184,7 +184,7 @@ fn as_shown<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok,
 
 impl AccessLog {
     /// Logs a share of all requests, 0 to 1, each with the `copied` request header fields.
-    pub fn new(writer: NonBlocking, format: Format, share: f64, copied: Box<[HeaderName]>) -> Self {
+    pub fn new(writer: LogWriter, format: Format, share: f64, copied: Box<[HeaderName]>) -> Self {
         let below = (share * (u64::from(u32::MAX) + 1) as f64) as u64;
         Self { writer: RefCell::new(writer), spare: RefCell::default(), format, below, copied }
     }
@@ -243,7 +243,7 @@ impl AccessLog {
             (Format::Human, true) => b"\n",
             (Format::Human, false) => b" aborted\n",
         });
-        // The appender counts what it drops; it has no other error.
+        // The writer counts what it drops; it has no other error.
         let _ = self.writer.borrow_mut().write_all(&buffer);
         if buffer.capacity() <= SPARE_BYTES {
             buffer.clear();
@@ -290,6 +290,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use crate::output::Lossy;
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -315,7 +316,7 @@ mod tests {
         fields: &[(&'static str, &[u8])],
     ) -> String {
         let written = Shared::default();
-        let (writer, guard) = tracing_appender::non_blocking(written.clone());
+        let (writer, guard) = Lossy::new(written.clone()).in_background();
         let mut headers = HeaderMap::new();
         headers.insert("host", "a.example".parse().unwrap());
         for (name, value) in fields {
@@ -398,7 +399,7 @@ mod tests {
     #[test]
     fn a_share_of_requests_is_logged() {
         let mut rng = SmallRng::seed_from_u64(1);
-        let (writer, _guard) = tracing_appender::non_blocking(std::io::sink());
+        let (writer, _guard) = Lossy::new(std::io::sink()).in_background();
         let mut count = |share| {
             let log = AccessLog::new(writer.clone(), Format::Json, share, Box::default());
             (0..10_000).filter(|_| log.wants(&mut rng)).count()

@@ -7,10 +7,12 @@
 
 use std::io::{self, IsTerminal, Stderr, Stdout, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 /// Writes the result of a command to standard output.
 ///
@@ -46,17 +48,62 @@ pub fn run_within(limit: Duration, work: impl FnOnce() + Send + 'static) -> io::
 #[derive(Debug)]
 pub struct Lossy<W> {
     stream: W,
-    lost: Arc<AtomicU64>,
+    backlog: Arc<Backlog>,
 }
 
-/// The number of lines that a [`Lossy`] stream could not write.
+/// Hands lines to a thread that writes them to a [`Lossy`] stream. It never waits: each `write` is a line, and a line that
+/// has no room in the queue is counted and given up.
 #[derive(Clone, Debug)]
-pub struct LostLines(Arc<AtomicU64>);
+pub struct LogWriter {
+    queue: NonBlocking,
+    backlog: Arc<Backlog>,
+}
 
-impl LostLines {
-    /// Returns the number of lines so far.
-    pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+/// The lines of one stream.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// What those that wait to be written count for, in bytes.
+    waiting: AtomicUsize,
+    /// How many were given up.
+    lost: AtomicU64,
+}
+
+/// How much may wait for one stream, in bytes.
+const MOST_WAITING: usize = 16 << 20;
+/// What a line counts for at the least: this bounds how many may wait.
+const SHORTEST: usize = 1 << 10;
+
+impl Backlog {
+    /// Returns whether there is room for a line of so many bytes, which waits from then on; counts it as lost if not.
+    fn admit(&self, length: usize) -> bool {
+        let counted = length.max(SHORTEST);
+        let fits = self.waiting.fetch_add(counted, Ordering::Relaxed) + counted <= MOST_WAITING;
+        if !fits {
+            self.leave(length);
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn leave(&self, length: usize) {
+        self.waiting.fetch_sub(length.max(SHORTEST), Ordering::Relaxed);
+    }
+}
+
+impl LogWriter {
+    /// Returns the number of lines that were given up so far.
+    pub fn lost_lines(&self) -> u64 {
+        self.backlog.lost.load(Ordering::Relaxed) + self.queue.error_counter().dropped_lines() as u64
+    }
+}
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.backlog.admit(line.len()) { self.queue.write(line) } else { Ok(line.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -70,14 +117,17 @@ pub fn stderr() -> Lossy<Stderr> {
     Lossy::new(io::stderr())
 }
 
-impl<W: Write> Lossy<W> {
-    fn new(stream: W) -> Self {
-        Self { stream, lost: Arc::default() }
+impl<W: Write + Send + 'static> Lossy<W> {
+    pub(crate) fn new(stream: W) -> Self {
+        Self { stream, backlog: Arc::default() }
     }
 
-    /// Returns the counter of lines that could not be written.
-    pub fn lost_lines(&self) -> LostLines {
-        LostLines(Arc::clone(&self.lost))
+    /// Starts a thread that writes lines to it, until the guard is dropped.
+    pub fn in_background(self) -> (LogWriter, WorkerGuard) {
+        let backlog = Arc::clone(&self.backlog);
+        let queue = NonBlockingBuilder::default().buffered_lines_limit(MOST_WAITING / SHORTEST).lossy(true);
+        let (queue, guard) = queue.finish(self);
+        (LogWriter { queue, backlog }, guard)
     }
 }
 
@@ -91,8 +141,9 @@ impl<W: IsTerminal> Lossy<W> {
 impl<W: Write> Write for Lossy<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.stream.write_all(line).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.backlog.lost.fetch_add(1, Ordering::Relaxed);
         }
+        self.backlog.leave(line.len());
         Ok(line.len())
     }
 
@@ -122,13 +173,13 @@ mod tests {
 
     #[test]
     fn counts_each_line_that_cannot_be_written() {
-        let mut stream = Lossy::new(HalfFull(0));
-        let lost = stream.lost_lines();
+        let (mut writer, guard) = Lossy::new(HalfFull(0)).in_background();
         for _ in 0..6 {
-            stream.write_all(b"a line\n").unwrap();
+            writer.write_all(b"a line\n").unwrap();
         }
-        stream.flush().unwrap();
-        assert_eq!(lost.count(), 3);
+        drop(guard);
+        assert_eq!(writer.lost_lines(), 3);
+        assert_eq!(writer.backlog.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -3,45 +3,45 @@
 //! Both go through bounded queues and threads of their own, so a reader that stalls or a disk that is full costs
 //! lines, which are counted, and never a request.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::time::Duration;
 
 use http::HeaderName;
 use tracing::Level;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::access_log::{AccessLog, Format};
-use crate::output::{self, Lossy, LostLines};
+use crate::output::{self, LogWriter};
 use crate::settings::{Log, LogFormat, LogLevel};
 
 /// The log writers. Dropping this flushes them.
 pub struct Telemetry {
-    stderr: NonBlocking,
-    access: Option<(NonBlocking, Format, f64, Box<[HeaderName]>)>,
-    dropped: Vec<(ErrorCounter, LostLines)>,
+    stderr: LogWriter,
+    access: Option<(LogWriter, Format, f64, Box<[HeaderName]>)>,
     guards: Vec<WorkerGuard>,
 }
 
 impl Telemetry {
     /// Starts logging as the settings say. Once per process: a second call changes only the access log.
     pub fn start(log: &Log) -> Self {
-        let mut dropped = Vec::new();
-        let mut guards = Vec::new();
         let stderr = output::stderr();
         let is_terminal = stderr.is_terminal();
-        let stderr = writer(stderr, &mut dropped, &mut guards);
+        let (stderr, guard) = stderr.in_background();
+        let mut guards = vec![guard];
         subscribe(log, stderr.clone(), is_terminal);
         let access = (log.access && log.access_sample.0 > 0.0).then(|| {
             let stdout = output::stdout();
             let format = format(log.format, stdout.is_terminal());
             let headers = log.access_headers.iter().map(|header| header.0.clone()).collect();
-            (writer(stdout, &mut dropped, &mut guards), format, log.access_sample.0, headers)
+            let (stdout, guard) = stdout.in_background();
+            guards.push(guard);
+            (stdout, format, log.access_sample.0, headers)
         });
-        Self { stderr, access, dropped, guards }
+        Self { stderr, access, guards }
     }
 
     /// Writes text to standard error in order with the log lines. It never blocks and never fails: text that cannot
@@ -58,12 +58,9 @@ impl Telemetry {
 
     /// Returns a function that counts the lines dropped so far, because a queue was full or a write failed.
     pub fn dropped_lines(&self) -> Box<dyn Fn() -> u64 + Send + Sync> {
-        let dropped = self.dropped.clone();
-        Box::new(move || {
-            let count =
-                |(queue, lost): &(ErrorCounter, LostLines)| queue.dropped_lines() as u64 + lost.count();
-            dropped.iter().map(count).sum()
-        })
+        let access = self.access.as_ref().map(|(writer, ..)| writer.clone());
+        let writers: Vec<_> = access.into_iter().chain([self.stderr.clone()]).collect();
+        Box::new(move || writers.iter().map(LogWriter::lost_lines).sum())
     }
 }
 
@@ -75,23 +72,8 @@ impl Drop for Telemetry {
     }
 }
 
-/// How many lines may wait to be written: some megabytes at the most.
-const QUEUE: usize = 16_384;
 /// How long the last lines may take: for each of two writers 1.1 s, which is fixed in tracing-appender.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(2300);
-
-fn writer<W: Write + Send + 'static>(
-    stream: Lossy<W>,
-    dropped: &mut Vec<(ErrorCounter, LostLines)>,
-    guards: &mut Vec<WorkerGuard>,
-) -> NonBlocking {
-    let lost = stream.lost_lines();
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(stream);
-    dropped.push((writer.error_counter(), lost));
-    guards.push(guard);
-    writer
-}
 
 fn format(format: LogFormat, is_terminal: bool) -> Format {
     match format {
@@ -102,7 +84,7 @@ fn format(format: LogFormat, is_terminal: bool) -> Format {
     }
 }
 
-fn subscribe(log: &Log, writer: NonBlocking, is_terminal: bool) {
+fn subscribe(log: &Log, writer: LogWriter, is_terminal: bool) {
     let level = match log.level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,
@@ -114,7 +96,7 @@ fn subscribe(log: &Log, writer: NonBlocking, is_terminal: bool) {
         .with_max_level(LevelFilter::from_level(level))
         // Internal errors would be printed with `eprintln!`, which panics if that fails too.
         .log_internal_errors(false)
-        .with_writer(writer);
+        .with_writer(move || writer.clone());
     // Libraries warn of what strangers send; that is counted, and would fill the log.
     let ours = Targets::new().with_target("signpost", level).with_default(Level::ERROR);
     let set = match format(log.format, is_terminal) {

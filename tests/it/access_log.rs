@@ -121,3 +121,24 @@ fn a_reader_that_stalls_costs_lines_and_not_requests() {
         dropped(&signpost) > 0.0
     });
 }
+
+#[test]
+fn lines_that_wait_take_bounded_memory() {
+    let mut command = crate::harness::command(["--backend", "http://127.0.0.1:9001"]);
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    for (limit, value) in
+        [("MAX_REQUESTS_PER_CONNECTION", "0"), ("MAX_TARGET_BYTES", "60KiB"), ("MAX_HEADER_BYTES", "64KiB")]
+    {
+        command.env(format!("SIGNPOST__SERVER__LIMITS__{limit}"), value);
+    }
+    // Nobody reads standard output: 120 MB of lines would wait.
+    let signpost = Signpost::start_unread(&mut command);
+    let mut connection = signpost.connect();
+    let path = format!("/{}", "x".repeat(60_000));
+    for _ in 0..2000 {
+        assert_eq!(connection.request("GET", &path, &[]).status, 302);
+    }
+    assert!(signpost.metric("signpost_log_lines_dropped_total", &[]) > 1000.0);
+    let resident = signpost.metric("process_resident_memory_bytes", &[]);
+    assert!(resident < 64e6, "{resident} bytes");
+}

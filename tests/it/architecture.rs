@@ -117,7 +117,7 @@ const MAY_IMPORT: [(&str, &[&str]); 38] = [
         "metrics",
         &["outcome", "pin", "certificates", "estimate", "fleet", "strategy", "clock", "imbalance", "listed"],
     ),
-    ("access_log", &["outcome", "fleet"]),
+    ("access_log", &["output", "outcome", "fleet"]),
     ("forwarded", &["visit"]),
     ("visit", &["outcome", "fleet"]),
     ("outcome", &["fleet", "listed"]),
