@@ -24,17 +24,21 @@ pub fn raise_limit() {
 
 /// How many descriptors are left to everything but visitors and probes: admin, logs, listeners.
 const RESERVED: usize = 256;
+/// How many of these there are at the least, where there are few descriptors: what the process itself has open, and
+/// some connections of the admin listener.
+const LEAST_RESERVED: usize = 64;
 /// The most connections where the settings name no number: some 600 MB of them.
 const MOST: usize = 50_000;
 
 /// How many connections of visitors there may be beside `probes` health checks; 0 asks for as many as descriptors
-/// allow. Where there are few, no more than a quarter is kept from visitors.
+/// allow. Where there are few, no more than a quarter is kept from visitors, or half where there are fewer than 128.
 ///
 /// # Errors
 /// What to change, where more are asked for than that.
 pub fn max_connections(asked: u32, probes: u16) -> Result<usize, String> {
     let limit = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
-    let allowed = limit - (limit / 4).min(RESERVED + usize::from(probes));
+    let least = LEAST_RESERVED.min(limit / 2);
+    let allowed = limit - (limit / 4).min(RESERVED + usize::from(probes)).max(least);
     match asked as usize {
         0 => Ok(allowed.min(MOST)),
         asked if asked <= allowed => Ok(asked),
@@ -43,6 +47,13 @@ pub fn max_connections(asked: u32, probes: u16) -> Result<usize, String> {
              (ulimit -n, LimitNOFILE=) or set a lower number"
         )),
     }
+}
+
+/// Returns how many connections the admin listener may have, of the `most` that it is made for: an eighth of the
+/// descriptors, so that clients cannot keep it from having any.
+pub fn max_admin_connections(most: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
+    most.min(limit / 8).max(1)
 }
 
 /// How many descriptors must be free when a process begins to serve: for some connections, a probe and a file.

@@ -67,6 +67,7 @@ pub use healthcheck::healthcheck;
 pub use scrape::Scrapes;
 
 use crate::clock::Clock;
+use crate::descriptors;
 use crate::fleet::{Fleet, Slot};
 use crate::keeper::Event;
 use crate::metrics::{Counter, Limit, Registry};
@@ -82,11 +83,11 @@ use crate::server::{
     serve as serve_connection,
 };
 
-/// How many connections it serves at once.
+/// How many connections it serves at once, where descriptors allow as many.
 const MAX_CONNECTIONS: usize = 128;
-/// How many requests of the API and the status page it serves at once; over it: 503. They may wait for a body, the
-/// keeper or a reload, and must leave connections to liveness, readiness and metrics.
-const MAX_API_REQUESTS: usize = 32;
+/// How many of these connections may be requests of the API and the status page; over it: 503. They may wait for a body,
+/// the keeper or a reload, and must leave connections to liveness, readiness and metrics.
+const API_SHARE: usize = 4;
 /// A request that is complete when its connection is accepted is answered before the connection can be closed.
 const EVICTION: Eviction =
     Eviction { min_wait: Duration::ZERO, batch: MAX_CONNECTIONS / 8, interval: Duration::from_millis(10) };
@@ -164,9 +165,9 @@ fn paths() -> String {
 }
 
 /// The endpoints of the tables, and no other.
-fn router(shown: Shown, guard: Guard) -> Router {
-    let requests =
-        ApiRequests { permits: Arc::new(Semaphore::new(MAX_API_REQUESTS)), counter: shown.counter.clone() };
+fn router(shown: Shown, guard: Guard, connections: usize) -> Router {
+    let permits = Arc::new(Semaphore::new(connections.div_ceil(API_SHARE)));
+    let requests = ApiRequests { permits, counter: shown.counter.clone() };
     let routes = |onto: Router<Shown>, table: &[Endpoint]| {
         table.iter().fold(onto, |router, (path, methods)| router.route(path, methods()))
     };
@@ -199,7 +200,7 @@ struct ApiRequests {
     counter: Counter,
 }
 
-/// Serves a request that may take its time, or rejects it if [`MAX_API_REQUESTS`] are being served.
+/// Serves a request that may take its time, or rejects it if too many are being served.
 async fn limit(
     State(ApiRequests { permits, counter }): State<ApiRequests>,
     request: axum::extract::Request,
@@ -255,9 +256,10 @@ pub(crate) async fn serve(
     shown: Shown,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let router = router(shown, Guard::new(settings, listener.address));
+    let most = descriptors::max_admin_connections(MAX_CONNECTIONS);
+    let router = router(shown, Guard::new(settings, listener.address), most);
     let counter = Rc::new(counter);
-    let crowd = Rc::new(Crowd::with_eviction(Places::new(MAX_CONNECTIONS), EVICTION));
+    let crowd = Rc::new(Crowd::with_eviction(Places::new(most), EVICTION));
     let spawn = |socket| {
         let (router, counter) = (router.clone(), Rc::clone(&counter));
         let place = crowd.enter();
@@ -290,7 +292,13 @@ pub(crate) async fn serve(
             };
             match accepted {
                 Ok((socket, _)) => spawn(socket),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => {
+                    if descriptors::are_out(&error) {
+                        counter.limited(Limit::Descriptors);
+                        crowd.evict();
+                    }
+                    tokio::time::sleep(EVICTION.interval).await;
+                }
             }
         }
         crowd.drain();

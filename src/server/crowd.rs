@@ -176,7 +176,7 @@ impl Crowd {
     }
 
     /// Closes the connections that have waited longest, of those that have waited for long enough, and returns how many. O(connections).
-    fn evict(&self) -> usize {
+    pub(crate) fn evict(&self) -> usize {
         let Eviction { min_wait, batch, .. } = self.eviction;
         let seats = self.seats.borrow();
         let mut idle: Vec<(Instant, &Rc<Seat>)> = seats

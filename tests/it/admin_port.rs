@@ -1,6 +1,9 @@
 //! What the admin listener answers while others crowd it.
 
-use crate::harness::{Connection, Signpost};
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::harness::{Connection, Signpost, command};
 
 const POOL: &str = "[pools.p]\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }]\n";
 
@@ -11,9 +14,9 @@ const CROWD: usize = 600;
 const SLOW_CHANGE: &str = "PATCH /api/v1/pools/p/backends/a HTTP/1.1\r\nHost: localhost\r\n\
     Content-Type: application/json\r\nContent-Length: 12\r\n\r\n";
 
-fn crowd(signpost: &Signpost, sent: &str) -> Vec<Connection> {
+fn crowd(address: SocketAddr, sent: &str) -> Vec<Connection> {
     let connect = |_| {
-        let mut connection = Connection::to(signpost.admin);
+        let mut connection = Connection::to(address);
         connection.send(sent.as_bytes());
         connection
     };
@@ -37,12 +40,33 @@ fn liveness_readiness_and_metrics_stay_reachable() {
     for sent in
         ["", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n", "GET", SLOW_CHANGE, &slow_readers, slow_posts]
     {
-        all.push(crowd(&signpost, sent));
+        all.push(crowd(signpost.admin, sent));
         is_alive(&signpost);
     }
     is_alive(&signpost);
     assert!(signpost.metric("signpost_limited_total", &[("limit", "admin_connections")]) > 0.0);
     assert!(signpost.metric("signpost_limited_total", &[("limit", "evicted")]) > 0.0);
+}
+
+#[test]
+fn liveness_readiness_and_metrics_stay_reachable_with_few_descriptors() {
+    for limit in [96, 256] {
+        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &script]).arg(command::<&str>([]).get_program());
+        sh.args(["--backend", "http://127.0.0.1:9001", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let signpost = Signpost::start_command(&mut sh);
+        let half = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n";
+        let _crowds: Vec<_> = [signpost.admin, signpost.traffic, signpost.admin]
+            .into_iter()
+            .map(|address| {
+                let crowd = crowd(address, half);
+                is_alive(&signpost);
+                crowd
+            })
+            .collect();
+        assert!(signpost.metric("signpost_limited_total", &[("limit", "evicted")]) > 0.0, "{limit}");
+    }
 }
 
 #[test]

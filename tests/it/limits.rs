@@ -184,7 +184,7 @@ fn more_connections_than_descriptors_allow_are_no_setting() {
     let output = std::process::Command::new("sh").env_clear().args(["-c", &script]).output().unwrap();
     let said = crate::harness::stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("server.limits.max_connections is 1000, but 200 descriptors allow 150"), "{said}");
+    assert!(said.contains("server.limits.max_connections is 1000, but 200 descriptors allow 136"), "{said}");
 }
 
 #[test]
