@@ -31,7 +31,8 @@ pub struct Listening {
 
 impl Entry {
     /// Where a redirect leads, in words, if that is back to where the client came from: to the URL that was requested,
-    /// to a host of the backend's pool, or to this dispatcher's own address. `path` is what was requested.
+    /// to a host of the backend's pool, or to this dispatcher's own address, none of which is the `Host` that the settings
+    /// have probes send. `path` is what was requested.
     ///
     /// # Trust
     /// `location` comes from the network. It is resolved as browsers do (WHATWG URL), and no name is looked up.
@@ -39,9 +40,15 @@ impl Entry {
         let requested = Url::parse(&format!("{}{path}", target.url.origin())).ok()?;
         let mut to = requested.join(std::str::from_utf8(location).ok()?).ok()?;
         to.set_fragment(None);
-        let what = if to == requested || self.is_virtual_self(&to, &requested, target) {
+        let is_on_host_sent = is_on_host_sent(&to, &requested, target);
+        let what = if to == requested
+            || is_on_host_sent
+                && to.scheme() == requested.scheme()
+                && to.path() == requested.path()
+                && to.query() == requested.query()
+        {
             "which is what was requested"
-        } else if self.is_own_backend(&to, target) {
+        } else if is_on_host_sent || self.is_own_backend(&to, target) {
             return None;
         } else if self.is_own_address(&to) {
             if self.is_other_pool(&to, target) {
@@ -57,20 +64,6 @@ impl Entry {
         Some(format!("{shown}, {what}"))
     }
 
-    /// Whether it is what was requested, under the name that the settings give to the backend.
-    fn is_virtual_self(&self, to: &Url, requested: &Url, target: &Target) -> bool {
-        let Some(host) = target.health.host_header() else { return false };
-        let Ok(named) = Url::parse(&format!("{}://{host}", requested.scheme())) else {
-            return false;
-        };
-        to.scheme() == requested.scheme()
-            && to.host() == named.host()
-            && (to.port_or_known_default() == named.port_or_known_default()
-                || to.port_or_known_default() == requested.port_or_known_default())
-            && to.path() == requested.path()
-            && to.query() == requested.query()
-    }
-
     /// Whether it leads to a backend of the same pool, as checks or clients reach it.
     fn is_own_backend(&self, to: &Url, target: &Target) -> bool {
         let is = |base: &str| {
@@ -79,8 +72,7 @@ impl Entry {
             let Some(host) = fleet::Host::parse(authority) else { return false };
             let port = host.port.unwrap_or(if scheme == "https" { 443 } else { 80 });
             to.host_str().is_some_and(|name| bare(name).eq_ignore_ascii_case(bare(host.name)))
-                // From http to https it stays there.
-                && to.port_or_known_default().is_some_and(|to| to == port || is_standard(to) && is_standard(port))
+                && to.port_or_known_default().is_some_and(|to| is_same_server(to, port))
         };
         let fleet = self.fleet.load();
         let pool = fleet.pools.iter().find(|pool| *pool.roster.name == *target.pool);
@@ -123,12 +115,30 @@ impl Entry {
         let port = to.port_or_known_default();
         self.listening.load().addresses.iter().filter(|address| Some(address.port()) == port).any(|address| {
             let listening = address.ip().to_canonical();
+            // A connection to the unspecified address reaches the machine that it comes from.
             ips.iter().any(|ip| match listening.is_unspecified() {
+                _ if ip.is_unspecified() => true,
                 true => (listening.is_ipv6() || ip.is_ipv4()) && is_local(*ip),
                 false => listening == *ip,
             })
         })
     }
+}
+
+/// Whether it is on the `Host` that the settings have probes send. Applications build such a URL from the `Host` of the
+/// request, and clients send the backend's own: it says nothing of where those are redirected to.
+fn is_on_host_sent(to: &Url, requested: &Url, target: &Target) -> bool {
+    let Some(host) = target.health.host_header() else { return false };
+    let Ok(sent) = Url::parse(&format!("{}://{host}", requested.scheme())) else { return false };
+    let ports = (to.port_or_known_default(), sent.port_or_known_default());
+    let (Some(to_port), Some(sent_port)) = ports else { return false };
+    to.host_str().map(bare) == sent.host_str().map(bare)
+        && (is_same_server(to_port, sent_port) || Some(to_port) == requested.port_or_known_default())
+}
+
+/// Whether both ports are those of one server: from http to https a redirect stays there.
+fn is_same_server(one: u16, other: u16) -> bool {
+    one == other || is_standard(one) && is_standard(other)
 }
 
 /// Whether it is the port of http or https.

@@ -457,6 +457,11 @@ fn redirect_to_the_entry_is_a_loop() {
         (format!("http://localhost:{own}/"), true),
         (format!("http://[::ffff:127.0.0.1]:{own}/"), true),
         (format!("http://127.0.0.2:{own}/"), false),
+        // A client that follows it reaches the machine that it runs on.
+        (format!("http://0.0.0.0:{own}/"), true),
+        (format!("http://0:{own}/"), true),
+        (format!("http://[::]:{own}/"), true),
+        (format!("http://0.0.0.0:{at}/login"), false),
         // The backend itself: an ordinary redirect, unless it leads to what was requested.
         ("/login".to_owned(), false),
         ("login".to_owned(), false),
@@ -480,6 +485,42 @@ fn redirect_to_the_entry_is_a_loop() {
     signpost.wait_for_log(
         "redirect loop: answered 302 to https://www.example.test/, which leads back to this pool",
     );
+}
+
+#[test]
+fn redirect_on_the_host_of_the_probe_is_no_loop() {
+    let backends = [Does::Answer; 2].map(Backend::start);
+    let health = "interval = '20ms'\nrise = 1\nfall = 1\nflap_backoff = '0s'\nkind = 'http'\npath = '/check'";
+    let [by_host, by_headers] = backends.each_ref().map(Backend::url);
+    let signpost = Signpost::with_settings(&format!(
+        "[server]\nwatch = '0s'\n[pools.site]\nhosts = ['www.example.test', 'example.test']\n\
+         backends = [{{ id = 'a', url = '{by_host}' }}]\n[pools.site.health]\n{health}\nhost = 'www.example.test'\n\
+         [pools.video]\nhosts = ['www.video.test', 'video.test']\n\
+         backends = [{{ id = 'b', url = '{by_headers}' }}]\n[pools.video.health]\n{health}\nheaders = {{ Host = 'www.video.test' }}\n"
+    ));
+    let own = signpost.traffic.port();
+    for (backend, id, host, other) in [
+        (&backends[0], "a", "www.example.test", "example.test"),
+        (&backends[1], "b", "www.video.test", "video.test"),
+    ] {
+        signpost.wait_for_state(id, "up");
+        for (location, is_loop) in [
+            // Clients send the backend's own host and are redirected there.
+            (format!("http://{host}/login/"), false),
+            (format!("https://{host}/login/"), false),
+            (format!("//{}./login/", host.to_uppercase()), false),
+            (format!("https://{host}/check"), false),
+            // What was requested is a loop for everyone, and no application takes these from the host of a request.
+            (format!("http://{host}/check"), true),
+            (format!("http://{host}:{own}/login/"), true),
+            (format!("https://{other}/login/"), true),
+            (format!("http://127.0.0.1:{own}/"), true),
+        ] {
+            let expected = if is_loop { ("down", "redirect_loop") } else { ("up", "ok") };
+            let (state, reason) = judged(&signpost, backend, id, location.clone());
+            assert_eq!((state.as_str(), reason.as_str()), expected, "{location}");
+        }
+    }
 }
 
 #[test]
