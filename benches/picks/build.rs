@@ -39,6 +39,7 @@ pub fn run(table: &mut Table) {
                         Arc::clone(roster),
                         standings,
                         Roles::alone(),
+                        false,
                         &memories,
                         Meters::default(),
                         Default::default(),

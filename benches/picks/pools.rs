@@ -90,6 +90,7 @@ impl Shape {
             self.roster(kind),
             self.standings(),
             Roles::alone(),
+            false,
             &[Memory::default().with_loads(loads)],
             Meters::default(),
             Arc::default(),

@@ -392,6 +392,7 @@ mod tests {
             Arc::new(roster),
             [standing].into(),
             Roles::alone(),
+            false,
             &[Memory::default()],
             Meters::default(),
             Arc::default(),

@@ -136,15 +136,17 @@ impl Roster {
 impl Pool {
     /// Works out who may be picked and builds the strategies' tables. `standings` has one for each of the roster's
     /// backends, `memories` one for each of its arms; `meters` go with its limits, `own_share` with its loads.
+    /// `is_first_round`: nothing was known of any backend, and some still wait for their first check.
     pub fn new(
         roster: Arc<Roster>,
         standings: Box<[Standing]>,
         roles: Roles,
+        is_first_round: bool,
         memories: &[Memory],
         meters: Meters,
         own_share: Arc<OwnShare>,
     ) -> Self {
-        let (tier, eligible) = eligible(&standings, roster.panic_threshold);
+        let (tier, eligible) = eligible(&standings, roster.panic_threshold, is_first_round);
         let mut keeps: Box<[Keeps]> = standings.iter().map(keeps_out_of_tier).collect();
         for &index in &eligible {
             keeps[index as usize] = Keeps::AndRenews;
@@ -234,7 +236,7 @@ impl Pool {
 }
 
 /// Who may be picked, and as what. `threshold` is about the share of all active backends that is down, backups too.
-fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
+fn eligible(standings: &[Standing], threshold: f64, is_first_round: bool) -> (Tier, Vec<u32>) {
     let those = |wanted: &dyn Fn(&Standing) -> bool| -> Vec<u32> {
         let active = standings.iter().enumerate().filter(|(_, standing)| standing.is_active());
         active.filter(|(_, standing)| wanted(standing)).map(|(index, _)| index as u32).collect()
@@ -244,8 +246,10 @@ fn eligible(standings: &[Standing], threshold: f64) -> (Tier, Vec<u32>) {
     let primaries = those(&|standing| !standing.backup);
     let is_up = !up.is_empty() || !up_backups.is_empty();
     let (down, all) = (those(&|standing| standing.health == Health::Down).len(), those(&|_| true).len());
-    // Who waits for its first probe is no reason to give up on the others, nor one to get all of their visitors.
-    let panics = down > 0 && threshold > 0.0 && (!is_up || down as f64 / all as f64 >= threshold);
+    // Backends that wait for their first probe are no reason to give up on those that clients were sent to until now, nor
+    // do they get all clients of those. In a pool's first round there are no such backends.
+    let none_is_left = !is_up && !is_first_round;
+    let panics = down > 0 && threshold > 0.0 && (none_is_left || down as f64 / all as f64 >= threshold);
     if up.is_empty() && !up_backups.is_empty() {
         return (Tier::Backups, up_backups);
     }
@@ -328,7 +332,7 @@ mod tests {
 
     fn tier(threshold: f64, standings: &[&str]) -> (Tier, Vec<u32>) {
         let standings: Vec<_> = standings.iter().map(|text| standing(text)).collect();
-        eligible(&standings, threshold)
+        eligible(&standings, threshold, false)
     }
 
     #[test]
@@ -368,10 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_down_does_not_speak_for_the_others_in_the_first_round() {
+        let tier = |threshold: f64, standings: &[&str]| {
+            let standings: Vec<_> = standings.iter().map(|text| standing(text)).collect();
+            eligible(&standings, threshold, true)
+        };
+        assert_eq!(tier(1.0, &["down", "waits"]), (Tier::Primaries, vec![1]));
+        assert_eq!(tier(1.0, &["down", "waits backup"]), (Tier::Backups, vec![1]));
+        assert_eq!(tier(1.0, &["down", "waits draining"]), (Tier::FailOpen, vec![0]));
+        assert_eq!(tier(0.5, &["down", "waits"]), (Tier::FailOpen, vec![0, 1]), "as many as that are down");
+    }
+
+    #[test]
     fn who_is_left_out_is_told_why() {
         let excluded = |standings: &[&str]| -> Vec<Option<Excluded>> {
             let standings: Vec<_> = standings.iter().map(|text| standing(text)).collect();
-            let (_, eligible) = eligible(&standings, 1.0);
+            let (_, eligible) = eligible(&standings, 1.0, false);
             let of = |(index, standing): (usize, &Standing)| {
                 (!eligible.contains(&(index as u32))).then(|| standing.excluded())
             };

@@ -203,12 +203,13 @@ impl Lasting {
         }
     }
 
-    /// A pool as requests read it from now on.
+    /// A pool as requests read it from now on. `is_first_round` is as in [`Pool::new`].
     pub(super) fn pool(
         &mut self,
         roster: Arc<Roster>,
         standings: Box<[Standing]>,
         roles: Roles,
+        is_first_round: bool,
         now: Moment,
     ) -> Pool {
         let (mut loads, own_share) = self.loads_of_arms(&roster, &roles, now);
@@ -236,7 +237,7 @@ impl Lasting {
         let meters = self.meters.entry(roster.name.as_ref().to_owned()).or_default();
         *meters = metered(meters, &roster, !roster.limits.is_empty());
         let meters = meters.clone();
-        Pool::new(roster, standings, roles, &memories, meters, own_share)
+        Pool::new(roster, standings, roles, is_first_round, &memories, meters, own_share)
     }
 
     /// The loads that each arm goes by, none where backends report none, and the share of visitors that is ours.

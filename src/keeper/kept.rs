@@ -28,6 +28,10 @@ pub(super) struct Kept {
     indices: Arc<HashMap<String, usize>>,
     /// `None` until it is first built.
     pool: Option<Arc<Pool>>,
+    /// Nothing was known of any of its backends, and some still wait for their first check.
+    is_first_round: bool,
+    /// Which backends new clients are sent to, as it was last logged.
+    logged: Tier,
     /// Something changed since `pool` was built.
     is_changed: bool,
     /// When something changes by the passing of time.
@@ -79,8 +83,12 @@ impl Kept {
         };
         let indices = settings.backends.iter().enumerate();
         let indices = indices.map(|(index, backend)| (backend.id.as_str().to_owned(), index));
+        let vitals: Vec<_> = settings.backends.iter().enumerate().map(vitals).collect();
         Self {
-            vitals: settings.backends.iter().enumerate().map(vitals).collect(),
+            is_first_round: last.as_ref().is_some_and(|last| last.is_first_round)
+                || vitals.iter().all(|vitals| vitals.waits(now)),
+            logged: last.as_ref().map_or(Tier::Primaries, |last| last.logged),
+            vitals,
             indices: Arc::new(indices.collect()),
             targets,
             settings,
@@ -229,8 +237,12 @@ impl Kept {
         self.is_changed = false;
         let (roles, rotates_in) = roles(&self.settings, unix);
         self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();
-        let pool = lasting.pool(Arc::clone(&self.roster), standings, roles, lasting.clock.moment(now));
-        self.log_tier(&pool);
+        self.is_first_round &= self.waits(now);
+        let moment = lasting.clock.moment(now);
+        let pool = lasting.pool(Arc::clone(&self.roster), standings, roles, self.is_first_round, moment);
+        if !self.is_first_round {
+            self.log_tier(&pool);
+        }
         self.log_turn(&pool);
         self.pool = Some(Arc::new(pool));
     }
@@ -245,9 +257,8 @@ impl Kept {
     }
 
     /// Logs which backends new clients are sent to, when that changes.
-    fn log_tier(&self, now: &Pool) {
-        let before = self.pool.as_ref().map_or(Tier::Primaries, |pool| pool.tier);
-        if now.tier == before {
+    fn log_tier(&mut self, now: &Pool) {
+        if std::mem::replace(&mut self.logged, now.tier) == now.tier {
             return;
         }
         let pool = self.settings.name.as_str();

@@ -54,7 +54,11 @@ impl Backend {
 
     /// On an address that another one had before.
     pub fn start_on(address: SocketAddr, does: Does) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        Self::accept(TcpListener::bind(address).unwrap(), does)
+    }
+
+    /// On a socket that may have had connections wait in its queue.
+    pub fn accept(listener: TcpListener, does: Does) -> Self {
         let address = listener.local_addr().unwrap();
         let does = Arc::new(Mutex::new(does));
         let heads = Arc::<Mutex<Vec<_>>>::default();

@@ -1,6 +1,7 @@
 //! Who may be picked: by health, tier, slow start, and what becomes of pins.
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
 
 use crate::backend::{Backend, Does};
 use crate::harness::{Connection, Signpost, settings_file, wait_until};
@@ -96,6 +97,71 @@ fn all_down_fails_open_or_says_503_as_told() {
     assert!((2..=8).contains(&answer.header("retry-after").unwrap().parse::<u8>().unwrap()));
     assert_eq!(closed.metric("signpost_pool_fail_open", &[("pool", "p")]), 0.0);
     closed.wait_for_log("no backend is eligible: clients get 503");
+}
+
+#[test]
+fn first_failure_in_the_first_round_is_no_failing_open() {
+    let [down, backup] = [Does::Status(500), Does::Answer].map(Backend::start);
+    // Their probes wait in the queue of the socket until it accepts them.
+    let waiting = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [early, spare, late] = waiting.each_ref().map(|one| one.local_addr().unwrap());
+    let health = "health = { kind = 'http', interval = '50ms', timeout = '1h', startup_timeout = '1h' }";
+    let pool = |name: &str, waiting: SocketAddr, other: &Backend, more: &str| {
+        format!(
+            "[pools.{name}]\nhosts = ['{name}.test']\n{health}\nbackends = [{{ id = '{name}1', url = '{}/1'{more} }}, \
+             {{ id = '{name}2', url = 'http://{waiting}/2' }}]\n",
+            other.url()
+        )
+    };
+    let at_start = pool("early", early, &down, "") + &pool("spare", spare, &backup, ", backup = true");
+    let file = settings_file(&format!("[server]\nwatch = '0s'\n{at_start}"));
+    let [early, spare, late_listener] = waiting;
+    let (signpost, _started) = std::thread::scope(|scope| {
+        let started = scope.spawn(|| {
+            // The next probe begins when the result of the last one is known.
+            wait_until("the others were probed", || {
+                [&down, &backup].iter().all(|one| one.heads().len() >= 3)
+            });
+            [early, spare].map(|one| Backend::accept(one, Does::Answer))
+        });
+        let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
+        (signpost, started.join().unwrap())
+    });
+    let location = |host: &str| signpost.request("GET", "/", &[("Host", host)]).location().to_owned();
+    assert!(["early.test", "spare.test"].iter().all(|host| location(host).ends_with("/2/")));
+
+    // A pool that a reload adds serves at once: clients get the backend that may be up.
+    let late = pool("late", late, &down, "");
+    std::fs::write(file.path(), format!("[server]\nwatch = '0s'\n{at_start}{late}")).unwrap();
+    signpost.signal("HUP");
+    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    signpost.wait_for_state("late1", "down");
+    assert_eq!(signpost.metric("signpost_pool_fail_open", &[("pool", "late")]), 0.0);
+    assert!((0..4).all(|_| location("late.test").ends_with("/2/")));
+    let _late = Backend::accept(late_listener, Does::Answer);
+    signpost.wait_for_state("late2", "up");
+    let log = signpost.log();
+    assert!(!log.contains("failing open") && !log.contains("pool uses"), "{log}");
+}
+
+#[test]
+fn all_down_at_a_start_is_logged_once_the_first_round_is_over() {
+    let refused = [Does::Answer; 3].map(|does| Backend::start(does).kill());
+    let backends = refused.map(|address| format!("'http://{address}'")).join(",");
+    for (threshold, text) in [
+        ("1.0", "pool is failing open: backends are used whether they are up or down"),
+        // Reached before the last result.
+        ("0.3", "pool is failing open: backends are used whether they are up or down"),
+        ("0", "no backend is eligible"),
+    ] {
+        let signpost = Signpost::with_settings(&format!(
+            "[pools.p]\npanic_threshold = {threshold}\nbackends = [{backends}]\n{FAST}"
+        ));
+        signpost.wait_for_log(text);
+        let log = signpost.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("\"active\":")).collect();
+        assert!(matches!(lines[..], [one] if one.contains("\"active\":3,\"down\":3")), "{log}");
+    }
 }
 
 #[test]
