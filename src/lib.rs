@@ -49,6 +49,7 @@ pub mod readiness;
 pub mod metrics;
 pub mod compare;
 pub mod descriptors;
+pub mod files;
 pub mod telemetry;
 pub mod output;
 pub mod notify;

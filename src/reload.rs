@@ -4,11 +4,9 @@
 //! be opened. What `log` says and how many probes run at once take effect at the next start, and a line says so.
 
 use std::collections::hash_map::DefaultHasher;
-use std::fs::File;
 use std::future::pending;
 use std::hash::{Hash, Hasher};
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::descriptors;
+use crate::files;
 use crate::keeper::Event;
 use crate::metrics::Reloads;
 use crate::notify::Notifier;
@@ -252,7 +251,7 @@ impl Reloader {
         let hash = move || {
             let mut hasher = DefaultHasher::new();
             for file in files {
-                let read = beginning(&file);
+                let read = files::read_first(&file, MOST);
                 if read.as_ref().is_err_and(descriptors::are_out) {
                     return None;
                 }
@@ -272,11 +271,4 @@ impl Reloader {
             }
         }
     }
-}
-
-/// Reads the first [`MOST`] bytes of a file.
-fn beginning(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(file)?.take(MOST).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -2,9 +2,8 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
-use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +16,8 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+
+use crate::files;
 
 use super::Files;
 
@@ -56,13 +57,9 @@ pub(super) struct Contents {
 
 impl Contents {
     /// Reads both files.
-    pub(super) fn of(files: &Files) -> Self {
-        let read = |file: &Path| {
-            let mut bytes = Vec::new();
-            File::open(file)?.take(MOST).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        Self { cert: read(&files.cert), key: read(&files.key) }
+    pub(super) fn of(of: &Files) -> Self {
+        let read = |file| files::read_first(file, MOST);
+        Self { cert: read(&of.cert), key: read(&of.key) }
     }
 
     /// A hash of both. By content, as with settings files: swapped links and copied files look the same.

@@ -14,6 +14,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 use super::error_text::SelfSigned;
+use crate::files;
 use crate::settings::Health;
 
 /// How certificates are judged, as the settings say.
@@ -47,7 +48,8 @@ fn roots(health: &Health) -> Result<RootCertStore, String> {
         return Ok(roots);
     };
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| named(&error))? {
+    let open = files::open(file).map_err(|error| named(&error))?;
+    for certificate in CertificateDer::pem_reader_iter(open) {
         let certificate = certificate.map_err(|error| named(&error))?;
         roots.add(certificate).map_err(|error| named(&error))?;
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::{LAST_DATE, OperatorOverride};
+use crate::files;
 use crate::fleet::{Admin, Weight};
 
 /// One more when an older version would misread the file.
@@ -215,7 +216,7 @@ fn read(path: &Path) -> Result<Contents, String> {
     if about.len() > LONGEST {
         return Err(format!("{} bytes (at most {LONGEST} expected)", about.len()));
     }
-    let bytes = fs::read(target).map_err(|error| error.to_string())?;
+    let bytes = files::read_first(&target, LONGEST).map_err(|error| error.to_string())?;
     Ok(Contents::Valid(parse(&bytes)?, bytes))
 }
 

@@ -1,7 +1,5 @@
 //! `error_pages`: HTML files in place of the plain text of an error, of a pool or of the server.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -9,6 +7,7 @@ use http::StatusCode;
 use serde::Serializer;
 
 use super::reader::Section;
+use crate::files;
 use crate::fleet::ErrorPages;
 
 /// The most bytes of a page.
@@ -58,13 +57,7 @@ pub(super) fn read(section: Section<'_>, is_of_pool: bool) -> Vec<ErrorPage> {
 }
 
 fn read_page(file: &Path) -> Result<Bytes, String> {
-    let cannot = |error: std::io::Error| format!("can't be read: {error}");
-    // A pipe would not end to be read.
-    if !file.metadata().map_err(cannot)?.is_file() {
-        return Err("not a regular file, takes a file with HTML".to_owned());
-    }
-    let mut html = Vec::new();
-    File::open(file).and_then(|open| open.take(LONGEST + 1).read_to_end(&mut html)).map_err(cannot)?;
+    let html = files::read_first(file, LONGEST + 1).map_err(|error| format!("can't be read: {error}"))?;
     if html.is_empty() {
         Err("it is empty, takes a file with HTML".to_owned())
     } else if html.len() as u64 > LONGEST {

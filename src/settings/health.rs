@@ -13,6 +13,7 @@ use super::names;
 use super::probe_http::{ExpectBody, ProbeHeaders};
 use super::reader::Section;
 use super::values::{Leaf, Span, serialize_as_string, words};
+use crate::files;
 
 /// How the backends of a pool are probed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -150,7 +151,8 @@ impl Health {
 /// Whether a file holds certificates and nothing but PEM.
 fn holds_certificates(file: &Path) -> Result<(), String> {
     let mut count = 0;
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())? {
+    let file = files::open(file).map_err(|error| format!("can't be read: {error}"))?;
+    for certificate in CertificateDer::pem_reader_iter(file) {
         certificate.map_err(|error| error.to_string())?;
         count += 1;
     }

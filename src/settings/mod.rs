@@ -176,13 +176,12 @@ impl Settings {
     /// # Errors
     /// As for [`Self::load`].
     pub fn load_listing(layers: &Layers, files: &mut Vec<PathBuf>) -> Result<Loaded, Vec<Problem>> {
-        files.extend_from_slice(&layers.files);
-        let merged = layers.merge()?;
+        let merged = layers.merge().inspect_err(|_| files.extend_from_slice(&layers.files))?;
         let notes = Notes::new(&layers.files);
         let settings = read(Section::root(merged, &notes));
         let mut warnings = variables::unread(&layers.environment);
         warnings.extend(rules::check(&settings, &notes));
-        files.extend(notes.take_files());
+        files.extend(notes.files());
         match notes.into_problems() {
             problems if problems.is_empty() => Ok(Loaded { settings, warnings }),
             problems => {

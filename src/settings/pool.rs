@@ -1,5 +1,6 @@
 //! `[pools.NAME]`: what a pool serves, where it sends visitors, and how it keeps them.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
@@ -14,6 +15,7 @@ use super::names::{
 use super::reader::{self, Notes, Section};
 use super::url::{BackendUrl, WeightedUrl};
 use super::values::{Leaf, RedirectStatus, SameSite, Secret, SecureAttribute, Share, Span};
+use crate::files;
 use crate::fleet::Weight;
 use crate::strategy;
 
@@ -327,9 +329,14 @@ pub(super) fn or_from_file(
     }
 }
 
+/// How much of a file with secrets is read.
+const LONGEST_FILE: u64 = 1 << 20;
+
 /// Reads one secret a line; empty lines are passed over.
 fn read_secrets(file: &Path, key: &str, notes: &Notes) -> Vec<Secret> {
-    let text = match std::fs::read_to_string(file) {
+    let read = files::read_first(file, LONGEST_FILE)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into()));
+    let text = match read {
         Ok(text) => text,
         Err(error) => {
             notes.problem(key, format!("{} can't be read: {error}", file.display()));

@@ -47,7 +47,7 @@ pub(super) struct Notes {
     origins: RefCell<HashMap<String, Option<String>>>,
     /// The path of every key that was asked for, in that order.
     known: RefCell<Vec<String>>,
-    /// The files beside settings files whose contents are settings, whether they can be read or not.
+    /// The files whose contents are settings, whether they can be read or not.
     files: RefCell<Vec<PathBuf>>,
 }
 
@@ -58,7 +58,8 @@ impl Notes {
             let folder = std::path::absolute(file).ok()?.parent()?.to_owned();
             Some((file.display().to_string(), folder))
         };
-        Self { folders: files.iter().filter_map(folder).collect(), ..Self::default() }
+        let folders = files.iter().filter_map(folder).collect();
+        Self { folders, files: RefCell::new(files.to_vec()), ..Self::default() }
     }
 
     /// Notes that `key` is wrong. Where it came from is found by the key.
@@ -80,9 +81,9 @@ impl Notes {
         self.known.into_inner().into_iter()
     }
 
-    /// Returns the files beside settings files whose contents are settings, and forgets them.
-    pub(super) fn take_files(&self) -> Vec<PathBuf> {
-        self.files.take()
+    /// Returns the files whose contents are settings.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
     }
 
     /// The origin of a key, or of the nearest key above it that has one.

@@ -1,8 +1,10 @@
 //! What must hold between settings: routes that don't clash, backends that don't lead back here.
 
 use std::collections::HashMap;
+use std::fs::Metadata;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use super::address::Listen;
 use super::names::{HostPattern, Origin};
@@ -11,6 +13,7 @@ use super::url::BackendUrl;
 use super::values::{Leaf, SameSite, SecureAttribute};
 use super::variables::{DEFAULT_POOL, VARIABLE};
 use super::{Cors, Pin, Pool, Settings};
+use crate::certificates::Files;
 use crate::strategy;
 
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
@@ -146,12 +149,25 @@ fn state_file(settings: &Settings, notes: &Notes) {
     let wrong = match file.metadata() {
         Ok(about) if about.is_dir() => "is a folder, takes the path of a file",
         Ok(about) if !about.is_file() => "is a device, pipe or socket, takes the path of a regular file",
+        Ok(about) if files_of_others(settings, notes).any(|other| is_same(&about, &other)) => {
+            "is named by another setting too, takes a file of its own"
+        }
         Err(_) if !file.parent().is_some_and(Path::is_dir) => {
             "is in a folder that does not exist, takes the path of a file in one that does"
         }
         _ => return,
     };
     notes.problem("admin.state_file", format!("{} {wrong}", file.display()));
+}
+
+/// Files that other settings name, and settings files.
+fn files_of_others(settings: &Settings, notes: &Notes) -> impl Iterator<Item = PathBuf> {
+    let certificates = settings.server.tls.files().flat_map(|Files { cert, key }| [cert, key]);
+    notes.files().into_iter().chain(certificates)
+}
+
+fn is_same(about: &Metadata, other: &Path) -> bool {
+    other.metadata().is_ok_and(|other| (about.dev(), about.ino()) == (other.dev(), other.ino()))
 }
 
 fn backends(pool: &Pool, notes: &Notes) {

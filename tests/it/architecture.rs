@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 38] = [
+const MAY_IMPORT: [(&str, &[&str]); 39] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -55,6 +55,7 @@ const MAY_IMPORT: [(&str, &[&str]); 38] = [
             "overrides",
             "readiness",
             "reload",
+            "descriptors",
             "keeper",
             "load",
             "key",
@@ -101,15 +102,15 @@ const MAY_IMPORT: [(&str, &[&str]); 38] = [
             "strategy",
         ],
     ),
-    ("overrides", &["keeper", "metrics", "fleet"]),
+    ("overrides", &["keeper", "metrics", "files", "fleet"]),
     ("clients", &[]),
     ("readiness", &[]),
     ("answer", &["accept", "outcome", "key", "visit", "pin", "fleet"]),
     ("accept", &[]),
     ("key", &["visit", "pin", "fleet", "strategy"]),
     ("telemetry", &["output", "access_log", "settings"]),
-    ("reload", &["descriptors", "keeper", "notify", "metrics", "settings"]),
-    ("health", &["descriptors", "keeper", "load", "estimate", "metrics", "fleet", "settings"]),
+    ("reload", &["descriptors", "files", "keeper", "notify", "metrics", "settings"]),
+    ("health", &["descriptors", "files", "keeper", "load", "estimate", "metrics", "fleet", "settings"]),
     ("keeper", &["load", "estimate", "settings", "metrics", "fleet", "strategy", "clock"]),
     ("load", &["estimate", "metrics", "fleet", "settings"]),
     ("compare", &["metrics", "fleet", "strategy", "clock", "imbalance"]),
@@ -123,8 +124,8 @@ const MAY_IMPORT: [(&str, &[&str]); 38] = [
     ("outcome", &["fleet", "listed"]),
     ("pin", &["fleet", "listed"]),
     ("simulate", &["settings", "strategy", "estimate", "clock", "imbalance"]),
-    ("settings", &["certificates", "fleet", "strategy"]),
-    ("certificates", &[]),
+    ("settings", &["certificates", "files", "fleet", "strategy"]),
+    ("certificates", &["files"]),
     ("fleet", &["clock", "estimate", "strategy", "listed"]),
     ("strategy", &["clock", "estimate", "listed"]),
     ("estimate", &["clock", "listed"]),
@@ -134,6 +135,7 @@ const MAY_IMPORT: [(&str, &[&str]); 38] = [
     ("output", &[]),
     ("notify", &[]),
     ("descriptors", &[]),
+    ("files", &[]),
     ("demo", &[]),
 ];
 

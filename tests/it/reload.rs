@@ -167,8 +167,19 @@ fn a_file_that_was_missing_is_seen_once_it_is_there() {
         };
         write(before, more);
         last_successful(0.0);
-        std::fs::write(folder.path().join(file), contents).unwrap();
+        let path = folder.path().join(file);
+        std::fs::write(&path, contents).unwrap();
         last_successful(1.0);
+        if !before.contains("tls") {
+            // Opening a pipe that nobody writes to would block.
+            std::fs::remove_file(&path).unwrap();
+            assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            last_successful(0.0);
+            signpost.wait_for_log("not a regular file");
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, contents).unwrap();
+            last_successful(1.0);
+        }
     }
 }
 

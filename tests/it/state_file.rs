@@ -519,3 +519,28 @@ fn a_symbolic_link_keeps_leading_where_it_led() {
     assert!(is_link(&place.file()) && !is_link(&target));
     assert!(std::fs::read_to_string(&target).unwrap().contains("\"weight\": 1"));
 }
+
+/// Its first write would move that file aside.
+#[test]
+fn a_file_of_another_setting_is_no_state_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let secrets = dir.path().join("secrets");
+    std::fs::write(&secrets, "0123456789abcdef0123456789abcdef").unwrap();
+    symlink(&secrets, dir.path().join("link")).unwrap();
+    let settings = dir.path().join("site.toml");
+    for (state_file, code) in [("site.toml", 2), ("secrets", 2), ("./link", 2), ("state.json", 0)] {
+        let text = format!(
+            "[admin]\nstate_file = '{state_file}'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']\n\
+             [pools.p.pin]\nsecrets_file = 'secrets'\n"
+        );
+        std::fs::write(&settings, text).unwrap();
+        let output = run(["check", "--settings", settings.to_str().unwrap()]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{state_file}: {said}");
+        assert_eq!(
+            said.contains("admin.state_file") && said.contains("another setting"),
+            code == 2,
+            "{said}"
+        );
+    }
+}
