@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::io;
 
-use rustls::{CertificateError, Error, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 use rustls_pki_types::{ServerName, UnixTime};
 
 /// A certificate that is its own issuer, and is not trusted.
@@ -63,9 +63,55 @@ fn tls(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error),
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => "the port does not speak TLS".to_owned(),
-        Error::AlertReceived(alert) => format!("the backend rejected the TLS handshake: {alert:?}"),
+        Error::InvalidMessage(why) => format!("malformed TLS message: {}", words(why)),
+        Error::AlertReceived(why) => format!("the backend rejected the TLS handshake: {}", alert(*why)),
+        Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => format!("the backend's TLS is incompatible: {OLD_TLS}"),
+        Error::PeerIncompatible(why) => format!("the backend's TLS is incompatible: {}", words(why)),
+        Error::PeerMisbehaved(why) => format!("the backend violates the TLS protocol: {}", words(why)),
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            "the backend violates the TLS protocol: unexpected message".to_owned()
+        }
         other => other.to_string(),
     }
+}
+
+const OLD_TLS: &str = "it supports neither TLS 1.2 nor TLS 1.3";
+
+fn alert(alert: AlertDescription) -> String {
+    let text = match alert {
+        AlertDescription::ProtocolVersion => OLD_TLS,
+        AlertDescription::HandshakeFailure => {
+            "no TLS parameters in common, or it requires a client certificate"
+        }
+        AlertDescription::CertificateRequired => "it requires a client certificate",
+        AlertDescription::InsufficientSecurity => "it requires stronger ciphers",
+        AlertDescription::UnrecognisedName => "it does not serve this name",
+        AlertDescription::UnknownCA => "unknown CA",
+        AlertDescription::BadRecordMac => "bad record MAC",
+        AlertDescription::Unknown(code) => return format!("alert {code}"),
+        other => return words(&other),
+    };
+    text.to_owned()
+}
+
+/// The name of a variant in words, of an error that has no other text: `NoCipherSuitesInCommon` is "no cipher suites in
+/// common". What it contains is left out.
+fn words(variant: &dyn fmt::Debug) -> String {
+    let text = format!("{variant:?}");
+    let name = text.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default();
+    let mut words = String::new();
+    let mut was_lower = false;
+    for letter in name.chars() {
+        if letter.is_uppercase() && was_lower {
+            words.push(' ');
+        }
+        was_lower = !letter.is_uppercase();
+        words.extend(letter.to_lowercase());
+    }
+    words
 }
 
 fn certificate(error: &CertificateError) -> String {
@@ -86,8 +132,31 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::Other(other) if other.0.is::<SelfSigned>() => {
             format!("{SelfSigned} is not trusted")
         }
-        CertificateError::Other(other) => format!("certificate is not valid: {other}"),
-        other => format!("certificate is not valid: {other:?}"),
+        // Of webpki, whose errors rustls does not name.
+        CertificateError::Other(other) => match words(&other.0).as_str() {
+            "ca used as end entity" => "certificate is that of a CA (CA:TRUE), not of a server".to_owned(),
+            "end entity used as ca" => "certificate is issued by one that is not of a CA".to_owned(),
+            other => format!("certificate is not valid: {other}"),
+        },
+        CertificateError::BadEncoding => "certificate is malformed".to_owned(),
+        CertificateError::BadSignature => {
+            "wrong signature of the certificate or the TLS handshake".to_owned()
+        }
+        CertificateError::UnhandledCriticalExtension => {
+            "certificate has a critical extension that is not supported".to_owned()
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "certificate has a signature algorithm that is not supported".to_owned()
+        }
+        CertificateError::InvalidPurposeContext { required, presented } if !presented.is_empty() => {
+            let presented: Vec<_> = presented.iter().map(ToString::to_string).collect();
+            format!("certificate is not for {required} but for {}", presented.join(", "))
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "certificate is not for server authentication".to_owned()
+        }
+        other => format!("certificate is not valid: {}", words(other)),
     }
 }
 
@@ -98,4 +167,62 @@ fn date(time: UnixTime) -> impl fmt::Display {
 
 fn name(name: &ServerName<'_>) -> String {
     name.to_str().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::PeerMisbehaved;
+
+    use super::*;
+
+    #[test]
+    fn errors_of_tls_are_in_plain_words() {
+        let invalid = |error: CertificateError| tls(&error.into());
+        let signature_algorithm_id = vec![6, 9];
+        for (text, expected) in [
+            (invalid(CertificateError::BadEncoding), "certificate is malformed"),
+            (
+                invalid(CertificateError::UnsupportedSignatureAlgorithmContext {
+                    signature_algorithm_id,
+                    supported_algorithms: vec![],
+                }),
+                "certificate has a signature algorithm that is not supported",
+            ),
+            (
+                invalid(CertificateError::ApplicationVerificationFailure),
+                "certificate is not valid: application verification failure",
+            ),
+            (
+                tls(&PeerIncompatible::NoCipherSuitesInCommon.into()),
+                "the backend's TLS is incompatible: no cipher suites in common",
+            ),
+            (
+                tls(&PeerIncompatible::ServerDoesNotSupportTls12Or13.into()),
+                "the backend's TLS is incompatible: it supports neither TLS 1.2 nor TLS 1.3",
+            ),
+            (
+                tls(&PeerMisbehaved::MissingKeyShare.into()),
+                "the backend violates the TLS protocol: missing key share",
+            ),
+            (tls(&InvalidMessage::MissingData("Random").into()), "malformed TLS message: missing data"),
+        ] {
+            assert_eq!(text, expected);
+        }
+    }
+
+    #[test]
+    fn no_alert_is_a_name_of_code() {
+        for code in 0..=u8::MAX {
+            let text = alert(code.into());
+            let is_name = |word: &str| {
+                word.chars().skip(1).any(char::is_uppercase) && word.chars().any(char::is_lowercase)
+            };
+            assert!(
+                !text.is_empty() && !text.split(' ').any(is_name) && !text.contains(['(', '{', '"']),
+                "{text}"
+            );
+        }
+        assert_eq!(alert(AlertDescription::InternalError), "internal error");
+        assert_eq!(alert(99.into()), "alert 99");
+    }
 }

@@ -5,7 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{CertificateParams, CertifiedIssuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd,
+};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -66,11 +69,34 @@ fn tls_server(chain: Vec<rustls::pki_types::CertificateDer<'static>>, key: &KeyP
     port
 }
 
+/// A server that answers a TLS handshake with this alert.
+fn alerting(alert: u8) -> u16 {
+    use std::io::Read;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            let mut hello = [0; 16 << 10];
+            if socket.read(&mut hello).is_ok_and(|count| count > 0) {
+                let _ = socket.write_all(&[21, 3, 2, 0, 2, 2, alert]);
+                let _ = socket.read_to_end(&mut Vec::new());
+            }
+        }
+    });
+    port
+}
+
 /// A TLS server with a self-signed certificate for `backend.test` that is valid between two years; its port, and a
 /// file that makes a client trust it.
 fn self_signed(from: i32, to: i32) -> (u16, tempfile::NamedTempFile) {
+    self_signed_with(|params| {
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+    })
+}
+
+fn self_signed_with(change: impl FnOnce(&mut CertificateParams)) -> (u16, tempfile::NamedTempFile) {
     let mut params = CertificateParams::new(vec!["backend.test".to_owned()]).unwrap();
-    (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+    change(&mut params);
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -111,6 +137,12 @@ fn each_kind_of_failure_has_its_reason_and_text() {
     let (early, early_ca) = self_signed(year + 5, year + 9);
     let (valid, valid_ca) = self_signed(2001, year + 9);
     let unknown_issuer = issued_by_nobody();
+    // As `openssl req -x509` makes it.
+    let (authority, authority_ca) =
+        self_signed_with(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let (client, client_ca) =
+        self_signed_with(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    let (old, nameless) = (alerting(70), alerting(112));
     let kinds = [
         Does::Reset,
         Does::Hang,
@@ -194,6 +226,38 @@ fn each_kind_of_failure_has_its_reason_and_text() {
         ),
         ("self-signed", "https", valid, tls(), "tls", "self-signed certificate is not trusted".to_owned()),
         ("issuer", "https", unknown_issuer, tls(), "tls", "certificate issuer is not trusted".to_owned()),
+        (
+            "authority",
+            "https",
+            authority,
+            trusting(&authority_ca),
+            "tls",
+            "certificate is that of a CA (CA:TRUE), not of a server".to_owned(),
+        ),
+        (
+            "client",
+            "https",
+            client,
+            trusting(&client_ca),
+            "tls",
+            "certificate is not for server authentication but for client authentication".to_owned(),
+        ),
+        (
+            "old",
+            "https",
+            old,
+            tls(),
+            "tls",
+            "the backend rejected the TLS handshake: it supports neither TLS 1.2 nor TLS 1.3".to_owned(),
+        ),
+        (
+            "nameless",
+            "https",
+            nameless,
+            tls(),
+            "tls",
+            "the backend rejected the TLS handshake: it does not serve this name".to_owned(),
+        ),
         ("plain", "https", *plain, tls(), "tls", "the port does not speak TLS".to_owned()),
         ("tls-close", "https", *close, tls(), "tls", "connection closed during the TLS handshake".to_owned()),
         (
