@@ -11,7 +11,7 @@ use super::cause::{BackoffView, Cause, LastCheckView};
 use super::figures::{Count, Countdown, LoadView, Ratio, Share};
 use crate::estimate::Load;
 use crate::fleet::{
-    Admin, AgentWeight, CheckResult, Excluded, Fleet, Health, Pool, Ramp, Reason, Role, Standing,
+    Admin, AgentWeight, CheckResult, Excluded, Fleet, Health, Keeps, Pool, Ramp, Reason, Role, Standing,
     State as BackendState, Tier, Weight,
 };
 use crate::imbalance::{Imbalance, Measure};
@@ -55,6 +55,10 @@ pub(super) struct PoolView<'a> {
     pub(super) own_share: Share,
     pub(super) strategies: Vec<StrategyView>,
     pub(super) backends: Vec<BackendView<'a>>,
+    /// Whether pinned clients still get a backend that new ones don't. Not one that is down: that ends with its grace
+    /// period, which changes nothing else that is shown.
+    #[serde(skip)]
+    pub(super) serves_pinned: bool,
 }
 
 /// A strategy of a pool, and how it does.
@@ -116,8 +120,8 @@ pub(super) struct BackendView<'a> {
     pub(super) set_at_run_time: Vec<&'static str>,
     /// While draining: when no pin to it can be valid any more.
     pub(super) drained_at: Option<String>,
-    /// While draining: how many pinned requests reached it in the last minute or so.
-    pub(super) pinned_last_minute: Option<f64>,
+    /// While draining: about how many pinned requests a minute reach it lately.
+    pub(super) pinned_last_minute: Option<Count>,
     pub(super) redirects: Redirects,
     /// Visitors who were sent elsewhere for want of room there.
     pub(super) spilled: Count,
@@ -177,6 +181,12 @@ impl<'a> PoolView<'a> {
             own_share: Share(pool.own_share.get()),
             strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, arm)).collect(),
             backends: BackendView::of(shown, pool, &redirects),
+            serves_pinned: pool.roster.pins.is_some()
+                && pool
+                    .keeps
+                    .iter()
+                    .zip(&pool.standings)
+                    .any(|(keeps, standing)| *keeps == Keeps::UntilItEnds && standing.health != Health::Down),
         }
     }
 }
@@ -250,7 +260,8 @@ impl<'a> BackendView<'a> {
             let load = pool.load(pool.roles.live, index, now);
             let mut one = Self::one(pool, index, redirects[index], shares, load);
             if one.standing.admin == Admin::Draining {
-                one.pinned_last_minute = shown.registry.pinned_last_minute(&pool.roster, index).or(Some(0.0));
+                let lately = shown.registry.pinned_lately(&pool.roster, index).unwrap_or_default();
+                one.pinned_last_minute = Some(Count(lately.round() as u64));
             }
             one
         };
@@ -309,11 +320,6 @@ impl<'a> BackendView<'a> {
     /// Since when it is in its state, for a person.
     pub(super) fn since(&self) -> String {
         readable(&self.state_since)
-    }
-
-    /// The same, for a person.
-    pub(super) fn pinned_lately(&self) -> Option<Count> {
-        self.pinned_last_minute.map(|count| Count(count.round() as u64))
     }
 
     /// While `flap_backoff` keeps it down: how often it fell, until when, RFC 3339, and how long that still is.

@@ -16,6 +16,17 @@ pub enum Admin {
     Maintenance,
 }
 
+impl Admin {
+    /// Its name in logs, as in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
 listed! {
     /// What probes say of a backend.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]

@@ -209,9 +209,9 @@ impl Kept {
         if (asked.admin(), asked.is_down()) != (before.admin(), before.is_down()) {
             self.changed();
             let (pool, backend) = (&*target.pool, &*target.backend);
-            let (admin, is_down) = (asked.admin(), asked.is_down());
-            let reason = line.description.as_deref().unwrap_or_default();
-            tracing::info!(pool, backend, ?admin, is_down, reason, "agent state changed");
+            let (admin, is_down) = (asked.admin().name(), asked.is_down());
+            let reason = line.description.as_deref();
+            tracing::info!(pool, backend, admin, is_down, reason, "agent state changed");
         } else if asked.weight(now, false) != before.weight(now, false) {
             // Thousands of agents never say the same twice; tables are not built for each of them.
             self.due = Some(self.due.map_or(now + SHARES_PACE, |due| due.min(now + SHARES_PACE)));
@@ -276,7 +276,7 @@ impl Kept {
                 "pool is failing open: backends are used whether they are up or down"
             ),
             Tier::Nobody => {
-                tracing::error!(pool, active, down, "no backend is eligible: clients get 503")
+                tracing::error!(pool, active, down, "no backend is eligible: new clients get 503")
             }
         }
     }

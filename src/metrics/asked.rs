@@ -30,8 +30,9 @@ impl Registry {
         (timed > 0).then(|| self.roll.sum(arm.slot, PICK_SUM_AT) as f64 / timed as f64)
     }
 
-    /// How many pinned requests reached a draining backend in the last minute or so; `None` if it is not draining.
-    pub fn pinned_last_minute(&self, roster: &Roster, backend: usize) -> Option<f64> {
+    /// How many pinned requests reached a draining backend lately, those of a minute ago counting as 1/e each; `None` if it
+    /// is not draining.
+    pub fn pinned_lately(&self, roster: &Roster, backend: usize) -> Option<f64> {
         self.imbalances.pinned(roster.arms.first()?.counts[backend])
     }
 

@@ -434,8 +434,15 @@ fn an_ignored_word_of_an_agent_is_logged() {
     agents[0].now_replies(Send(b"drain later # backup runs\n"));
     signpost.wait_for_log("unknown word of an agent ignored");
     signpost.wait_for_log("later");
-    signpost.wait_for_log("backup runs");
     signpost.wait_for_state("0", "draining");
+    let changed = |state: &str| {
+        signpost.wait_for_log(&format!(
+            "\"agent state changed\",\"pool\":\"p\",\"backend\":\"0\",{state},\"target\""
+        ));
+    };
+    changed("\"admin\":\"draining\",\"is_down\":false,\"reason\":\"backup runs\"");
+    agents[0].now_replies(Send(b"maint\n"));
+    changed("\"admin\":\"maintenance\",\"is_down\":false");
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn all_down_fails_open_or_says_503_as_told() {
     assert_eq!(answer.status, 503);
     assert!((2..=8).contains(&answer.header("retry-after").unwrap().parse::<u8>().unwrap()));
     assert_eq!(closed.metric("signpost_pool_fail_open", &[("pool", "p")]), 0.0);
-    closed.wait_for_log("no backend is eligible: clients get 503");
+    closed.wait_for_log("no backend is eligible: new clients get 503");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn all_down_at_a_start_is_logged_once_the_first_round_is_over() {
         ("1.0", "pool is failing open: backends are used whether they are up or down"),
         // Reached before the last result.
         ("0.3", "pool is failing open: backends are used whether they are up or down"),
-        ("0", "no backend is eligible"),
+        ("0", "no backend is eligible: new clients get 503"),
     ] {
         let signpost = Signpost::with_settings(&format!(
             "[pools.p]\npanic_threshold = {threshold}\nbackends = [{backends}]\n{FAST}"

@@ -334,22 +334,40 @@ fn shows_how_many_pinned_requests_reach_a_draining_backend() {
     let api = || overview(&signpost)["pools"][0]["backends"][0]["pinned_last_minute"].clone();
     assert_eq!(api(), Value::Null);
     patch(&signpost, "site", "a", "{\"admin\":\"draining\"}");
-    assert_eq!(api(), json!(0.0));
+    assert_eq!(api(), json!(0));
     // Counted from the first look at it.
     crate::harness::wait_until("it is looked at while it drains", || {
         signpost.request("GET", "/", &[("Cookie", &pin)]);
-        api().as_f64().unwrap() >= 2.0
+        api().as_u64().unwrap() >= 2
     });
     (0..100).for_each(|_| drop(signpost.request("GET", "/", &[("Cookie", &pin)])));
-    crate::harness::wait_until("those are counted too", || api().as_f64().unwrap() >= 50.0);
+    crate::harness::wait_until("those are counted too", || api().as_u64().unwrap() >= 50);
     let text = get(&signpost, "/", &[]).text();
-    assert!(text.contains("</span> pinned requests in the last minute"), "{text}");
+    assert!(text.contains("</span> pinned requests a minute lately"), "{text}");
     let Some(browser) = Browser::start() else { return };
     browser.open(&url(&signpost));
     browser.wait_until(FRESH);
     browser.wait_until(&format!("Number({}) > 10", figure("a", "pinned_last_minute")));
     let row = browser.text("return document.querySelector('[data-backend=b]').innerText");
     assert!(!row.contains("pinned requests"), "{row}");
+}
+
+#[test]
+fn banner_says_that_pinned_clients_are_still_served() {
+    let signpost = Signpost::with_settings(
+        "[server]\nwatch = '0s'\n[pools.site]\npin = {}\nhealth.kind = 'none'\n\
+         backends = [{ id = 'a', url = 'http://127.0.0.1:9001' }]",
+    );
+    let pin = signpost.get("/").cookie().unwrap().to_owned();
+    let pinned = || signpost.request("GET", "/", &[("Cookie", &pin)]).status;
+    for (admin, status, clients) in
+        [("draining", 302, "Clients without a pin"), ("maintenance", 503, "Clients")]
+    {
+        patch(&signpost, "site", "a", &format!("{{\"admin\":\"{admin}\"}}"));
+        assert_eq!((signpost.get("/").status, pinned()), (503, status), "{admin}");
+        let text = get(&signpost, "/", &[]).text();
+        assert!(text.contains(&format!("</strong> {clients} get 503.")), "{text}");
+    }
 }
 
 #[test]

@@ -246,7 +246,7 @@ class Section {
       write($(`[data-figure=${name}]`, row), count(backend.redirects[name]));
     }
     write($('[data-figure=spilled]', row), count(backend.spilled));
-    write($('[data-figure=pinned_last_minute]', row), count(Math.round(backend.pinned_last_minute ?? 0)));
+    write($('[data-figure=pinned_last_minute]', row), count(backend.pinned_last_minute ?? 0));
     write($('[data-figure=dispatch_share]', row), percent(share));
     mark($('[data-bar=dispatch_share]', row), 'width', ((share ?? 0) * 100).toFixed(1));
     if (this.pool.reports_load) this.showLoad(row, backend.load);
