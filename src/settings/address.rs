@@ -74,17 +74,26 @@ pub struct Network(pub IpNet);
 
 impl Leaf for Network {
     fn parse(text: &str) -> Result<Self, String> {
-        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
-        let network: IpNet = text.parse().ok().or_else(alone).ok_or_else(|| {
-            "a network or an address, such as \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.1\"".to_owned()
-        })?;
-        let network = network.trunc();
+        const TAKES: &str = "a network or an address, such as \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.1\"";
+        // Not by `IpNet`, which reads "010.0.0.0" as 10.0.0.0.
+        let network = match text.split_once('/') {
+            Some((address, prefix)) => address
+                .parse()
+                .ok()
+                .zip(prefix.parse().ok())
+                .and_then(|(address, prefix)| IpNet::new(address, prefix).ok()),
+            None => text.parse::<IpAddr>().ok().map(IpNet::from),
+        };
+        let network = network.ok_or(TAKES)?;
         let mapped = match network {
-            IpNet::V6(v6) => v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96)),
+            IpNet::V6(v6) => v6.addr().to_ipv4_mapped().map(|address| (address, v6.prefix_len())),
             IpNet::V4(_) => None,
         };
-        let as_v4 = mapped.and_then(|(address, prefix)| IpNet::new(address.into(), prefix).ok());
-        Ok(Self(as_v4.unwrap_or(network)))
+        let Some((address, prefix)) = mapped else { return Ok(Self(network.trunc())) };
+        let as_v4 = prefix.checked_sub(96).and_then(|prefix| IpNet::new(address.into(), prefix).ok());
+        as_v4.map(|network| Self(network.trunc())).ok_or_else(|| {
+            format!("{TAKES}: IPv4 clients are matched by IPv4 networks, and all of them by \"0.0.0.0/0\"")
+        })
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::num::NonZeroU8;
 
-use http::HeaderName;
 use serde::Serialize;
 
-use super::names::is_token;
+use super::names::{field_name, is_token};
 use super::reader::Section;
 use super::values::{Leaf, Share};
 use crate::fleet::HashKey;
@@ -76,7 +75,7 @@ impl Leaf for HashKey {
             Some(("path", segments)) => {
                 segments.parse().ok().map(|segments: NonZeroU8| Self::Path(Some(segments)))
             }
-            Some(("header", name)) => name.parse().ok().map(|name: HeaderName| Self::Header(name)),
+            Some(("header", name)) => field_name(name).map(Self::Header),
             Some(("cookie", name)) if is_token(name) => Some(Self::Cookie(name.into())),
             Some(("query", name)) if is_query_name(name) => Some(Self::Query(name.into())),
             _ => None,

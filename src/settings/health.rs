@@ -132,9 +132,19 @@ impl Health {
         }
         if self.expect_body.is_some() && !is_sent {
             problem("expect_body", not_sent());
-        } else if self.expect_body.is_some() && self.method.0 == Method::HEAD {
-            problem("expect_body", "the response to health.method = \"HEAD\" has no body".to_owned());
+        } else if self.expect_body.is_some()
+            && let Some(response) = self.bodiless()
+        {
+            problem("expect_body", format!("{response} has no body"));
         }
+    }
+
+    /// Names the response of a successful probe if it can have no body.
+    pub(super) fn bodiless(&self) -> Option<String> {
+        if self.method.0 == Method::HEAD {
+            return Some("the response to health.method = \"HEAD\"".to_owned());
+        }
+        self.expect.are_bodiless().then(|| format!("a response with health.expect = \"{}\"", self.expect))
     }
 
     /// The `Host` of the request, if the settings name one.
@@ -257,6 +267,11 @@ impl Statuses {
     /// Whether a status is among them.
     pub fn contains(&self, status: StatusCode) -> bool {
         self.0.iter().any(|(low, high)| (*low..=*high).contains(&status.as_u16()))
+    }
+
+    /// Whether no response with one of them has a body (RFC 9112, section 6.3).
+    fn are_bodiless(&self) -> bool {
+        self.0.iter().all(|(low, high)| low == high && [204, 304].contains(low))
     }
 }
 

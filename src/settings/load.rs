@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use http::{HeaderName, Method};
+use http::HeaderName;
 use serde::{Serialize, Serializer};
 
+use super::names;
 use super::reader::{Notes, Section};
 use super::values::{Leaf, Span, serialize_as_string, words};
 use super::{Pool, ProbeKind};
@@ -77,11 +78,11 @@ pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<
             ),
         );
     }
-    if source == LoadSource::ProbeJson && health.method.0 == Method::HEAD {
-        problem(
-            "source",
-            "got \"probe_json\", and an answer to health.method = \"HEAD\" has no body".to_owned(),
-        );
+    if source == LoadSource::ProbeJson
+        && health.kind == ProbeKind::Http
+        && let Some(response) = health.bodiless()
+    {
+        problem("source", format!("got \"probe_json\", and {response} has no body"));
     }
     if source == LoadSource::Agent && load.agent_port.0 == 0 {
         problem("agent_port", "there is none, takes the port of the backends' agents".to_owned());
@@ -152,8 +153,8 @@ pub struct FieldName(pub HeaderName);
 
 impl Leaf for FieldName {
     fn parse(text: &str) -> Result<Self, String> {
-        let name = HeaderName::from_bytes(text.as_bytes());
-        name.map(Self).map_err(|_| "the name of a header, such as \"x-load\"".to_owned())
+        let name = names::field_name(text);
+        name.map(Self).ok_or_else(|| "the name of a header, such as \"x-load\"".to_owned())
     }
 }
 

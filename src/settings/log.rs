@@ -6,6 +6,7 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use serde::{Serialize, Serializer};
 
+use super::names;
 use super::reader::{self, Section};
 use super::values::{Leaf, LogFormat, LogLevel, Share, serialize_as_string};
 
@@ -74,8 +75,8 @@ serialize_as_string!(LoggedHeader);
 
 impl Leaf for LoggedHeader {
     fn parse(text: &str) -> Result<Self, String> {
-        let name = HeaderName::from_bytes(text.as_bytes())
-            .map_err(|_| "the name of a request header, such as \"user-agent\"".to_owned())?;
+        let name = names::field_name(text)
+            .ok_or_else(|| "the name of a request header, such as \"user-agent\"".to_owned())?;
         if [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(&name) {
             return Err(
                 "a header without credentials: not authorization, cookie or proxy-authorization".to_owned()

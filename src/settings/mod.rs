@@ -50,6 +50,7 @@ pub use values::{
 
 use crate::certificates::Files;
 use address::AdminListen;
+use names::AdminHost;
 use reader::{Notes, Section};
 
 /// Everything that can be set.
@@ -390,13 +391,14 @@ impl Admin {
                 );
             }
         }
+        let hosts = section.list("hosts").unwrap_or_default();
         let admin = Self {
             listen: section.optional("listen").map_or(Self::default().listen, |AdminListen(listen)| listen),
             token: tokens.into_iter().next(),
             token_file,
             load_token: load_tokens.into_iter().next(),
             load_token_file,
-            hosts: section.list("hosts").unwrap_or_default(),
+            hosts: hosts.into_iter().map(|AdminHost(host)| host).collect(),
             state_file: section.path("state_file"),
         };
         section.finish();

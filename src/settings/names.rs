@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use http::HeaderName;
 use serde::{Serialize, Serializer};
 
 use super::address::bracketed;
@@ -103,6 +104,20 @@ impl Leaf for HostPattern {
     }
 }
 
+/// A name by which the admin API may be asked: the same but for the hint at `*`.
+pub(super) struct AdminHost(pub(super) HostPattern);
+
+impl Leaf for AdminHost {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "*" => Err("a name such as \"console.example.com\" or \"*.example.com\": if every name were allowed, any \
+                        site could reach the API by DNS rebinding"
+                .to_owned()),
+            _ => HostPattern::parse(text).map(Self),
+        }
+    }
+}
+
 /// A host in the form in which clients send it, so that it can be compared byte by byte.
 pub(super) enum Name {
     /// A name, lower-cased, without the dot at its end.
@@ -198,7 +213,7 @@ impl Leaf for PathPrefix {
         if text.contains("://") {
             return err("it has a scheme; hosts belong in `hosts`");
         }
-        if text.split('/').any(|segment| segment == "*" || segment == "**") {
+        if text.contains('*') {
             return err("a prefix needs no wildcard, because it covers everything below it");
         }
         if !text.starts_with('/') {
@@ -282,6 +297,11 @@ impl Leaf for CookieName {
             Err("a cookie name of 1 to 128 letters, digits and !#$%&'*+-.^_`|~".to_owned())
         }
     }
+}
+
+/// The name of a header field that is looked up. A `*` in it would be meant as a wildcard.
+pub(super) fn field_name(text: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(text.as_bytes()).ok().filter(|name| !name.as_str().contains('*'))
 }
 
 /// A token of RFC 9110 §5.6.2.

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::address::Listen;
-use super::names::{HostPattern, Origin};
+use super::names::{HealthPath, HostPattern, Origin};
 use super::reader::Notes;
 use super::url::BackendUrl;
 use super::values::{Leaf, SameSite, SecureAttribute};
@@ -40,11 +40,15 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
              file with a pool (--settings FILE)",
         );
     }
-    if settings.server.health_path.as_ref().is_some_and(|path| path.as_str() == "/") {
-        warnings.push(
-            "server.health_path is \"/\": it is answered here for every host, and no pool gets requests for its first page"
-                .to_owned(),
-        );
+    if let Some(path) = settings.server.health_path.as_ref().map(HealthPath::as_str)
+        && let prefix = path.trim_end_matches('/')
+        && let Some(pool) = settings.pools.iter().find(|pool| pool.path_prefix.as_str() == prefix)
+    {
+        warnings.push(format!(
+            "server.health_path is {path:?}, the path_prefix of pool {}: it is answered here for every host, and no \
+             pool gets requests for its first page",
+            pool.name.as_str()
+        ));
     }
     for pool in &settings.pools {
         // Where some backends could not be read, the others' places in the list are not those of the file.

@@ -2,7 +2,7 @@
 
 use super::rules::key;
 use super::url::BackendUrl;
-use super::{Cors, Health, Load, Pool, ProbeKind, Settings};
+use super::{Cors, Health, Load, Pool, ProbeKind, Server, Settings};
 use crate::fleet::HashKey;
 use crate::strategy;
 
@@ -11,6 +11,10 @@ pub(super) fn check(settings: &Settings, warnings: &mut Vec<String>) {
     tls_alone(settings, warnings);
     if !settings.log.access && !settings.log.access_headers.is_empty() {
         warnings.push("log.access_headers has no effect: log.access is false".to_owned());
+    }
+    let server = &settings.server;
+    if server.trusted_proxies.is_empty() && server.forwarded_by != Server::default().forwarded_by {
+        warnings.push("server.forwarded_by has no effect: server.trusted_proxies is empty".to_owned());
     }
     for pool in &settings.pools {
         probes(pool, warnings);

@@ -76,6 +76,7 @@ fn a_form_that_can_match_is_normalized() {
             "['::ffff:10.0.0.0/104', '::ffff:192.0.2.1']",
             r#"["10.0.0.0/8", "192.0.2.1/32"]"#,
         ),
+        ("server.trusted_proxies", "['::ffff:0:0/96', '::/0']", r#"["0.0.0.0/0", "::/0"]"#),
         ("server.trusted_proxies", "['fd00::1/8', '2001:DB8::7']", r#"["fd00::/8", "2001:db8::7/128"]"#),
         ("log.access_headers", "['User-Agent']", r#"["user-agent"]"#),
     ] {
@@ -107,6 +108,7 @@ fn a_form_that_cannot_match_is_rejected() {
         ("pools.p.hosts", "['0x7f.1.0x1']", "four numbers"),
         ("pools.p.hosts", "['*.10.0.0.1']", "an address has no names below it"),
         ("admin.hosts", "['console.example:9090']", "without its port"),
+        ("admin.hosts", "['*']", "any site could reach the API"),
         ("pools.p.cors.origins", "['app.example']", "it has no scheme"),
         ("pools.p.cors.origins", "['*.example.com']", "it has no scheme"),
         ("pools.p.cors.origins", "['https://app.example/x']", "a path is not part of a host"),
@@ -127,6 +129,9 @@ fn a_form_that_cannot_match_is_rejected() {
         ("pools.p.path_prefix", "'/videos?x=1'", "the path alone"),
         ("pools.p.path_prefix", "'/videos#top'", "the path alone"),
         ("pools.p.path_prefix", "'/videos/*'", "no wildcard"),
+        ("pools.p.path_prefix", "'/x*'", "no wildcard"),
+        ("pools.p.path_prefix", "'/*/x'", "no wildcard"),
+        ("pools.p.path_prefix", "'*'", "no wildcard"),
         ("pools.p.path_prefix", "'/a/../b'", "dot segments"),
         ("pools.p.path_prefix", "'/a/%2E%2e/b'", "dot segments"),
         ("pools.p.path_prefix", "'/./a'", "dot segments"),
@@ -162,10 +167,18 @@ fn a_form_that_cannot_match_is_rejected() {
         ("server.trusted_proxies", "['10.0.0.0/255.0.0.0']", "a network or an address"),
         ("server.trusted_proxies", "['10.0.0.1:80']", "a network or an address"),
         ("server.trusted_proxies", "['proxy.example']", "a network or an address"),
+        ("server.trusted_proxies", "['010.0.0.0/8']", "a network or an address"),
+        ("server.trusted_proxies", "['010.0.0.1']", "a network or an address"),
+        ("server.trusted_proxies", "['10.0.0.0/33']", "a network or an address"),
+        ("server.trusted_proxies", "['::ffff:0:0/90']", "all of them by \"0.0.0.0/0\""),
+        ("server.trusted_proxies", "['::ffff:10.0.0.1/8']", "IPv4 clients are matched by IPv4 networks"),
         ("server.forwarded_by", "'X-Real-IP'", "one of \"x-forwarded-for\""),
         ("admin.token", "\" a token that begins with a space bar\"", "no header field can show it"),
         ("admin.load_token", "\"a token of thirty-two bytes\\nand a line\"", "no header field can show it"),
         ("log.access_headers", "[':path']", "the name of a request header"),
+        ("log.access_headers", "['*']", "the name of a request header"),
+        ("pools.p.load.header", "'*'", "the name of a header"),
+        ("pools.p.hash.key", "'header:*'", "header:NAME"),
     ] {
         let toml = match key {
             "pools.p.backends" => format!("[pools.p]\nbackends = {written}"),
@@ -218,6 +231,13 @@ fn a_form_that_has_no_effect_is_a_warning() {
             Some("health.host has no effect, because no backend is probed over TLS"),
         ),
         ("pools.p.health", "{ kind = 'http', host = 'a.test', expect = '204', rise = 5 }", None),
+        ("pools.p.health", "{ kind = 'http', expect = '200,204', expect_body = 'ok' }", None),
+        (
+            "server.forwarded_by",
+            "'forwarded'",
+            Some("server.forwarded_by has no effect: server.trusted_proxies is empty"),
+        ),
+        ("server.forwarded_by", "'x-forwarded-for'", None),
     ] {
         let file = settings_file(&with(key, written));
         let said = stderr(&run(["check", "-s", file.path().to_str().unwrap()]));

@@ -270,6 +270,21 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "the response to health.method = \"HEAD\" has no body",
         ),
         (
+            format!("{A}health = {{ kind = 'http', expect = '204', expect_body = 'ok' }}"),
+            "pools.a.health.expect_body",
+            "a response with health.expect = \"204\" has no body",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', expect = '304,204-204', expect_body = 'ok' }}"),
+            "pools.a.health.expect_body",
+            "has no body",
+        ),
+        (
+            format!("{A}health = {{ kind = 'http', expect = '204' }}\nload = {{ source = 'probe_json' }}"),
+            "pools.a.load.source",
+            "a response with health.expect = \"204\" has no body",
+        ),
+        (
             format!("{A}health = {{ expect_body = 'ok' }}"),
             "pools.a.health.expect_body",
             "has no effect while health.kind is \"tcp\"",
@@ -686,6 +701,13 @@ fn the_defaults_are_those_that_are_documented() {
 
 #[test]
 fn a_health_path_that_hides_a_page_is_a_warning() {
-    let warns = |path: &str| check(&format!("{A}[server]\nhealth_path = '{path}'")).2.contains("first page");
-    assert!(warns("/") && !warns("/health"));
+    let warns = |prefix: &str, path: &str| {
+        let toml = format!("{A}path_prefix = '{prefix}'\n[server]\nhealth_path = '{path}'");
+        let (code, _, said) = check(&toml);
+        assert_eq!(code, 0, "{said}");
+        let warning = format!("server.health_path is \"{path}\", the path_prefix of pool a: ");
+        said.contains(&warning) && said.contains("first page")
+    };
+    assert!(warns("/", "/") && warns("/x", "/x") && warns("/x/", "/x") && warns("/x", "/x/"));
+    assert!(!warns("/", "/health") && !warns("/x", "/x/health") && !warns("/x", "/"));
 }
