@@ -51,7 +51,7 @@ pub use values::{
 use crate::certificates::Files;
 use address::AdminListen;
 use names::AdminHost;
-use reader::{Notes, Section};
+use reader::{KnownKey, Notes, Section};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -178,7 +178,7 @@ impl Settings {
     /// As for [`Self::load`].
     pub fn load_listing(layers: &Layers, files: &mut Vec<PathBuf>) -> Result<Loaded, Vec<Problem>> {
         let merged = layers.merge().inspect_err(|_| files.extend_from_slice(&layers.files))?;
-        let notes = Notes::new(&layers.files);
+        let notes = Notes::new(layers);
         let settings = read(Section::root(merged, &notes));
         let mut warnings = variables::unread(&layers.environment);
         warnings.extend(rules::check(&settings, &notes));
@@ -198,7 +198,7 @@ impl Settings {
     /// What is wrong with the layers or with that one key.
     pub fn load_admin(layers: &Layers) -> Result<Admin, Vec<Problem>> {
         let merged = layers.merge()?;
-        let notes = Notes::new(&layers.files);
+        let notes = Notes::new(layers);
         let mut root = Section::root(merged, &notes);
         let admin = Admin::read(root.section_or_empty("admin"));
         match notes.into_problems() {
@@ -208,19 +208,23 @@ impl Settings {
     }
 }
 
-/// Returns the path of every key, in the order in which sections are read; the keys of a pool are below `pools.NAME`.
-fn known_keys() -> Vec<String> {
+/// Returns every key, in the order in which sections are read; the keys of a pool are below `pools.{pool}`.
+fn known_keys(pool: &str) -> Vec<KnownKey> {
     let table = |keys: &[&str], value: fn() -> Value| {
         let entries = keys.iter().map(|key| ((*key).to_owned(), value()));
         Value::from(entries.collect::<config::Map<_, _>>())
     };
     let empty = || Value::from(config::Map::<String, Value>::new());
     // These sections of a pool are read only if they are there.
-    let pool = table(&["pin", "load", "cors", "split"], empty);
-    let pools = Value::from(config::Map::from_iter([("name".to_owned(), pool)]));
+    let keys = table(&["pin", "load", "cors", "split"], empty);
+    let pools = Value::from(config::Map::from_iter([("name".to_owned(), keys)]));
     let notes = Notes::default();
     read(Section::root(Value::from(config::Map::from_iter([("pools".to_owned(), pools)])), &notes));
-    notes.known_keys().map(|key| key.replacen("pools.name.", "pools.NAME.", 1)).collect()
+    let mut known = notes.known_keys();
+    for key in &mut known {
+        key.path = key.path.replacen("pools.name.", &format!("pools.{pool}."), 1);
+    }
+    known
 }
 
 fn read(mut root: Section<'_>) -> Settings {

@@ -156,13 +156,21 @@ impl Leaf for ExpectBody {
                     RegexBuilder::new(expression).unicode(false).size_limit(Self::MAX_COMPILED).build();
                 Some(built.map_err(|error| format!("{TAKES}: {}", one_line(&error)))?)
             }
-            Some((_, flags)) if flags.bytes().all(|b| b.is_ascii_lowercase()) => {
-                return Err(format!("{TAKES}: flags are written inside, as in \"/(?{flags})ok/\""));
+            Some((_, flags)) if is_flags(flags) => {
+                let as_text = regex::escape(text);
+                return Err(format!(
+                    "{TAKES}: flags are written inside, as in \"/(?i)ok/\", and this text as \"/{as_text}/\""
+                ));
             }
             _ => None,
         };
         Ok(Self { text: text.to_owned(), regex })
     }
+}
+
+/// Whether what follows an expression between slashes would be its flags elsewhere, in Perl or JavaScript.
+fn is_flags(text: &str) -> bool {
+    text.bytes().all(|b| b"dgimsuvxy".contains(&b))
 }
 
 /// An error of the regex library, which draws the expression and the place, as one line.
@@ -192,6 +200,8 @@ mod tests {
             ("/", "a/b", true),
             ("/path", "the /path", true),
             ("a/b/", "a/b/", true),
+            ("/etc/passwd", "in /etc/passwd", true),
+            ("//x/my/", "in /x/my", true),
             ("/^ok$/", "ok", true),
             ("/^ok$/", "all ok", false),
             ("/(?i)^OK\\s*$/", "ok\r\n", true),
@@ -207,7 +217,8 @@ mod tests {
             ("", "a text that the body contains"),
             ("//", "matches everything"),
             ("/(/", "unclosed group"),
-            ("/ok/i", "(?i)ok"),
+            ("/ok/i", "as in \"/(?i)ok/\", and this text as \"//ok/i/\""),
+            ("/x.y/my", "this text as \"//x\\.y/my/\""),
             ("/a{1000}{1000}{1000}/", "size limit"),
             (&*"x".repeat(4097), "at most 4096 bytes"),
         ] {

@@ -4,14 +4,15 @@
 //! line with its key, what it got, what it takes, and the file or variable to edit.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 
 use config::{Value, ValueKind};
 
+use super::layers::Layers;
 use super::values::Leaf;
-use super::variables::{self, DEFAULT_POOL, VARIABLE};
+use super::variables::{self, DEFAULT_POOL, VARIABLE, bare};
 use super::{known_keys, nearest};
 
 /// One thing that is wrong with the settings.
@@ -45,21 +46,35 @@ pub(super) struct Notes {
     problems: RefCell<Vec<Problem>>,
     /// By key; `None` where a table's values came from several places, or it has none.
     origins: RefCell<HashMap<String, Option<String>>>,
-    /// The path of every key that was asked for, in that order.
-    known: RefCell<Vec<String>>,
+    /// Every key that was asked for, in that order.
+    known: RefCell<Vec<KnownKey>>,
     /// The files whose contents are settings, whether they can be read or not.
     files: RefCell<Vec<PathBuf>>,
 }
 
+/// A key that can be set.
+pub(super) struct KnownKey {
+    /// Its path.
+    pub(super) path: String,
+    /// Whether it is a table, which no variable or flag can set.
+    pub(super) is_table: bool,
+}
+
 impl Notes {
-    /// Notes about the values of these files.
-    pub(super) fn new(files: &[PathBuf]) -> Self {
+    /// Notes about the values of these layers.
+    pub(super) fn new(layers: &Layers) -> Self {
         let folder = |file: &PathBuf| {
             let folder = std::path::absolute(file).ok()?.parent()?.to_owned();
             Some((file.display().to_string(), folder))
         };
-        let folders = files.iter().filter_map(folder).collect();
-        Self { folders, files: RefCell::new(files.to_vec()), ..Self::default() }
+        // Merged, the empty table that this flag stands for has no origin.
+        let pin = (format!("pools.{DEFAULT_POOL}.pin"), Some("--pin".to_owned()));
+        Self {
+            folders: layers.files.iter().filter_map(folder).collect(),
+            origins: RefCell::new(layers.flags.pin.then_some(pin).into_iter().collect()),
+            files: RefCell::new(layers.files.clone()),
+            ..Self::default()
+        }
     }
 
     /// Notes that `key` is wrong. Where it came from is found by the key.
@@ -76,9 +91,9 @@ impl Notes {
         self.problems.borrow().iter().any(|problem| inside(&problem.key))
     }
 
-    /// Returns the path of every key that was asked for.
-    pub(super) fn known_keys(self) -> impl Iterator<Item = String> {
-        self.known.into_inner().into_iter()
+    /// Returns every key that was asked for.
+    pub(super) fn known_keys(self) -> Vec<KnownKey> {
+        self.known.into_inner()
     }
 
     /// Returns the files whose contents are settings.
@@ -98,8 +113,19 @@ impl Notes {
         }
     }
 
+    /// The origin of each key in a table.
+    pub(super) fn origins_in(&self, table: &str) -> BTreeSet<String> {
+        let origins = self.origins.borrow();
+        let inside = |key: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+        origins.iter().filter(|(key, _)| inside(key)).filter_map(|(_, origin)| origin.clone()).collect()
+    }
+
     fn remember(&self, key: &str, value: &Value) {
-        self.origins.borrow_mut().insert(key.to_owned(), origin_of(value));
+        let origin = origin_of(value);
+        let mut origins = self.origins.borrow_mut();
+        if origin.is_some() || !origins.contains_key(key) {
+            origins.insert(key.to_owned(), origin);
+        }
     }
 
     /// Everything that was noted, in order of the keys.
@@ -178,9 +204,13 @@ impl<'a> Section<'a> {
     }
 
     fn take(&mut self, key: &'static str) -> Option<(String, Value)> {
+        self.take_as(key, false)
+    }
+
+    fn take_as(&mut self, key: &'static str, is_table: bool) -> Option<(String, Value)> {
         self.asked.push(key);
         let path = self.key(key);
-        self.notes.known.borrow_mut().push(path.clone());
+        self.notes.known.borrow_mut().push(KnownKey { path: path.clone(), is_table });
         let value = self.left.remove(key)?;
         self.notes.remember(&path, &value);
         Some((path, value))
@@ -289,7 +319,7 @@ impl<'a> Section<'a> {
 
     /// A table, if it is there.
     pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
-        let (path, value) = self.take(key)?;
+        let (path, value) = self.take_as(key, true)?;
         Some(Section::new(path, value, self.notes))
     }
 
@@ -336,8 +366,7 @@ impl<'a> Section<'a> {
             let path = self.key(key);
             self.notes.remember(&path, value);
             let known = self.asked.join(", ");
-            let sibling = nearest(key, self.asked.iter().copied()).map(|near| format!("\"{near}\""));
-            let text = match sibling.or_else(|| self.elsewhere(key)) {
+            let text = match self.meant(key, value) {
                 Some(near) => format!("no such key; did you mean {near}? (known here: {known})"),
                 None => format!("no such key (known here: {known})"),
             };
@@ -345,20 +374,43 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Returns where a key stands that was written in the wrong table, as the origin of the value would write it.
-    fn elsewhere(&self, key: &str) -> Option<String> {
-        let known = known_keys();
-        let named = known.iter().filter(|known| known.rsplit('.').next() == Some(key));
-        let place = named.min_by_key(|known| known.matches('.').count())?;
-        let is_variable =
-            self.notes.origin(&self.key(key)).is_some_and(|origin| origin.starts_with(VARIABLE));
+    /// Returns the key that an unknown one was most likely meant to be, as the origin of its value would write it: one
+    /// whose path has other separators, one of this table, or one that belongs in another table.
+    fn meant(&self, key: &str, value: &Value) -> Option<String> {
+        let path = self.key(key);
+        let origin = self.notes.origin(&path);
+        let variable = origin.as_deref().and_then(|origin| origin.strip_prefix(VARIABLE));
         let own_pool = self.path.strip_prefix("pools.").and_then(|rest| rest.split('.').next());
-        let pool = own_pool.unwrap_or(if is_variable { DEFAULT_POOL } else { "NAME" });
-        let place = place.replacen("pools.NAME.", &format!("pools.{pool}."), 1);
-        Some(match is_variable {
-            true => variables::of_key(&place),
-            false => place,
-        })
+        let known = known_keys(own_pool.unwrap_or(if variable.is_some() { DEFAULT_POOL } else { "NAME" }));
+        let named = |found: &KnownKey| match variable {
+            Some(_) => variables::of_known(found, &known),
+            None => Some(found.path.clone()),
+        };
+        let depth = |path: &str| path.matches('.').count();
+        let written =
+            bare(variable.map_or(&*path, |variable| variable.trim_start_matches(variables::PREFIX)));
+        let other_separators = || {
+            known
+                .iter()
+                .find(|known| bare(&known.path) == written && depth(&known.path) != depth(&path))
+                .and_then(named)
+        };
+        let sibling = || {
+            let near = nearest(key, self.asked.iter().copied())?;
+            let near_path = self.key(near);
+            match known.iter().find(|known| known.is_table && known.path == near_path) {
+                // No value of a variable is a table.
+                Some(table) if variable.is_some() && !matches!(value.kind, ValueKind::Table(_)) => {
+                    named(table)
+                }
+                _ => Some(format!("\"{near}\"")),
+            }
+        };
+        let elsewhere = || {
+            let same_name = known.iter().filter(|known| known.path.rsplit('.').next() == Some(key));
+            same_name.min_by_key(|known| depth(&known.path)).and_then(named)
+        };
+        other_separators().or_else(sibling).or_else(elsewhere)
     }
 }
 

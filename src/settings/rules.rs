@@ -489,11 +489,15 @@ fn routes(pools: &[Pool], notes: &Notes) {
     }
 }
 
-/// Returns the flag or variable that made a pool, if no settings file did.
+/// Returns the flags and variables that made a pool, if no settings file did.
 fn made_by(pool: &Pool, notes: &Notes) -> Option<String> {
-    let origin = notes.origin(&key(pool, "backends"))?;
-    let by = origin.strip_prefix(VARIABLE).unwrap_or(&origin);
-    (by != origin || by.starts_with("--")).then(|| by.to_owned())
+    let origins = notes.origins_in(&format!("pools.{}", pool.name.as_str()));
+    let names = origins.iter().map(|origin| match origin.strip_prefix(VARIABLE) {
+        Some(variable) => Some(variable),
+        None => origin.starts_with("--").then_some(origin.as_str()),
+    });
+    let names: Vec<_> = names.collect::<Option<_>>()?;
+    (!names.is_empty()).then(|| names.join(" and "))
 }
 
 /// Two pools that one host can reach must not share a cookie name: each would throw the other's pin away.

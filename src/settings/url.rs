@@ -84,19 +84,40 @@ impl BackendUrl {
 
 /// Two URLs in one string are a mistake.
 const ONE_EACH: &str = "one URL per --backend, and one per item of a list";
+/// What may stand between them.
+const BETWEEN: [char; 4] = [',', ' ', ';', '|'];
+
+/// Returns what a URL without `://` was most likely meant to be: `http//a` has a scheme of a sort.
+fn with_scheme(text: &str) -> String {
+    let mistyped = ["https", "http"].into_iter().find_map(|scheme| {
+        let rest =
+            text.strip_prefix(scheme).filter(|rest| rest.starts_with("//") || rest.starts_with(":/"))?;
+        Some(format!("{scheme}://{}", rest.trim_start_matches([':', '/'])))
+    });
+    mistyped.unwrap_or_else(|| {
+        let scheme = if text.ends_with(":443") { "https" } else { "http" };
+        format!("{scheme}://{text}")
+    })
+}
 
 impl Leaf for BackendUrl {
     fn parse(text: &str) -> Result<Self, String> {
+        Self::parse_after("", text)
+    }
+}
+
+impl BackendUrl {
+    /// Parses a URL; `before` is what stands before it, and so before each hint.
+    fn parse_after(before: &str, text: &str) -> Result<Self, String> {
         const TAKES: &str = "a URL such as \"https://a.example.com\" or \"http://10.0.0.1:8080/base\"";
         let err = |why: &str| Err(format!("{TAKES}: {why}"));
         let Some((scheme, rest)) = text.split_once("://") else {
-            let scheme = if text.ends_with(":443") { "https" } else { "http" };
-            let guess = format!("{scheme}://{text}");
+            let guess = with_scheme(text);
             return err(&match Self::parse(&guess) {
-                Ok(_) => format!("it has no scheme; did you mean \"{guess}\"?"),
-                Err(_) if text.contains(',') => ONE_EACH.to_owned(),
+                Ok(_) => format!("it has no scheme; did you mean \"{before}{guess}\"?"),
+                Err(_) if text.contains(BETWEEN) => ONE_EACH.to_owned(),
                 Err(_) => match bracketed(text) {
-                    Some(host) => format!("IPv6 addresses need brackets: \"http://{host}\""),
+                    Some(host) => format!("IPv6 addresses need brackets: \"{before}http://{host}\""),
                     None => "it has no scheme".to_owned(),
                 },
             });
@@ -114,7 +135,7 @@ impl Leaf for BackendUrl {
             return err("it has a query");
         }
         // Stricter than the grammar of a host and of a path, which allow commas.
-        if text.split(',').skip(1).any(|next| next.contains("://")) {
+        if text.split(BETWEEN).skip(1).any(|next| next.contains("://")) {
             return err(ONE_EACH);
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -122,7 +143,7 @@ impl Leaf for BackendUrl {
             return err(ONE_EACH);
         }
         if let Some(host) = bracketed(authority) {
-            return err(&format!("IPv6 addresses need brackets: \"{scheme}://{host}{path}\""));
+            return err(&format!("IPv6 addresses need brackets: \"{before}{scheme}://{host}{path}\""));
         }
         if authority.contains('@') {
             return err("it has userinfo; credentials would be shown to every visitor");
@@ -168,11 +189,16 @@ pub struct WeightedUrl {
 
 impl Leaf for WeightedUrl {
     fn parse(text: &str) -> Result<Self, String> {
-        let (weight, url) = match text.split_once('*') {
-            Some((weight, url)) if !weight.contains(':') => (Weight::parse(weight.trim())?, url.trim()),
-            _ => (Weight::ONE, text),
+        let (before, weight, url) = match text.split_once('*') {
+            Some((written, url)) if !written.contains(':') => {
+                let weight = Weight::parse(written.trim()).map_err(|takes| {
+                    format!("a weight and a URL, such as \"3*https://b.example.com\"; the weight is {takes}")
+                })?;
+                (format!("{}*", written.trim()), weight, url.trim())
+            }
+            _ => (String::new(), Weight::ONE, text),
         };
-        let url = BackendUrl::parse(url).map_err(|takes| match weight_first(text) {
+        let url = BackendUrl::parse_after(&before, url).map_err(|takes| match weight_first(text) {
             Some(right) => format!("a weight and a URL: write the weight first: \"{right}\""),
             None => takes,
         })?;

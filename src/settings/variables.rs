@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use super::known_keys;
+use super::reader::KnownKey;
 
 /// The prefix of every variable that is a path into the settings.
 pub(super) const PREFIX: &str = "SIGNPOST__";
@@ -19,6 +20,22 @@ pub(super) fn of_key(key: &str) -> String {
         Some(".backends") => BACKENDS.to_owned(),
         _ => PREFIX.to_owned() + &key.to_ascii_uppercase().replace('.', "__"),
     }
+}
+
+/// Returns the variable of a key that a variable can set; of a table, those of its keys.
+pub(super) fn of_known(key: &KnownKey, known: &[KnownKey]) -> Option<String> {
+    if !key.is_table {
+        return Some(of_key(&key.path));
+    }
+    let values = known.iter().filter(|other| !other.is_table);
+    let inside = values.filter_map(|other| other.path.strip_prefix(&key.path)?.strip_prefix('.'));
+    let names: Vec<_> = inside.filter(|rest| !rest.contains('.')).map(str::to_ascii_uppercase).collect();
+    (!names.is_empty()).then(|| format!("{}__… ({})", of_key(&key.path), names.join(", ")))
+}
+
+/// Returns a key or a variable without its separators.
+pub(super) fn bare(text: &str) -> String {
+    text.to_ascii_uppercase().replace(['_', '.'], "")
 }
 
 /// Returns a warning for each variable that begins with `SIGNPOST_` and is not read, except for those that
@@ -65,27 +82,24 @@ fn is_of_kubernetes(rest: &str, value: &str) -> bool {
 
 /// Returns the variable that `SIGNPOST_{rest}` was most likely meant to be.
 fn nearest_variable(rest: &str) -> Option<String> {
-    let bare = |text: &str| text.replace('_', "");
-    let keys = known_keys();
-    let keys = keys.iter().map(|key| key.replacen("pools.NAME.", &format!("pools.{DEFAULT_POOL}."), 1));
-    let variables: Vec<_> = keys.map(|key| of_key(&key)).collect();
-    let after_prefix = |variable: &str| bare(variable.trim_start_matches("SIGNPOST_"));
+    let known = known_keys(DEFAULT_POOL);
     let wanted = bare(rest);
     // The whole path of the key, or the end of it.
-    let is_end = |variable: &str| {
+    let is_end = |key: &&KnownKey| {
         let mut end = String::new();
-        variable.trim_start_matches("SIGNPOST_").rsplit("__").any(|part| {
+        key.path.rsplit('.').any(|part| {
             end.insert_str(0, &bare(part));
             end == wanted
         })
     };
-    let ends = variables.iter().filter(|variable| is_end(variable));
-    let end = ends.min_by_key(|variable| variable.matches("__").count());
+    let end = known.iter().filter(is_end).min_by_key(|key| key.path.matches('.').count());
     let scored = || {
-        let scores =
-            variables.iter().map(|known| (strsim::jaro_winkler(&wanted, &after_prefix(known)), known));
+        let score = |key: &KnownKey| {
+            strsim::jaro_winkler(&wanted, &bare(of_key(&key.path).trim_start_matches("SIGNPOST_")))
+        };
+        let scores = known.iter().map(|key| (score(key), key));
         let near = scores.filter(|(score, _)| *score >= 0.9);
-        near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+        near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, key)| key)
     };
-    end.or_else(scored).cloned()
+    of_known(end.or_else(scored)?, &known)
 }
