@@ -106,7 +106,7 @@ pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZer
         if came.by_tls {
             return serve(worker, fleet, request, came, seen);
         }
-        let visit = Visit::read(request, came, worker.policy.max_target)?;
+        let visit = worker.read(request, came)?;
         let host = visit.host.as_deref().ok_or(Refusal::HostMissing)?;
         let Target::Path(target) = visit.target else { return Err(Refusal::BadTarget) };
         if !fleet.routes.knows(Some(host)) {
@@ -188,7 +188,7 @@ fn serve<'f, B>(
     if request.headers().len() > worker.policy.max_headers {
         return Err(Refusal::HeadTooLarge);
     }
-    let visit = Visit::read(request, came, worker.policy.max_target)?;
+    let visit = worker.read(request, came)?;
     let host = visit.host.as_deref();
     let Target::Path(target) = visit.target else {
         return if fleet.routes.knows(host) {
@@ -237,6 +237,17 @@ impl Worker {
         if map.capacity().max(map.len()) <= SPARE_ROOM {
             map.clear();
             drop(self.spare.replace(map));
+        }
+    }
+
+    /// Reads a request. The target of a preflight may be too long: rejecting it would hide the 414 of the request
+    /// behind it from its script.
+    fn read<'a, B>(&self, request: &'a Request<B>, came: Came) -> Result<Visit<'a>, Refusal> {
+        match Visit::read(request, came, self.policy.max_target) {
+            Err(Refusal::TargetTooLong) if answer::is_preflight(request) => {
+                Visit::read(request, came, usize::MAX)
+            }
+            read => read,
         }
     }
 

@@ -36,7 +36,7 @@ fn allowed_origins_are_told_so() {
         [pools.p]
         backends = ["http://127.0.0.1:9001"]
         [pools.p.cors]
-        origins = ["https://App.example", "http://localhost:3000"]
+        origins = ["https://App.example", "http://localhost:3000", "https://*.wild.example"]
         methods = ["GET", "PUT"]
         headers = ["x-y"]
         credentials = true
@@ -60,6 +60,12 @@ fn allowed_origins_are_told_so() {
     assert_eq!(answer.header("access-control-allow-origin"), Some("http://localhost:3000"));
     assert_eq!(answer.header("vary"), Some("origin"));
     assert_eq!(answer.header("access-control-allow-methods"), None);
+
+    // The settings' spelling of an origin is sent, and of one below a wildcard the request's.
+    let answer = signpost.request("GET", "/", &with_origin("HTTPS://APP.example", &[]));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+    let answer = signpost.request("GET", "/", &with_origin("https://A.wild.example", &[]));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://A.wild.example"));
 
     for origin in ["https://evil.example", "null", "https://app.example.evil.example", "http://app.example"] {
         let answer = signpost.request("GET", "/", &with_origin(origin, &[]));
@@ -223,6 +229,29 @@ fn a_rate_limited_client_reads_its_status() {
         let line: serde_json::Value = serde_json::from_str(&site.signpost.next_line()).unwrap();
         line["refusal"] == "rate_limited" && line["pool"] == "up"
     });
+}
+
+#[test]
+fn a_script_whose_target_is_too_long_reads_its_status() {
+    let site = Entry::start();
+    let long = format!("/up/{}", "x".repeat(100));
+    for protocol in Protocol::ALL {
+        let answer = site.ask(protocol, "OPTIONS", &long, &with_origin(ALLOWED, &PREFLIGHT));
+        assert_eq!(answer.status, 204, "{protocol:?}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some(ALLOWED), "{protocol:?}");
+        assert!(answer.header("access-control-allow-methods").unwrap().contains("PUT"), "{protocol:?}");
+        let answer = site.ask(protocol, "PUT", &long, &with_origin(ALLOWED, &[]));
+        assert_shared(&answer, 414, Some(ALLOWED), &format!("{protocol:?}"));
+        // No preflight.
+        assert_eq!(
+            site.ask(protocol, "OPTIONS", &long, &with_origin(ALLOWED, &[])).status,
+            414,
+            "{protocol:?}"
+        );
+    }
+    let preflight = with_origin(ALLOWED, &PREFLIGHT);
+    let answer = Connection::to(site.redirect_listener()).request("OPTIONS", &long, &preflight);
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, Some(ALLOWED)));
 }
 
 #[test]
