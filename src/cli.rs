@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
-use crate::descriptors::{check_spare, raise_limit};
+use crate::descriptors::{check_spare, explained, raise_limit};
 use crate::notify::Notifier;
 use crate::run::{Ended, Family, ignore_signals, run};
 use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd};
@@ -198,6 +198,11 @@ impl Failure {
         Self { code: FAILED, text: format!("signpost: {text}") }
     }
 
+    /// The process could not start, or not go on.
+    fn io(error: io::Error) -> Self {
+        Self::run(explained(&error))
+    }
+
     /// The result of a command could not be written. If the reader has gone, as `head` does, that needs no message.
     fn unwritten(error: io::Error) -> Self {
         match error.kind() {
@@ -268,7 +273,7 @@ fn counted(count: usize, noun: &str) -> String {
 fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
     // Before anything opens a descriptor or starts a thread. A successor's sockets come from its predecessor.
     let passed = if takeover { Ok(Inherited::default()) } else { from_systemd() };
-    let notifier = Notifier::from_env().map_err(Failure::run)?;
+    let notifier = Notifier::from_env().map_err(Failure::io)?;
     let runtime = runtime()?;
     let layers = serve.layers();
     let loaded = load(&layers)?;
@@ -282,7 +287,7 @@ fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
         let (predecessor, inherited) = runtime.block_on(Predecessor::meet(admin)).map_err(Failure::run)?;
         (Some(predecessor), inherited)
     } else {
-        (None, passed.map_err(Failure::run)?)
+        (None, passed.map_err(Failure::io)?)
     };
     let listeners = Listeners::open(&loaded.settings, inherited).map_err(|taken| {
         let is_taken = |taken: &Taken| taken.error.kind() == io::ErrorKind::AddrInUse;
@@ -323,7 +328,7 @@ fn run_server(
         telemetry.announce(&format!("{lines}admin on http://{admin}\n{}", invite(first, admin)));
     };
     let serving = run(settings, layers, listeners, telemetry, family, ready);
-    let ended = LocalSet::new().block_on(runtime, serving).map_err(Failure::run)?;
+    let ended = LocalSet::new().block_on(runtime, serving).map_err(Failure::io)?;
     match ended {
         Ended::Drained => Ok(()),
         Ended::CutShort => {
@@ -336,7 +341,7 @@ fn run_server(
 
 fn run_demo(flags: Demo) -> Result<(), Failure> {
     let runtime = runtime()?;
-    let backends = runtime.block_on(demo::start_backends(flags.backends)).map_err(Failure::run)?;
+    let backends = runtime.block_on(demo::start_backends(flags.backends)).map_err(Failure::io)?;
     let local = |first| match demo::free_port(first) {
         Some(port) => {
             if port != first {
@@ -422,8 +427,8 @@ fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
 /// signals such as `SIGUSR1` don't end the process.
 fn runtime() -> Result<Runtime, Failure> {
     // Without descriptors for its signal handler tokio panics.
-    check_spare().map_err(Failure::run)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::run)?;
-    runtime.block_on(async { ignore_signals() }).map_err(Failure::run)?;
+    check_spare().map_err(Failure::io)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::io)?;
+    runtime.block_on(async { ignore_signals() }).map_err(Failure::io)?;
     Ok(runtime)
 }

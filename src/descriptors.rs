@@ -67,10 +67,18 @@ const SPARE: usize = 8;
 pub fn check_spare() -> io::Result<()> {
     let opened: io::Result<Vec<_>> = (0..SPARE).map(|_| File::open("/")).collect();
     opened.map(drop).map_err(|error| {
-        io::Error::other(format!(
-            "too few file descriptors are left to serve with: {error} (raise the hard limit: ulimit -n, LimitNOFILE=)"
-        ))
+        io::Error::other(format!("too few file descriptors are left to serve with: {}", explained(&error)))
     })
+}
+
+/// Returns an error with what to raise, if the process or the system was out of descriptors.
+pub fn explained(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // EMFILE, ENFILE.
+        Some(24) => format!("{error} (raise the hard limit: ulimit -n, LimitNOFILE=)"),
+        Some(23) => format!("{error} (raise the system's limit: fs.file-max)"),
+        _ => error.to_string(),
+    }
 }
 
 /// Whether a call failed because the process, or the system, had no descriptor or no memory for one: ENFILE, EMFILE,

@@ -20,7 +20,7 @@ use crate::admin::{self, Shown};
 use crate::certificates::{self, Published, Shelf};
 use crate::clients::Clients;
 use crate::clock::Clock;
-use crate::descriptors::max_connections;
+use crate::descriptors::{explained, max_connections};
 use crate::dispatch::{HealthPath, Policy, Worker};
 use crate::fleet::Slot;
 use crate::forwarded::{Field, Trust};
@@ -178,7 +178,7 @@ impl Front {
     /// # Errors
     /// A line for each thing that could not be had; nothing has changed then.
     pub(super) fn next(&self, settings: &Settings, ground: &Ground<'_>) -> Result<Self, Vec<String>> {
-        let line = |error: io::Error| vec![error.to_string()];
+        let line = |error: io::Error| vec![explained(&error)];
         let mut inherited = Inherited::default();
         for held in &self.held {
             inherited.add_own(held.again().map_err(line)?);

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{Scrapes, Shown};
 use crate::clients::Clients;
 use crate::compare::Comparer;
+use crate::descriptors::explained;
 use crate::health::{Entry, Prober};
 use crate::keeper::Keeper;
 use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources, StateFileStatus};
@@ -201,7 +202,10 @@ pub async fn run(
     // A predecessor leaves once this process is ready, so everything that can fail comes before that.
     let held = match front.hold() {
         Err(error) if family.predecessor.is_some() => {
-            return Err(io::Error::other(format!("out of file descriptors for the next takeover: {error}")));
+            return Err(io::Error::other(format!(
+                "out of file descriptors for the next takeover: {}",
+                explained(&error)
+            )));
         }
         held => held,
     };

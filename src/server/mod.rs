@@ -104,7 +104,7 @@ impl fmt::Display for Taken {
                 "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit \
                  deploy/systemd/signpost.service grants; or choose a port from 1024 on {elsewhere})"
             ),
-            _ => write!(f, "{error}"),
+            _ => f.write_str(&descriptors::explained(error)),
         }
     }
 }
@@ -210,14 +210,16 @@ impl Crew {
     /// A thread or a runtime could not be had, or too few descriptors are left for connections.
     pub fn start(&mut self, workers: Vec<(Worker, Vec<Listener>)>) -> io::Result<()> {
         let (ready, reports) = std::sync::mpsc::channel();
-        let mut waiting = Vec::with_capacity(workers.len());
+        let count = workers.len();
+        let mut waiting = Vec::with_capacity(count);
+        let mut threads = Vec::with_capacity(count);
         for (worker, listeners) in workers {
             let (go, told) = std::sync::mpsc::channel::<()>();
             let (ready, manners, shutdown) = (ready.clone(), self.manners.clone(), self.shutdown.clone());
             let (places, last_word) = (Arc::clone(&self.places), LastWord(self.last_word.clone()));
             let number = self.working + waiting.len();
             let core = self.has_affinity.then_some(number);
-            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 if let Some(Err(error)) = core.map(worker::stay_on_core) {
                     tracing::warn!(%error, "a worker can't be kept on one core");
                 }
@@ -235,7 +237,19 @@ impl Crew {
                     drop(runtime);
                     drop(last_word);
                 }
-            })?;
+            });
+            match spawned {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    // Ended, they leave room for the thread that reports the error.
+                    drop((go, std::mem::take(&mut waiting)));
+                    threads.drain(..).for_each(|thread| drop(thread.join()));
+                    return Err(io::Error::other(format!(
+                        "a thread for worker {number} of {count} could not be started: {error} (lower server.workers, \
+                         or raise the limit of threads or memory: TasksMax=, ulimit -u, ulimit -v)"
+                    )));
+                }
+            }
             waiting.push(go);
         }
         drop(ready);

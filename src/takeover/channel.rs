@@ -7,6 +7,7 @@ use std::os::unix::net as unix;
 use std::time::Duration;
 
 use rustix::cmsg_space;
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recvmsg,
@@ -116,8 +117,12 @@ impl Channel {
                     descriptors.extend(rights);
                 }
             }
-            if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-                return Err(invalid("a message was cut off: too long, or no descriptors are left"));
+            if received.flags.contains(ReturnFlags::TRUNC) {
+                return Err(invalid("a message was cut off: it is too long"));
+            }
+            // The kernel leaves out those for which this process has no room.
+            if received.flags.contains(ReturnFlags::CTRUNC) {
+                return Err(Errno::MFILE.into());
             }
             Ok(received.bytes)
         };

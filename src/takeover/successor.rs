@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::channel::Channel;
 use super::{Key, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real_addresses, trusted};
+use crate::descriptors;
 use crate::keeper::Event;
 use crate::overrides::{self, OperatorOverride};
 use crate::server::{Inherited, Kind};
@@ -52,7 +53,9 @@ impl fmt::Display for Nobody {
                 f,
                 "--takeover finds the running one by its admin listener, and admin.listen is {admin}; name its port"
             ),
-            Self::HandsOver(error) => write!(f, "can't take over: {error}; the running one goes on"),
+            Self::HandsOver(error) => {
+                write!(f, "can't take over: {}; the running one goes on", descriptors::explained(error))
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ const MAY_IMPORT: [(&str, &[&str]); 39] = [
             "telemetry",
         ],
     ),
-    ("takeover", &["server", "overrides", "keeper", "fleet"]),
+    ("takeover", &["descriptors", "server", "overrides", "keeper", "fleet"]),
     (
         "admin",
         &[

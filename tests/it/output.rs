@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Connection, Signpost, command, series, settings_file, wait_until};
+use crate::harness::{Connection, Signpost, command, series, settings_file, skipped, wait_until};
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
 
@@ -212,11 +212,48 @@ fn a_predecessor_serves_on_if_its_successor_has_too_few_descriptors() {
         let said = io::read_to_string(child.stderr.take().unwrap()).unwrap();
         assert_ne!(code, Some(0), "{limit} descriptors: {said}");
         assert!(!said.contains("panicked"), "{limit} descriptors: {said}");
+        // Not even the loader has enough of them at first.
+        let is_loader = said.contains("shared libraries");
+        assert!(is_loader || said.contains("ulimit -n, LimitNOFILE="), "{limit} descriptors: {said}");
         assert!(!old.has_ended(), "{limit} descriptors: {said}");
         assert_eq!((old.get("/").status, old.admin_get("/readyz").status), (302, 200), "{limit}: {said}");
         failed += 1;
     }
     assert!(failed > 5, "{failed}");
+}
+
+/// A start without enough threads says what to change, and a takeover leaves the predecessor serving.
+#[test]
+fn a_start_with_too_few_threads_says_what_to_change() {
+    // The limit counts the threads of a user, and not those of root.
+    let user = (100_000 + std::process::id()).to_string();
+    let limited = |limit: &str, args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &user, "--clear-groups", "prlimit", &format!("--nproc={limit}")]);
+        command.arg(self::command::<&str>([]).get_program());
+        command.args(BACKEND).args(["--listen", "127.0.0.1:0"]).args(args).env_clear();
+        command
+    };
+    if !limited("300", &["--version"]).output().is_ok_and(|output| output.status.success()) {
+        return skipped("setpriv (util-linux) cannot start the program as another user; it needs root");
+    }
+    let mut old = Signpost::start_command(
+        limited("300", &["--admin", "127.0.0.1:0"]).env("SIGNPOST__SERVER__WORKERS", "1"),
+    );
+    let admin = old.admin.to_string();
+    for args in [&["--admin", "127.0.0.1:0"][..], &["--admin", &admin, "--takeover"]] {
+        let mut command = limited("30", args);
+        let output = command.env("SIGNPOST__SERVER__WORKERS", "60").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in
+            ["signpost: a thread for worker ", " of 60 could not be started: ", "lower server.workers"]
+        {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+        assert!(!old.has_ended());
+        assert_eq!(old.get("/").status, 302);
+    }
 }
 
 /// Whatever a successor lacks, it says so and the predecessor serves on.
