@@ -105,8 +105,9 @@ impl Drop for Blind {
     }
 }
 
+/// Not on 127.0.0.1, from where clients connect: one that tries a free port there may connect to itself.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap()
 }
 
 impl Blind {
@@ -117,7 +118,7 @@ impl Blind {
         let mut child = command.spawn().unwrap();
         wait_until(&format!("{args:?} serves with {stream:?} to {sink:?}"), || {
             assert_eq!(child.try_wait().unwrap(), None, "{args:?} with {stream:?} to {sink:?}");
-            TcpStream::connect(admin).is_ok()
+            [traffic, admin].iter().all(|address| TcpStream::connect(address).is_ok())
         });
         Self { child, traffic, admin }
     }

@@ -330,7 +330,7 @@ fn line_about_a_change_goes_with_the_state() {
 #[test]
 fn shows_how_many_pinned_requests_reach_a_draining_backend() {
     let signpost = Signpost::with_settings(TWO_POOLS);
-    let pin = signpost.get("/").cookie().unwrap().to_owned();
+    let pin = signpost.get_to(":9001/").cookie().unwrap().to_owned();
     let api = || overview(&signpost)["pools"][0]["backends"][0]["pinned_last_minute"].clone();
     assert_eq!(api(), Value::Null);
     patch(&signpost, "site", "a", "{\"admin\":\"draining\"}");
