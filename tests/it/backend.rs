@@ -121,6 +121,9 @@ impl Drop for Backend {
 
 fn serve(mut socket: TcpStream, does: Does, log: &Mutex<Vec<(Instant, String)>>, stop: &AtomicBool) {
     if does == Does::Close {
+        // What comes is read: a socket that is closed with unread bytes resets the connection. Not every peer sends first.
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let _ = socket.read(&mut [0; 16 << 10]);
         return;
     }
     if let Does::Say(line) = does {
