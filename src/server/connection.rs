@@ -119,7 +119,7 @@ where
             consume_budget().await;
             continue;
         }
-        if HTTP2_PREFACE.starts_with(&unread) && unread.len() < HTTP2_PREFACE.len() {
+        if is_part_of_preface(&unread) {
             // What follows decides. hyper would take a part of the preface for a malformed request.
             match parked(&mut io, &watch, timer.as_mut(), rules).await {
                 Ok(bytes) => unread = [unread, bytes].concat().into(),
@@ -229,6 +229,11 @@ fn cut_off(
     Poll::Ready(watch.limit().map_or(End::Closed, End::Limited))
 }
 
+/// Whether the rest of HTTP/2's preface may follow.
+fn is_part_of_preface(unread: &[u8]) -> bool {
+    !unread.is_empty() && HTTP2_PREFACE.starts_with(unread) && unread.len() < HTTP2_PREFACE.len()
+}
+
 /// Why a connection is not served on.
 enum Pause<T> {
     /// It has been waiting for its next request for a while, of which there may be a part.
@@ -293,6 +298,10 @@ where
         Ok(None) => return Pause::Rest(io, Bytes::copy_from_slice(&unread)),
         Err(limit) => Served::cut(io, limit.map_or(End::Closed, End::Limited)),
         Ok(Some(Ok(()))) => Served::over(io, &unread, watch),
+        // A part of the preface, behind another request: as in `serve`, what follows decides.
+        Ok(Some(Err(error))) if error.is_parse() && is_part_of_preface(&unread) => {
+            return Pause::Rest(io, Bytes::copy_from_slice(&unread));
+        }
         Ok(Some(Err(error))) => match refused(&error, &unread, rules) {
             Some(refusal) => return Pause::Reject(io, refusal),
             None => Served::over(io, &unread, watch),
