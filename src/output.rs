@@ -118,7 +118,8 @@ pub fn stderr() -> Lossy<Stderr> {
 }
 
 impl<W: Write + Send + 'static> Lossy<W> {
-    pub(crate) fn new(stream: W) -> Self {
+    /// Takes a stream over.
+    pub fn new(stream: W) -> Self {
         Self { stream, backlog: Arc::default() }
     }
 

@@ -1,5 +1,7 @@
 //! What each fuzz target holds. The seeds run through the same functions as ordinary tests.
 
+mod request_paths;
+
 use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,6 +20,8 @@ use signpost::metrics::{Counter, Told};
 use signpost::server::proxy_protocol::{Header, MAX, Parsed, parse};
 use signpost::settings::{Flags, Layers, Leaf as _, LoadUnit, Pointer, Settings};
 use signpost::visit::Came;
+
+pub use request_paths::request_paths;
 
 const BASE: &str = "https://b.example:8443/base";
 const PEER: Came = Came { client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), by_tls: false };

@@ -80,12 +80,12 @@ impl<T: Transport> Served<T> {
     }
 
     /// Whether nothing is left to be sent or read.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.rest.is_none()
     }
 
     /// Whether the peer may be sending a body.
-    pub(super) fn expects_body(&self) -> bool {
+    pub fn expects_body(&self) -> bool {
         self.expected == Some(Expected::Body)
     }
 

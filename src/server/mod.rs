@@ -14,6 +14,8 @@ mod proxied;
 pub mod proxy_protocol;
 mod queue;
 mod shutdown;
+#[doc(hidden)]
+pub mod single_connection;
 mod socket;
 mod stream;
 mod tls;

@@ -41,6 +41,11 @@ fn load() {
 }
 
 #[test]
+fn request_paths() {
+    run("request_paths", targets::request_paths);
+}
+
+#[test]
 fn settings() {
     run("settings", targets::settings);
 }
