@@ -299,7 +299,7 @@ where
         Err(limit) => Served::cut(io, limit.map_or(End::Closed, End::Limited)),
         Ok(Some(Ok(()))) => Served::over(io, &unread, watch),
         // A part of the preface, behind another request: as in `serve`, what follows decides.
-        Ok(Some(Err(error))) if error.is_parse() && is_part_of_preface(&unread) => {
+        Ok(Some(Err(error))) if is_invalid_version(&error) && is_part_of_preface(&unread) => {
             return Pause::Rest(io, Bytes::copy_from_slice(&unread));
         }
         Ok(Some(Err(error))) => match refused(&error, &unread, rules) {
@@ -307,6 +307,12 @@ where
             None => Served::over(io, &unread, watch),
         },
     })
+}
+
+/// Whether hyper rejected the version of a request. It has taken nothing of its head then, which it may have of others
+/// that it rejects. hyper has no method that tells.
+fn is_invalid_version(error: &hyper::Error) -> bool {
+    error.to_string() == "invalid HTTP version parsed"
 }
 
 /// Why hyper rejected what it read; `unread` is what it has not taken of that.

@@ -274,6 +274,10 @@ fn http_2_in_the_clear_is_rejected_however_its_preface_is_split() {
         connection.send(&text.as_bytes()[split..]);
         assert_eq!(connection.read_answer().unwrap().status, status, "{text:?}");
     }
+    // Behind a malformed request, what begins like it does not hide that.
+    let mut connection = signpost.connect();
+    connection.send(b"PUT http://a`b HTTP/1.1\r\nHost: a\r\n\r\nP");
+    assert_eq!(connection.read_answer().unwrap().status, 400);
     // Half of it is a head that does not come.
     let mut connection = signpost.connect();
     connection.send(&PREFACE[..18]);
