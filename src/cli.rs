@@ -11,8 +11,8 @@ use indicatif::ProgressBar;
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
-use crate::descriptors::{check_spare, explained, raise_limit};
-use crate::notify::Notifier;
+use crate::os::fd_limit::{check_spare, explained, raise_limit};
+use crate::os::sd_notify::Notifier;
 use crate::run::{Ended, Family, ignore_signals, run};
 use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd};
 use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};

@@ -31,9 +31,6 @@ pub mod access_log;
 pub mod fleet;
 pub mod strategy;
 pub mod estimate;
-pub mod clock;
-pub mod imbalance;
-mod listed;
 
 // Keeping fleet and certificates true.
 pub mod keeper;
@@ -48,11 +45,8 @@ pub mod admin;
 pub mod readiness;
 pub mod metrics;
 pub mod compare;
-pub mod descriptors;
-pub mod files;
 pub mod telemetry;
 pub mod output;
-pub mod notify;
 
 // One process after the other.
 pub mod takeover;
@@ -62,3 +56,7 @@ pub mod cli;
 pub mod demo;
 pub mod simulate;
 pub mod run;
+
+// Below everything.
+pub mod os;
+pub mod util;

@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::fleet::NoRoute;
-use crate::listed::listed;
+use crate::util::enum_all;
 
 /// A visitor is sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Choice {
     pub pin: bool,
 }
 
-listed! {
+enum_all! {
     /// Why a backend was chosen.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Decision {
@@ -42,7 +42,7 @@ impl Decision {
     }
 }
 
-listed! {
+enum_all! {
     /// Why a request is not redirected.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Refusal {

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http::header::COOKIE;
 
 use crate::fleet::{CLOCK_SKEW, MAC_BYTES, Pins, Tag};
-use crate::listed::listed;
+use crate::util::enum_all;
 
 const VERSION: u8 = 1;
 const CLAIMS_BYTES: usize = 1 + 8 + 4 + 8 + 8;
@@ -39,7 +39,7 @@ pub enum Pinned {
     Gone,
 }
 
-listed! {
+enum_all! {
     /// Why a pin does not count.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Rejection {

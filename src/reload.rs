@@ -15,11 +15,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use crate::descriptors;
-use crate::files;
 use crate::keeper::Event;
 use crate::metrics::Reloads;
-use crate::notify::Notifier;
+use crate::os::fd_limit;
+use crate::os::files;
+use crate::os::sd_notify::Notifier;
 use crate::settings::{Layers, Loaded, Problem, Settings};
 
 /// Where the outcome of a reload that was asked for goes: an error has one line per problem.
@@ -252,7 +252,7 @@ impl Reloader {
             let mut hasher = DefaultHasher::new();
             for file in files {
                 let read = files::read_first(&file, MOST);
-                if read.as_ref().is_err_and(descriptors::are_out) {
+                if read.as_ref().is_err_and(fd_limit::are_out) {
                     return None;
                 }
                 read.map_err(|error| error.kind()).hash(&mut hasher);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use signpost::imbalance::Imbalance;
+use signpost::util::fairness::Imbalance;
 
 use crate::Args;
 use crate::fleet::{CAPACITIES, Fleet, PER_CAPACITY, Sessions};

@@ -4,8 +4,8 @@ use std::num::NonZeroU16;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use signpost::clock::Moment;
 use signpost::strategy::{self, Kind, Memory, Rules, Share, Strategy, Turn, Weights};
+use signpost::util::clock::Moment;
 
 use crate::table::{Bound, Table};
 

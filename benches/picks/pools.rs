@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::StatusCode;
-use signpost::clock::Moment;
 use signpost::estimate::{Claim, Learner, Loads, Report};
 use signpost::fleet::{
     AgentDescription, Arm, Backend, ErrorPages, LastCheck, Pool, Ramp, Roles, Roster, Slot, Standing, Weight,
 };
 use signpost::strategy::{Kind, Memory, Meters, Rules};
+use signpost::util::clock::Moment;
 
 /// How many backends there are, and how their weights are spread.
 #[derive(Clone, Copy)]

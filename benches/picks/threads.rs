@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use signpost::clock::Moment;
 use signpost::fleet::Pool;
 use signpost::strategy::{Kind, Turn};
+use signpost::util::clock::Moment;
 
 use crate::http;
 use crate::pools::Shape;

@@ -66,15 +66,15 @@ use tower_http::timeout::TimeoutLayer;
 pub use healthcheck::healthcheck;
 pub use scrape::Scrapes;
 
-use crate::clock::Clock;
-use crate::descriptors;
 use crate::fleet::{Fleet, Slot};
 use crate::keeper::Event;
 use crate::metrics::{Counter, Limit, Registry};
+use crate::os::fd_limit;
 use crate::overrides::Saved;
 use crate::readiness::Readiness;
 use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
+use crate::util::clock::Clock;
 use guard::Guard;
 use problem::Problem;
 
@@ -256,7 +256,7 @@ pub(crate) async fn serve(
     shown: Shown,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let most = descriptors::max_admin_connections(MAX_CONNECTIONS);
+    let most = fd_limit::max_admin_connections(MAX_CONNECTIONS);
     let router = router(shown, Guard::new(settings, listener.address), most);
     let counter = Rc::new(counter);
     let crowd = Rc::new(Crowd::with_eviction(Places::new(most), EVICTION));
@@ -293,7 +293,7 @@ pub(crate) async fn serve(
             match accepted {
                 Ok((socket, _)) => spawn(socket),
                 Err(error) => {
-                    if descriptors::are_out(&error) {
+                    if fd_limit::are_out(&error) {
                         counter.limited(Limit::Descriptors);
                         crowd.evict();
                     }

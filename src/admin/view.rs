@@ -14,8 +14,8 @@ use crate::fleet::{
     Admin, AgentWeight, CheckResult, Excluded, Fleet, Health, Keeps, Pool, Ramp, Reason, Role, Standing,
     State as BackendState, Tier, Weight,
 };
-use crate::imbalance::{Imbalance, Measure};
 use crate::metrics::{Figures, Source};
+use crate::util::fairness::{Imbalance, Measure};
 
 /// Everything.
 #[derive(Serialize)]

@@ -17,7 +17,7 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use crate::files;
+use crate::os::files;
 
 use super::Files;
 

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::clock::{Clock, Moment};
 use crate::fleet::{Admin, Arm, Fleet, Keeps, Pool, Role, Slot};
-use crate::imbalance::Imbalance;
 use crate::metrics::{Figures, Imbalances, Integral, LoadFigures, Roll, Source};
 use crate::strategy::Kind;
+use crate::util::clock::{Clock, Moment};
+use crate::util::fairness::Imbalance;
 use recent::Recent;
 use turns::Turns;
 

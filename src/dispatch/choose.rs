@@ -6,12 +6,12 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use super::Worker;
-use crate::clock::Moment;
 use crate::fleet::{Keeps, Pool, Role, Roster};
 use crate::key;
 use crate::outcome::{Choice, Decision, Refusal};
 use crate::pin::{self, Pinned};
 use crate::strategy::Turn;
+use crate::util::clock::Moment;
 use crate::visit::Visit;
 
 /// One pick in this many is timed: two looks at the clock cost more than a pick. A prime, for a pool's strategies pick one

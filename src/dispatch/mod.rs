@@ -21,11 +21,11 @@ pub use crate::access_log::OpenLine;
 use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
 use crate::clients::{Clients, Verdict};
-use crate::clock::Clock;
 use crate::fleet::{Fleet, Roster, climbs};
 use crate::forwarded::Trust;
 use crate::metrics::{Counter, Limit};
 use crate::outcome::{Choice, Refusal};
+use crate::util::clock::Clock;
 use crate::visit::{Came, Target, Visit};
 pub use health_path::HealthPath;
 

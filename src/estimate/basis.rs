@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::clock::Moment;
+use crate::util::clock::Moment;
 
 /// What a backend's load is worked out from until its next report.
 ///

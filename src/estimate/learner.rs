@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::basis::Basis;
 use super::rates::{Chance, Flow, Pull, Rates, Unit};
 use super::{Estimate, Loads, OwnShare, Report};
-use crate::clock::Moment;
+use crate::util::clock::Moment;
 
 /// Makes estimates of reports: one for each pool, and the one writer of its estimates.
 ///

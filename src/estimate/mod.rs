@@ -19,7 +19,7 @@ use crossbeam_utils::CachePadded;
 pub use learner::Learner;
 pub use report::{Claim, Nonsense, Report};
 
-use crate::clock::Moment;
+use crate::util::clock::Moment;
 use basis::{Basis, Shared};
 
 /// The estimates of a pool's backends, by their place in the roster.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::listed::listed;
+use crate::util::enum_all;
 
 /// What a backend says of itself, as it was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -120,7 +120,7 @@ impl Report {
     }
 }
 
-listed! {
+enum_all! {
     /// Why a claim makes no sense.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Nonsense {

@@ -3,10 +3,10 @@
 
 use super::Slot;
 use crate::estimate::Loads;
-use crate::listed::listed;
 use crate::strategy::{Kind, Meters, Strategy};
+use crate::util::enum_all;
 
-listed! {
+enum_all! {
     /// What a strategy of a pool is for.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
     #[serde(rename_all = "lowercase")]

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use super::{Admin, Standing, State};
-use crate::listed::listed;
+use crate::util::enum_all;
 
-listed! {
+enum_all! {
     /// How a health check ended.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "snake_case")]
@@ -124,7 +124,7 @@ impl AgentDescription {
     }
 }
 
-listed! {
+enum_all! {
     /// Why a backend is in its state.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "snake_case")]

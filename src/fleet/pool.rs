@@ -10,10 +10,10 @@ use super::{
     Active, Admin, AgentWeight, Arm, Backend, Caching, Cors, ErrorPages, Excluded, HashKey, Health, Pins,
     Ramp, Role, Roles, Slot, Standing, room::Room,
 };
-use crate::clock::Moment;
 use crate::estimate::{Load, OwnShare};
-use crate::listed::listed;
 use crate::strategy::{Explanation, Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};
+use crate::util::clock::Moment;
+use crate::util::enum_all;
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
 /// with where each backend stands.
@@ -86,7 +86,7 @@ pub struct Roster {
     pub probe_times: Slot,
 }
 
-listed! {
+enum_all! {
     /// Who of a pool's backends new visitors are sent to.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "snake_case")]

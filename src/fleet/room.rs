@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::clock::Moment;
 use crate::strategy::{Asked, Limit, Meter, Meters, Share, Strategy, Turn};
+use crate::util::clock::Moment;
 
 /// The limits of a pool at work. They hold for all of its strategies together, and for all workers.
 #[derive(Debug)]

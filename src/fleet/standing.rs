@@ -1,7 +1,7 @@
 //! Where a backend stands: what the operator says of it, what probes say, and its weight in effect.
 
 use super::Weight;
-use crate::listed::listed;
+use crate::util::enum_all;
 
 /// What the operator says of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -27,7 +27,7 @@ impl Admin {
     }
 }
 
-listed! {
+enum_all! {
     /// What probes say of a backend.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "lowercase")]
@@ -208,7 +208,7 @@ impl Standing {
     }
 }
 
-listed! {
+enum_all! {
     /// Why a backend is not among those who may be picked.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "snake_case")]
@@ -245,7 +245,7 @@ impl Excluded {
     }
 }
 
-listed! {
+enum_all! {
     /// The state of a backend.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "lowercase")]

@@ -24,11 +24,11 @@ use tokio_rustls::TlsConnector;
 use super::redirect_loop::Entry;
 use super::resolver::Resolver;
 use super::{error_text, tls};
-use crate::descriptors;
 use crate::estimate::Claim;
 use crate::fleet::CheckResult;
 use crate::keeper::Target;
 use crate::load::{self, Refused};
+use crate::os::fd_limit;
 use crate::settings::{self, LoadSource, ProbeKind, Span};
 
 /// The longest answer to a probe, head and body each.
@@ -189,7 +189,7 @@ async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Res
         failures.push(match connected {
             Ok(Ok(socket)) => return Ok(socket),
             Ok(Err(error)) => {
-                let is_ours = descriptors::are_out(&error);
+                let is_ours = fd_limit::are_out(&error);
                 let text = format!("{} ({to})", error_text::io(&error));
                 Failure { is_ours, ..failure(CheckResult::Connect, text) }
             }

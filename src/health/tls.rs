@@ -14,7 +14,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 use super::error_text::SelfSigned;
-use crate::files;
+use crate::os::files;
 use crate::settings::Health;
 
 /// How certificates are judged, as the settings say.

@@ -9,7 +9,6 @@ use http::HeaderValue;
 use super::Change;
 use super::loads::Known;
 use super::vitals::Vitals;
-use crate::clock::{Clock, Moment};
 use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
     Admin, AgentDescription, AllowedOrigin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, ErrorPages,
@@ -18,6 +17,7 @@ use crate::fleet::{
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute};
 use crate::strategy::{self, Kind, Limit, Memory, Meters, Rules};
+use crate::util::clock::{Clock, Moment};
 
 /// What outlives a fleet.
 #[derive(Debug)]

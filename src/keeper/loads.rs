@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Moment;
 use crate::estimate::{Learner, Loads, OwnShare, Report};
 use crate::fleet::Roster;
 use crate::strategy::Kind;
+use crate::util::clock::Moment;
 
 /// The load of a pool's backends as they report it, and as it would be were it for one of the shadows.
 #[derive(Debug)]

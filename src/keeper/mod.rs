@@ -18,12 +18,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::clock::Clock;
 use crate::estimate::Report;
 use crate::fleet::{Admin, Check, ErrorPages, Fleet, Health, Routes, Slot, Weight};
 use crate::load::agent::Line;
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
+use crate::util::clock::Clock;
 use build::{Lasting, error_pages, routes};
 use kept::Kept;
 

@@ -16,9 +16,9 @@ use super::{
     OPENED_AT, PANICS_AT, REFUSALS_AT, Reloads, Roll, StateFileStatus,
 };
 use crate::certificates::Place;
-use crate::clock::Clock;
 use crate::fleet::{Fleet, Slot};
 use crate::outcome::Refusal;
+use crate::util::clock::Clock;
 
 /// What the figures are read from.
 pub struct Sources {

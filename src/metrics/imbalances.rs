@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::fleet::{Role, Slot};
-use crate::imbalance::{Imbalance, Measure};
-use crate::listed::listed;
 use crate::strategy::Kind;
+use crate::util::enum_all;
+use crate::util::fairness::{Imbalance, Measure};
 
-listed! {
+enum_all! {
     /// How a load is known.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
     #[serde(rename_all = "lowercase")]

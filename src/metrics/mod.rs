@@ -26,9 +26,9 @@ pub use slab::{Slab, Slots};
 pub use told::Told;
 
 use crate::fleet::{Arm, CheckResult, Roster, Slot};
-use crate::listed::listed;
 use crate::outcome::{Choice, Decision, Refusal};
 use crate::pin::Rejection;
+use crate::util::enum_all;
 
 /// The statuses of `signpost_responses_total`, in the order of their counts in a slab.
 const CODES: [StatusCode; 16] = [
@@ -50,7 +50,7 @@ const CODES: [StatusCode; 16] = [
     StatusCode::HTTP_VERSION_NOT_SUPPORTED,
 ];
 
-listed! {
+enum_all! {
     /// What a connection ran into.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Limit {
@@ -106,7 +106,7 @@ impl Limit {
     }
 }
 
-listed! {
+enum_all! {
     /// How a TLS handshake went.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Handshake {
@@ -129,7 +129,7 @@ impl Handshake {
     }
 }
 
-listed! {
+enum_all! {
     /// What a shadow's pick is to what was chosen for that visitor.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Comparison {

@@ -10,9 +10,9 @@ use super::{
 use crate::fleet::{
     Arm, Backend, CheckResult, Fleet, Keeps, Pool, Progress, Reason, Role, Slot, State, Tier,
 };
-use crate::imbalance::Measure;
 use crate::outcome::Decision;
 use crate::pin::Rejection;
+use crate::util::fairness::Measure;
 
 impl Signpost {
     pub(super) fn redirects(&self, fleet: &Fleet) -> MetricFamily {

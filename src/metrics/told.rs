@@ -1,9 +1,9 @@
 //! What becomes of load reports, as it is counted.
 
 use crate::estimate::Nonsense;
-use crate::listed::listed;
+use crate::util::enum_all;
 
-listed! {
+enum_all! {
     /// What became of a backend's word about its load.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Told {

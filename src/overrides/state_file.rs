@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::{LAST_DATE, OperatorOverride};
-use crate::files;
 use crate::fleet::{Admin, Weight};
+use crate::os::files;
 
 /// One more when an older version would misread the file.
 const VERSION: u32 = 1;

@@ -19,13 +19,12 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Shown};
 use crate::certificates::{self, Published, Shelf};
 use crate::clients::Clients;
-use crate::clock::Clock;
-use crate::descriptors::{explained, max_connections};
 use crate::dispatch::{HealthPath, Policy, Worker};
 use crate::fleet::Slot;
 use crate::forwarded::{Field, Trust};
 use crate::health::Listening;
 use crate::metrics::{Counter, Roll, Slab, Slots};
+use crate::os::fd_limit::{explained, max_connections};
 use crate::readiness::Readiness;
 use crate::server::{
     Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Shutdown, Speaks, Taken, Tls, Traffic,
@@ -33,6 +32,7 @@ use crate::server::{
 };
 use crate::settings::{ForwardedBy, Settings};
 use crate::telemetry::Telemetry;
+use crate::util::clock::Clock;
 
 /// What every front stands on.
 pub(super) struct Ground<'t> {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::kernel::{self, TcpOption};
-use crate::listed::listed;
 use crate::settings::Server;
+use crate::util::enum_all;
 
 /// How many connections may wait to be accepted. tokio's own listeners take 128; the kernel cuts this to
 /// `net.core.somaxconn`.
@@ -27,7 +27,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// After how long a silent peer is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-listed! {
+enum_all! {
     /// What a listening socket is for. Kind and address together say which socket is meant, across processes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Kind {

@@ -49,8 +49,8 @@ pub use worker::{Listener, Speaks};
 pub use shutdown::Shutdown;
 use worker::Manners;
 
-use crate::descriptors;
 use crate::dispatch::Worker;
+use crate::os::fd_limit;
 use crate::settings::{Server, Settings};
 
 /// Every socket of the process, bound before anything else is started.
@@ -106,7 +106,7 @@ impl fmt::Display for Taken {
                 "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit \
                  deploy/systemd/signpost.service grants; or choose a port from 1024 on {elsewhere})"
             ),
-            _ => f.write_str(&descriptors::explained(error)),
+            _ => f.write_str(&fd_limit::explained(error)),
         }
     }
 }
@@ -256,7 +256,7 @@ impl Crew {
         }
         drop(ready);
         reports.into_iter().collect::<io::Result<()>>()?;
-        descriptors::check_spare()?;
+        fd_limit::check_spare()?;
         self.working += waiting.len();
         for go in waiting {
             // One that ended since then says so by its last word.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::kernel;
 use super::socket::Socket;
-use crate::descriptors;
+use crate::os::fd_limit;
 
 /// How long a queue is tried to be emptied while no descriptor is left for who is in it.
 const EMPTYING: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl Queue {
             match accept(&listener) {
                 Ok((socket, peer)) => spawn(socket, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if descriptors::are_out(&error) => {
+                Err(error) if fd_limit::are_out(&error) => {
                     if Instant::now() > give_up {
                         return Err(error);
                     }

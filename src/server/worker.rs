@@ -28,10 +28,10 @@ use super::stream::Transport;
 use super::tls::{self, Accepted, Tls};
 use super::unsent::Unsent;
 use crate::clients::{Connected, Phase};
-use crate::descriptors;
 use crate::dispatch::{Worker, dispatch, reject_plain_http, upgrade};
 use crate::fleet::Slot;
 use crate::metrics::Limit;
+use crate::os::fd_limit;
 use crate::visit::Came;
 
 /// What a traffic listener speaks.
@@ -186,7 +186,7 @@ async fn accept(
                 pause = Pause::default();
                 spawn(socket, peer);
             }
-            Err(error) if descriptors::are_out(&error) => {
+            Err(error) if fd_limit::are_out(&error) => {
                 // It stays in the queue, and asking again at once is a busy loop.
                 shared.worker.counter.limited(Limit::Descriptors);
                 tokio::time::sleep(pause.next(&error)).await;

@@ -7,8 +7,8 @@ use http::StatusCode;
 use serde::Serializer;
 
 use super::reader::Section;
-use crate::files;
 use crate::fleet::ErrorPages;
+use crate::os::files;
 
 /// The most bytes of a page.
 const LONGEST: u64 = 64 << 10;

@@ -13,7 +13,7 @@ use super::names;
 use super::probe_http::{ExpectBody, ProbeHeaders};
 use super::reader::Section;
 use super::values::{Leaf, Span, serialize_as_string, words};
-use crate::files;
+use crate::os::files;
 
 /// How the backends of a pool are probed.
 #[derive(Clone, Debug, PartialEq, Serialize)]

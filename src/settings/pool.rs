@@ -15,8 +15,8 @@ use super::names::{
 use super::reader::{self, Notes, Section};
 use super::url::{BackendUrl, WeightedUrl};
 use super::values::{Leaf, RedirectStatus, SameSite, Secret, SecureAttribute, Share, Span};
-use crate::files;
 use crate::fleet::Weight;
+use crate::os::files;
 use crate::strategy;
 
 /// A named set of backends with one strategy and one pin policy.

@@ -13,10 +13,10 @@ use super::draw::{Lengths, exponential};
 use super::outcome::{Figures, Outcome, Point};
 use super::recorded::{Arrival, Recorded};
 use super::scenario::{Figure, Scenario, To};
-use crate::clock::Moment;
 use crate::estimate::{Claim, Learner, Report};
-use crate::imbalance::Imbalance;
 use crate::strategy::{Kind, Memory, Rules, Share, Strategy, Turn, Weights, hash};
+use crate::util::clock::Moment;
+use crate::util::fairness::Imbalance;
 
 /// How often the load is looked at while it is measured.
 const LOOKS: u32 = 20_000;

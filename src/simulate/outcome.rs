@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::imbalance::Imbalance;
+use crate::util::fairness::Imbalance;
 
 /// What came of one run.
 #[derive(Clone, Debug, Serialize)]

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::percent;
 use super::{Memory, Meters, Weights};
-use crate::clock::Moment;
 use crate::estimate::Loads;
+use crate::util::clock::Moment;
 
 /// How many dispatches a second a backend is never held for too many: in a pool that has few of them, two of one second
 /// are no sign of anything.

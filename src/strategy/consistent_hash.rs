@@ -9,7 +9,7 @@ use super::bound::Bound;
 use super::explain::Candidate;
 use super::slots::{Slots, nth};
 use super::{Asked, Memory, Rules, Turn, Weights};
-use crate::clock::Moment;
+use crate::util::clock::Moment;
 
 /// What every hash begins with: "signpost". With another one all visitors would go elsewhere.
 const SEED: u64 = u64::from_be_bytes(*b"signpost");

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::listed::listed;
+use crate::util::enum_all;
 
 /// What a strategy would do with a visitor who came now.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub struct Candidate {
     open: bool,
 }
 
-listed! {
+enum_all! {
     /// What a strategy goes by.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
     #[serde(rename_all = "snake_case")]

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::Candidate;
 use super::{Memory, Random, Rules, Share, Turn, Weights};
-use crate::clock::Moment;
 use crate::estimate::Loads;
+use crate::util::clock::Moment;
 
 /// Backends in order, and what is sent on where none has room: by weights, at random, so that it is everybody's.
 ///

@@ -6,8 +6,8 @@ use rand::Rng;
 
 use super::explain::{Candidate, percent};
 use super::{Memory, Random, RoundRobin, Share, Turn, Weights};
-use crate::clock::Moment;
 use crate::estimate::{Load, Loads};
+use crate::util::clock::Moment;
 
 /// Compares the one whose turn it is in a weighted round robin with others drawn by weight, and takes the least loaded.
 ///

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use crate::clock::Moment;
+use crate::util::clock::Moment;
 
 /// A second, in a [`Moment`]'s nanoseconds.
 const SECOND: u64 = 1_000_000_000;

@@ -34,11 +34,11 @@ pub use round_robin::RoundRobin;
 
 use explain::Decides;
 
-use crate::clock::Moment;
 use crate::estimate::Loads;
-use crate::listed::listed;
+use crate::util::clock::Moment;
+use crate::util::enum_all;
 
-listed! {
+enum_all! {
     /// A strategy as the settings name it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
     #[serde(rename_all = "snake_case")]

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use super::channel::Channel;
 use super::{Key, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real_addresses, trusted};
-use crate::descriptors;
 use crate::keeper::Event;
+use crate::os::fd_limit;
 use crate::overrides::{self, OperatorOverride};
 use crate::server::{Inherited, Kind};
 
@@ -54,7 +54,7 @@ impl fmt::Display for Nobody {
                 "--takeover finds the running one by its admin listener, and admin.listen is {admin}; name its port"
             ),
             Self::HandsOver(error) => {
-                write!(f, "can't take over: {}; the running one goes on", descriptors::explained(error))
+                write!(f, "can't take over: {}; the running one goes on", fd_limit::explained(error))
             }
         }
     }

@@ -25,8 +25,8 @@ use super::Shown;
 use super::problem::Problem;
 use super::view::{Changes, Overview, StrategyView};
 use crate::fleet::{State as BackendState, Tier};
-use crate::imbalance::Measure;
 use crate::metrics::Source;
+use crate::util::fairness::Measure;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::listed::listed;
+use crate::util::enum_all;
 
 /// How uneven levels are: utilisations of backends by their capacities, or dispatches per weight by their weights. What
 /// is even has 1, 0 and 1.
@@ -17,7 +17,7 @@ pub struct Imbalance {
     pub jain: f64,
 }
 
-listed! {
+enum_all! {
     /// One of the figures of an [`Imbalance`].
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Measure {

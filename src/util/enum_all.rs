@@ -2,7 +2,7 @@
 
 /// Defines an enum and, as `ALL`, the list of its variants in their order: one that is missing from a list kept by
 /// hand would be counted in another's place.
-macro_rules! listed {
+macro_rules! enum_all {
     (
         $(#[$meta:meta])*
         $visible:vis enum $name:ident {
@@ -21,4 +21,4 @@ macro_rules! listed {
     };
 }
 
-pub(crate) use listed;
+pub(crate) use enum_all;

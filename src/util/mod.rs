@@ -1,0 +1,7 @@
+//! What several modules share and no domain of this program is.
+
+pub mod clock;
+mod enum_all;
+pub mod fairness;
+
+pub(crate) use enum_all::enum_all;
