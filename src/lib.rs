@@ -33,10 +33,9 @@ pub mod strategy;
 pub mod estimate;
 
 // Keeping fleet and certificates true.
-pub mod keeper;
+pub mod control;
 pub mod health;
 pub mod load;
-pub mod reload;
 pub mod certificates;
 pub mod settings;
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use signpost::control::{Change, Event, Keeper};
 use signpost::fleet::{Pool, Roles, Weight};
-use signpost::keeper::{Change, Event, Keeper};
 use signpost::metrics::Counter;
 use signpost::settings::{Layers, Settings};
 use signpost::strategy::{Kind, Memory, Meters};

@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use super::Shown;
 use super::problem::Problem;
 use super::view::{BackendView, Changes, Overview, redirects};
+use crate::control::{Change, Event};
 use crate::fleet::Weight;
-use crate::keeper::{Change, Event};
 
 pub(super) fn json(document: &impl Serialize) -> Response {
     match serde_json::to_string(document) {

@@ -15,8 +15,8 @@ use axum::http::StatusCode;
 
 use super::Shown;
 use super::problem::Problem;
+use crate::control::Event;
 use crate::estimate::Report;
-use crate::keeper::Event;
 use crate::load::{Refused, push as read};
 use crate::metrics::Told;
 

@@ -66,13 +66,13 @@ use tower_http::timeout::TimeoutLayer;
 pub use healthcheck::healthcheck;
 pub use scrape::Scrapes;
 
+use crate::control::Event;
+use crate::control::reload::Answer as ReloadAnswer;
 use crate::fleet::{Fleet, Slot};
-use crate::keeper::Event;
 use crate::metrics::{Counter, Limit, Registry};
 use crate::os::fd_limit;
 use crate::overrides::Saved;
 use crate::readiness::Readiness;
-use crate::reload::Answer as ReloadAnswer;
 use crate::settings;
 use crate::util::clock::Clock;
 use guard::Guard;

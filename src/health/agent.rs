@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::reports::Reports;
 use super::{Shared, wait_for_turn};
-use crate::keeper::{Event, Target};
+use crate::control::{Event, Target};
 use crate::load::Refused;
 use crate::load::agent::{Line, MAX_LINE};
 use crate::metrics::Told;

@@ -26,8 +26,8 @@ use rand::{RngExt as _, make_rng};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::control::{Event, Target};
 use crate::fleet::{Check, CheckResult, Health};
-use crate::keeper::{Event, Target};
 use crate::metrics::Counter;
 pub use redirect_loop::{Entry, Listening};
 

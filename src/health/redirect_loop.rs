@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use url::{Host, Url};
 
+use crate::control::Target;
 use crate::fleet::{self, Fleet};
-use crate::keeper::Target;
 
 /// The longest target of a redirect that is shown.
 const SHOWN: usize = 200;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shared;
+use crate::control::{Event, Target};
 use crate::estimate::Claim;
-use crate::keeper::{Event, Target};
 use crate::load::{self, Refused};
 use crate::metrics::Told;
 

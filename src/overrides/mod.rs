@@ -16,8 +16,8 @@ pub use saver::{Saved, Saver};
 use state_file::Contents;
 pub use state_file::StateFile;
 
+use crate::control::{Change, Event};
 use crate::fleet::{Admin, Fleet, Weight};
-use crate::keeper::{Change, Event};
 
 /// What is set of one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

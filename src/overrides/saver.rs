@@ -10,8 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::state_file::Contents;
 use super::{StateFile, load, of, read};
+use crate::control::Event;
 use crate::fleet::Fleet;
-use crate::keeper::Event;
 use crate::metrics::StateFileStatus;
 
 /// How long a write may take before it counts as failed; it goes on.

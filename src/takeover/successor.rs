@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::channel::Channel;
 use super::{Key, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real_addresses, trusted};
-use crate::keeper::Event;
+use crate::control::Event;
 use crate::os::fd_limit;
 use crate::overrides::{self, OperatorOverride};
 use crate::server::{Inherited, Kind};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 35] = [
+const MAY_IMPORT: [(&str, &[&str]); 34] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -29,10 +29,9 @@ const MAY_IMPORT: [(&str, &[&str]); 35] = [
             "admin",
             "overrides",
             "readiness",
-            "reload",
+            "control",
             "health",
             "os",
-            "keeper",
             "compare",
             "dispatch",
             "forwarded",
@@ -45,16 +44,15 @@ const MAY_IMPORT: [(&str, &[&str]); 35] = [
             "telemetry",
         ],
     ),
-    ("takeover", &["os", "server", "overrides", "keeper", "fleet"]),
+    ("takeover", &["os", "server", "overrides", "control", "fleet"]),
     (
         "admin",
         &[
             "server",
             "overrides",
             "readiness",
-            "reload",
+            "control",
             "os",
-            "keeper",
             "load",
             "key",
             "estimate",
@@ -99,16 +97,15 @@ const MAY_IMPORT: [(&str, &[&str]); 35] = [
             "strategy",
         ],
     ),
-    ("overrides", &["keeper", "metrics", "os", "fleet"]),
+    ("overrides", &["control", "metrics", "os", "fleet"]),
     ("clients", &[]),
     ("readiness", &[]),
     ("answer", &["accept", "outcome", "key", "visit", "pin", "fleet"]),
     ("accept", &[]),
     ("key", &["visit", "pin", "fleet", "strategy"]),
     ("telemetry", &["output", "access_log", "settings"]),
-    ("reload", &["os", "keeper", "metrics", "settings"]),
-    ("health", &["os", "keeper", "load", "estimate", "metrics", "fleet", "settings"]),
-    ("keeper", &["load", "estimate", "settings", "metrics", "fleet", "strategy", "util"]),
+    ("health", &["os", "control", "load", "estimate", "metrics", "fleet", "settings"]),
+    ("control", &["os", "metrics", "settings", "load", "estimate", "fleet", "strategy", "util"]),
     ("load", &["estimate", "metrics", "fleet", "settings"]),
     ("compare", &["metrics", "fleet", "strategy", "util"]),
     ("metrics", &["outcome", "pin", "certificates", "estimate", "fleet", "strategy", "util"]),

@@ -7,8 +7,8 @@ use std::time::Instant;
 use http::HeaderValue;
 
 use super::Change;
-use super::loads::Known;
-use super::vitals::Vitals;
+use super::backend_state::Vitals;
+use super::load_state::Known;
 use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
     Admin, AgentDescription, AllowedOrigin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, ErrorPages,

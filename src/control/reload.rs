@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use crate::keeper::Event;
+use crate::control::Event;
 use crate::metrics::Reloads;
 use crate::os::fd_limit;
 use crate::os::files;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::asked::Asked;
+use super::agent_state::Asked;
 use crate::fleet::{Health, Ramp, State};
 
 /// What probes and its agent have told of a backend so far. Every method is given the time.

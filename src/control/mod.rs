@@ -5,11 +5,12 @@
 //! probes and the operator said of each backend, the strategies' memory, the places of counts, the key of pools
 //! without secrets. What is to be probed is told to the prober through [`Keeper::targets`].
 
-mod asked;
+mod agent_state;
 mod build;
-mod kept;
-mod loads;
-mod vitals;
+mod pool_state;
+pub mod reload;
+mod load_state;
+mod backend_state;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
 use crate::util::clock::Clock;
 use build::{Lasting, error_pages, routes};
-use kept::Kept;
+use pool_state::Kept;
 
 /// Something that changes the fleet.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Target;
-use super::asked::Asked;
+use super::agent_state::Asked;
+use super::backend_state::Vitals;
 use super::build::Lasting;
-use super::vitals::Vitals;
 use crate::fleet::{Check, Health, Pool, Portion, Progress, Roles, Roster, Standing, Tier};
 use crate::load::agent::Line;
 use crate::settings::{self, Load};
