@@ -8,7 +8,7 @@
 //!
 //! # What always holds
 //! - A request loads the fleet once, takes no lock, and allocates little but its answer.
-//! - Only the [`keeper`] builds and publishes fleets; requests read them.
+//! - Only the [`controller`] builds and publishes fleets; requests read them.
 //! - [`fleet`] and [`strategy`] do no I/O, have no clock, and know nothing of sockets, logs and settings.
 //! - No metric label takes its value from a request.
 //! - Imports point one way; `tests/it/architecture.rs` holds that.

@@ -1,9 +1,9 @@
-//! Pools are built anew at each change, and the keeper does it for every step of a slow start.
+//! Pools are built anew at each change, and the controller does it for every step of a slow start.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use signpost::control::{Change, Event, Keeper};
+use signpost::control::{Change, Controller, Event};
 use signpost::fleet::{Pool, Roles, Weight};
 use signpost::metrics::Counter;
 use signpost::settings::{Layers, Settings};
@@ -14,7 +14,7 @@ use crate::pools::Shape;
 use crate::table::{Bound, Table, processor_time, ratios, taken};
 
 const ROUNDS: usize = 15;
-/// For ten thousand backends whose cycle has up to 65 536 turns, and for what the keeper does around it.
+/// For ten thousand backends whose cycle has up to 65 536 turns, and for what the controller does around it.
 const BOUND: Bound = Bound::AtMost(10.0);
 
 const SHAPES: [Shape; 6] = [
@@ -64,13 +64,13 @@ pub fn run(table: &mut Table) {
         );
     }
     for strategy in Kind::ALL {
-        keeper(table, strategy);
+        controller(table, strategy);
     }
 }
 
 /// From an event to the fleet that came of it: another weight for one backend, and settings read again in which one has
 /// another.
-fn keeper(table: &mut Table, kind: Kind) {
+fn controller(table: &mut Table, kind: Kind) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("site.toml");
     let load = |weight: u16| {
@@ -81,8 +81,8 @@ fn keeper(table: &mut Table, kind: Kind) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let (events, changes) = mpsc::channel(8);
-        let keeper = Keeper::start(&load(1), Counter::default());
-        let keeping = tokio::spawn(keeper.run(changes));
+        let controller = Controller::start(&load(1), Counter::default());
+        let keeping = tokio::spawn(controller.run(changes));
         let (mut changed, mut reloaded) = (Vec::new(), Vec::new());
         for round in 1..=ROUNDS as u16 {
             let weight = Some(Some(Weight::new(round).unwrap()));
@@ -108,7 +108,7 @@ fn keeper(table: &mut Table, kind: Kind) {
 
 /// Sends an event; the processor time until its fleet is published.
 async fn published(events: &mpsc::Sender<Event>, event: impl FnOnce(oneshot::Sender<()>) -> Event) -> f64 {
-    // The keeper takes a short rest after each; what was replaced is freed at the end of it.
+    // The controller takes a short rest after each; what was replaced is freed at the end of it.
     tokio::time::sleep_until((Instant::now() + Duration::from_millis(25)).into()).await;
     let (published, done) = oneshot::channel();
     let begin = processor_time();

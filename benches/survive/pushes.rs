@@ -15,7 +15,7 @@ use crate::report::{Report, quantile};
 /// Sixteen clients push reports as fast as they are taken, half of them nonsense, while 500 visitors a second come and a
 /// backend is killed.
 ///
-/// Reports and probes come to the keeper by the same way, so that the dead backend is noticed as soon as ever, in 500 ms
+/// Reports and probes come to the controller by the same way, so that the dead backend is noticed as soon as ever, in 500 ms
 /// (see `kill-backend`), shows that they hold nobody up. Nothing that is refused changes what is taken, each is counted,
 /// and memory stays as it was but for some buffers.
 pub const SCENARIO: Scenario = Scenario {

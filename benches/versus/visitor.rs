@@ -51,7 +51,7 @@ impl Visitor {
     pub fn ask(&mut self, request: &[u8]) -> io::Result<()> {
         self.sent = false;
         if let Some(tls) = &mut self.tls {
-            // Kept by rustls until the handshake is done.
+            // PoolState by rustls until the handshake is done.
             tls.writer().write_all(request)?;
         }
         self.push(request)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::header::{COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use signpost::clients::Clients;
-use signpost::control::Keeper;
+use signpost::control::Controller;
 use signpost::dispatch::{Policy, Worker, dispatch};
 use signpost::estimate::Report;
 use signpost::forwarded::{Field, Trust};
@@ -32,8 +32,15 @@ pub fn worker(backend: &str, pin: bool) -> Worker {
     let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
     let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
     let policy = Policy { max_target: 8192, max_headers: 100, trust, clients, health_path: None };
-    let keeper = Keeper::start(&settings, Counter::default());
-    Worker::new(keeper.published(), keeper.clock(), rand::make_rng(), Counter::default(), policy, None)
+    let controller = Controller::start(&settings, Counter::default());
+    Worker::new(
+        controller.published(),
+        controller.clock(),
+        rand::make_rng(),
+        Counter::default(),
+        policy,
+        None,
+    )
 }
 
 /// Runs a request through one worker, made once.
@@ -186,7 +193,7 @@ pub fn settings(data: &[u8]) {
     let flags = Flags { backends: vec![BASE.to_owned()], ..Flags::default() };
     match Settings::load(&Layers { environment, flags, ..Layers::default() }) {
         Ok(loaded) => {
-            Keeper::start(&loaded.settings, Counter::default());
+            Controller::start(&loaded.settings, Counter::default());
         }
         Err(problems) => {
             assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.text.is_empty()))

@@ -21,7 +21,7 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use signpost::access_log::{AccessLog, Format};
 use signpost::clients::Clients;
-use signpost::control::Keeper;
+use signpost::control::Controller;
 use signpost::dispatch::{HealthPath, Policy, Worker};
 use signpost::forwarded::{Field, Trust};
 use signpost::metrics::{Counter, Registry, Roll, Sources};
@@ -218,7 +218,7 @@ fn with_pin(input: &[u8], pin: &[u8]) -> Vec<u8> {
 struct Setup {
     scenario: &'static Scenario,
     settings: Settings,
-    keeper: Keeper,
+    controller: Controller,
     runtime: tokio::runtime::Runtime,
     log: LogWriter,
     lines: Receiver<Vec<u8>>,
@@ -268,7 +268,7 @@ impl Setup {
         write("pool.html", "<!DOCTYPE html><title>pool</title>");
         let layers = Layers { files: vec![write("site.toml", scenario.settings)], ..Layers::default() };
         let settings = Settings::load(&layers).expect("valid settings").settings;
-        let keeper = Keeper::start(&settings, Counter::default());
+        let controller = Controller::start(&settings, Counter::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let (sender, lines) = channel();
         let (log, guard) = Lossy::new(Lines(sender)).in_background();
@@ -276,7 +276,7 @@ impl Setup {
         std::mem::forget(guard);
         let (socket, _) = UnixStream::pair().expect("two descriptors");
         let socket = RefCell::new(Socket::new(socket.into()));
-        let mut this = Self { scenario, settings, keeper, runtime, log, lines, socket, pin: Vec::new() };
+        let mut this = Self { scenario, settings, controller, runtime, log, lines, socket, pin: Vec::new() };
         let request = b"GET / HTTP/1.1\r\nHost: site.example\r\n\r\n";
         let responses = this.serve(request, request.len(), &Path::new(false), None).responses;
         let responses = String::from_utf8_lossy(&responses);
@@ -403,7 +403,8 @@ impl Setup {
             clients: Clients::new(server.limits.requests_per_second_per_client, 0),
             health_path: server.health_path.as_ref().map(|path| HealthPath::new(path.as_str(), readiness)),
         };
-        let (fleet, clock, rng) = (self.keeper.published(), self.keeper.clock(), SmallRng::seed_from_u64(1));
+        let (fleet, clock, rng) =
+            (self.controller.published(), self.controller.clock(), SmallRng::seed_from_u64(1));
         Worker::new(fleet, clock, rng, path.counter.clone(), policy, access_log)
     }
 
@@ -430,13 +431,13 @@ impl Setup {
     /// What a path has counted, without what depends on the clock.
     fn counts(&self, path: &Path) -> Vec<String> {
         let registry = Registry::new(Sources {
-            fleet: self.keeper.published(),
+            fleet: self.controller.published(),
             roll: Arc::clone(&path.roll),
             dropped_lines: Box::new(|| 0),
             reloads: Arc::default(),
             state_file: Arc::default(),
             imbalances: Arc::default(),
-            clock: self.keeper.clock(),
+            clock: self.controller.clock(),
             version: "",
         });
         let text = registry.expect("metrics of different names").text().expect("metrics");

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Shown;
 use super::api::json;
 use super::problem::Problem;
-use crate::fleet::{HashKey, Pool, Role, State as BackendState, Tier};
+use crate::fleet::{HashKey, Pool, Role, State as ShownState, Tier};
 use crate::key;
 use crate::strategy::Score;
 
@@ -42,7 +42,7 @@ struct Explained<'a> {
 #[derive(Serialize)]
 struct Candidate<'a> {
     backend: &'a str,
-    state: BackendState,
+    state: ShownState,
     score: Option<f64>,
     picked: bool,
     why: String,

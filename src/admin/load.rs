@@ -3,7 +3,7 @@
 //! # Trust
 //! A backend may say what it likes of its own load, and with the load token of any other's too: that token is for
 //! backends of one operator. How many reports come is bounded by the listener's connections, each of which waits for the
-//! keeper to have room for the next.
+//! controller to have room for the next.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -86,7 +86,7 @@ use crate::server::{
 /// How many connections it serves at once, where descriptors allow as many.
 const MAX_CONNECTIONS: usize = 128;
 /// How many of these connections may be requests of the API and the status page; over it: 503. They may wait for a body,
-/// the keeper or a reload, and must leave connections to liveness, readiness and metrics.
+/// the controller or a reload, and must leave connections to liveness, readiness and metrics.
 const API_SHARE: usize = 4;
 /// A request that is complete when its connection is accepted is answered before the connection can be closed.
 const EVICTION: Eviction =
@@ -115,7 +115,7 @@ pub struct Shown {
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// The clock that strategies go by.
     pub clock: Clock,
-    /// The way to the keeper.
+    /// The way to the controller.
     pub events: mpsc::Sender<Event>,
     /// Tells whether changes are in the state file.
     pub saved: Saved,

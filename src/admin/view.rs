@@ -12,7 +12,7 @@ use super::figures::{Count, Countdown, LoadView, Ratio, Share};
 use crate::estimate::Load;
 use crate::fleet::{
     Admin, AgentWeight, CheckResult, Excluded, Fleet, Health, Keeps, Pool, Ramp, Reason, Role, Standing,
-    State as BackendState, Tier, Weight,
+    State as ShownState, Tier, Weight,
 };
 use crate::metrics::{Figures, Source};
 use crate::util::fairness::{Imbalance, Measure};
@@ -89,7 +89,7 @@ pub(super) struct StrategyView {
 pub(super) struct BackendView<'a> {
     pub(super) id: &'a str,
     pub(super) url: &'a str,
-    pub(super) state: BackendState,
+    pub(super) state: ShownState,
     /// Since when, RFC 3339.
     pub(super) state_since: String,
     /// Why.
@@ -203,7 +203,7 @@ impl PoolView<'_> {
     }
 
     /// How many of its backends are in a state.
-    pub(super) fn count(&self, state: BackendState) -> usize {
+    pub(super) fn count(&self, state: ShownState) -> usize {
         self.backends.iter().filter(|backend| backend.state == state).count()
     }
 

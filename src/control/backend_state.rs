@@ -7,7 +7,7 @@ use crate::fleet::{Health, Ramp, State};
 
 /// What probes and its agent have told of a backend so far. Every method is given the time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Vitals {
+pub(super) struct BackendState {
     probed: Health,
     asked: Asked,
     /// When [`Self::health`] last changed.
@@ -20,7 +20,7 @@ pub(super) struct Vitals {
     waits_until: Option<Instant>,
 }
 
-impl Vitals {
+impl BackendState {
     /// A backend that nothing is known of; its first probe is waited for until then, where it has one.
     pub(super) fn new(now: Instant, waits_until: Option<Instant>) -> Self {
         Self {
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_recovered_backend_takes_ten_steps() {
         let start = Instant::now();
-        let mut vitals = Vitals::new(start, None);
+        let mut vitals = BackendState::new(start, None);
         vitals.note(Health::Down, start, true);
         vitals.note(Health::Up, start, true);
         let slow = 10 * SECOND;
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn nobody_ramps_at_the_start_or_alone() {
         let start = Instant::now();
-        let mut vitals = Vitals::new(start, Some(start + SECOND));
+        let mut vitals = BackendState::new(start, Some(start + SECOND));
         assert!(vitals.waits(start) && !vitals.waits(start + SECOND));
         vitals.note(Health::Up, start, true);
         assert!(!vitals.waits(start));
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_pin_is_held_for_a_while() {
         let start = Instant::now();
-        let mut vitals = Vitals::new(start, None);
+        let mut vitals = BackendState::new(start, None);
         assert!(!vitals.held(start, SECOND));
         vitals.note(Health::Down, start, true);
         assert!(vitals.held(start, SECOND) && !vitals.held(start + SECOND, SECOND));

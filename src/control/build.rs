@@ -7,7 +7,7 @@ use std::time::Instant;
 use http::HeaderValue;
 
 use super::Change;
-use super::backend_state::Vitals;
+use super::backend_state::BackendState;
 use super::load_state::Known;
 use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
@@ -21,7 +21,7 @@ use crate::util::clock::{Clock, Moment};
 
 /// What outlives a fleet.
 #[derive(Debug)]
-pub(super) struct Lasting {
+pub(super) struct PersistentState {
     /// A strategy's memory, by pool, strategy and what it is for.
     memories: HashMap<(String, Kind, Role), Memory>,
     /// What each pool's backends were sent, for their limits.
@@ -50,7 +50,7 @@ struct Override {
     drained_at: Option<u64>,
 }
 
-impl Lasting {
+impl PersistentState {
     pub(super) fn new() -> Self {
         Self {
             memories: HashMap::new(),
@@ -103,7 +103,7 @@ impl Lasting {
     pub(super) fn standings<'a>(
         &'a self,
         pool: &'a settings::Pool,
-        vitals: &'a [Vitals],
+        vitals: &'a [BackendState],
         now: Instant,
     ) -> impl Iterator<Item = Standing> + 'a {
         let of_pool = self.overrides.get(pool.name.as_str());

@@ -1,9 +1,9 @@
-//! The keeper: the one who builds fleets and publishes them.
+//! The controller: the one who builds fleets and publishes them.
 //!
-//! Whoever knows of a change sends an [`Event`]; the keeper takes what has come, works it into what it knows of
+//! Whoever knows of a change sends an [`Event`]; the controller takes what has come, works it into what it knows of
 //! each pool, rebuilds the pools that changed and publishes in one step. It owns what outlives a fleet: what
 //! probes and the operator said of each backend, the strategies' memory, the places of counts, the key of pools
-//! without secrets. What is to be probed is told to the prober through [`Keeper::targets`].
+//! without secrets. What is to be probed is told to the prober through [`Controller::targets`].
 
 mod agent_state;
 mod build;
@@ -25,8 +25,8 @@ use crate::load::agent::Line;
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
 use crate::util::clock::Clock;
-use build::{Lasting, error_pages, routes};
-use pool_state::Kept;
+use build::{PersistentState, error_pages, routes};
+use pool_state::PoolState;
 
 /// Something that changes the fleet.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub enum Event {
         /// What it said.
         line: Line,
     },
-    /// Makes the keeper panic.
+    /// Makes the controller panic.
     #[cfg(test)]
     Panic,
 }
@@ -125,18 +125,18 @@ impl Target {
 
 /// The single writer of fleets.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Controller {
     published: Arc<ArcSwap<Fleet>>,
     /// Fleets that were replaced, while somebody reads them still. A worker leaves one with the next request after it was
     /// replaced; were it the last to hold it, that request would wait until all of it is freed.
     retired: Vec<Arc<Fleet>>,
-    kept: Vec<Kept>,
+    kept: Vec<PoolState>,
     /// What was kept before the settings changed: freed when nobody waits for that.
-    outdated: Vec<Kept>,
+    outdated: Vec<PoolState>,
     /// Which of them serves what: changes with the settings alone.
     routes: Arc<Routes>,
     error_pages: Arc<ErrorPages>,
-    lasting: Lasting,
+    lasting: PersistentState,
     targets: watch::Sender<Vec<Arc<Target>>>,
     settled: watch::Sender<bool>,
     /// The number of times that operator overrides have changed, and that is published.
@@ -149,18 +149,18 @@ const BATCH: usize = 1024;
 /// The least time from one fleet to the next: what changes meanwhile is published together.
 const PACE: Duration = Duration::from_millis(10);
 
-impl Keeper {
+impl Controller {
     /// Builds the first fleet and publishes it. Backends that are probed count as not up until their first probe or
     /// their `startup_timeout`; see [`Self::settled`].
     pub fn start(settings: &Settings, counter: Counter) -> Self {
-        let mut lasting = Lasting::new();
+        let mut lasting = PersistentState::new();
         let now = Instant::now();
         let pools = settings.pools.iter().cloned().map(Arc::new);
-        let mut kept: Vec<_> = pools.map(|pool| Kept::new(pool, None, &mut lasting, now)).collect();
+        let mut kept: Vec<_> = pools.map(|pool| PoolState::new(pool, None, &mut lasting, now)).collect();
         for kept in &mut kept {
             kept.build(&mut lasting, now);
         }
-        let routes = Arc::new(routes(kept.iter().map(Kept::settings)));
+        let routes = Arc::new(routes(kept.iter().map(PoolState::settings)));
         let error_pages = Arc::new(error_pages(&settings.server.error_pages));
         let this = Self {
             published: Arc::new(ArcSwap::from_pointee(fleet(&routes, &error_pages, &kept))),
@@ -211,11 +211,11 @@ impl Keeper {
     }
 
     /// Takes events until nobody can send one any more. An event that panics is dropped and counted, and the last
-    /// fleet goes on serving: a keeper that died would freeze it without a word.
+    /// fleet goes on serving: a controller that died would freeze it without a word.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         let mut batch = Vec::new();
         loop {
-            let due = self.kept.iter().filter_map(Kept::due).min();
+            let due = self.kept.iter().filter_map(PoolState::due).min();
             let due = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -244,7 +244,7 @@ impl Keeper {
         }
         if self.guarded(|this| this.publish(now)).is_none() {
             // Built anew with the next change; whoever waits for this one is not told that it is in effect.
-            self.kept.iter_mut().for_each(Kept::changed);
+            self.kept.iter_mut().for_each(PoolState::changed);
             return;
         }
         let changes = self.lasting.override_changes;
@@ -255,7 +255,7 @@ impl Keeper {
         }
     }
 
-    /// Does something that must not end the keeper.
+    /// Does something that must not end the controller.
     fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
         let worked = catch_unwind(AssertUnwindSafe(|| work(self)));
         if worked.is_err() {
@@ -277,9 +277,9 @@ impl Keeper {
                 for pool in pools {
                     let at = last.iter().position(|kept| kept.settings().name == pool.name);
                     let last = at.map(|at| last.swap_remove(at));
-                    next.push(Kept::new(pool, last, &mut self.lasting, now));
+                    next.push(PoolState::new(pool, last, &mut self.lasting, now));
                 }
-                self.routes = Arc::new(routes(next.iter().map(Kept::settings)));
+                self.routes = Arc::new(routes(next.iter().map(PoolState::settings)));
                 self.error_pages = Arc::new(error_pages(&pages));
                 self.outdated = std::mem::replace(&mut self.kept, next);
                 self.tell_targets();
@@ -351,11 +351,11 @@ impl Keeper {
     }
 
     fn tell_targets(&self) {
-        self.targets.send_replace(self.kept.iter().flat_map(Kept::targets).cloned().collect());
+        self.targets.send_replace(self.kept.iter().flat_map(PoolState::targets).cloned().collect());
     }
 }
 
-fn fleet(routes: &Arc<Routes>, error_pages: &Arc<ErrorPages>, kept: &[Kept]) -> Fleet {
+fn fleet(routes: &Arc<Routes>, error_pages: &Arc<ErrorPages>, kept: &[PoolState]) -> Fleet {
     Fleet {
         routes: Arc::clone(routes),
         pools: kept.iter().map(|kept| Arc::clone(kept.pool())).collect(),
@@ -378,10 +378,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_costs_one_change() {
         let counter = Counter::default();
-        let keeper = Keeper::start(&settings("http://127.0.0.1:1"), counter.clone());
-        let fleet = keeper.published();
+        let controller = Controller::start(&settings("http://127.0.0.1:1"), counter.clone());
+        let fleet = controller.published();
         let (events, changes) = mpsc::channel(8);
-        let keeping = tokio::spawn(keeper.run(changes));
+        let keeping = tokio::spawn(controller.run(changes));
         events.send(Event::Panic).await.unwrap();
         let (published, done) = oneshot::channel();
         events
@@ -401,18 +401,18 @@ mod tests {
 
     #[test]
     fn the_keeper_frees_what_a_worker_leaves() {
-        let mut keeper = Keeper::start(&settings("http://127.0.0.1:1"), Counter::default());
-        let published = keeper.published();
+        let mut controller = Controller::start(&settings("http://127.0.0.1:1"), Counter::default());
+        let published = controller.published();
         let mut publish = |port: u16| {
             let (published, done) = oneshot::channel();
             let pools = settings(&format!("http://127.0.0.1:{port}")).pools;
-            keeper.work(
+            controller.work(
                 [Event::Pools { pools, error_pages: Vec::new(), published }].into_iter(),
                 Instant::now(),
             );
             done.blocking_recv().unwrap();
-            keeper.free_retired();
-            keeper.retired.len()
+            controller.free_retired();
+            controller.retired.len()
         };
         let (mut busy, mut idle) = (Cache::new(Arc::clone(&published)), Cache::new(Arc::clone(&published)));
         let first = Arc::downgrade(busy.load());
@@ -420,7 +420,7 @@ mod tests {
         let second = Arc::downgrade(busy.load());
         assert_eq!(publish(3), 2);
         busy.load();
-        assert_eq!(second.strong_count(), 1, "the worker has left, and the keeper has it still");
+        assert_eq!(second.strong_count(), 1, "the worker has left, and the controller has it still");
         assert_eq!(publish(4), 2, "the first, which a worker reads, and the third");
         assert_eq!(second.strong_count(), 0);
         idle.load();

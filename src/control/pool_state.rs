@@ -1,4 +1,4 @@
-//! What the keeper knows of one pool.
+//! What the controller knows of one pool.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Target;
 use super::agent_state::Asked;
-use super::backend_state::Vitals;
-use super::build::Lasting;
+use super::backend_state::BackendState;
+use super::build::PersistentState;
 use crate::fleet::{Check, Health, Pool, Portion, Progress, Roles, Roster, Standing, Tier};
 use crate::load::agent::Line;
 use crate::settings::{self, Load};
@@ -18,11 +18,11 @@ const SHARES_PACE: Duration = Duration::from_millis(500);
 /// A pool's settings, what is known of its backends, and the pool that was built of both. Cheap to clone but for the
 /// list of its backends.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
+pub(super) struct PoolState {
     settings: Arc<settings::Pool>,
     roster: Arc<Roster>,
     /// One for each backend of the settings.
-    vitals: Vec<Vitals>,
+    vitals: Vec<BackendState>,
     /// One for each backend that is probed: all or none.
     targets: Vec<Arc<Target>>,
     indices: Arc<HashMap<String, usize>>,
@@ -38,12 +38,12 @@ pub(super) struct Kept {
     due: Option<Instant>,
 }
 
-impl Kept {
+impl PoolState {
     /// For these settings, with what is still true of the `last` ones.
     pub(super) fn new(
         settings: Arc<settings::Pool>,
         last: Option<Self>,
-        lasting: &mut Lasting,
+        lasting: &mut PersistentState,
         now: Instant,
     ) -> Self {
         let last = match last {
@@ -73,7 +73,7 @@ impl Kept {
                     }
                     vitals
                 }
-                None => Vitals::new(now, waits_until),
+                None => BackendState::new(now, waits_until),
             };
             if !asks_agents(&settings) {
                 // Nobody would ever say that it is over.
@@ -156,7 +156,7 @@ impl Kept {
         target: &Target,
         health: Health,
         check: Check,
-        lasting: &Lasting,
+        lasting: &PersistentState,
         now: Instant,
     ) {
         let Some(index) = self.index(&target.backend) else { return };
@@ -184,7 +184,7 @@ impl Kept {
 
     /// Whether visitors have somewhere else to go, where a backend is down and may be so no more. Asked only then: it
     /// may take a look at the whole pool.
-    fn others_up(&self, index: usize, lasting: &Lasting, now: Instant) -> bool {
+    fn others_up(&self, index: usize, lasting: &PersistentState, now: Instant) -> bool {
         self.vitals[index].health() == Health::Down
             && lasting.standings(&self.settings, &self.vitals, now).enumerate().any(|(other, standing)| {
                 other != index && !standing.backup && standing.is_active() && standing.is_up()
@@ -192,7 +192,13 @@ impl Kept {
     }
 
     /// Notes a line of a backend's agent; `None` where that target is none any more.
-    pub(super) fn ask(&mut self, target: &Target, line: Line, lasting: &Lasting, now: Instant) -> Option<()> {
+    pub(super) fn ask(
+        &mut self,
+        target: &Target,
+        line: Line,
+        lasting: &PersistentState,
+        now: Instant,
+    ) -> Option<()> {
         let index = self.index(&target.backend)?;
         self.targets.get(index).filter(|known| known.is_at(target))?;
         let load = self.settings.load.as_ref().filter(|load| load.asks_agents())?;
@@ -220,7 +226,7 @@ impl Kept {
     }
 
     /// Builds the pool anew where something changed.
-    pub(super) fn build(&mut self, lasting: &mut Lasting, now: Instant) {
+    pub(super) fn build(&mut self, lasting: &mut PersistentState, now: Instant) {
         if !self.is_changed && self.due.is_none_or(|due| now < due) {
             return;
         }

@@ -46,7 +46,7 @@ pub struct NewFront {
 /// Who is told of a reload.
 #[derive(Debug)]
 pub struct Told {
-    /// The keeper.
+    /// The controller.
     pub events: mpsc::Sender<Event>,
     /// Who has the listeners.
     pub fronts: mpsc::Sender<NewFront>,

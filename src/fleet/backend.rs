@@ -19,7 +19,7 @@ pub struct Backend {
     pub agent_description: AgentDescription,
 }
 
-/// A place in the workers' slabs, given by the keeper.
+/// A place in the workers' slabs, given by the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot(pub u32);
 

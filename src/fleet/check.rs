@@ -1,6 +1,6 @@
 //! What health checks have found of a backend, and the reasons for its state.
 //!
-//! A finding changes more often than a state does, so it is not part of what a request reads: the keeper stores it in
+//! A finding changes more often than a state does, so it is not part of what a request reads: the controller stores it in
 //! place, and no fleet is published for it.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The fleet: all routes and pools as one immutable value that a request reads.
 //!
-//! This is the pure core. It knows nothing of sockets, runtimes, logs or settings; the keeper builds it, and
+//! This is the pure core. It knows nothing of sockets, runtimes, logs or settings; the controller builds it, and
 //! whatever can be worked out before a request comes (header values, tables, orders) is worked out there.
 
 mod arms;

@@ -1,9 +1,9 @@
 //! Health checks: who is probed when, and what becomes of the results.
 //!
-//! Each target has a task of its own that probes, counts, and tells the keeper when a `verdict` changes. It all
+//! Each target has a task of its own that probes, counts, and tells the controller when a `verdict` changes. It all
 //! runs on the control runtime, away from the workers. How often, how long and how many in a row are settings; how
 //! many probes run at once is bounded over all pools, and their times are spread, so that thousands of backends
-//! make no bursts. What an answer says of the backend's load goes to the keeper as well, and so do the lines of agents,
+//! make no bursts. What an answer says of the backend's load goes to the controller as well, and so do the lines of agents,
 //! which are asked at the same pace.
 
 mod agent;
@@ -36,7 +36,7 @@ use reports::Reports;
 use resolver::Resolver;
 use verdict::{Progress, Verdict};
 
-/// Probes what the keeper says is to be probed.
+/// Probes what the controller says is to be probed.
 pub struct Prober {
     shared: Rc<Shared>,
     running: HashMap<(Arc<str>, Arc<str>), Running>,
@@ -82,7 +82,7 @@ impl Prober {
             let now = targets.borrow_and_update().clone();
             self.take(now);
             if targets.changed().await.is_err() {
-                // The keeper is gone, and with it everybody who would be told.
+                // The controller is gone, and with it everybody who would be told.
                 return std::future::pending().await;
             }
         }
@@ -160,7 +160,7 @@ async fn watch_over(
                 tracing::debug!(pool, backend, reason = result.name(), detail, "a probe failed");
             }
             let finding = Finding { health, result, progress, detail };
-            // Thousands of backends that stay as they are send the keeper nothing.
+            // Thousands of backends that stay as they are send the controller nothing.
             if reported.as_ref() != Some(&finding) {
                 let event = Event::Health {
                     target: Arc::clone(&target),

@@ -1,4 +1,4 @@
-//! What a backend told of its load, judged, counted and passed on to the keeper.
+//! What a backend told of its load, judged, counted and passed on to the controller.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +30,7 @@ impl Reports {
                 self.note(shared, Told::Ok, String::new);
                 let (pool, backend) = (Arc::clone(&self.target.pool), Arc::clone(&self.target.backend));
                 let event = Event::Load { pool, backend, report, came: Instant::now() };
-                // Where the keeper is gone, nobody needs to know.
+                // Where the controller is gone, nobody needs to know.
                 let _ = shared.events.send(event).await;
             }
             Err(refused) => self.note(shared, refused.told(), || refused.to_string()),

@@ -193,7 +193,7 @@ const CLOSED_AT: usize = 1;
 const LISTENER_SIZE: usize = 2;
 
 impl Slots {
-    /// For a keeper at program start.
+    /// For a controller at program start.
     pub fn new() -> Self {
         Self::after(RESERVED)
     }

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{Scrapes, Shown};
 use crate::clients::Clients;
 use crate::compare::Comparer;
-use crate::control::Keeper;
+use crate::control::Controller;
 use crate::control::reload::{NewFront, Reloader, Told};
 use crate::health::{Entry, Prober};
 use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources, StateFileStatus};
@@ -47,7 +47,7 @@ pub enum Ended {
     AtOnce,
 }
 
-/// How many changes may wait for the keeper.
+/// How many changes may wait for the controller.
 const QUEUE: usize = 1024;
 /// How often a change that waits looks whether it may happen.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -88,11 +88,11 @@ pub async fn run(
     // Settings without layers can't be reloaded.
     let is_fixed = layers.is_none();
     signals::log_ignored(is_fixed)?;
-    // Of this thread, on which keeper, probes and admin listener run.
+    // Of this thread, on which controller, probes and admin listener run.
     let own = Arc::<Slab>::default();
     let counter = Counter::new(Arc::clone(&own));
-    let keeper = Keeper::start(settings, counter.clone());
-    let (fleet, slots, settled) = (keeper.published(), keeper.slots(), keeper.settled());
+    let controller = Controller::start(settings, counter.clone());
+    let (fleet, slots, settled) = (controller.published(), controller.slots(), controller.settled());
     let (roll, reloads) = (Arc::new(Roll::new(own)), Arc::<Reloads>::default());
     let imbalances = Arc::<Imbalances>::default();
     let (events, changes) = mpsc::channel(QUEUE);
@@ -100,7 +100,7 @@ pub async fn run(
     let state_path = watch::Sender::new(settings.admin.state_file.clone());
     let (saver, saved) = Saver::new(
         Arc::clone(&fleet),
-        keeper.override_changes(),
+        controller.override_changes(),
         state_path.subscribe(),
         Arc::clone(&state_file),
         events.clone(),
@@ -112,7 +112,7 @@ pub async fn run(
         reloads: Arc::clone(&reloads),
         state_file,
         imbalances: Arc::clone(&imbalances),
-        clock: keeper.clock(),
+        clock: controller.clock(),
         version: env!("CARGO_PKG_VERSION"),
     })
     .map_err(io::Error::other)?;
@@ -127,12 +127,12 @@ pub async fn run(
             scrapes: Scrapes::default(),
             readiness: readiness.clone(),
             fleet: Arc::clone(&fleet),
-            clock: keeper.clock(),
+            clock: controller.clock(),
             events: events.clone(),
             counter: counter.clone(),
             reloads: layers.as_ref().map(|_| ask_reload),
         },
-        clock: keeper.clock(),
+        clock: controller.clock(),
         slots,
         roll,
         places: Places::new(usize::MAX),
@@ -154,8 +154,8 @@ pub async fn run(
     let entry = Entry { fleet: Arc::clone(&fleet), listening: Arc::clone(&ground.listening) };
     let at_once = settings.server.limits.max_probes.0.into();
     let prober = Prober::new(at_once, events.clone(), counter, entry);
-    tokio::task::spawn_local(prober.run(keeper.targets()));
-    tokio::task::spawn_local(keeper.run(changes));
+    tokio::task::spawn_local(prober.run(controller.targets()));
+    tokio::task::spawn_local(controller.run(changes));
     tokio::task::spawn_local(
         Comparer::new(Arc::clone(&fleet), ground.clock, Arc::clone(&ground.roll), imbalances).run(),
     );
@@ -309,7 +309,7 @@ async fn first_round(mut settled: watch::Receiver<bool>) {
     if !*settled.borrow() {
         tracing::info!("waiting for the first round of health checks");
     }
-    // The keeper lives as long as the process does.
+    // The controller lives as long as the process does.
     let _ = settled.wait_for(|settled| *settled).await;
 }
 

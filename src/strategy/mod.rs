@@ -151,7 +151,7 @@ impl Rules {
     }
 }
 
-/// What of a strategy outlives a fleet. The keeper hands the same one to the next fleet, so that a round robin
+/// What of a strategy outlives a fleet. The controller hands the same one to the next fleet, so that a round robin
 /// goes on where it was. Cheap to clone: clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {

@@ -32,7 +32,7 @@ fn send_push(signpost: &Signpost, backend: &str, sessions: u32, capacity: u32) {
 
 fn push(signpost: &Signpost, backend: &str, sessions: u32, capacity: u32) {
     send_push(signpost, backend, sessions, capacity);
-    // The keeper reads it within moments.
+    // The controller reads it within moments.
     let loaded = f64::from(sessions) / f64::from(capacity);
     wait_until("the report is read", || {
         let load = series(&signpost.metrics(), "signpost_backend_load", &[("backend", backend)]);

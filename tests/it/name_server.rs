@@ -21,7 +21,7 @@ pub enum Family {
 pub enum Reply {
     Addresses(Vec<IpAddr>),
     /// An address that may be kept for an hour.
-    Lasting(IpAddr),
+    PersistentState(IpAddr),
     /// The name exists, but has no address of this family.
     NoData,
     NxDomain,
@@ -139,7 +139,7 @@ fn respond(
     const NO_ERROR: u16 = 0;
     let (code, truncated, answers, authority) = match reply(&name, family) {
         Reply::Addresses(addresses) => (NO_ERROR, false, records(&addresses, family), None),
-        Reply::Lasting(ip) => {
+        Reply::PersistentState(ip) => {
             let mut records = records(&[ip], family);
             // The TTL follows owner, type and class.
             records.iter_mut().for_each(|record| record[6..10].copy_from_slice(&3600u32.to_be_bytes()));

@@ -296,8 +296,9 @@ fn an_address_that_is_dead_is_asked_for_again() {
     in_namespace("names::an_address_that_is_dead_is_asked_for_again", |etc| {
         let address = Arc::new(Mutex::new(V4));
         let of_server = Arc::clone(&address);
-        let server =
-            NameServer::start("127.0.0.1", move |_, _| Reply::Lasting(ip(*of_server.lock().unwrap())));
+        let server = NameServer::start("127.0.0.1", move |_, _| {
+            Reply::PersistentState(ip(*of_server.lock().unwrap()))
+        });
         fs::write(etc.join("resolv.conf"), "nameserver 127.0.0.1\noptions no-aaaa\n").unwrap();
         let (port, [old, v6]) = backend();
         let all = names(&["moves.example"]);
