@@ -20,8 +20,8 @@ use rand::rngs::SmallRng;
 use serde::{Serialize, Serializer};
 
 use crate::fleet::Roster;
-use crate::outcome::{Choice, Refusal};
 use crate::output::LogWriter;
+use crate::request::outcome::{Choice, Refusal};
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What is sent back: an [`outcome`](crate::outcome) turned into a response.
+//! What is sent back: an [`outcome`](crate::request::outcome) turned into a response.
 
 use std::num::NonZeroU16;
 
@@ -15,10 +15,10 @@ use http_body_util::Full;
 
 use crate::accept::prefers_html;
 use crate::fleet::{Caching, Cors, Pins, Roster};
-use crate::key;
-use crate::outcome::{Choice, Refusal};
-use crate::pin;
-use crate::visit::{Came, PathAndQuery, Visit};
+use crate::request::hash_key;
+use crate::request::outcome::{Choice, Refusal};
+use crate::request::pin_cookie;
+use crate::request::{Came, PathAndQuery, Visit};
 
 /// A response of ours: empty, one line of text, or a page.
 pub type Answer = Response<Full<Bytes>>;
@@ -82,7 +82,7 @@ pub fn redirect(
 /// Lets the answer be kept: by anybody where it follows from the request, by the visitor where it follows from the
 /// address.
 fn keep(caching: &Caching, roster: &Roster, visit: &Visit<'_>, answer: &mut HeaderMap) {
-    let follows_from_request = roster.key.as_ref().is_some_and(|key| key::value(key, visit).is_some());
+    let follows_from_request = roster.key.as_ref().is_some_and(|key| hash_key::value(key, visit).is_some());
     let control = if follows_from_request { &caching.shared } else { &caching.private };
     answer.insert(CACHE_CONTROL, control.clone());
     if let Some(vary) = &caching.vary {
@@ -128,10 +128,10 @@ fn location(base: &str, target: PathAndQuery<'_>) -> Option<HeaderValue> {
 fn set_cookie(pins: &Pins, backend: usize, came: Came, now: u64) -> Option<HeaderValue> {
     let cookie = &pins.cookie;
     let attributes = if came.by_tls { &cookie.attributes_tls } else { &cookie.attributes };
-    let mut text = Vec::with_capacity(cookie.name.len() + 1 + pin::TOKEN_CHARS + attributes.len());
+    let mut text = Vec::with_capacity(cookie.name.len() + 1 + pin_cookie::TOKEN_CHARS + attributes.len());
     text.extend_from_slice(cookie.name.as_bytes());
     text.push(b'=');
-    pin::write(pins, backend, now, &mut text);
+    pin_cookie::write(pins, backend, now, &mut text);
     text.extend_from_slice(attributes.as_bytes());
     HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
 }

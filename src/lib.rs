@@ -17,12 +17,8 @@
 pub mod server;
 
 pub mod dispatch;
-pub mod visit;
-pub mod key;
-pub mod forwarded;
+pub mod request;
 pub mod clients;
-pub mod pin;
-pub mod outcome;
 pub mod answer;
 pub mod accept;
 pub mod access_log;

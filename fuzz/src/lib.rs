@@ -13,13 +13,13 @@ use signpost::clients::Clients;
 use signpost::control::Controller;
 use signpost::dispatch::{Policy, Worker, dispatch};
 use signpost::estimate::Report;
-use signpost::forwarded::{Field, Trust};
 use signpost::load;
 use signpost::load::agent::Line;
 use signpost::metrics::{Counter, Told};
+use signpost::request::Came;
+use signpost::request::client_address::{Field, Trust};
 use signpost::server::proxy_protocol::{Header, MAX, Parsed, parse};
 use signpost::settings::{Flags, Layers, Leaf as _, LoadUnit, Pointer, Settings};
-use signpost::visit::Came;
 
 pub use request_paths::request_paths;
 

@@ -23,14 +23,14 @@ use signpost::access_log::{AccessLog, Format};
 use signpost::clients::Clients;
 use signpost::control::Controller;
 use signpost::dispatch::{HealthPath, Policy, Worker};
-use signpost::forwarded::{Field, Trust};
 use signpost::metrics::{Counter, Registry, Roll, Sources};
 use signpost::output::{LogWriter, Lossy};
 use signpost::readiness::Readiness;
+use signpost::request::Came;
+use signpost::request::client_address::{Field, Trust};
 use signpost::server::single_connection::{Respond, SingleConnection};
 use signpost::server::{End, Rules, Socket, Transport};
 use signpost::settings::{ForwardedBy, Layers, Settings};
-use signpost::visit::Came;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Settings, and what is decided about a connection before its first byte.

@@ -11,7 +11,7 @@ use super::Shown;
 use super::api::json;
 use super::problem::Problem;
 use crate::fleet::{HashKey, Pool, Role, State as ShownState, Tier};
-use crate::key;
+use crate::request::hash_key;
 use crate::strategy::Score;
 
 #[derive(Serialize)]
@@ -63,7 +63,7 @@ pub(super) async fn explain(
     let hashed_by = pool.roster.key.as_ref();
     let hash = hashed_by.map(|key| {
         let given = given.as_ref().map_or("", |(_, value)| value);
-        key::of_text(key, given).ok_or_else(|| {
+        hash_key::of_text(key, given).ok_or_else(|| {
             let takes = match key {
                 HashKey::Client => "an address".to_owned(),
                 other => format!("what a visitor has for {other}"),

@@ -7,12 +7,12 @@ use http::HeaderMap;
 
 use super::Worker;
 use crate::fleet::{Keeps, Pool, Role, Roster};
-use crate::key;
-use crate::outcome::{Choice, Decision, Refusal};
-use crate::pin::{self, Pinned};
+use crate::request::Visit;
+use crate::request::hash_key;
+use crate::request::outcome::{Choice, Decision, Refusal};
+use crate::request::pin_cookie::{self, Pinned};
 use crate::strategy::Turn;
 use crate::util::clock::Moment;
-use crate::visit::Visit;
 
 /// One pick in this many is timed: two looks at the clock cost more than a pick. A prime, for a pool's strategies pick one
 /// after the other: with a number that theirs divides it would be the same one's pick each time.
@@ -22,7 +22,7 @@ impl Worker {
     /// What the visitor's cookies say, where the pool pins at all.
     pub(super) fn pinned(&self, roster: &Roster, headers: &HeaderMap, now: u64) -> Pinned {
         let Some(pins) = &roster.pins else { return Pinned::No };
-        pin::read(pins, headers, now, |rejection| self.counter.pin_rejected(roster, rejection))
+        pin_cookie::read(pins, headers, now, |rejection| self.counter.pin_rejected(roster, rejection))
     }
 
     /// Keeps the visitor where its pin says, else lets the strategy pick. A pinned visitor takes no turn of it.
@@ -30,7 +30,7 @@ impl Worker {
         let roster = &*pool.roster;
         let mut rng = self.rng.borrow_mut();
         let now = if roster.reads_clock { self.clock.now() } else { Moment::default() };
-        let key = roster.key.as_ref().map_or(0, |key| key::of(key, visit));
+        let key = roster.key.as_ref().map_or(0, |key| hash_key::of(key, visit));
         let turn = &mut Turn { rng: &mut rng, key, now };
         let arm =
             if pool.roles.split.is_empty() { pool.roles.live } else { pool.roles.sender(visit.came.hash()) };

@@ -22,11 +22,11 @@ use crate::access_log::{AccessLog, Asked, Line};
 use crate::answer::{self, Answer};
 use crate::clients::{Clients, Verdict};
 use crate::fleet::{Fleet, Roster, climbs};
-use crate::forwarded::Trust;
 use crate::metrics::{Counter, Limit};
-use crate::outcome::{Choice, Refusal};
+use crate::request::client_address::Trust;
+use crate::request::outcome::{Choice, Refusal};
+use crate::request::{Came, Target, Visit};
 use crate::util::clock::Clock;
-use crate::visit::{Came, Target, Visit};
 pub use health_path::HealthPath;
 
 /// What a worker thread owns for its requests. Nothing here is shared with another thread but the fleet.
@@ -353,7 +353,7 @@ mod tests {
         AgentDescription, AllowedOrigin, Arm, Backend, Cookie, Cors, ErrorPages, HostMatch, LastCheck, Pins,
         Pool, Roles, Route, Routes, Slot, Standing, Weight,
     };
-    use crate::forwarded::Field;
+    use crate::request::client_address::Field;
     use crate::strategy::{Kind, Memory, Meters, Rules};
 
     const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };

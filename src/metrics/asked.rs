@@ -2,7 +2,7 @@
 
 use super::{COMPARED_AT, Comparison, Figures, PICK_BOUNDS, PICK_SUM_AT, PICKS_AT, Registry};
 use crate::fleet::{Arm, Pool, Role, Roster};
-use crate::outcome::Decision;
+use crate::request::outcome::Decision;
 
 impl Registry {
     /// Visitors sent to a backend so far by all strategies of its pool, in the order of [`Decision::ALL`].

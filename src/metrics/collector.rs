@@ -17,7 +17,7 @@ use super::{
 };
 use crate::certificates::Place;
 use crate::fleet::{Fleet, Slot};
-use crate::outcome::Refusal;
+use crate::request::outcome::Refusal;
 use crate::util::clock::Clock;
 
 /// What the figures are read from.

@@ -26,8 +26,8 @@ pub use slab::{Slab, Slots};
 pub use told::Told;
 
 use crate::fleet::{Arm, CheckResult, Roster, Slot};
-use crate::outcome::{Choice, Decision, Refusal};
-use crate::pin::Rejection;
+use crate::request::outcome::{Choice, Decision, Refusal};
+use crate::request::pin_cookie::Rejection;
 use crate::util::enum_all;
 
 /// The statuses of `signpost_responses_total`, in the order of their counts in a slab.

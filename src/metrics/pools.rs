@@ -10,8 +10,8 @@ use super::{
 use crate::fleet::{
     Arm, Backend, CheckResult, Fleet, Keeps, Pool, Progress, Reason, Role, Slot, State, Tier,
 };
-use crate::outcome::Decision;
-use crate::pin::Rejection;
+use crate::request::outcome::Decision;
+use crate::request::pin_cookie::Rejection;
 use crate::util::fairness::Measure;
 
 impl Signpost {

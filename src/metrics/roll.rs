@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{SHADOW_AT, Slab};
 use crate::certificates::Published;
 use crate::fleet::Slot;
-use crate::outcome::Decision;
+use crate::request::outcome::Decision;
 
 /// The slabs of every thread that counts, and the listeners and certificates that figures are shown of.
 #[derive(Debug)]

@@ -21,11 +21,11 @@ use crate::certificates::{self, Published, Shelf};
 use crate::clients::Clients;
 use crate::dispatch::{HealthPath, Policy, Worker};
 use crate::fleet::Slot;
-use crate::forwarded::{Field, Trust};
 use crate::health::Listening;
 use crate::metrics::{Counter, Roll, Slab, Slots};
 use crate::os::fd_limit::{explained, max_connections};
 use crate::readiness::Readiness;
+use crate::request::client_address::{Field, Trust};
 use crate::server::{
     Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Shutdown, Speaks, Taken, Tls, Traffic,
     worker_count,

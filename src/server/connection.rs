@@ -26,7 +26,7 @@ use super::stream::{Stream, Transport, Watch, passes};
 use super::unsent::Unsent;
 use crate::answer::Answer;
 use crate::metrics::Limit;
-use crate::outcome::Refusal;
+use crate::request::outcome::Refusal;
 
 /// What one connection may cost.
 #[derive(Clone, Copy, Debug)]

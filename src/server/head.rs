@@ -21,7 +21,7 @@ use httpdate::HttpDate;
 
 use super::connection::Rules;
 use crate::answer::Answer;
-use crate::outcome::Refusal;
+use crate::request::outcome::Refusal;
 
 /// The most header fields that are read here; browsers send some twenty.
 const FIELDS: usize = 64;

@@ -12,7 +12,7 @@ use super::socket::Socket;
 use super::stream::patience_ends;
 use crate::dispatch::Worker;
 use crate::metrics::Limit;
-use crate::visit::Came;
+use crate::request::Came;
 
 /// Why there was no header.
 enum Lack {

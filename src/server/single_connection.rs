@@ -15,7 +15,7 @@ use super::stream::Transport;
 use super::unsent::Unsent;
 use crate::answer::Answer;
 use crate::dispatch::{OpenLine, Worker, dispatch, reject_plain_http, upgrade};
-use crate::visit::Came;
+use crate::request::Came;
 
 /// How requests are answered.
 #[derive(Clone, Copy, Debug)]

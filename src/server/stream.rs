@@ -17,7 +17,7 @@ use super::socket::Socket;
 use super::unsent::Unsent;
 use crate::answer::Answer;
 use crate::metrics::Limit;
-use crate::outcome::Refusal;
+use crate::request::outcome::Refusal;
 
 /// Where a connection stands between the peer and us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

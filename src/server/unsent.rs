@@ -16,8 +16,8 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::answer::{self, Answer};
 use crate::dispatch::{OpenLine, Worker};
-use crate::outcome::Refusal;
-use crate::visit::Came;
+use crate::request::Came;
+use crate::request::outcome::Refusal;
 
 /// The response of a connection with HTTP/1.1 that is not written yet, if there is one: the next request is answered
 /// only after that.

@@ -32,7 +32,7 @@ use crate::dispatch::{Worker, dispatch, reject_plain_http, upgrade};
 use crate::fleet::Slot;
 use crate::metrics::Limit;
 use crate::os::fd_limit;
-use crate::visit::Came;
+use crate::request::Came;
 
 /// What a traffic listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 34] = [
+const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -34,7 +34,7 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
             "os",
             "compare",
             "dispatch",
-            "forwarded",
+            "request",
             "clients",
             "util",
             "certificates",
@@ -54,7 +54,7 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
             "control",
             "os",
             "load",
-            "key",
+            "request",
             "estimate",
             "metrics",
             "fleet",
@@ -70,8 +70,7 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
             "dispatch",
             "clients",
             "answer",
-            "outcome",
-            "visit",
+            "request",
             "certificates",
             "metrics",
             "fleet",
@@ -81,39 +80,21 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
     ),
     (
         "dispatch",
-        &[
-            "forwarded",
-            "readiness",
-            "clients",
-            "util",
-            "visit",
-            "key",
-            "pin",
-            "answer",
-            "outcome",
-            "metrics",
-            "access_log",
-            "fleet",
-            "strategy",
-        ],
+        &["request", "readiness", "clients", "util", "answer", "metrics", "access_log", "fleet", "strategy"],
     ),
     ("overrides", &["control", "metrics", "os", "fleet"]),
     ("clients", &[]),
     ("readiness", &[]),
-    ("answer", &["accept", "outcome", "key", "visit", "pin", "fleet"]),
+    ("answer", &["accept", "request", "fleet"]),
     ("accept", &[]),
-    ("key", &["visit", "pin", "fleet", "strategy"]),
     ("telemetry", &["output", "access_log", "settings"]),
     ("health", &["os", "control", "load", "estimate", "metrics", "fleet", "settings"]),
     ("control", &["os", "metrics", "settings", "load", "estimate", "fleet", "strategy", "util"]),
     ("load", &["estimate", "metrics", "fleet", "settings"]),
     ("compare", &["metrics", "fleet", "strategy", "util"]),
-    ("metrics", &["outcome", "pin", "certificates", "estimate", "fleet", "strategy", "util"]),
-    ("access_log", &["output", "outcome", "fleet"]),
-    ("forwarded", &["visit"]),
-    ("visit", &["outcome", "fleet"]),
-    ("outcome", &["fleet", "util"]),
-    ("pin", &["fleet", "util"]),
+    ("metrics", &["request", "certificates", "estimate", "fleet", "strategy", "util"]),
+    ("access_log", &["output", "request", "fleet"]),
+    ("request", &["fleet", "strategy", "util"]),
     ("simulate", &["settings", "strategy", "estimate", "util"]),
     ("settings", &["certificates", "os", "fleet", "strategy"]),
     ("certificates", &["os"]),
@@ -214,7 +195,7 @@ fn the_pure_core_is_pure() {
 #[test]
 fn the_hot_path_takes_no_lock_and_awaits_nothing() {
     for (module, path, text) in sources() {
-        if ["dispatch", "forwarded", "visit", "key", "pin", "answer", "outcome", "fleet", "strategy"]
+        if ["dispatch", "request", "request", "request", "request", "answer", "request", "fleet", "strategy"]
             .contains(&module.as_str())
         {
             let code = code(&text);

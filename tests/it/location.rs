@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::{Request, Uri};
 use proptest::prelude::*;
 use signpost::dispatch::dispatch;
-use signpost::visit::Came;
+use signpost::request::Came;
 
 use crate::fuzz_seeds::targets::worker;
 

@@ -5,6 +5,11 @@
 //! `http::Uri` accepts targets that a dispatcher must refuse (RELIABILITY: `evil.com`, `*`, `javascript:x`,
 //! `http://u@h/`); so each form is matched by name and what is left is refused.
 
+pub mod client_address;
+pub mod hash_key;
+pub mod outcome;
+pub mod pin_cookie;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 
@@ -13,7 +18,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Version};
 
 use crate::fleet::Host;
-use crate::outcome::Refusal;
+use crate::request::outcome::Refusal;
 
 /// How a request came to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use std::num::NonZeroU8;
 use http::HeaderMap;
 
 use crate::fleet::HashKey;
-use crate::pin;
+use crate::request::pin_cookie;
+use crate::request::{Target, Visit};
 use crate::strategy;
-use crate::visit::{Target, Visit};
 
 /// The hash of what the visitor is known by; of its address where the request has no such thing. No allocation.
 pub fn of(key: &HashKey, visit: &Visit<'_>) -> u64 {
@@ -50,7 +50,7 @@ pub fn value<'a>(key: &'a HashKey, visit: &Visit<'a>) -> Option<&'a [u8]> {
     let value = match (key, visit.target) {
         (HashKey::Client, _) | (_, Target::Server) => None,
         (HashKey::Header(name), _) => headers.get(name).map(|value| value.as_bytes()),
-        (HashKey::Cookie(name), _) => pin::cookies(headers, name.as_bytes()).next(),
+        (HashKey::Cookie(name), _) => pin_cookie::cookies(headers, name.as_bytes()).next(),
         (HashKey::Path(segments), Target::Path(target)) => Some(prefix(target.path(), *segments).as_bytes()),
         (HashKey::Query(name), Target::Path(target)) => in_query(target.query(), name).map(str::as_bytes),
     };
@@ -74,7 +74,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::visit::Came;
+    use crate::request::Came;
 
     fn with<T>(client: &str, target: &str, fields: &[(&str, &str)], read: impl Fn(&Visit<'_>) -> T) -> T {
         let fields =
