@@ -18,10 +18,6 @@ pub mod server;
 
 pub mod dispatch;
 pub mod request;
-pub mod clients;
-pub mod answer;
-pub mod accept;
-pub mod access_log;
 
 // The pure core.
 pub mod fleet;

@@ -14,7 +14,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::access_log::{AccessLog, Format};
+use crate::dispatch::access_log::{AccessLog, Format};
 use crate::output::{self, LogWriter};
 use crate::settings::{Log, LogFormat, LogLevel};
 

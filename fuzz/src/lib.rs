@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use http::header::{COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
-use signpost::clients::Clients;
 use signpost::control::Controller;
+use signpost::dispatch::client_limits::Clients;
 use signpost::dispatch::{Policy, Worker, dispatch};
 use signpost::estimate::Report;
 use signpost::load;
@@ -44,7 +44,7 @@ pub fn worker(backend: &str, pin: bool) -> Worker {
 }
 
 /// Runs a request through one worker, made once.
-fn answer(method: Method, uri: Uri, headers: HeaderMap) -> signpost::answer::Answer {
+fn answer(method: Method, uri: Uri, headers: HeaderMap) -> signpost::dispatch::response::Answer {
     thread_local!(static WORKER: OnceCell<Worker> = const { OnceCell::new() });
     let mut request = Request::new(());
     *request.method_mut() = method;

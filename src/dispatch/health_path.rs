@@ -5,8 +5,8 @@
 
 use http::{Method, Request};
 
+use super::response::{self, Answer};
 use super::{OpenLine, Worker};
-use crate::answer::{self, Answer};
 use crate::readiness::Readiness;
 
 /// The path, and what is reported there.
@@ -33,8 +33,8 @@ impl Worker {
         }
         let (status, text) = health.readiness.response();
         self.counter.response(status);
-        let answer = answer::text(status, text);
+        let answer = response::text(status, text);
         let is_head = *request.method() == Method::HEAD;
-        Some((if is_head { answer::head_alone(answer) } else { answer }, OpenLine::default()))
+        Some((if is_head { response::head_alone(answer) } else { answer }, OpenLine::default()))
     }
 }

@@ -1,8 +1,12 @@
 //! The hot path: one request, from head to answer. It takes no lock, awaits nothing, looks up no metric label
 //! and allocates little but its answer (ARCHITECTURE.md lists it).
 
-mod choose;
+pub mod access_log;
+pub mod client_limits;
 mod health_path;
+mod prefers_html;
+pub mod response;
+mod select;
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -17,10 +21,10 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-pub use crate::access_log::OpenLine;
-use crate::access_log::{AccessLog, Asked, Line};
-use crate::answer::{self, Answer};
-use crate::clients::{Clients, Verdict};
+use self::access_log::{AccessLog, Asked, Line};
+use self::client_limits::{Clients, Verdict};
+use self::response::Answer;
+pub use crate::dispatch::access_log::OpenLine;
 use crate::fleet::{Fleet, Roster, climbs};
 use crate::metrics::{Counter, Limit};
 use crate::request::client_address::Trust;
@@ -114,10 +118,10 @@ pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZer
         }
         // The pool may serve another path of the host only.
         let roster = fleet.route(Some(host), target.path()).ok().map(|pool| &*pool.roster);
-        if answer::is_preflight(request) {
-            return Ok(answer::options(roster, visit.headers));
+        if response::is_preflight(request) {
+            return Ok(response::options(roster, visit.headers));
         }
-        answer::upgrade(host, port, target, roster, visit.headers)
+        response::upgrade(host, port, target, roster, visit.headers)
     })
 }
 
@@ -143,7 +147,7 @@ fn answer<B>(
     let served = catch_unwind(AssertUnwindSafe(|| {
         if let Err(refusal) = worker.admit(came, started) {
             // A rejected preflight would hide the 429 of the request behind it from its script.
-            if !answer::is_preflight(&request) {
+            if !response::is_preflight(&request) {
                 return Err(refusal);
             }
         }
@@ -159,13 +163,13 @@ fn answer<B>(
         let status = refusal.status();
         let of_pool = seen.roster.and_then(|roster| roster.error_pages.get(status));
         let page = of_pool.or_else(|| fleet.error_pages.get(status));
-        answer::refuse(refusal, seen.roster, page, request.headers(), spread)
+        response::refuse(refusal, seen.roster, page, request.headers(), spread)
     });
 
     worker.counter.response(answer.status());
     let line = worker.begin_line(&request, came, &seen, answer.status(), started);
     worker.reuse(std::mem::take(request.headers_mut()));
-    let answer = if *request.method() == Method::HEAD { answer::head_alone(answer) } else { answer };
+    let answer = if *request.method() == Method::HEAD { response::head_alone(answer) } else { answer };
     (answer, line)
 }
 
@@ -192,7 +196,7 @@ fn serve<'f, B>(
     let host = visit.host.as_deref();
     let Target::Path(target) = visit.target else {
         return if fleet.routes.knows(host) {
-            Ok(answer::options(None, visit.headers))
+            Ok(response::options(None, visit.headers))
         } else {
             Err(Refusal::HostUnknown)
         };
@@ -202,7 +206,7 @@ fn serve<'f, B>(
     let roster = &*pool.roster;
     seen.roster = Some(roster);
     if *visit.method == Method::OPTIONS {
-        return Ok(answer::options(Some(roster), visit.headers));
+        return Ok(response::options(Some(roster), visit.headers));
     }
     if roster.has_base_path && climbs(target.path()) {
         return Err(Refusal::TargetClimbs);
@@ -212,7 +216,7 @@ fn serve<'f, B>(
     let choice = worker.choose(pool, &visit, worker.pinned(roster, visit.headers, issued))?;
     seen.choice = Some(choice);
     worker.counter.redirect(roster, choice);
-    answer::redirect(roster, choice, &visit, target, issued, worker.spare.take())
+    response::redirect(roster, choice, &visit, target, issued, worker.spare.take())
 }
 
 /// The pool that a request is for, whatever it was rejected for: scripts may read the responses of their pool only.
@@ -244,7 +248,7 @@ impl Worker {
     /// behind it from its script.
     fn read<'a, B>(&self, request: &'a Request<B>, came: Came) -> Result<Visit<'a>, Refusal> {
         match Visit::read(request, came, self.policy.max_target) {
-            Err(Refusal::TargetTooLong) if answer::is_preflight(request) => {
+            Err(Refusal::TargetTooLong) if response::is_preflight(request) => {
                 Visit::read(request, came, usize::MAX)
             }
             read => read,
@@ -303,7 +307,10 @@ impl Worker {
         let status = refusal.status();
         self.counter.refusal(refusal);
         self.counter.response(status);
-        (answer::refuse(refusal, None, None, &HeaderMap::new(), 0), self.begin_line_unreadable(refusal, came))
+        (
+            response::refuse(refusal, None, None, &HeaderMap::new(), 0),
+            self.begin_line_unreadable(refusal, came),
+        )
     }
 
     fn begin_line_unreadable(&self, refusal: Refusal, came: Came) -> OpenLine {

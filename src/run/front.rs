@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Shown};
 use crate::certificates::{self, Published, Shelf};
-use crate::clients::Clients;
+use crate::dispatch::client_limits::Clients;
 use crate::dispatch::{HealthPath, Policy, Worker};
 use crate::fleet::Slot;
 use crate::health::Listening;

@@ -17,10 +17,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{Scrapes, Shown};
-use crate::clients::Clients;
 use crate::compare::Comparer;
 use crate::control::Controller;
 use crate::control::reload::{NewFront, Reloader, Told};
+use crate::dispatch::client_limits::Clients;
 use crate::health::{Entry, Prober};
 use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources, StateFileStatus};
 use crate::os::fd_limit::explained;

@@ -24,7 +24,7 @@ use super::head;
 use super::lingering::Served;
 use super::stream::{Stream, Transport, Watch, passes};
 use super::unsent::Unsent;
-use crate::answer::Answer;
+use crate::dispatch::response::Answer;
 use crate::metrics::Limit;
 use crate::request::outcome::Refusal;
 

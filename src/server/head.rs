@@ -20,7 +20,7 @@ use httparse::Status;
 use httpdate::HttpDate;
 
 use super::connection::Rules;
-use crate::answer::Answer;
+use crate::dispatch::response::Answer;
 use crate::request::outcome::Refusal;
 
 /// The most header fields that are read here; browsers send some twenty.

@@ -30,7 +30,7 @@ use super::crowd::Seat;
 use super::lingering::{Expected, Served};
 use super::stream::{LAST_WAIT, Transport, passes};
 use super::unsent::{Made, UnsentStreams};
-use crate::answer::Answer;
+use crate::dispatch::response::Answer;
 use crate::dispatch::{OpenLine, Worker};
 use crate::metrics::Limit;
 

@@ -13,7 +13,7 @@ use super::crowd::{Crowd, Places};
 use super::lingering::Served;
 use super::stream::Transport;
 use super::unsent::Unsent;
-use crate::answer::Answer;
+use crate::dispatch::response::Answer;
 use crate::dispatch::{OpenLine, Worker, dispatch, reject_plain_http, upgrade};
 use crate::request::Came;
 

@@ -15,7 +15,7 @@ use super::connection::Rules;
 use super::crowd::Seat;
 use super::socket::Socket;
 use super::unsent::Unsent;
-use crate::answer::Answer;
+use crate::dispatch::response::Answer;
 use crate::metrics::Limit;
 use crate::request::outcome::Refusal;
 

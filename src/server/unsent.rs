@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::{HeaderMap, HeaderValue};
 
-use crate::answer::{self, Answer};
+use crate::dispatch::response::{self, Answer};
 use crate::dispatch::{OpenLine, Worker};
 use crate::request::Came;
 use crate::request::outcome::Refusal;
@@ -49,7 +49,7 @@ impl<'w> Unsent<'w> {
     pub(super) fn reject(&self, refusal: Refusal) -> Answer {
         match self.source {
             Some((worker, came)) => self.made(worker.reject_unreadable(refusal, came)),
-            None => answer::refuse(refusal, None, None, &HeaderMap::new(), 0),
+            None => response::refuse(refusal, None, None, &HeaderMap::new(), 0),
         }
     }
 

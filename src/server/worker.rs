@@ -27,7 +27,7 @@ use super::socket::Socket;
 use super::stream::Transport;
 use super::tls::{self, Accepted, Tls};
 use super::unsent::Unsent;
-use crate::clients::{Connected, Phase};
+use crate::dispatch::client_limits::{Connected, Phase};
 use crate::dispatch::{Worker, dispatch, reject_plain_http, upgrade};
 use crate::fleet::Slot;
 use crate::metrics::Limit;

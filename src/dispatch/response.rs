@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::Full;
 
-use crate::accept::prefers_html;
+use super::prefers_html::prefers_html;
 use crate::fleet::{Caching, Cors, Pins, Roster};
 use crate::request::hash_key;
 use crate::request::outcome::{Choice, Refusal};

@@ -9,7 +9,7 @@ use http::header::ACCEPT;
 /// Whether a request names `text/html`, and does not prefer `text/plain`. Browsers name it when they load a page; scripts
 /// and programs such as curl send `*/*`, images other ranges: for them a line of plain text is the better response.
 /// O(length of the field), no allocation.
-pub fn prefers_html(headers: &HeaderMap) -> bool {
+pub(super) fn prefers_html(headers: &HeaderMap) -> bool {
     let (mut html, mut plain) = (0, 0);
     for line in headers.get_all(ACCEPT) {
         for range in line.as_bytes().split(|&byte| byte == b',') {
