@@ -19,7 +19,7 @@ use tokio::io::ReadBuf;
 use tokio::task::coop::consume_budget;
 use tokio::time::Sleep;
 
-use super::crowd::Seat;
+use super::connection_tracker::Seat;
 use super::head;
 use super::lingering::Served;
 use super::stream::{Stream, Transport, Watch, passes};
@@ -401,8 +401,8 @@ mod tests {
     use hyper::service::service_fn;
 
     use super::*;
-    use crate::server::crowd::{Crowd, Places};
-    use crate::server::socket::Socket;
+    use crate::server::connection_tracker::{Crowd, Places};
+    use crate::server::tcp_stream::Socket;
 
     const RULES: Rules = Rules {
         header_timeout: Duration::from_secs(10),

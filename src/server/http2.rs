@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{End, Rules};
-use super::crowd::Seat;
+use super::connection_tracker::Seat;
 use super::lingering::{Expected, Served};
 use super::stream::{LAST_WAIT, Transport, passes};
 use super::unsent::{Made, UnsentStreams};

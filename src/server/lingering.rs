@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::coop::consume_budget;
 
 use super::connection::End;
-use super::crowd::Seat;
+use super::connection_tracker::Seat;
 use super::stream::{LAST_WAIT, Transport, Watch, prompt_patience_ends};
 use crate::metrics::Limit;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::kernel::{self, TcpOption};
+use super::sockopt::{self, TcpOption};
 use crate::settings::Server;
 use crate::util::enum_all;
 
@@ -134,7 +134,7 @@ impl Bound {
             (TcpOption::DeferAccept, number(settings.tcp_defer_accept.0.as_secs())),
             (TcpOption::FastOpen, number(settings.tcp_fast_open.into())),
         ] {
-            let set = self.sockets.iter().try_for_each(|socket| kernel::set(socket, option, value));
+            let set = self.sockets.iter().try_for_each(|socket| sockopt::set(socket, option, value));
             if let (Err(error), true) = (set, value > 0) {
                 tracing::warn!(%error, address = %self.address, ?option, "can't be had; serving without it");
             }
@@ -152,7 +152,7 @@ impl Bound {
     pub(super) fn stop_deferring(&self) {
         for socket in &self.sockets {
             // A kernel that lacks the option has deferred none.
-            let _ = kernel::set(socket, TcpOption::DeferAccept, 0);
+            let _ = sockopt::set(socket, TcpOption::DeferAccept, 0);
         }
     }
 }

@@ -1,22 +1,22 @@
 //! The traffic listeners: sockets bound, workers that serve them, connections from accept to close.
 
-mod activation;
+mod systemd_sockets;
 mod connection;
-mod crowd;
+mod connection_tracker;
 mod deferred;
 mod head;
 mod http2;
-mod inherited;
-mod kernel;
+mod inherited_sockets;
+mod sockopt;
 mod lingering;
 mod listener;
 mod proxied;
 pub mod proxy_protocol;
-mod queue;
+mod accept;
 mod shutdown;
 #[doc(hidden)]
 pub mod single_connection;
-mod socket;
+mod tcp_stream;
 mod stream;
 mod tls;
 mod unsent;
@@ -31,17 +31,17 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-pub use activation::from_systemd;
+pub(crate) use accept::Queue;
 pub(crate) use connection::NOTHING_AT_ONCE;
 pub use connection::{End, Rules, serve};
-pub(crate) use crowd::{Crowd, Eviction};
-pub use crowd::{Places, Seat};
-pub use inherited::Inherited;
+pub(crate) use connection_tracker::{Crowd, Eviction};
+pub use connection_tracker::{Places, Seat};
+pub use inherited_sockets::Inherited;
 pub use lingering::Served;
 pub use listener::{Bound, Kind, Passed, bind};
-pub(crate) use queue::Queue;
-pub use socket::Socket;
 pub use stream::Transport;
+pub use systemd_sockets::from_systemd;
+pub use tcp_stream::Socket;
 pub use tls::Tls;
 pub use unsent::Unsent;
 pub use worker::{Listener, Speaks};

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use tokio::io::AsyncReadExt;
 
 use super::connection::Rules;
-use super::crowd::Seat;
+use super::connection_tracker::Seat;
 use super::proxy_protocol::{self as protocol, Header, MAX, Malformed, Parsed};
-use super::socket::Socket;
 use super::stream::patience_ends;
+use super::tcp_stream::Socket;
 use crate::dispatch::Worker;
 use crate::metrics::Limit;
 use crate::request::Came;

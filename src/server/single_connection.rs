@@ -9,7 +9,7 @@ use http::{HeaderValue, Request};
 use hyper::service::service_fn;
 
 use super::connection::{self, Rules};
-use super::crowd::{Crowd, Places};
+use super::connection_tracker::{Crowd, Places};
 use super::lingering::Served;
 use super::stream::Transport;
 use super::unsent::Unsent;

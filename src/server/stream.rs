@@ -12,8 +12,8 @@ use tokio::time::{Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Rules;
-use super::crowd::Seat;
-use super::socket::Socket;
+use super::connection_tracker::Seat;
+use super::tcp_stream::Socket;
 use super::unsent::Unsent;
 use crate::dispatch::response::Answer;
 use crate::metrics::Limit;

@@ -15,9 +15,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::crowd::Seat;
-use super::socket::Socket;
+use super::connection_tracker::Seat;
 use super::stream::{patience_ends, prompt_patience_ends};
+use super::tcp_stream::Socket;
 use crate::certificates::{Published, Resolver};
 use crate::metrics::{Counter, Handshake, Limit};
 use crate::settings;

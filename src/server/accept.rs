@@ -9,8 +9,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use super::kernel;
-use super::socket::Socket;
+use super::sockopt;
+use super::tcp_stream::Socket;
 use crate::os::fd_limit;
 
 /// How long a queue is tried to be emptied while no descriptor is left for who is in it.
@@ -23,7 +23,7 @@ pub(crate) struct Queue(AsyncFd<TcpListener>);
 impl Queue {
     /// Has the reactor say when somebody has come. The listener must not block.
     pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
-        kernel::watch(listener).map(Self)
+        sockopt::watch(listener).map(Self)
     }
 
     /// Takes the next one out, or waits for one. Whoever waits for the next again and again takes out all who have

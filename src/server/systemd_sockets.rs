@@ -4,7 +4,7 @@ use std::io;
 
 use listenfd::ListenFd;
 
-use super::inherited::Inherited;
+use super::inherited_sockets::Inherited;
 
 /// How many sockets may be passed.
 const MOST: usize = 1024;
