@@ -25,10 +25,10 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{End, Rules};
 use super::connection_tracker::Seat;
+use super::http1::connection::{End, Rules};
+use super::http1::connection_state::{LAST_WAIT, Transport, passes};
 use super::lingering::{Expected, Served};
-use super::stream::{LAST_WAIT, Transport, passes};
 use super::unsent::{Made, UnsentStreams};
 use crate::dispatch::response::Answer;
 use crate::dispatch::{OpenLine, Worker};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::coop::consume_budget;
 
-use super::connection::End;
 use super::connection_tracker::Seat;
-use super::stream::{LAST_WAIT, Transport, Watch, prompt_patience_ends};
+use super::http1::connection::End;
+use super::http1::connection_state::{LAST_WAIT, Transport, Watch, prompt_patience_ends};
 use crate::metrics::Limit;
 
 /// A connection that was served.

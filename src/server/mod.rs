@@ -1,23 +1,20 @@
 //! The traffic listeners: sockets bound, workers that serve them, connections from accept to close.
 
 mod systemd_sockets;
-mod connection;
 mod connection_tracker;
 mod deferred;
-mod head;
+mod http1;
 mod http2;
 mod inherited_sockets;
 mod sockopt;
 mod lingering;
 mod listener;
-mod proxied;
 pub mod proxy_protocol;
 mod accept;
 mod shutdown;
 #[doc(hidden)]
 pub mod single_connection;
 mod tcp_stream;
-mod stream;
 mod tls;
 mod unsent;
 mod worker;
@@ -32,14 +29,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub(crate) use accept::Queue;
-pub(crate) use connection::NOTHING_AT_ONCE;
-pub use connection::{End, Rules, serve};
 pub(crate) use connection_tracker::{Crowd, Eviction};
 pub use connection_tracker::{Places, Seat};
+pub(crate) use http1::connection::NOTHING_AT_ONCE;
+pub use http1::connection::{End, Rules, serve};
+pub use http1::connection_state::Transport;
 pub use inherited_sockets::Inherited;
 pub use lingering::Served;
 pub use listener::{Bound, Kind, Passed, bind};
-pub use stream::Transport;
 pub use systemd_sockets::from_systemd;
 pub use tcp_stream::Socket;
 pub use tls::Tls;

@@ -8,10 +8,10 @@ use std::rc::Rc;
 use http::{HeaderValue, Request};
 use hyper::service::service_fn;
 
-use super::connection::{self, Rules};
 use super::connection_tracker::{Crowd, Places};
+use super::http1::connection::{self, Rules};
+use super::http1::connection_state::Transport;
 use super::lingering::Served;
-use super::stream::Transport;
 use super::unsent::Unsent;
 use crate::dispatch::response::Answer;
 use crate::dispatch::{OpenLine, Worker, dispatch, reject_plain_http, upgrade};

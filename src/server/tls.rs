@@ -16,7 +16,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connection_tracker::Seat;
-use super::stream::{patience_ends, prompt_patience_ends};
+use super::http1::connection_state::{patience_ends, prompt_patience_ends};
 use super::tcp_stream::Socket;
 use crate::certificates::{Published, Resolver};
 use crate::metrics::{Counter, Handshake, Limit};

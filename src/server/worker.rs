@@ -16,14 +16,14 @@ use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Queue;
-use super::connection::{self, End, Rules};
 use super::connection_tracker::{Crowd, Places, Seat, Taken};
+use super::http1::connection::{self, End, Rules};
+use super::http1::connection_state::Transport;
 use super::http2;
 use super::lingering::Served;
 use super::listener::Passed;
-use super::proxied;
+use super::proxy_protocol;
 use super::shutdown::Shutdown;
-use super::stream::Transport;
 use super::tcp_stream::Socket;
 use super::tls::{self, Accepted, Tls};
 use super::unsent::Unsent;
@@ -328,7 +328,7 @@ impl Shared {
         let mut came = Came { client: arrival.peer.ip().to_canonical(), by_tls: false };
         if arrival.proxy_protocol {
             let (rules, socket, seat) = (&self.manners.rules, &mut arrival.socket, arrival.place.seat());
-            let telling = proxied::came(socket, came.client, worker, rules, seat);
+            let telling = proxy_protocol::came(socket, came.client, worker, rules, seat);
             // Boxed: its state is large, soon over, and most connections have none.
             came = Box::pin(unless_evicted(telling, seat, worker)).await?;
         }

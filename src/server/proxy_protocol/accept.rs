@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use tokio::io::AsyncReadExt;
 
-use super::connection::Rules;
-use super::connection_tracker::Seat;
-use super::proxy_protocol::{self as protocol, Header, MAX, Malformed, Parsed};
-use super::stream::patience_ends;
-use super::tcp_stream::Socket;
+use super::parser::{self as protocol, Header, MAX, Malformed, Parsed};
 use crate::dispatch::Worker;
 use crate::metrics::Limit;
 use crate::request::Came;
+use crate::server::connection_tracker::Seat;
+use crate::server::http1::connection::Rules;
+use crate::server::http1::connection_state::patience_ends;
+use crate::server::tcp_stream::Socket;
 
 /// Why there was no header.
 enum Lack {
@@ -27,7 +27,7 @@ enum Lack {
 ///
 /// What follows the header stays in the socket. The header may take `header_timeout`, and the first request as long
 /// again. Allocates the header's buffer, 4 KiB, for as long as it is read.
-pub(super) async fn came(
+pub(in crate::server) async fn came(
     socket: &mut Socket,
     peer: IpAddr,
     worker: &Worker,

@@ -12,12 +12,12 @@ use tokio::time::{Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Rules;
-use super::connection_tracker::Seat;
-use super::tcp_stream::Socket;
-use super::unsent::Unsent;
 use crate::dispatch::response::Answer;
 use crate::metrics::Limit;
 use crate::request::outcome::Refusal;
+use crate::server::connection_tracker::Seat;
+use crate::server::tcp_stream::Socket;
+use crate::server::unsent::Unsent;
 
 /// Where a connection stands between the peer and us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Transport for Box<TlsStream<Socket>> {
 /// What stream, service and driver of one connection know together. hyper's own timer is one and the same for a
 /// slow head and an idle connection; this tells them apart.
 #[derive(Debug)]
-pub(super) struct Watch<'a> {
+pub(in crate::server) struct Watch<'a> {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     /// Nothing more can be written.
@@ -82,17 +82,17 @@ pub(super) struct Watch<'a> {
 
 /// While draining, how long a connection that waits for a request goes on waiting: a request that was sent
 /// before our FIN could arrive is still answered.
-pub(super) const LAST_WAIT: Duration = Duration::from_millis(250);
+pub(in crate::server) const LAST_WAIT: Duration = Duration::from_millis(250);
 
 /// Returns when that has passed since draining began.
-pub(super) async fn patience_ends(seat: &Seat) {
+pub(in crate::server) async fn patience_ends(seat: &Seat) {
     seat.drained().await;
     tokio::time::sleep(LAST_WAIT).await;
 }
 
 /// Returns when draining does not wait for the rest of incomplete requests and [`LAST_WAIT`] has passed since then, or
 /// since this was called.
-pub(super) async fn prompt_patience_ends(seat: &Seat) {
+pub(in crate::server) async fn prompt_patience_ends(seat: &Seat) {
     seat.drained_promptly().await;
     tokio::time::sleep(LAST_WAIT).await;
 }
@@ -105,7 +105,7 @@ const PARKED_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(rules: &Rules, seat: &'a Seat, unsent: &'a Unsent<'a>) -> Self {
+    pub(in crate::server) fn new(rules: &Rules, seat: &'a Seat, unsent: &'a Unsent<'a>) -> Self {
         let now = Instant::now();
         seat.idle(Some(now));
         Self {
@@ -135,14 +135,14 @@ impl<'a> Watch<'a> {
     }
 
     /// The connection waits for no request any more, and what is not written will not be.
-    pub(super) fn ended(&self) {
+    pub(in crate::server) fn ended(&self) {
         self.unsent.settle(false);
         self.seat.ended();
     }
 
     /// Whether another connection needs its place while it waits for the peer, to send a request or to read a response.
     /// Wakes `waker` when that changes, and when draining begins.
-    pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
+    pub(in crate::server) fn is_evicted(&self, waker: &Waker) -> bool {
         self.seat.listen(waker);
         self.seat.is_evicted() && self.phase.get() != Phase::Answering
     }
@@ -153,21 +153,21 @@ impl<'a> Watch<'a> {
     }
 
     /// The response to what can't be read as a request; it is the last.
-    pub(super) fn reject(&self, refusal: Refusal) -> Answer {
+    pub(in crate::server) fn reject(&self, refusal: Refusal) -> Answer {
         self.enter(Phase::Writing);
         self.said_close.set(true);
         self.unsent.reject(refusal)
     }
 
     /// Some bytes of a head have come.
-    pub(super) fn bytes_came(&self) {
+    pub(in crate::server) fn bytes_came(&self) {
         if self.waits() {
             self.enter(Phase::Head);
         }
     }
 
     /// A head was read.
-    pub(super) fn request(&self, announces_body: bool, asks_close: bool) {
+    pub(in crate::server) fn request(&self, announces_body: bool, asks_close: bool) {
         self.phase.set(Phase::Answering);
         self.seat.idle(None);
         self.body_announced.set(announces_body);
@@ -176,25 +176,25 @@ impl<'a> Watch<'a> {
     }
 
     /// Its answer is ready.
-    pub(super) fn answered(&self) {
+    pub(in crate::server) fn answered(&self) {
         self.enter(Phase::Writing);
     }
 
     /// The same, where no time has passed since its head came: that one look at the clock is enough.
-    pub(super) fn answered_at_once(&self) {
+    pub(in crate::server) fn answered_at_once(&self) {
         self.phase.set(Phase::Writing);
         self.seat.idle(Some(self.since.get()));
     }
 
     /// A part of it was written: the peer reads.
-    pub(super) fn wrote_some(&self) {
+    pub(in crate::server) fn wrote_some(&self) {
         if self.is_writing() {
             self.enter(Phase::Writing);
         }
     }
 
     /// All of it was written.
-    pub(super) fn wrote_all(&self) {
+    pub(in crate::server) fn wrote_all(&self) {
         if self.phase.get() == Phase::Writing {
             self.phase.set(Phase::Idle);
             self.seat.idle(Some(self.since.get()));
@@ -208,7 +208,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Whether an answer is ready that may still be written.
-    pub(super) fn is_writing(&self) -> bool {
+    pub(in crate::server) fn is_writing(&self) -> bool {
         self.phase.get() == Phase::Writing && !self.is_broken.get()
     }
 
@@ -218,7 +218,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Whether this answer is the connection's last: a body that is not read can't be told from a next request.
-    pub(super) fn is_last(&self) -> bool {
+    pub(in crate::server) fn is_last(&self) -> bool {
         !self.keep_alive
             || self.body_announced.get()
             || self.seat.draining_since().is_some()
@@ -226,26 +226,26 @@ impl<'a> Watch<'a> {
             || self.seat.is_pressed()
     }
 
-    pub(super) fn say_close(&self) {
+    pub(in crate::server) fn say_close(&self) {
         self.said_close.set(true);
     }
 
     /// Whether it has sent all the requests it may.
-    pub(super) fn is_spent(&self) -> bool {
+    pub(in crate::server) fn is_spent(&self) -> bool {
         self.requests_left.get() == 0
     }
 
     /// Whether the connection is shut down or closed as soon as what is written now is out.
-    pub(super) fn ends(&self) -> bool {
+    pub(in crate::server) fn ends(&self) -> bool {
         self.said_close.get() || self.asked_close.get()
     }
 
-    pub(super) fn body_announced(&self) -> bool {
+    pub(in crate::server) fn body_announced(&self) -> bool {
         self.body_announced.get()
     }
 
     /// When the connection is to be ended if nothing more happens.
-    pub(super) fn deadline(&self, rules: &Rules) -> Instant {
+    pub(in crate::server) fn deadline(&self, rules: &Rules) -> Instant {
         let since = self.since.get();
         if let Some(draining) = self.seat.draining_promptly_since()
             && matches!(self.phase.get(), Phase::Fresh | Phase::Head)
@@ -262,19 +262,19 @@ impl<'a> Watch<'a> {
     }
 
     /// When the connection is parked if nothing more happens: everything is said, and nothing is being read.
-    pub(super) fn rests_from(&self) -> Option<Instant> {
+    pub(in crate::server) fn rests_from(&self) -> Option<Instant> {
         let may = self.phase.get() == Phase::Idle;
         let after = if self.seat.should_rest() { Duration::ZERO } else { PARKED_AFTER };
         may.then(|| self.since.get() + after)
     }
 
     /// See [`Seat::wakes`].
-    pub(super) fn wakes(&self) -> impl Drop {
+    pub(in crate::server) fn wakes(&self) -> impl Drop {
         self.seat.wakes()
     }
 
     /// The limit that a passed deadline stands for, where it is one: draining is none.
-    pub(super) fn limit(&self) -> Option<Limit> {
+    pub(in crate::server) fn limit(&self) -> Option<Limit> {
         match self.phase.get() {
             Phase::Fresh | Phase::Idle if self.seat.draining_since().is_some() => None,
             Phase::Head if self.seat.draining_promptly_since().is_some() => None,
@@ -286,7 +286,7 @@ impl<'a> Watch<'a> {
 
 /// Waits until a deadline that may move. A timer is made by the first who has to wait, and only moved when it is
 /// late or early: a request that is answered at once costs none.
-pub(super) fn passes(
+pub(in crate::server) fn passes(
     mut timer: Pin<&mut Option<Sleep>>,
     cx: &mut Context<'_>,
     deadline: impl Fn() -> Instant,
@@ -310,11 +310,11 @@ pub(super) fn passes(
 
 /// A stream that tells its [`Watch`] when bytes come and go.
 #[derive(Debug)]
-pub(super) struct Stream<'a, T> {
-    pub(super) io: T,
+pub(in crate::server) struct Stream<'a, T> {
+    pub(in crate::server) io: T,
     /// Bytes that were read already.
-    pub(super) first: Bytes,
-    pub(super) watch: &'a Watch<'a>,
+    pub(in crate::server) first: Bytes,
+    pub(in crate::server) watch: &'a Watch<'a>,
 }
 
 impl<T: Transport> AsyncRead for Stream<'_, T> {

@@ -19,14 +19,14 @@ use tokio::io::ReadBuf;
 use tokio::task::coop::consume_budget;
 use tokio::time::Sleep;
 
-use super::connection_tracker::Seat;
-use super::head;
-use super::lingering::Served;
-use super::stream::{Stream, Transport, Watch, passes};
-use super::unsent::Unsent;
+use super::connection_state::{Stream, Transport, Watch, passes};
+use super::fast_path;
 use crate::dispatch::response::Answer;
 use crate::metrics::Limit;
 use crate::request::outcome::Refusal;
+use crate::server::connection_tracker::Seat;
+use crate::server::lingering::Served;
+use crate::server::unsent::Unsent;
 
 /// What one connection may cost.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ where
         }
         watch.bytes_came();
         if let Some(at_once) = &at_once
-            && let Some(head) = head::read(&unread, rules.max_headers)
+            && let Some(head) = fast_path::read(&unread, rules.max_headers)
         {
             unread = unread.split_off(head.length);
             watch.request(false, head.asks_close);
@@ -107,7 +107,7 @@ where
             if watch.ends() {
                 io.socket().ends();
             }
-            let written = head::write(answer, to_head, watch.ends());
+            let written = fast_path::write(answer, to_head, watch.ends());
             if let Err(end) = send(&mut io, written.bytes(), &watch, timer.as_mut(), rules).await {
                 break Served::cut(io, end);
             }
@@ -143,7 +143,7 @@ where
                 Pause::End(served) => break served,
             }
         };
-        let written = head::write(watch.reject(refusal), false, true);
+        let written = fast_path::write(watch.reject(refusal), false, true);
         io.socket().ends();
         break match send(&mut io, written.bytes(), &watch, timer.as_mut(), rules).await {
             Ok(()) => Served::rejected(io),
@@ -320,7 +320,7 @@ fn refused(error: &hyper::Error, unread: &[u8], rules: &Rules) -> Option<Refusal
     if error.is_parse_version_h2() {
         Some(Refusal::Http2InTheClear)
     } else if error.is_parse_too_large() {
-        Some(head::what_is_too_large(unread, rules))
+        Some(fast_path::what_is_too_large(unread, rules))
     } else if error.is_parse() {
         Some(Refusal::Malformed)
     } else {

@@ -28,13 +28,13 @@ const FIELDS: usize = 64;
 
 /// A head that was read.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(in crate::server) struct Head {
     /// The request. It has no body.
-    pub(super) request: Request<()>,
+    pub(in crate::server) request: Request<()>,
     /// How many bytes it took.
-    pub(super) length: usize,
+    pub(in crate::server) length: usize,
     /// Whether the client says that it is its last.
-    pub(super) asks_close: bool,
+    pub(in crate::server) asks_close: bool,
 }
 
 thread_local! {
@@ -53,7 +53,7 @@ const DATE_LENGTH: usize = 29;
 ///
 /// The URI and the values are slices of `bytes`. Allocates what a shared `Bytes` needs, and a header map where more
 /// fields come than in the requests before.
-pub(super) fn read(bytes: &Bytes, max_headers: usize) -> Option<Head> {
+pub(in crate::server) fn read(bytes: &Bytes, max_headers: usize) -> Option<Head> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let Ok(Status::Complete(length)) = parsed.parse_with_uninit_headers(bytes, &mut fields) else {
@@ -90,7 +90,7 @@ pub(super) fn read(bytes: &Bytes, max_headers: usize) -> Option<Head> {
 
 /// What of a head is too large, where hyper says that something is; `unread` begins with the head if hyper has not
 /// taken it. If it has, the head itself is fine, and its `Content-Length` is beyond 64 bits.
-pub(super) fn what_is_too_large(unread: &[u8], rules: &Rules) -> Refusal {
+pub(in crate::server) fn what_is_too_large(unread: &[u8], rules: &Rules) -> Refusal {
     let mut fields = vec![httparse::EMPTY_HEADER; rules.max_headers];
     match httparse::Request::new(&mut fields).parse(unread) {
         Err(httparse::Error::TooManyHeaders) => Refusal::HeadTooLarge,
@@ -105,11 +105,11 @@ pub(super) fn what_is_too_large(unread: &[u8], rules: &Rules) -> Refusal {
 ///
 /// Its buffer is the thread's, and is given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Written(Vec<u8>);
+pub(in crate::server) struct Written(Vec<u8>);
 
 impl Written {
     /// The bytes.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::server) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
@@ -123,7 +123,7 @@ impl Drop for Written {
 
 /// Writes an answer to a request of HTTP/1.1, as hyper does (RFC 9112 §4): the fields in small letters, then
 /// `Connection` where it is the last, the length and the date.
-pub(super) fn write(mut answer: Answer, to_head: bool, is_last: bool) -> Written {
+pub(in crate::server) fn write(mut answer: Answer, to_head: bool, is_last: bool) -> Written {
     let mut out = OUT.take();
     let status = answer.status();
     out.extend_from_slice(b"HTTP/1.1 ");

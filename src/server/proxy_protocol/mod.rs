@@ -1,0 +1,7 @@
+//! The PROXY protocol: its header as bytes, and how it is taken off a connection.
+
+mod accept;
+mod parser;
+
+pub(super) use accept::came;
+pub use parser::*;
