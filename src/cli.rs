@@ -13,13 +13,14 @@ use tokio::task::LocalSet;
 
 use crate::os::fd_limit::{check_spare, explained, raise_limit};
 use crate::os::sd_notify::Notifier;
+use crate::run::demo;
 use crate::run::{Ended, Family, ignore_signals, run};
 use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd};
 use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};
 use crate::strategy::Kind;
 use crate::takeover::Predecessor;
 use crate::telemetry::Telemetry;
-use crate::{admin, demo, output, simulate};
+use crate::{admin, output, simulate};
 
 /// An HTTP redirect dispatcher: picks a backend for each visitor, answers 302, and is out of the way.
 #[derive(Debug, Parser)]

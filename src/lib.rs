@@ -44,7 +44,6 @@ pub mod takeover;
 pub mod overrides;
 
 pub mod cli;
-pub mod demo;
 pub mod simulate;
 pub mod run;
 

@@ -5,8 +5,8 @@
 //! strategy's own only while it alone sends visitors; where strategies take turns, the beginning of each turn, while the
 //! load is still the one before's, is left out.
 
-mod recent;
-mod turns;
+mod decaying_counter;
+mod rotation;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::metrics::{Figures, Imbalances, Integral, LoadFigures, Roll, Source};
 use crate::strategy::Kind;
 use crate::util::clock::{Clock, Moment};
 use crate::util::fairness::Imbalance;
-use recent::Recent;
-use turns::Turns;
+use decaying_counter::Recent;
+use rotation::Turns;
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(1);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::basis::Basis;
 use super::rates::{Chance, Flow, Pull, Rates, Unit};
+use super::snapshot::Basis;
 use super::{Estimate, Loads, OwnShare, Report};
 use crate::util::clock::Moment;
 

@@ -6,7 +6,7 @@
 //! one dispatch raises it where other dispatchers send visitors too, the [`Learner`] learns from how reports and
 //! dispatches differ.
 
-mod basis;
+mod snapshot;
 mod learner;
 mod rates;
 mod report;
@@ -20,7 +20,7 @@ pub use learner::Learner;
 pub use report::{Claim, Nonsense, Report};
 
 use crate::util::clock::Moment;
-use basis::{Basis, Shared};
+use snapshot::{Basis, Shared};
 
 /// The estimates of a pool's backends, by their place in the roster.
 pub type Loads = Arc<[Arc<Estimate>]>;

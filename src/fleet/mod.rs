@@ -3,32 +3,32 @@
 //! This is the pure core. It knows nothing of sockets, runtimes, logs or settings; the controller builds it, and
 //! whatever can be worked out before a request comes (header values, tables, orders) is worked out there.
 
-mod arms;
+mod strategy_slot;
 mod backend;
 mod check;
 mod cors;
 mod error_pages;
 mod host;
-mod key;
-mod pins;
+mod hash_key;
+mod pin_policy;
 mod pool;
-mod room;
+mod rate_limit;
 mod routes;
-mod standing;
+mod backend_status;
 
 use std::sync::Arc;
 
-pub use arms::{Active, Arm, Portion, Role, Roles};
 pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
+pub use backend_status::{Admin, AgentWeight, Excluded, Health, Ramp, Standing, State};
 pub use check::{AgentDescription, Check, CheckResult, LastCheck, Progress, Reason};
 pub use cors::{AllowedOrigin, Cors};
 pub use error_pages::ErrorPages;
+pub use hash_key::{Caching, HashKey};
 pub use host::Host;
-pub use key::{Caching, HashKey};
-pub use pins::{CLOCK_SKEW, Cookie, MAC_BYTES, Pins, Tag};
+pub use pin_policy::{CLOCK_SKEW, Cookie, MAC_BYTES, Pins, Tag};
 pub use pool::{Keeps, Pool, Roster, Tier};
 pub use routes::{HostMatch, NoRoute, Route, Routes};
-pub use standing::{Admin, AgentWeight, Excluded, Health, Ramp, Standing, State};
+pub use strategy_slot::{Active, Arm, Portion, Role, Roles};
 
 /// The immutable snapshot of all routes and pools.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::{
     Active, Admin, AgentWeight, Arm, Backend, Caching, Cors, ErrorPages, Excluded, HashKey, Health, Pins,
-    Ramp, Role, Roles, Slot, Standing, room::Room,
+    Ramp, Role, Roles, Slot, Standing, rate_limit::Room,
 };
 use crate::estimate::{Load, OwnShare};
 use crate::strategy::{Explanation, Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};

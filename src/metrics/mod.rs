@@ -4,14 +4,14 @@
 //! published fleet and by the enums whose `ALL` gives the order in a slab, so no label ever takes a value from
 //! a request and every series stands there with 0 from the start.
 
-mod asked;
-mod collector;
+mod queries;
+mod exporter;
 mod family;
 mod pools;
 mod imbalances;
-mod roll;
-mod slab;
-mod told;
+mod counter_registry;
+mod thread_counters;
+mod load_report_result;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-pub use collector::{Registry, Sources};
+pub use counter_registry::Roll;
+pub use exporter::{Registry, Sources};
 pub use imbalances::{Figures, Imbalances, Integral, LoadFigures, Source};
-pub use roll::Roll;
-pub use slab::{Slab, Slots};
-pub use told::Told;
+pub use load_report_result::Told;
+pub use thread_counters::{Slab, Slots};
 
 use crate::fleet::{Arm, CheckResult, Roster, Slot};
 use crate::request::outcome::{Choice, Decision, Refusal};

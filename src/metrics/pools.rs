@@ -2,7 +2,7 @@
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::collector::Signpost;
+use super::exporter::Signpost;
 use super::family::{counter, family, gauge};
 use super::{
     COMPARED_AT, Comparison, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, SHADOW_AT, Told,

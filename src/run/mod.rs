@@ -1,6 +1,7 @@
 //! The process's life: start everything, serve until a signal comes, leave in good order.
 
-mod front;
+mod data_plane;
+pub mod demo;
 mod retiring;
 mod signals;
 
@@ -31,7 +32,7 @@ use crate::server::{Bound, Listeners, Places, Shutdown, Speaks};
 use crate::settings::{Layers, Settings, Span};
 use crate::takeover::{Offer, Predecessor, TakenOver};
 use crate::telemetry::Telemetry;
-use front::{Front, Ground};
+use data_plane::{Front, Ground};
 use retiring::Retiring;
 pub(crate) use signals::ignore_signals;
 use signals::{Asked, Signals};

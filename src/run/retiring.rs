@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::front::Front;
+use super::data_plane::Front;
 use crate::metrics::Roll;
 use crate::server::Shutdown;
 

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::bound::Bound;
+use super::bounded_load::Bound;
 use super::explain::Candidate;
-use super::slots::{Slots, nth};
+use super::hash_table::{Slots, nth};
 use super::{Asked, Memory, Rules, Turn, Weights};
 use crate::util::clock::Moment;
 

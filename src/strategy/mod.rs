@@ -6,13 +6,13 @@
 
 mod random;
 mod round_robin;
-mod cycle;
-mod wheel;
+mod interleave;
+mod stride;
 mod consistent_hash;
-mod bound;
-mod slots;
+mod bounded_load;
+mod hash_table;
 mod first;
-mod meter;
+mod rate_meter;
 mod least_load;
 mod explain;
 
@@ -28,8 +28,8 @@ pub use consistent_hash::{ConsistentHash, hash};
 pub use explain::{Candidate, Explanation, Score};
 pub use first::First;
 pub use least_load::LeastLoad;
-pub use meter::{Limit, Meter, Meters};
 pub use random::Random;
+pub use rate_meter::{Limit, Meter, Meters};
 pub use round_robin::RoundRobin;
 
 use explain::Decides;

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use super::cycle::lay_out;
 use super::explain::{Candidate, percent};
-use super::wheel::Wheel;
+use super::interleave::lay_out;
+use super::stride::Wheel;
 use super::{Memory, Share, Weights};
 
 /// Backends take turns. Over each cycle every backend has exactly its weight of turns, divided by the weights'

@@ -19,7 +19,7 @@
 //! and each descriptor is looked at before it is used.
 
 mod channel;
-mod offer;
+mod predecessor;
 mod successor;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use offer::{Offer, TakenOver};
+pub use predecessor::{Offer, TakenOver};
 pub use successor::{Nobody, Predecessor};
 
 use crate::overrides::OperatorOverride;

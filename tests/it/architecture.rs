@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 26] = [
+const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -16,11 +16,11 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
             "settings",
             "telemetry",
             "admin",
-            "demo",
             "simulate",
             "strategy",
         ],
     ),
+    ("simulate", &["settings", "strategy", "estimate", "util"]),
     (
         "run",
         &[
@@ -73,7 +73,6 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("readiness", &[]),
     ("metrics", &["request", "certificates", "estimate", "fleet", "strategy", "util"]),
     ("request", &["fleet", "strategy", "util"]),
-    ("simulate", &["settings", "strategy", "estimate", "util"]),
     ("settings", &["certificates", "os", "fleet", "strategy"]),
     ("certificates", &["os"]),
     ("fleet", &["util", "estimate", "strategy"]),
@@ -82,7 +81,6 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("util", &[]),
     ("output", &[]),
     ("os", &[]),
-    ("demo", &[]),
 ];
 
 /// What the pure core may not know.
