@@ -2,13 +2,13 @@
 //! and is out of the way.
 //!
 //! # A request's path
-//! [`server`] accepts a connection and reads a head → [`dispatch`] reads the [`visit`], looks up the route in
-//! the [`fleet`], reads the [`pin`], and else lets the pool's [`strategy`] pick → [`answer`] renders the
-//! [`outcome`] → [`metrics`] and [`access_log`] note it.
+//! [`server`] accepts a connection and reads a head → [`dispatch`] checks the [`request`], looks up the route in the
+//! [`fleet`], reads the pin cookie, and else lets the pool's [`strategy`] pick → the [outcome](request::outcome) is rendered as
+//! a [response](dispatch::response), counted by [`metrics`] and noted in the [access log](dispatch::access_log).
 //!
 //! # What always holds
 //! - A request loads the fleet once, takes no lock, and allocates little but its answer.
-//! - Only the [`controller`] builds and publishes fleets; requests read them.
+//! - Only the [controller](control) builds and publishes fleets; requests read them.
 //! - [`fleet`] and [`strategy`] do no I/O, have no clock, and know nothing of sockets, logs and settings.
 //! - No metric label takes its value from a request.
 //! - Imports point one way; `tests/it/architecture.rs` holds that.
