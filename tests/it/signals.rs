@@ -137,10 +137,11 @@ fn commands_that_run_for_a_while_are_not_ended_by_them() {
     }
 }
 
-/// Interrupts a process, and returns the signal that ended it, if one did.
+/// Terminates a process, and returns the signal that ended it, if one did. By SIGTERM: a shell has what it runs in the
+/// background ignore SIGINT, this test among it.
 fn ended_by(child: &mut Child) -> Option<i32> {
     // The lowest pending signal is delivered first, so that those before have been by then.
-    kill("INT", child.id());
+    kill("TERM", child.id());
     let mut status = None;
     wait_until("the process ends", || {
         status = child.try_wait().unwrap();
