@@ -197,7 +197,8 @@ pub async fn run(
             }
             // Who waits in the queue by now is answered still.
             front.serve(&ground)?;
-            return Ok(leave(Why::Asked(signal), Box::pin(pending()), &mut signals, &mut front, Retiring::default()).await);
+            let (why, no_offer) = (Why::Asked(signal), Box::pin(pending()));
+            return Ok(leave(why, no_offer, &mut signals, &mut front, Retiring::default()).await);
         }
     }
     // A predecessor leaves once this process is ready, so everything that can fail comes before that.

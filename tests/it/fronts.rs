@@ -4,12 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::harness::{Connection, OnDrop, Signpost, settings_file, wait_until};
-
-/// A port that was free a moment ago.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+use crate::harness::{Connection, OnDrop, Signpost, free_address, settings_file, wait_until};
 
 fn settings(listen: &[SocketAddr], admin: SocketAddr, more: &str) -> String {
     let listen: Vec<_> = listen.iter().map(ToString::to_string).collect();
@@ -155,12 +150,13 @@ fn an_interrupt_reaches_workers_that_others_have_replaced() {
     let long = "shutdown_grace = '1h'\nlimits = { header_timeout = '1h' }\n";
     let file = settings_file(&settings(&[first], admin, long));
     let mut signpost = start(file.path());
+    let mut kept = Vec::new();
     for workers in 1..=2 {
         let mut half = Connection::to(first);
         half.send(b"GET / HTTP/1.1\r\nHost: a\r\n");
         // Its bytes have come for certain once requests that were sent later, on each worker, are answered.
         (0..20).for_each(|_| assert_eq!(status(first, "/"), 302));
-        std::mem::forget(half);
+        kept.push(half);
         let more = format!("workers = {workers}\n{long}");
         reload(&signpost, file.path(), &settings(&[first], admin, &more), "success");
     }

@@ -1,12 +1,12 @@
 //! `server.health_path`: what a balancer in front reads.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::sync::Arc;
 
 use crate::backend::{Backend, Does};
 use crate::certificates::{Site, client, connect};
-use crate::harness::{Connection, Signpost, command, settings_file, wait_until};
+use crate::harness::{Connection, Signpost, command, free_address, settings_file, wait_until};
 
 const POOL: &str = "[pools.p]\nhosts = ['site.example']\nbackends = ['http://127.0.0.1:9001']\n";
 
@@ -132,11 +132,7 @@ fn it_follows_readiness() {
 #[test]
 fn a_process_that_leaves_before_it_was_ready_says_so() {
     let silent = Backend::start(Does::Hang);
-    let (traffic, admin) = {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let (traffic, admin) = (free(), free());
-        (traffic.local_addr().unwrap(), admin.local_addr().unwrap())
-    };
+    let [traffic, admin] = [(); 2].map(|()| free_address());
     let file = settings_file(&format!(
         "[server]\nlisten = ['{traffic}']\nhealth_path = '/health'\n[admin]\nlisten = '{admin}'\n[pools.p]\n\
          backends = ['{}']\n[pools.p.health]\nkind = 'http'\ntimeout = '1h'\nstartup_timeout = '1h'",

@@ -6,7 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Connection, Signpost, command, series, settings_file, skipped, wait_until};
+use crate::harness::{
+    Connection, Signpost, command, free_address, series, settings_file, skipped, wait_until,
+};
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
 
@@ -103,11 +105,6 @@ impl Drop for Blind {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Not on 127.0.0.1, from where clients connect: one that tries a free port there may connect to itself.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap()
 }
 
 impl Blind {

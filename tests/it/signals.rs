@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
 use crate::backend::{Backend, Does};
-use crate::harness::{Connection, Signpost, command, settings_file, wait_until};
+use crate::harness::{Connection, Signpost, command, free_address, settings_file, wait_until};
 
 const POOL: &str = "[pools.p]\nbackends = ['http://127.0.0.1:9001']\n";
 
@@ -46,11 +46,7 @@ fn other_servers_signals_are_logged_and_ignored() {
 #[test]
 fn ignored_signals_change_nothing_while_it_starts() {
     let silent = Backend::start(Does::Hang);
-    let (traffic, admin) = {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let (traffic, admin) = (free(), free());
-        (traffic.local_addr().unwrap(), admin.local_addr().unwrap())
-    };
+    let [traffic, admin] = [(); 2].map(|()| free_address());
     let file = settings_file(&format!(
         "[server]\nlisten = ['{traffic}']\n[admin]\nlisten = '{admin}'\n[pools.p]\nbackends = ['{}']\n\
          [pools.p.health]\nkind = 'http'\ntimeout = '1h'\nstartup_timeout = '1h'",
