@@ -15,7 +15,7 @@ use crate::os::fd_limit::{check_spare, explained, raise_limit};
 use crate::os::sd_notify::Notifier;
 use crate::run::demo;
 use crate::run::{Ended, Family, ignore_signals, run};
-use crate::server::{Inherited, Listeners, Speaks, Taken, from_systemd};
+use crate::server::{BindError, Inherited, ListenerProtocol, Listeners, from_systemd};
 use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};
 use crate::strategy::Kind;
 use crate::takeover::Predecessor;
@@ -212,7 +212,7 @@ impl Failure {
         }
     }
 
-    fn listen(taken: &[Taken], advice: &str) -> Self {
+    fn listen(taken: &[BindError], advice: &str) -> Self {
         let lines: Vec<_> = taken.iter().map(|taken| format!("signpost: {taken}")).collect();
         Self { code: FAILED, text: lines.join("\n") + advice }
     }
@@ -291,7 +291,7 @@ fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
         (None, passed.map_err(Failure::io)?)
     };
     let listeners = Listeners::open(&loaded.settings, inherited).map_err(|taken| {
-        let is_taken = |taken: &Taken| taken.error.kind() == io::ErrorKind::AddrInUse;
+        let is_taken = |taken: &BindError| taken.error.kind() == io::ErrorKind::AddrInUse;
         let advice = match taken.iter().any(is_taken) && !takeover {
             true => "\nsignpost: if it is a running signpost that this one is to replace, add --takeover",
             false => "",
@@ -318,11 +318,11 @@ fn run_server(
     family: Family,
     invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
 ) -> Result<(), Failure> {
-    let ready = |traffic: &[(Speaks, SocketAddr)], admin: SocketAddr| {
-        let line = |(speaks, address): &(Speaks, SocketAddr)| match speaks {
-            Speaks::Http => format!("listening on http://{address}\n"),
-            Speaks::Tls => format!("listening on https://{address}\n"),
-            Speaks::Upgrade => format!("sending http://{address} to https\n"),
+    let ready = |traffic: &[(ListenerProtocol, SocketAddr)], admin: SocketAddr| {
+        let line = |(speaks, address): &(ListenerProtocol, SocketAddr)| match speaks {
+            ListenerProtocol::Http => format!("listening on http://{address}\n"),
+            ListenerProtocol::Tls => format!("listening on https://{address}\n"),
+            ListenerProtocol::Upgrade => format!("sending http://{address} to https\n"),
         };
         let lines: String = traffic.iter().map(line).collect();
         let first = traffic.first().map_or(admin, |(_, address)| *address);

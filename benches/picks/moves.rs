@@ -21,13 +21,13 @@ pub fn run(table: &mut Table) {
                 weight: NonZeroU16::new(1 + backend * 7 % weights).unwrap(),
             })
             .collect();
-        let before = Places::of(&shares);
+        let before = ConnectionLimit::of(&shares);
         let moved: Vec<_> = (1..=TAKEN)
             .map(|number| {
                 let gone = number * (shares.len() / TAKEN).max(1) - 1;
                 let rest: Vec<_> =
                     shares.iter().copied().filter(|share| usize::from(share.backend) != gone).collect();
-                100.0 * before.moved(&Places::of(&rest), gone)
+                100.0 * before.moved(&ConnectionLimit::of(&rest), gone)
             })
             .collect();
         let what = format!("{backends} of weights 1 to {weights}, one goes: others' keys that move");
@@ -38,9 +38,9 @@ pub fn run(table: &mut Table) {
 }
 
 /// Where each key goes.
-struct Places(Vec<u16>);
+struct ConnectionLimit(Vec<u16>);
 
-impl Places {
+impl ConnectionLimit {
     fn of(shares: &[Share]) -> Self {
         let most = shares.iter().map(|share| share.backend).max().unwrap();
         let names = (0..=most).map(|backend| strategy::hash(format!("b{backend}").as_bytes())).collect();

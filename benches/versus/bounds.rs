@@ -1,6 +1,6 @@
 //! What must hold. Processor time is per request, and its ratios are medians of the rounds' ratios.
 
-use crate::memory::Speaks;
+use crate::memory::ListenerProtocol;
 use crate::results::Results;
 use crate::servers::Kind::{self, Bare, Haproxy, Nginx, Signpost};
 
@@ -73,7 +73,7 @@ pub fn of(results: &Results) -> Vec<Bound> {
             unit: "",
         });
     }
-    if let Some(bytes) = results.memory.get(&(Signpost, Speaks::Plain)) {
+    if let Some(bytes) = results.memory.get(&(Signpost, ListenerProtocol::Plain)) {
         bounds.push(Bound {
             what: "memory of a waiting connection".to_owned(),
             figure: Some(bytes / 1024.0),

@@ -17,13 +17,13 @@ const WAIT: Duration = Duration::from_secs(3);
 
 /// What the connections speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Speaks {
+pub enum ListenerProtocol {
     Plain,
     Tls,
     Http2,
 }
 
-impl Speaks {
+impl ListenerProtocol {
     pub const ALL: [Self; 3] = [Self::Plain, Self::Tls, Self::Http2];
 
     pub fn name(self) -> &'static str {
@@ -41,23 +41,23 @@ pub fn connections() -> usize {
 }
 
 /// Bytes of resident memory for each connection, in a process that was just started.
-pub fn measure(kind: Kind, speaks: Speaks, ground: &Ground<'_>) -> Result<f64, String> {
+pub fn measure(kind: Kind, speaks: ListenerProtocol, ground: &Ground<'_>) -> Result<f64, String> {
     let server = Server::start(kind, Settings::Plain, ground);
     let count = connections();
     let per_connection = |before: f64| (server.process.resident() - before) / count as f64;
     match speaks {
-        Speaks::Plain => hold(count, per_connection, &server, || {
+        ListenerProtocol::Plain => hold(count, per_connection, &server, || {
             let mut stream = plain(server.plain)?;
             ask(&mut stream, &request(&[])).map(|_| stream)
         }),
-        Speaks::Tls => {
+        ListenerProtocol::Tls => {
             let config = tls::hurried(&["http/1.1"], false);
             hold(count, per_connection, &server, || {
                 let mut stream = over_tls(server.tls, &config)?;
                 ask(&mut stream, &request(&[])).map(|_| stream)
             })
         }
-        Speaks::Http2 => {
+        ListenerProtocol::Http2 => {
             let config = Arc::clone(&tls::hurried(&["h2"], false));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome =

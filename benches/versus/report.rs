@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::bounds::{self, Bound};
 use crate::machine::Facts;
-use crate::memory::Speaks;
+use crate::memory::ListenerProtocol;
 use crate::results::Results;
 use crate::rows::{ROWS, Sample};
 use crate::servers::Kind;
@@ -93,17 +93,17 @@ fn memory(results: &Results) -> String {
     }
     let mut text =
         "Resident memory of a connection that was answered once and waits, bytes:\n\n| server |".to_owned();
-    for speaks in Speaks::ALL {
+    for speaks in ListenerProtocol::ALL {
         let _ = write!(text, " {} |", speaks.name());
     }
     text += "\n| --- | --: | --: | --: |\n";
     for kind in Kind::ALL {
         let figure = |speaks| results.memory.get(&(kind, speaks)).copied();
-        if Speaks::ALL.into_iter().all(|speaks| figure(speaks).is_none()) {
+        if ListenerProtocol::ALL.into_iter().all(|speaks| figure(speaks).is_none()) {
             continue;
         }
         let _ = write!(text, "| {kind} |");
-        for speaks in Speaks::ALL {
+        for speaks in ListenerProtocol::ALL {
             let _ = write!(text, " {} |", shown(figure(speaks), 0));
         }
         text.push('\n');

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::calls::Calls;
-use crate::memory::Speaks;
+use crate::memory::ListenerProtocol;
 use crate::rows::{ROWS, Sample};
 use crate::servers::Kind;
 
@@ -15,7 +15,7 @@ pub struct Results {
     /// Calls, and how many answers they were for.
     pub calls: BTreeMap<(&'static str, Kind), (Calls, u64)>,
     /// Bytes of each waiting connection.
-    pub memory: BTreeMap<(Kind, Speaks), f64>,
+    pub memory: BTreeMap<(Kind, ListenerProtocol), f64>,
     /// What the reader must know besides.
     pub notes: Vec<String>,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::machine::Facts;
-use crate::memory::Speaks;
+use crate::memory::ListenerProtocol;
 use crate::results::{Results, median};
 use crate::rows::{ROWS, Row, Sample, Tls, Visit, With};
 use crate::servers::{Ground, Kind, Server};
@@ -245,9 +245,9 @@ impl<'a> Run<'a> {
 
     /// Measures what waiting connections cost.
     fn weigh(&mut self) {
-        for speaks in Speaks::ALL {
+        for speaks in ListenerProtocol::ALL {
             for kind in self.kinds.clone() {
-                if kind == Kind::Bare && speaks != Speaks::Plain {
+                if kind == Kind::Bare && speaks != ListenerProtocol::Plain {
                     continue;
                 }
                 match memory::measure(kind, speaks, &self.ground()) {

@@ -10,28 +10,28 @@ use std::time::Duration;
 use http::header::{COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use signpost::control::Controller;
-use signpost::dispatch::client_limits::Clients;
-use signpost::dispatch::{Policy, Worker, dispatch};
+use signpost::dispatch::client_limits::ClientLimits;
+use signpost::dispatch::{DispatchConfig, Worker, dispatch};
 use signpost::estimate::Report;
 use signpost::load;
 use signpost::load::agent::Line;
 use signpost::metrics::{Counter, Told};
-use signpost::request::Came;
-use signpost::request::client_address::{Field, Trust};
+use signpost::request::ClientInfo;
+use signpost::request::client_address::{ClientIpHeader, TrustedProxies};
 use signpost::server::proxy_protocol::{Header, MAX, Parsed, parse};
 use signpost::settings::{Flags, Layers, Leaf as _, LoadUnit, Pointer, Settings};
 
 pub use request_paths::request_paths;
 
 const BASE: &str = "https://b.example:8443/base";
-const PEER: Came = Came { client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), by_tls: false };
+const PEER: ClientInfo = ClientInfo { address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), by_tls: false };
 
 /// Who answers for one backend, with pins where asked for. It trusts no proxy and limits nobody.
 pub fn worker(backend: &str, pin: bool) -> Worker {
     let flags = Flags { backends: vec![backend.to_owned()], pin, ..Flags::default() };
     let settings = Settings::load(&Layers { flags, ..Layers::default() }).expect("valid settings").settings;
-    let (trust, clients) = (Trust::new([], Field::Forwarded), Clients::new(0, 0));
-    let policy = Policy { max_target: 8192, max_headers: 100, trust, clients, health_path: None };
+    let (trust, clients) = (TrustedProxies::new([], ClientIpHeader::Forwarded), ClientLimits::new(0, 0));
+    let policy = DispatchConfig { max_target: 8192, max_headers: 100, trust, clients, health_path: None };
     let controller = Controller::start(&settings, Counter::default());
     Worker::new(
         controller.published(),
@@ -108,14 +108,14 @@ pub fn forwarded(data: &[u8]) {
             headers.append(&names[at % names.len()], value);
         }
     }
-    for field in [Field::Forwarded, Field::XForwardedFor] {
-        let nobody = Trust::new(["192.0.2.0/24".parse().expect("a network")], field);
+    for field in [ClientIpHeader::Forwarded, ClientIpHeader::XForwardedFor] {
+        let nobody = TrustedProxies::new(["192.0.2.0/24".parse().expect("a network")], field);
         assert_eq!(nobody.resolve(PEER, &headers), PEER);
-        let proxies = Trust::new(["10.0.0.0/8".parse().expect("a network")], field);
-        let came = proxies.resolve(PEER, &headers);
+        let proxies = TrustedProxies::new(["10.0.0.0/8".parse().expect("a network")], field);
+        let client = proxies.resolve(PEER, &headers);
         let said = headers.values().any(|value| value.as_bytes().iter().any(|byte| b".:".contains(byte)));
-        assert!(came.client == PEER.client || said);
-        assert_eq!(proxies.resolve(PEER, &padded), came, "{headers:?}");
+        assert!(client.address == PEER.address || said);
+        assert_eq!(proxies.resolve(PEER, &padded), client, "{headers:?}");
     }
 }
 

@@ -21,15 +21,15 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use signpost::control::Controller;
 use signpost::dispatch::access_log::{AccessLog, Format};
-use signpost::dispatch::client_limits::Clients;
-use signpost::dispatch::{HealthPath, Policy, Worker};
+use signpost::dispatch::client_limits::ClientLimits;
+use signpost::dispatch::{DispatchConfig, HealthPath, Worker};
 use signpost::metrics::{Counter, Registry, Roll, Sources};
 use signpost::output::{LogWriter, Lossy};
 use signpost::readiness::Readiness;
-use signpost::request::Came;
-use signpost::request::client_address::{Field, Trust};
+use signpost::request::ClientInfo;
+use signpost::request::client_address::{ClientIpHeader, TrustedProxies};
 use signpost::server::single_connection::{Respond, SingleConnection};
-use signpost::server::{End, Rules, Socket, Transport};
+use signpost::server::{ConnectionEnd, ConnectionLimits, Socket, Transport};
 use signpost::settings::{ForwardedBy, Layers, Settings};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -235,7 +235,7 @@ struct Observed {
     /// Whether the client could send more, had it not closed by then.
     is_kept_open: bool,
     /// How it ended; `None` if it waits, although the client has closed.
-    end: Option<(End, IsOver, ExpectsBody)>,
+    end: Option<(ConnectionEnd, IsOver, ExpectsBody)>,
 }
 
 type IsOver = bool;
@@ -335,7 +335,7 @@ impl Setup {
         let worker = self.worker(path, access_log);
         let limits = &self.settings.server.limits;
         let max_requests = limits.max_requests_per_connection;
-        let rules = Rules {
+        let rules = ConnectionLimits {
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
             max_header_bytes: limits.max_header_bytes.0,
@@ -345,7 +345,7 @@ impl Setup {
         };
         let connection = SingleConnection {
             worker: &worker,
-            peer: Came { client: PROXY, by_tls },
+            peer: ClientInfo { address: PROXY, by_tls },
             respond,
             hsts: by_tls.then_some(HeaderValue::from_static("max-age=63072000")),
             rules,
@@ -391,16 +391,16 @@ impl Setup {
         let server = &self.settings.server;
         let proxies = server.trusted_proxies.iter().map(|network| network.0);
         let field = match server.forwarded_by {
-            ForwardedBy::XForwardedFor => Field::XForwardedFor,
-            ForwardedBy::Forwarded => Field::Forwarded,
+            ForwardedBy::XForwardedFor => ClientIpHeader::XForwardedFor,
+            ForwardedBy::Forwarded => ClientIpHeader::Forwarded,
         };
         let readiness = Readiness::default();
         readiness.enter();
-        let policy = Policy {
+        let policy = DispatchConfig {
             max_target: server.limits.max_target_bytes.0,
             max_headers: server.limits.max_headers.0.into(),
-            trust: Trust::new(proxies, field),
-            clients: Clients::new(server.limits.requests_per_second_per_client, 0),
+            trust: TrustedProxies::new(proxies, field),
+            clients: ClientLimits::new(server.limits.requests_per_second_per_client, 0),
             health_path: server.health_path.as_ref().map(|path| HealthPath::new(path.as_str(), readiness)),
         };
         let (fleet, clock, rng) =

@@ -79,8 +79,8 @@ use guard::Guard;
 use problem::Problem;
 
 use crate::server::{
-    Bound, Crowd, End, Eviction, NOTHING_AT_ONCE, Passed, Places, Queue, Rules, Unsent,
-    serve as serve_connection,
+    AcceptQueue, BoundListener, ConnectionEnd, ConnectionLimit, ConnectionLimits, ConnectionTracker,
+    Eviction, HandedOver, NOTHING_AT_ONCE, Unsent, serve as serve_connection,
 };
 
 /// How many connections it serves at once, where descriptors allow as many.
@@ -93,7 +93,7 @@ const EVICTION: Eviction =
     Eviction { min_wait: Duration::ZERO, batch: MAX_CONNECTIONS / 8, interval: Duration::from_millis(10) };
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const RULES: Rules = Rules {
+const RULES: ConnectionLimits = ConnectionLimits {
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60),
     max_header_bytes: 16 << 10,
@@ -227,8 +227,8 @@ async fn unknown() -> Response {
 /// The admin listener, watched by the runtime: serving it cannot fail any more.
 pub(crate) struct Listener {
     address: SocketAddr,
-    passed: Passed,
-    queues: Vec<Queue>,
+    passed: HandedOver,
+    queues: Vec<AcceptQueue>,
 }
 
 impl Listener {
@@ -236,8 +236,8 @@ impl Listener {
     ///
     /// # Errors
     /// Out of memory or epoll watches.
-    pub(crate) fn new(bound: Bound) -> io::Result<Self> {
-        let queues = bound.sockets.into_iter().map(Queue::new).collect::<io::Result<_>>()?;
+    pub(crate) fn new(bound: BoundListener) -> io::Result<Self> {
+        let queues = bound.sockets.into_iter().map(AcceptQueue::new).collect::<io::Result<_>>()?;
         Ok(Self { address: bound.address, passed: bound.passed, queues })
     }
 
@@ -259,10 +259,10 @@ pub(crate) async fn serve(
     let most = fd_limit::max_admin_connections(MAX_CONNECTIONS);
     let router = router(shown, Guard::new(settings, listener.address), most);
     let counter = Rc::new(counter);
-    let crowd = Rc::new(Crowd::with_eviction(Places::new(most), EVICTION));
+    let tracker = Rc::new(ConnectionTracker::with_eviction(ConnectionLimit::new(most), EVICTION));
     let spawn = |socket| {
         let (router, counter) = (router.clone(), Rc::clone(&counter));
-        let place = crowd.enter();
+        let place = tracker.enter();
         spawn_local(async move {
             let _open = counter.open(slot);
             let served = serve_connection(
@@ -270,19 +270,19 @@ pub(crate) async fn serve(
                 Endpoints(router),
                 NOTHING_AT_ONCE,
                 &RULES,
-                place.seat(),
+                place.handle(),
                 &Unsent::default(),
             )
             .await;
-            if let End::Limited(limit) = served.end {
+            if let ConnectionEnd::Limited(limit) = served.end {
                 counter.limited(limit);
             }
-            served.linger(place.seat()).await;
+            served.linger(place.handle()).await;
         });
     };
     for queue in listener.queues {
         let accept = async || {
-            crowd.room(|| counter.limited(Limit::AdminConnections)).await;
+            tracker.room(|| counter.limited(Limit::AdminConnections)).await;
             queue.next().await
         };
         loop {
@@ -295,18 +295,18 @@ pub(crate) async fn serve(
                 Err(error) => {
                     if fd_limit::are_out(&error) {
                         counter.limited(Limit::Descriptors);
-                        crowd.evict();
+                        tracker.evict();
                     }
                     tokio::time::sleep(EVICTION.interval).await;
                 }
             }
         }
-        crowd.drain();
+        tracker.drain();
         if !listener.passed.is_set() {
             queue.empty(|socket, _| spawn(socket)).await?;
         }
     }
-    crowd.emptied().await;
+    tracker.emptied().await;
     Ok(())
 }
 

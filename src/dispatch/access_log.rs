@@ -21,7 +21,7 @@ use serde::{Serialize, Serializer};
 
 use crate::fleet::Roster;
 use crate::output::LogWriter;
-use crate::request::outcome::{Choice, Refusal};
+use crate::request::outcome::{Rejection, Selection};
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +68,9 @@ pub struct Line<'a> {
     /// The pool, where one was found.
     pub roster: Option<&'a Roster>,
     /// Where it was sent.
-    pub choice: Option<Choice>,
+    pub choice: Option<Selection>,
     /// Why it was not.
-    pub refusal: Option<Refusal>,
+    pub rejection: Option<Rejection>,
     /// From the end of its head to the answer.
     pub took: Duration,
 }
@@ -113,7 +113,7 @@ struct Fields<'a> {
     strategy: Option<&'a str>,
     backend: Option<&'a str>,
     decision: Option<&'a str>,
-    refusal: Option<&'a str>,
+    rejection: Option<&'a str>,
     client: IpAddr,
     #[serde(skip_serializing_if = "CopiedHeaders::is_empty")]
     headers: CopiedHeaders<'a>,
@@ -213,7 +213,7 @@ impl AccessLog {
                 .map(|roster| roster.arms[line.choice.map_or(0, |choice| choice.arm)].kind.name()),
             backend,
             decision: line.choice.map(|choice| choice.decision.name()),
-            refusal: line.refusal.map(Refusal::reason),
+            rejection: line.rejection.map(Rejection::reason),
             client: line.client,
             headers: CopiedHeaders { names: &self.copied, headers: line.asked.map(|asked| asked.headers) },
             duration_us: line.took.as_nanos() as f64 / 1000.0,
@@ -270,7 +270,7 @@ impl Fields<'_> {
             ("strategy", self.strategy),
             ("backend", self.backend),
             ("decision", self.decision),
-            ("refusal", self.refusal),
+            ("refusal", self.rejection),
         ] {
             if let Some(value) = value {
                 write!(buffer, " {name}={value}")?;
@@ -331,7 +331,7 @@ mod tests {
             status: StatusCode::NOT_FOUND,
             roster: None,
             choice: None,
-            refusal: Some(Refusal::PathUnknown),
+            rejection: Some(Rejection::PathUnknown),
             took: Duration::from_nanos(1500),
         });
         log.end(OpenLine::default(), sent);

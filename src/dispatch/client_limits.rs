@@ -16,12 +16,12 @@ use dashmap::{DashMap, Entry};
 
 /// Who counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Client {
+enum ClientKey {
     V4(u32),
     V6(u64),
 }
 
-impl From<IpAddr> for Client {
+impl From<IpAddr> for ClientKey {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self::V4(v4.to_bits()),
@@ -32,16 +32,16 @@ impl From<IpAddr> for Client {
 
 /// The clients of all workers.
 #[derive(Debug)]
-pub struct Clients {
+pub struct ClientLimits {
     /// Requests a second; 0: no limit.
     rate: u32,
     /// Connections at once; 0: no limit.
     most_connections: u32,
     /// When each client's next request would be on time, in nanoseconds since `began`.
-    due: DashMap<Client, u64>,
+    due: DashMap<ClientKey, u64>,
     /// How many are in `due`: the map's own `len` locks every shard.
     due_known: AtomicUsize,
-    connections: DashMap<(Client, Phase), u32>,
+    connections: DashMap<(ClientKey, ClientPhase), u32>,
     /// How many are in `connections`.
     connections_known: AtomicUsize,
     began: Instant,
@@ -55,7 +55,7 @@ const SECOND: u64 = 1_000_000_000;
 /// What a connection counts as. Each phase has the whole limit: a client that closes may come again before it is known that
 /// it closed, and one that does not close may not wait with any number of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
+pub enum ClientPhase {
     /// It is served.
     Open,
     /// Its last response is written, and the client has not closed it.
@@ -64,7 +64,7 @@ pub enum Phase {
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Admission {
     /// It is within the limit, or there is none.
     Serve,
     /// It is one too many.
@@ -73,7 +73,7 @@ pub enum Verdict {
     Unknown,
 }
 
-impl Clients {
+impl ClientLimits {
     /// With these limits, 0 for none: requests a second and connections at once, of each client.
     pub fn new(rate: u32, most_connections: u32) -> Arc<Self> {
         Arc::new(Self {
@@ -102,9 +102,9 @@ impl Clients {
     ///
     /// This is the generic cell rate algorithm (ITU-T I.371): a client that was silent for a second may send a
     /// second's worth at once, and from then on one each 1/rate.
-    pub fn request(&self, address: IpAddr, now: Instant) -> Verdict {
+    pub fn request(&self, address: IpAddr, now: Instant) -> Admission {
         if !self.limits_requests() {
-            return Verdict::Serve;
+            return Admission::Serve;
         }
         let now = now.saturating_duration_since(self.began).as_nanos() as u64;
         let each = SECOND / u64::from(self.rate);
@@ -112,39 +112,39 @@ impl Clients {
             Entry::Occupied(mut known) => {
                 let due = (*known.get()).max(now);
                 if due - now > SECOND - each {
-                    return Verdict::TooMany;
+                    return Admission::TooMany;
                 }
                 *known.get_mut() = due + each;
             }
             Entry::Vacant(_) if self.due_known.load(Ordering::Relaxed) >= self.room => {
-                return Verdict::Unknown;
+                return Admission::Unknown;
             }
             Entry::Vacant(new) => {
                 self.due_known.fetch_add(1, Ordering::Relaxed);
                 drop(new.insert(now + each));
             }
         }
-        Verdict::Serve
+        Admission::Serve
     }
 
     /// Takes note of a connection, which counts until what is returned is dropped. `None` where it is one too many.
-    pub fn connect(self: &Arc<Self>, address: IpAddr, phase: Phase) -> Option<Connected> {
+    pub fn connect(self: &Arc<Self>, address: IpAddr, phase: ClientPhase) -> Option<ClientConnection> {
         if self.most_connections == 0 {
-            return Some(Connected(None));
+            return Some(ClientConnection(None));
         }
-        let key = (Client::from(address), phase);
+        let key = (ClientKey::from(address), phase);
         match self.connections.entry(key) {
             Entry::Occupied(known) if *known.get() >= self.most_connections => return None,
             Entry::Occupied(mut known) => *known.get_mut() += 1,
             Entry::Vacant(_) if self.connections_known.load(Ordering::Relaxed) >= self.room => {
-                return Some(Connected(None));
+                return Some(ClientConnection(None));
             }
             Entry::Vacant(new) => {
                 self.connections_known.fetch_add(1, Ordering::Relaxed);
                 drop(new.insert(1));
             }
         }
-        Some(Connected(Some((Arc::clone(self), key))))
+        Some(ClientConnection(Some((Arc::clone(self), key))))
     }
 
     /// Forgets clients whose requests are all on time again. To be called now and then; O(clients).
@@ -166,9 +166,9 @@ impl Clients {
 /// A connection that counts.
 #[derive(Debug)]
 #[must_use = "it counts until it is dropped"]
-pub struct Connected(Option<(Arc<Clients>, (Client, Phase))>);
+pub struct ClientConnection(Option<(Arc<ClientLimits>, (ClientKey, ClientPhase))>);
 
-impl Drop for Connected {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         let Some((clients, key)) = self.0.take() else { return };
         if let Entry::Occupied(mut known) = clients.connections.entry(key) {
@@ -191,11 +191,11 @@ mod tests {
 
     #[test]
     fn a_client_has_a_second_s_worth_and_then_its_rate() {
-        let clients = Clients::new(10, 0);
+        let clients = ClientLimits::new(10, 0);
         let start = clients.began;
         let served = |address: &str, at: Duration, count: usize| {
             let asked = (0..count).map(|_| clients.request(ip(address), start + at));
-            asked.filter(|verdict| *verdict == Verdict::Serve).count()
+            asked.filter(|verdict| *verdict == Admission::Serve).count()
         };
         assert_eq!(served("192.0.2.1", Duration::ZERO, 25), 10);
         assert_eq!(served("192.0.2.2", Duration::ZERO, 3), 3, "another client");
@@ -206,40 +206,40 @@ mod tests {
 
     #[test]
     fn an_ipv6_client_is_a_site() {
-        let clients = Clients::new(1, 0);
-        assert_eq!(clients.request(ip("2001:db8::1"), clients.began), Verdict::Serve);
-        assert_eq!(clients.request(ip("2001:db8::2"), clients.began), Verdict::TooMany);
-        assert_eq!(clients.request(ip("2001:db8:0:1::1"), clients.began), Verdict::Serve);
-        assert_eq!(clients.request(ip("192.0.2.1"), clients.began), Verdict::Serve);
-        assert_eq!(clients.request(ip("::ffff:192.0.2.1"), clients.began), Verdict::TooMany);
+        let clients = ClientLimits::new(1, 0);
+        assert_eq!(clients.request(ip("2001:db8::1"), clients.began), Admission::Serve);
+        assert_eq!(clients.request(ip("2001:db8::2"), clients.began), Admission::TooMany);
+        assert_eq!(clients.request(ip("2001:db8:0:1::1"), clients.began), Admission::Serve);
+        assert_eq!(clients.request(ip("192.0.2.1"), clients.began), Admission::Serve);
+        assert_eq!(clients.request(ip("::ffff:192.0.2.1"), clients.began), Admission::TooMany);
     }
 
     #[test]
     fn what_is_known_is_bounded_and_forgotten() {
-        let mut clients = Arc::into_inner(Clients::new(1, 0)).unwrap();
+        let mut clients = Arc::into_inner(ClientLimits::new(1, 0)).unwrap();
         clients.room = 2;
         let at = |seconds| clients.began + Duration::from_secs(seconds);
         for (address, verdict) in
-            [("::1", Verdict::Serve), ("1.1.1.1", Verdict::Serve), ("2.2.2.2", Verdict::Unknown)]
+            [("::1", Admission::Serve), ("1.1.1.1", Admission::Serve), ("2.2.2.2", Admission::Unknown)]
         {
             assert_eq!(clients.request(ip(address), at(0)), verdict, "{address}");
         }
         clients.sweep(at(0));
-        assert_eq!(clients.request(ip("2.2.2.2"), at(0)), Verdict::Unknown);
+        assert_eq!(clients.request(ip("2.2.2.2"), at(0)), Admission::Unknown);
         clients.sweep(at(2));
-        assert_eq!(clients.request(ip("2.2.2.2"), at(2)), Verdict::Serve);
+        assert_eq!(clients.request(ip("2.2.2.2"), at(2)), Admission::Serve);
     }
 
     #[test]
     fn connections_count_until_they_end() {
-        let clients = Clients::new(0, 2);
+        let clients = ClientLimits::new(0, 2);
         let connect = |address: &str, phase| clients.connect(ip(address), phase);
-        let [first, _second] = [(); 2].map(|()| connect("192.0.2.1", Phase::Open).unwrap());
-        assert!(connect("192.0.2.1", Phase::Open).is_none());
-        assert!(connect("192.0.2.1", Phase::Closing).is_some());
-        assert!(connect("192.0.2.2", Phase::Open).is_some());
+        let [first, _second] = [(); 2].map(|()| connect("192.0.2.1", ClientPhase::Open).unwrap());
+        assert!(connect("192.0.2.1", ClientPhase::Open).is_none());
+        assert!(connect("192.0.2.1", ClientPhase::Closing).is_some());
+        assert!(connect("192.0.2.2", ClientPhase::Open).is_some());
         drop(first);
-        assert!(connect("192.0.2.1", Phase::Open).is_some());
+        assert!(connect("192.0.2.1", ClientPhase::Open).is_some());
         assert_eq!(clients.connections.len(), 1, "who has none left is forgotten");
         assert_eq!(clients.connections_known.load(Ordering::Relaxed), 1);
     }

@@ -22,14 +22,14 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use self::access_log::{AccessLog, Asked, Line};
-use self::client_limits::{Clients, Verdict};
+use self::client_limits::{Admission, ClientLimits};
 use self::response::Answer;
 pub use crate::dispatch::access_log::OpenLine;
 use crate::fleet::{Fleet, Roster, climbs};
 use crate::metrics::{Counter, Limit};
-use crate::request::client_address::Trust;
-use crate::request::outcome::{Choice, Refusal};
-use crate::request::{Came, Target, Visit};
+use crate::request::client_address::TrustedProxies;
+use crate::request::outcome::{Rejection, Selection};
+use crate::request::{ClientInfo, Target, Visit};
 use crate::util::clock::Clock;
 pub use health_path::HealthPath;
 
@@ -42,7 +42,7 @@ pub struct Worker {
     picks: Cell<u32>,
     /// The header map of the last request, empty: the next answer's, so that none is allocated.
     spare: RefCell<HeaderMap>,
-    policy: Policy,
+    policy: DispatchConfig,
     access_log: Option<AccessLog>,
     /// Where it counts.
     pub counter: Counter,
@@ -50,15 +50,15 @@ pub struct Worker {
 
 /// What the settings say of every request, whatever its pool.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct DispatchConfig {
     /// The longest target, in bytes.
     pub max_target: usize,
     /// The most header fields.
     pub max_headers: usize,
     /// Who may tell where a visitor came from.
-    pub trust: Trust,
+    pub trust: TrustedProxies,
     /// What each client has had, where that is limited.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ClientLimits>,
     /// Where balancers ask whether this process is ready.
     pub health_path: Option<HealthPath>,
 }
@@ -70,7 +70,7 @@ impl Worker {
         clock: Clock,
         rng: SmallRng,
         counter: Counter,
-        policy: Policy,
+        policy: DispatchConfig,
         access_log: Option<AccessLog>,
     ) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl Worker {
 
 /// Answers one request; `peer` is who sent it, a visitor or a proxy. The line is to be given to [`Worker::settle`] once
 /// it is known whether the response was written.
-pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: Came) -> (Answer, OpenLine) {
+pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: ClientInfo) -> (Answer, OpenLine) {
     if let Some(health) = worker.health(&request) {
         return health;
     }
@@ -102,19 +102,24 @@ pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: Came) -> (Answer,
 
 /// Redirects one request to the same host over TLS, on `port`, if some pool serves that host. A request that a trusted
 /// proxy received over TLS is dispatched instead, because the same redirect would come back here without end.
-pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZeroU16) -> (Answer, OpenLine) {
+pub fn upgrade<B>(
+    worker: &Worker,
+    request: Request<B>,
+    peer: ClientInfo,
+    port: NonZeroU16,
+) -> (Answer, OpenLine) {
     if let Some(health) = worker.health(&request) {
         return health;
     }
-    answer(worker, request, peer, |worker, fleet, request, came, seen| {
-        if came.by_tls {
-            return serve(worker, fleet, request, came, seen);
+    answer(worker, request, peer, |worker, fleet, request, client, seen| {
+        if client.by_tls {
+            return serve(worker, fleet, request, client, seen);
         }
-        let visit = worker.read(request, came)?;
-        let host = visit.host.as_deref().ok_or(Refusal::HostMissing)?;
-        let Target::Path(target) = visit.target else { return Err(Refusal::BadTarget) };
+        let visit = worker.read(request, client)?;
+        let host = visit.host.as_deref().ok_or(Rejection::HostMissing)?;
+        let Target::Path(target) = visit.target else { return Err(Rejection::BadTarget) };
         if !fleet.routes.knows(Some(host)) {
-            return Err(Refusal::HostUnknown);
+            return Err(Rejection::HostUnknown);
         }
         // The pool may serve another path of the host only.
         let roster = fleet.route(Some(host), target.path()).ok().map(|pool| &*pool.roster);
@@ -126,48 +131,54 @@ pub fn upgrade<B>(worker: &Worker, request: Request<B>, peer: Came, port: NonZer
 }
 
 /// Rejects one request of plain HTTP on a TLS listener.
-pub fn reject_plain_http<B>(worker: &Worker, request: Request<B>, peer: Came) -> (Answer, OpenLine) {
-    answer(worker, request, peer, |_, _, _, _, _| Err(Refusal::PlainHttp))
+pub fn reject_plain_http<B>(worker: &Worker, request: Request<B>, peer: ClientInfo) -> (Answer, OpenLine) {
+    answer(worker, request, peer, |_, _, _, _, _| Err(Rejection::PlainHttp))
 }
 
 /// Answers and counts a request, and begins its access line.
 fn answer<B>(
     worker: &Worker,
     mut request: Request<B>,
-    peer: Came,
-    serve: impl for<'f> FnOnce(&Worker, &'f Fleet, &Request<B>, Came, &mut Seen<'f>) -> Result<Answer, Refusal>,
+    peer: ClientInfo,
+    serve: impl for<'f> FnOnce(
+        &Worker,
+        &'f Fleet,
+        &Request<B>,
+        ClientInfo,
+        &mut LogContext<'f>,
+    ) -> Result<Answer, Rejection>,
 ) -> (Answer, OpenLine) {
     let started = worker.keeps_time().then(Instant::now);
-    let came = worker.policy.trust.resolve(peer, request.headers());
+    let client = worker.policy.trust.resolve(peer, request.headers());
     let mut cache = worker.fleet.borrow_mut();
     let fleet = cache.load();
 
-    let mut seen = Seen::default();
+    let mut seen = LogContext::default();
     // Nothing that was borrowed outlives a panic but the counts, which are whole after each step.
     let served = catch_unwind(AssertUnwindSafe(|| {
-        if let Err(refusal) = worker.admit(came, started) {
+        if let Err(rejection) = worker.admit(client, started) {
             // A rejected preflight would hide the 429 of the request behind it from its script.
             if !response::is_preflight(&request) {
-                return Err(refusal);
+                return Err(rejection);
             }
         }
-        serve(worker, fleet, &request, came, &mut seen)
+        serve(worker, fleet, &request, client, &mut seen)
     }));
-    let answer = served.unwrap_or_else(|_| worker.panicked()).unwrap_or_else(|refusal| {
-        seen.refusal = Some(refusal);
-        worker.counter.refusal(refusal);
-        if seen.roster.is_none() && refusal.may_have_pool() {
+    let answer = served.unwrap_or_else(|_| worker.panicked()).unwrap_or_else(|rejection| {
+        seen.rejection = Some(rejection);
+        worker.counter.rejection(rejection);
+        if seen.roster.is_none() && rejection.may_have_pool() {
             seen.roster = roster_of(fleet, &request);
         }
         let spread = worker.rng.borrow_mut().next_u32();
-        let status = refusal.status();
+        let status = rejection.status();
         let of_pool = seen.roster.and_then(|roster| roster.error_pages.get(status));
         let page = of_pool.or_else(|| fleet.error_pages.get(status));
-        response::refuse(refusal, seen.roster, page, request.headers(), spread)
+        response::refuse(rejection, seen.roster, page, request.headers(), spread)
     });
 
     worker.counter.response(answer.status());
-    let line = worker.begin_line(&request, came, &seen, answer.status(), started);
+    let line = worker.begin_line(&request, client, &seen, answer.status(), started);
     worker.reuse(std::mem::take(request.headers_mut()));
     let answer = if *request.method() == Method::HEAD { response::head_alone(answer) } else { answer };
     (answer, line)
@@ -175,30 +186,30 @@ fn answer<B>(
 
 /// What was found out on the way, for the access log.
 #[derive(Default)]
-struct Seen<'f> {
+struct LogContext<'f> {
     roster: Option<&'f Roster>,
-    choice: Option<Choice>,
-    refusal: Option<Refusal>,
+    choice: Option<Selection>,
+    rejection: Option<Rejection>,
 }
 
 fn serve<'f, B>(
     worker: &Worker,
     fleet: &'f Fleet,
     request: &Request<B>,
-    came: Came,
-    seen: &mut Seen<'f>,
-) -> Result<Answer, Refusal> {
+    client: ClientInfo,
+    seen: &mut LogContext<'f>,
+) -> Result<Answer, Rejection> {
     // Of HTTP/1.1 hyper has counted them already, of HTTP/2 it doesn't.
     if request.headers().len() > worker.policy.max_headers {
-        return Err(Refusal::HeadTooLarge);
+        return Err(Rejection::HeadTooLarge);
     }
-    let visit = worker.read(request, came)?;
+    let visit = worker.read(request, client)?;
     let host = visit.host.as_deref();
     let Target::Path(target) = visit.target else {
         return if fleet.routes.knows(host) {
             Ok(response::options(None, visit.headers))
         } else {
-            Err(Refusal::HostUnknown)
+            Err(Rejection::HostUnknown)
         };
     };
 
@@ -209,7 +220,7 @@ fn serve<'f, B>(
         return Ok(response::options(Some(roster), visit.headers));
     }
     if roster.has_base_path && climbs(target.path()) {
-        return Err(Refusal::TargetClimbs);
+        return Err(Rejection::TargetClimbs);
     }
 
     let issued = if roster.pins.is_some() { unix_now() } else { 0 };
@@ -246,22 +257,22 @@ impl Worker {
 
     /// Reads a request. The target of a preflight may be too long: rejecting it would hide the 414 of the request
     /// behind it from its script.
-    fn read<'a, B>(&self, request: &'a Request<B>, came: Came) -> Result<Visit<'a>, Refusal> {
-        match Visit::read(request, came, self.policy.max_target) {
-            Err(Refusal::TargetTooLong) if response::is_preflight(request) => {
-                Visit::read(request, came, usize::MAX)
+    fn read<'a, B>(&self, request: &'a Request<B>, client: ClientInfo) -> Result<Visit<'a>, Rejection> {
+        match Visit::read(request, client, self.policy.max_target) {
+            Err(Rejection::TargetTooLong) if response::is_preflight(request) => {
+                Visit::read(request, client, usize::MAX)
             }
             read => read,
         }
     }
 
     /// Turns a client away that sends more than it may.
-    fn admit(&self, came: Came, started: Option<Instant>) -> Result<(), Refusal> {
+    fn admit(&self, client: ClientInfo, started: Option<Instant>) -> Result<(), Rejection> {
         let Some(now) = started else { return Ok(()) };
-        match self.policy.clients.request(came.client, now) {
-            Verdict::Serve => Ok(()),
-            Verdict::TooMany => Err(Refusal::RateLimited),
-            Verdict::Unknown => {
+        match self.policy.clients.request(client.address, now) {
+            Admission::Serve => Ok(()),
+            Admission::TooMany => Err(Rejection::RateLimited),
+            Admission::Unknown => {
                 self.counter.limited(Limit::ClientTable);
                 Ok(())
             }
@@ -269,22 +280,22 @@ impl Worker {
     }
 
     /// A mistake in the program costs the one answer during which it showed.
-    fn panicked(&self) -> Result<Answer, Refusal> {
+    fn panicked(&self) -> Result<Answer, Rejection> {
         self.counter.panicked();
         tracing::error!("a request panicked and was answered 500");
-        Err(Refusal::Panicked)
+        Err(Rejection::Panicked)
     }
 
     /// What the clients of all workers have had.
-    pub fn clients(&self) -> &Arc<Clients> {
+    pub fn clients(&self) -> &Arc<ClientLimits> {
         &self.policy.clients
     }
 
     fn begin_line<B>(
         &self,
         request: &Request<B>,
-        came: Came,
-        seen: &Seen<'_>,
+        client: ClientInfo,
+        seen: &LogContext<'_>,
         status: StatusCode,
         started: Option<Instant>,
     ) -> OpenLine {
@@ -293,38 +304,38 @@ impl Worker {
         log.begin(&Line {
             time: SystemTime::now(),
             asked: Some(Asked { method: request.method(), uri: request.uri(), headers: request.headers() }),
-            client: came.client,
+            client: client.address,
             status,
             roster: seen.roster,
             choice: seen.choice,
-            refusal: seen.refusal,
+            rejection: seen.rejection,
             took: started.elapsed(),
         })
     }
 
     /// Rejects what can't be read as a request.
-    pub fn reject_unreadable(&self, refusal: Refusal, came: Came) -> (Answer, OpenLine) {
-        let status = refusal.status();
-        self.counter.refusal(refusal);
+    pub fn reject_unreadable(&self, rejection: Rejection, client: ClientInfo) -> (Answer, OpenLine) {
+        let status = rejection.status();
+        self.counter.rejection(rejection);
         self.counter.response(status);
         (
-            response::refuse(refusal, None, None, &HeaderMap::new(), 0),
-            self.begin_line_unreadable(refusal, came),
+            response::refuse(rejection, None, None, &HeaderMap::new(), 0),
+            self.begin_line_unreadable(rejection, client),
         )
     }
 
-    fn begin_line_unreadable(&self, refusal: Refusal, came: Came) -> OpenLine {
+    fn begin_line_unreadable(&self, rejection: Rejection, client: ClientInfo) -> OpenLine {
         let Some(log) = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut())) else {
             return OpenLine::default();
         };
         log.begin(&Line {
             time: SystemTime::now(),
             asked: None,
-            client: came.client,
-            status: refusal.status(),
+            client: client.address,
+            status: rejection.status(),
             roster: None,
             choice: None,
-            refusal: Some(refusal),
+            rejection: Some(rejection),
             took: Duration::ZERO,
         })
     }
@@ -360,10 +371,10 @@ mod tests {
         AgentDescription, AllowedOrigin, Arm, Backend, Cookie, Cors, ErrorPages, HostMatch, LastCheck, Pins,
         Pool, Roles, Route, Routes, Slot, Standing, Weight,
     };
-    use crate::request::client_address::Field;
+    use crate::request::client_address::ClientIpHeader;
     use crate::strategy::{Kind, Memory, Meters, Rules};
 
-    const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
+    const CLIENT: ClientInfo = ClientInfo { address: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
 
     /// For one pool of one backend; the route leads to that one, or to one that is not there. The settings would
     /// refuse a pool where nobody has weight.
@@ -418,11 +429,11 @@ mod tests {
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
         let fleet =
             Fleet { routes: Arc::new(routes), pools: [Arc::new(pool)].into(), error_pages: Arc::default() };
-        let policy = Policy {
+        let policy = DispatchConfig {
             max_target: 8192,
             max_headers: 100,
-            trust: Trust::new([], Field::Forwarded),
-            clients: Clients::new(0, 0),
+            trust: TrustedProxies::new([], ClientIpHeader::Forwarded),
+            clients: ClientLimits::new(0, 0),
             health_path: None,
         };
         Worker::new(
@@ -441,7 +452,7 @@ mod tests {
         let request = || Request::get("/").header("host", "a").body(()).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..500 {
-            let (answer, _) = dispatch(&worker, request(), CAME);
+            let (answer, _) = dispatch(&worker, request(), CLIENT);
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(answer.headers()["cache-control"], "no-store");
             seen.insert(answer.headers()["retry-after"].to_str().unwrap().to_owned());
@@ -462,7 +473,7 @@ mod tests {
             for value in 0..repeated {
                 request = request.header("accept", value);
             }
-            let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CAME);
+            let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CLIENT);
             assert_eq!(answer.headers().keys().collect::<Vec<_>>(), ["cache-control", "location"]);
             let spare = worker.spare.borrow();
             assert!(spare.is_empty());
@@ -475,13 +486,13 @@ mod tests {
         let worker = worker(0, 7);
         let request = |path: &str| Request::get(path).header("host", "a").body(()).unwrap();
         for count in 1..=3 {
-            let (answer, _) = dispatch(&worker, request("/"), CAME);
+            let (answer, _) = dispatch(&worker, request("/"), CLIENT);
             assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
             assert_eq!(answer.headers()["cache-control"], "no-store");
             assert_eq!(worker.counter.panics(), count);
         }
         let bad = Request::get("/").body(()).unwrap();
-        assert_eq!(dispatch(&worker, bad, CAME).0.status(), StatusCode::BAD_REQUEST, "it goes on serving");
+        assert_eq!(dispatch(&worker, bad, CLIENT).0.status(), StatusCode::BAD_REQUEST, "it goes on serving");
     }
 
     #[test]
@@ -495,7 +506,7 @@ mod tests {
             roster.cors = Some(Cors::new(origins, none.clone(), None, false, none));
         });
         let request = Request::get("/").header("host", "a").header("origin", "https://app.example");
-        let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CAME);
+        let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CLIENT);
         assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(answer.headers()["access-control-allow-origin"], "https://app.example");
     }

@@ -16,9 +16,9 @@ use http_body_util::Full;
 use super::prefers_html::prefers_html;
 use crate::fleet::{Caching, Cors, Pins, Roster};
 use crate::request::hash_key;
-use crate::request::outcome::{Choice, Refusal};
+use crate::request::outcome::{Rejection, Selection};
 use crate::request::pin_cookie;
-use crate::request::{Came, PathAndQuery, Visit};
+use crate::request::{ClientInfo, PathAndQuery, Visit};
 
 /// A response of ours: empty, one line of text, or a page.
 pub type Answer = Response<Full<Bytes>>;
@@ -54,21 +54,21 @@ fn empty_in(headers: HeaderMap, status: StatusCode) -> Answer {
 /// empty map to write to.
 ///
 /// # Errors
-/// [`Refusal::BadTarget`] if the target is not valid in a `Location`.
+/// [`Rejection::BadTarget`] if the target is not valid in a `Location`.
 pub fn redirect(
     roster: &Roster,
-    choice: Choice,
+    choice: Selection,
     visit: &Visit<'_>,
     target: PathAndQuery<'_>,
     now: u64,
     headers: HeaderMap,
-) -> Result<Answer, Refusal> {
+) -> Result<Answer, Rejection> {
     let plain = visit.method == Method::GET || visit.method == Method::HEAD;
-    let location = location(&roster.backends[choice.backend].base, target).ok_or(Refusal::BadTarget)?;
+    let location = location(&roster.backends[choice.backend].base, target).ok_or(Rejection::BadTarget)?;
     let mut answer = empty_in(headers, if plain { roster.status } else { roster.status_other });
     answer.headers_mut().insert(LOCATION, location);
     if let Some(pins) = roster.pins.as_ref().filter(|_| choice.pin)
-        && let Some(cookie) = set_cookie(pins, choice.backend, visit.came, now)
+        && let Some(cookie) = set_cookie(pins, choice.backend, visit.client, now)
     {
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }
@@ -94,14 +94,14 @@ fn keep(caching: &Caching, roster: &Roster, visit: &Visit<'_>, answer: &mut Head
 /// from making it permanent. `roster` is the pool that serves the target, if one does.
 ///
 /// # Errors
-/// [`Refusal::BadTarget`] if the target is not valid in a `Location`.
+/// [`Rejection::BadTarget`] if the target is not valid in a `Location`.
 pub fn upgrade(
     host: &str,
     port: NonZeroU16,
     target: PathAndQuery<'_>,
     roster: Option<&Roster>,
     request: &HeaderMap,
-) -> Result<Answer, Refusal> {
+) -> Result<Answer, Rejection> {
     let mut text = Vec::with_capacity("https://:65535".len() + host.len() + target.encoded_len());
     text.extend_from_slice(b"https://");
     text.extend_from_slice(host.as_bytes());
@@ -109,7 +109,7 @@ pub fn upgrade(
         text.extend_from_slice(format!(":{port}").as_bytes());
     }
     target.append_to(&mut text);
-    let location = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| Refusal::BadTarget)?;
+    let location = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| Rejection::BadTarget)?;
     let mut answer = empty(StatusCode::PERMANENT_REDIRECT);
     answer.headers_mut().insert(LOCATION, location);
     share(roster, request, answer.headers_mut());
@@ -125,9 +125,9 @@ fn location(base: &str, target: PathAndQuery<'_>) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
 }
 
-fn set_cookie(pins: &Pins, backend: usize, came: Came, now: u64) -> Option<HeaderValue> {
+fn set_cookie(pins: &Pins, backend: usize, client: ClientInfo, now: u64) -> Option<HeaderValue> {
     let cookie = &pins.cookie;
-    let attributes = if came.by_tls { &cookie.attributes_tls } else { &cookie.attributes };
+    let attributes = if client.by_tls { &cookie.attributes_tls } else { &cookie.attributes };
     let mut text = Vec::with_capacity(cookie.name.len() + 1 + pin_cookie::TOKEN_CHARS + attributes.len());
     text.extend_from_slice(cookie.name.as_bytes());
     text.push(b'=');
@@ -192,30 +192,30 @@ pub fn text(status: StatusCode, text: &'static str) -> Answer {
 /// number: it spreads `Retry-After` over 2 to 8 seconds, so that clients that were rejected together do not return
 /// together.
 pub fn refuse(
-    refusal: Refusal,
+    rejection: Rejection,
     roster: Option<&Roster>,
     page: Option<&Bytes>,
     request: &HeaderMap,
     spread: u32,
 ) -> Answer {
-    let mut answer = empty(refusal.status());
+    let mut answer = empty(rejection.status());
     let html = page.filter(|_| prefers_html(request));
-    let text = || Bytes::from_static(refusal.text().as_bytes());
+    let text = || Bytes::from_static(rejection.text().as_bytes());
     *answer.body_mut() = Full::new(html.cloned().unwrap_or_else(text));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, if html.is_some() { HTML } else { PLAIN });
     if page.is_some() {
         headers.insert(VARY, VARY_ACCEPT);
     }
-    match refusal {
-        Refusal::MethodNotAllowed => {
+    match rejection {
+        Rejection::MethodNotAllowed => {
             headers.insert(ALLOW, METHODS);
         }
-        Refusal::NoBackend => {
+        Rejection::NoBackend => {
             headers.insert(RETRY_AFTER, HeaderValue::from(2 + spread % 7));
         }
         // Within a second a client is owed at least one request.
-        Refusal::RateLimited => {
+        Rejection::RateLimited => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         _ => {}

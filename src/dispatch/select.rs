@@ -9,7 +9,7 @@ use super::Worker;
 use crate::fleet::{Keeps, Pool, Role, Roster};
 use crate::request::Visit;
 use crate::request::hash_key;
-use crate::request::outcome::{Choice, Decision, Refusal};
+use crate::request::outcome::{Decision, Rejection, Selection};
 use crate::request::pin_cookie::{self, Pinned};
 use crate::strategy::Turn;
 use crate::util::clock::Moment;
@@ -22,28 +22,36 @@ impl Worker {
     /// What the visitor's cookies say, where the pool pins at all.
     pub(super) fn pinned(&self, roster: &Roster, headers: &HeaderMap, now: u64) -> Pinned {
         let Some(pins) = &roster.pins else { return Pinned::No };
-        pin_cookie::read(pins, headers, now, |rejection| self.counter.pin_rejected(roster, rejection))
+        pin_cookie::read(pins, headers, now, |pin_error| self.counter.pin_rejected(roster, pin_error))
     }
 
     /// Keeps the visitor where its pin says, else lets the strategy pick. A pinned visitor takes no turn of it.
-    pub(super) fn choose(&self, pool: &Pool, visit: &Visit<'_>, pinned: Pinned) -> Result<Choice, Refusal> {
+    pub(super) fn choose(
+        &self,
+        pool: &Pool,
+        visit: &Visit<'_>,
+        pinned: Pinned,
+    ) -> Result<Selection, Rejection> {
         let roster = &*pool.roster;
         let mut rng = self.rng.borrow_mut();
         let now = if roster.reads_clock { self.clock.now() } else { Moment::default() };
         let key = roster.key.as_ref().map_or(0, |key| hash_key::of(key, visit));
         let turn = &mut Turn { rng: &mut rng, key, now };
-        let arm =
-            if pool.roles.split.is_empty() { pool.roles.live } else { pool.roles.sender(visit.came.hash()) };
+        let arm = if pool.roles.split.is_empty() {
+            pool.roles.live
+        } else {
+            pool.roles.sender(visit.client.hash())
+        };
         let choice = match pinned {
             Pinned::To { backend, half_over } if pool.keeps[backend] != Keeps::No => {
                 let pin = half_over && pool.keeps[backend] == Keeps::AndRenews;
-                Choice { arm, backend, decision: Decision::Pinned, pin }
+                Selection { arm, backend, decision: Decision::Pinned, pin }
             }
             _ => {
                 let had_pin = matches!(pinned, Pinned::To { .. } | Pinned::Gone);
                 let decision = if had_pin { Decision::Repinned } else { Decision::Picked };
-                let backend = self.pick(pool, arm, turn).ok_or(Refusal::NoBackend)?;
-                Choice { arm, backend, decision, pin: roster.pins.is_some() }
+                let backend = self.pick(pool, arm, turn).ok_or(Rejection::NoBackend)?;
+                Selection { arm, backend, decision, pin: roster.pins.is_some() }
             }
         };
         if pool.is_watched {
@@ -54,7 +62,7 @@ impl Worker {
     }
 
     /// Has the pool's shadows pick too, on their own state, and counts what they say to what was chosen.
-    fn shadow(&self, pool: &Pool, choice: Choice, turn: &mut Turn<'_>) {
+    fn shadow(&self, pool: &Pool, choice: Selection, turn: &mut Turn<'_>) {
         let arms = pool.roster.arms.iter().zip(&pool.arms).enumerate();
         for (index, (arm, _)) in arms.filter(|(_, (_, active))| active.role == Role::Shadow) {
             let Some(backend) = self.pick(pool, index, turn) else { continue };

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::certificates::Place;
 use crate::fleet::{Fleet, Slot};
-use crate::request::outcome::Refusal;
+use crate::request::outcome::Rejection;
 use crate::util::clock::Clock;
 
 /// What the figures are read from.
@@ -140,8 +140,8 @@ impl Signpost {
     }
 
     fn refusals(&self) -> MetricFamily {
-        let metrics = Refusal::ALL.iter().map(|&refusal| {
-            counter(&[("reason", refusal.reason())], self.sum(Slot(0), REFUSALS_AT + refusal as usize))
+        let metrics = Rejection::ALL.iter().map(|&rejection| {
+            counter(&[("reason", rejection.reason())], self.sum(Slot(0), REFUSALS_AT + rejection as usize))
         });
         family("signpost_refusals_total", "Requests that were not redirected.", MetricType::COUNTER, metrics)
     }

@@ -26,8 +26,8 @@ pub use load_report_result::Told;
 pub use thread_counters::{Slab, Slots};
 
 use crate::fleet::{Arm, CheckResult, Roster, Slot};
-use crate::request::outcome::{Choice, Decision, Refusal};
-use crate::request::pin_cookie::Rejection;
+use crate::request::outcome::{Decision, Rejection, Selection};
+use crate::request::pin_cookie::PinError;
 use crate::util::enum_all;
 
 /// The statuses of `signpost_responses_total`, in the order of their counts in a slab.
@@ -166,7 +166,7 @@ const PICK_BOUNDS: [u64; 10] = [25, 50, 100, 200, 400, 800, 1_600, 6_400, 25_600
 // The places that are always there, at the front of every slab.
 const CODES_AT: usize = 0;
 const REFUSALS_AT: usize = CODES_AT + CODES.len();
-const LIMITS_AT: usize = REFUSALS_AT + Refusal::ALL.len();
+const LIMITS_AT: usize = REFUSALS_AT + Rejection::ALL.len();
 const PANICS_AT: usize = LIMITS_AT + Limit::ALL.len();
 const ABORTED_AT: usize = PANICS_AT + 1;
 const HANDSHAKES_AT: usize = ABORTED_AT + 1;
@@ -200,7 +200,7 @@ impl Slots {
 
     /// The place of a pool's own counts.
     pub fn pool(&self, pool: &str) -> Slot {
-        self.give(format!("pool/{pool}"), Rejection::ALL.len())
+        self.give(format!("pool/{pool}"), PinError::ALL.len())
     }
 
     /// The place of the counts of one of its strategies.
@@ -263,18 +263,18 @@ impl Counter {
     }
 
     /// A request was refused. The answer is counted apart.
-    pub fn refusal(&self, refusal: Refusal) {
-        self.0.add(Slot(0), REFUSALS_AT + refusal as usize, 1);
+    pub fn rejection(&self, rejection: Rejection) {
+        self.0.add(Slot(0), REFUSALS_AT + rejection as usize, 1);
     }
 
     /// A visitor was sent to a backend.
-    pub fn redirect(&self, roster: &Roster, choice: Choice) {
+    pub fn redirect(&self, roster: &Roster, choice: Selection) {
         let slot = roster.arms[choice.arm].counts[choice.backend];
         self.0.add(slot, choice.decision as usize, 1);
     }
 
     /// A shadow picked this backend for a visitor of whom that was chosen.
-    pub fn shadowed(&self, arm: &Arm, backend: usize, choice: Choice) {
+    pub fn shadowed(&self, arm: &Arm, backend: usize, choice: Selection) {
         let agrees = backend == choice.backend;
         let comparison = match (choice.decision, agrees) {
             (Decision::Pinned, true) => Comparison::PinKept,
@@ -287,8 +287,8 @@ impl Counter {
     }
 
     /// A pin did not count.
-    pub fn pin_rejected(&self, roster: &Roster, rejection: Rejection) {
-        self.0.add(roster.slot, rejection as usize, 1);
+    pub fn pin_rejected(&self, roster: &Roster, pin_error: PinError) {
+        self.0.add(roster.slot, pin_error as usize, 1);
     }
 
     /// A pick was timed.
@@ -417,8 +417,8 @@ mod tests {
 
     #[test]
     fn every_status_we_answer_with_is_counted() {
-        for refusal in Refusal::ALL {
-            assert!(CODES.contains(&refusal.status()), "{refusal:?}");
+        for rejection in Rejection::ALL {
+            assert!(CODES.contains(&rejection.status()), "{rejection:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::fleet::{
     Arm, Backend, CheckResult, Fleet, Keeps, Pool, Progress, Reason, Role, Slot, State, Tier,
 };
 use crate::request::outcome::Decision;
-use crate::request::pin_cookie::Rejection;
+use crate::request::pin_cookie::PinError;
 use crate::util::fairness::Measure;
 
 impl Signpost {
@@ -328,9 +328,9 @@ impl Signpost {
     pub(super) fn rejected_pins(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
         for pool in fleet.pools.iter().filter(|pool| pool.roster.pins.is_some()) {
-            metrics.extend(Rejection::ALL.map(|rejection| {
-                let labels = [("pool", &*pool.roster.name), ("reason", rejection.reason())];
-                counter(&labels, self.sum(pool.roster.slot, rejection as usize))
+            metrics.extend(PinError::ALL.map(|pin_error| {
+                let labels = [("pool", &*pool.roster.name), ("reason", pin_error.reason())];
+                counter(&labels, self.sum(pool.roster.slot, pin_error as usize))
             }));
         }
         family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)

@@ -15,14 +15,14 @@ use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
 use ipnet::IpNet;
 
-use crate::request::Came;
+use crate::request::ClientInfo;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Which field trusted proxies write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
+pub enum ClientIpHeader {
     /// `X-Forwarded-For` and `X-Forwarded-Proto`.
     XForwardedFor,
     /// `Forwarded`, RFC 7239.
@@ -31,9 +31,9 @@ pub enum Field {
 
 /// Who is believed, and what they write.
 #[derive(Clone, Debug)]
-pub struct Trust {
+pub struct TrustedProxies {
     proxies: Box<[IpNet]>,
-    field: Field,
+    field: ClientIpHeader,
 }
 
 /// What one proxy reports of the client that it received the request from.
@@ -45,9 +45,9 @@ struct Hop {
     by_tls: Option<bool>,
 }
 
-impl Trust {
+impl TrustedProxies {
     /// Believes these; none: nobody, and no field is ever read.
-    pub fn new(proxies: impl IntoIterator<Item = IpNet>, field: Field) -> Self {
+    pub fn new(proxies: impl IntoIterator<Item = IpNet>, field: ClientIpHeader) -> Self {
         Self { proxies: proxies.into_iter().collect(), field }
     }
 
@@ -58,29 +58,29 @@ impl Trust {
 
     /// Where a request came from, given where its connection came from. O(hops × proxies), and nothing where the
     /// peer is not trusted.
-    pub fn resolve(&self, peer: Came, headers: &HeaderMap) -> Came {
-        if !self.is_proxy(peer.client) {
+    pub fn resolve(&self, peer: ClientInfo, headers: &HeaderMap) -> ClientInfo {
+        if !self.is_proxy(peer.address) {
             return peer;
         }
         match self.field {
-            Field::XForwardedFor => self.walk(peer, x_forwarded(headers)),
-            Field::Forwarded => self.walk(peer, forwarded(headers)),
+            ClientIpHeader::XForwardedFor => self.walk(peer, x_forwarded(headers)),
+            ClientIpHeader::Forwarded => self.walk(peer, forwarded(headers)),
         }
     }
 
     /// Goes from the nearest hop outwards for as long as the reporting proxy is trusted and reports an address. The last
     /// hop may report a scheme alone.
-    fn walk(&self, peer: Came, hops: impl Iterator<Item = Hop>) -> Came {
-        let mut came = peer;
+    fn walk(&self, peer: ClientInfo, hops: impl Iterator<Item = Hop>) -> ClientInfo {
+        let mut client = peer;
         for hop in hops {
-            came.by_tls = hop.by_tls.unwrap_or(came.by_tls);
-            let Some(client) = hop.client else { break };
-            came.client = client;
-            if !self.is_proxy(client) {
+            client.by_tls = hop.by_tls.unwrap_or(client.by_tls);
+            let Some(address) = hop.client else { break };
+            client.address = address;
+            if !self.is_proxy(address) {
                 break;
             }
         }
-        came
+        client
     }
 }
 
@@ -210,18 +210,18 @@ mod tests {
 
     use super::*;
 
-    fn came(client: &str, by_tls: bool) -> Came {
-        Came { client: client.parse().unwrap(), by_tls }
+    fn client_info(client: &str, by_tls: bool) -> ClientInfo {
+        ClientInfo { address: client.parse().unwrap(), by_tls }
     }
 
     /// Resolves a request from `peer`, trusting 10/8 and fd00::/8.
-    fn resolve(field: Field, peer: &str, lines: &[(HeaderName, &str)]) -> Came {
-        let trust = Trust::new(["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()), field);
+    fn resolve(field: ClientIpHeader, peer: &str, lines: &[(HeaderName, &str)]) -> ClientInfo {
+        let trust = TrustedProxies::new(["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()), field);
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(name, value.parse().unwrap());
         }
-        trust.resolve(came(peer, false), &headers)
+        trust.resolve(client_info(peer, false), &headers)
     }
 
     #[test]
@@ -231,19 +231,25 @@ mod tests {
             (X_FORWARDED_PROTO, "https"),
             (FORWARDED, "for=192.0.2.9;proto=https"),
         ];
-        for field in [Field::XForwardedFor, Field::Forwarded] {
-            assert_eq!(resolve(field, "198.51.100.1", &spoofed), came("198.51.100.1", false));
+        for field in [ClientIpHeader::XForwardedFor, ClientIpHeader::Forwarded] {
+            assert_eq!(resolve(field, "198.51.100.1", &spoofed), client_info("198.51.100.1", false));
         }
         // Nor is the field that our proxies don't write.
-        assert_eq!(resolve(Field::XForwardedFor, "10.0.0.1", &spoofed[2..]), came("10.0.0.1", false));
-        assert_eq!(resolve(Field::Forwarded, "10.0.0.1", &spoofed[..2]), came("10.0.0.1", false));
+        assert_eq!(
+            resolve(ClientIpHeader::XForwardedFor, "10.0.0.1", &spoofed[2..]),
+            client_info("10.0.0.1", false)
+        );
+        assert_eq!(
+            resolve(ClientIpHeader::Forwarded, "10.0.0.1", &spoofed[..2]),
+            client_info("10.0.0.1", false)
+        );
     }
 
     /// With `X-Forwarded-For` and `X-Forwarded-Proto`; `None`: without that field.
-    fn x_forwarded(clients: Option<&str>, schemes: Option<&str>) -> Came {
+    fn x_forwarded(clients: Option<&str>, schemes: Option<&str>) -> ClientInfo {
         let lines =
             [clients.map(|list| (X_FORWARDED_FOR, list)), schemes.map(|list| (X_FORWARDED_PROTO, list))];
-        resolve(Field::XForwardedFor, "10.0.0.1", &lines.into_iter().flatten().collect::<Vec<_>>())
+        resolve(ClientIpHeader::XForwardedFor, "10.0.0.1", &lines.into_iter().flatten().collect::<Vec<_>>())
     }
 
     #[test]
@@ -270,24 +276,24 @@ mod tests {
             (",192.0.2.1 ,, 10.0.0.2 , ", "192.0.2.1"),
             ("6.6.6.6, ,192.0.2.1,\t,10.0.0.2,10.0.0.3,,", "192.0.2.1"),
         ] {
-            assert_eq!(x_forwarded(Some(list), None).client.to_string(), client, "{list:?}");
+            assert_eq!(x_forwarded(Some(list), None).address.to_string(), client, "{list:?}");
         }
     }
 
     #[test]
     fn lines_are_read_from_the_last_one_whatever_the_client_put_before() {
-        for field in [Field::XForwardedFor, Field::Forwarded] {
+        for field in [ClientIpHeader::XForwardedFor, ClientIpHeader::Forwarded] {
             let (name, prefix) = match field {
-                Field::XForwardedFor => (X_FORWARDED_FOR, ""),
-                Field::Forwarded => (FORWARDED, "for="),
+                ClientIpHeader::XForwardedFor => (X_FORWARDED_FOR, ""),
+                ClientIpHeader::Forwarded => (FORWARDED, "for="),
             };
             let of = |lines: &[&[u8]]| {
-                let trust = Trust::new(["10.0.0.0/8".parse().unwrap()], field);
+                let trust = TrustedProxies::new(["10.0.0.0/8".parse().unwrap()], field);
                 let mut headers = HeaderMap::new();
                 for line in lines {
                     headers.append(&name, HeaderValue::from_bytes(line).unwrap());
                 }
-                trust.resolve(came("10.0.0.1", false), &headers).client.to_string()
+                trust.resolve(client_info("10.0.0.1", false), &headers).address.to_string()
             };
             let item = |address: &str| format!("{prefix}{address}").into_bytes();
             let spoof = item("6.6.6.6");
@@ -326,7 +332,7 @@ mod tests {
             // A place without a known scheme changes nothing.
             (Some("192.0.2.1, 10.0.0.2"), Some("gopher, https"), true),
         ] {
-            let expected = came(if clients.is_some() { "192.0.2.1" } else { "10.0.0.1" }, by_tls);
+            let expected = client_info(if clients.is_some() { "192.0.2.1" } else { "10.0.0.1" }, by_tls);
             assert_eq!(x_forwarded(clients, schemes), expected, "{clients:?} {schemes:?}");
         }
     }
@@ -336,21 +342,29 @@ mod tests {
         for clients in
             [None, Some(""), Some(" , "), Some("unknown"), Some("_hidden"), Some("6.6.6.6, unknown")]
         {
-            assert_eq!(x_forwarded(clients, None), came("10.0.0.1", false), "{clients:?}");
-            assert_eq!(x_forwarded(clients, Some("https")), came("10.0.0.1", true), "{clients:?}");
-            assert_eq!(x_forwarded(clients, Some("http, https")), came("10.0.0.1", true), "{clients:?}");
+            assert_eq!(x_forwarded(clients, None), client_info("10.0.0.1", false), "{clients:?}");
+            assert_eq!(x_forwarded(clients, Some("https")), client_info("10.0.0.1", true), "{clients:?}");
+            assert_eq!(
+                x_forwarded(clients, Some("http, https")),
+                client_info("10.0.0.1", true),
+                "{clients:?}"
+            );
             // The nearest one is the peer's; the others may be the client's.
             if clients.is_none_or(|list| !list.contains('6')) {
-                assert_eq!(x_forwarded(clients, Some("https, http")), came("10.0.0.1", false), "{clients:?}");
+                assert_eq!(
+                    x_forwarded(clients, Some("https, http")),
+                    client_info("10.0.0.1", false),
+                    "{clients:?}"
+                );
             }
         }
         // A peer that was reached over TLS keeps that unless it reports otherwise.
-        let trust = Trust::new(["10.0.0.0/8".parse().unwrap()], Field::Forwarded);
+        let trust = TrustedProxies::new(["10.0.0.0/8".parse().unwrap()], ClientIpHeader::Forwarded);
         for (line, by_tls) in
             [("", true), ("proto=gopher", true), ("proto=http", false), ("for=unknown", true)]
         {
             let headers = HeaderMap::from_iter([(FORWARDED, line.parse().unwrap())]);
-            assert_eq!(trust.resolve(came("10.0.0.1", true), &headers).by_tls, by_tls, "{line}");
+            assert_eq!(trust.resolve(client_info("10.0.0.1", true), &headers).by_tls, by_tls, "{line}");
         }
     }
 
@@ -381,10 +395,13 @@ mod tests {
             ("for=[2001:db8::1]:80\"", "10.0.0.1", false),
             ("for=\"192.0.2.1;for=192.0.2.2;proto=https", "10.0.0.1", false),
         ] {
-            let read = resolve(Field::Forwarded, "10.0.0.1", &[(FORWARDED, list)]);
-            assert_eq!(read, came(client, by_tls), "{list}");
+            let read = resolve(ClientIpHeader::Forwarded, "10.0.0.1", &[(FORWARDED, list)]);
+            assert_eq!(read, client_info(client, by_tls), "{list}");
         }
         let long = format!("for=\"{}192.0.2.1\";proto=https", "\\".repeat(1000));
-        assert_eq!(resolve(Field::Forwarded, "10.0.0.1", &[(FORWARDED, &long)]), came("10.0.0.1", true));
+        assert_eq!(
+            resolve(ClientIpHeader::Forwarded, "10.0.0.1", &[(FORWARDED, &long)]),
+            client_info("10.0.0.1", true)
+        );
     }
 }

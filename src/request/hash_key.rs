@@ -18,7 +18,7 @@ use crate::strategy;
 pub fn of(key: &HashKey, visit: &Visit<'_>) -> u64 {
     match value(key, visit) {
         Some(value) => strategy::hash(value),
-        None => of_client(visit.came.client),
+        None => of_client(visit.client.address),
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::request::Came;
+    use crate::request::ClientInfo;
 
     fn with<T>(client: &str, target: &str, fields: &[(&str, &str)], read: impl Fn(&Visit<'_>) -> T) -> T {
         let fields =
@@ -82,8 +82,8 @@ mod tests {
                 request.header(*name, *value)
             });
         let request = fields.body(()).unwrap();
-        let came = Came { client: client.parse().unwrap(), by_tls: false };
-        read(&Visit::read(&request, came, 8192).unwrap())
+        let client = ClientInfo { address: client.parse().unwrap(), by_tls: false };
+        read(&Visit::read(&request, client, 8192).unwrap())
     }
 
     fn found(key: &HashKey, target: &str, fields: &[(&str, &str)]) -> Option<String> {

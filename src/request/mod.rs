@@ -18,22 +18,22 @@ use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Version};
 
 use crate::fleet::Host;
-use crate::request::outcome::Refusal;
+use crate::request::outcome::Rejection;
 
 /// How a request came to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Came {
+pub struct ClientInfo {
     /// The client's address, IPv4 in its own form also on a dual-stack listener.
-    pub client: IpAddr,
+    pub address: IpAddr,
     /// Whether by TLS.
     pub by_tls: bool,
 }
 
-impl Came {
+impl ClientInfo {
     /// A hash of the client, the same in every process, for what is decided by who comes: of IPv6 the network of 64
     /// bits counts, for that is what one subscriber has.
     pub fn hash(&self) -> u32 {
-        let network = match self.client {
+        let network = match self.address {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
         };
@@ -62,7 +62,7 @@ pub struct Visit<'a> {
     /// The header fields.
     pub headers: &'a HeaderMap,
     /// How it came.
-    pub came: Came,
+    pub client: ClientInfo,
 }
 
 /// What is asked for.
@@ -87,16 +87,20 @@ impl<'a> Visit<'a> {
     ///
     /// # Errors
     /// Why it can't be served.
-    pub fn read<B>(request: &'a Request<B>, came: Came, max_target: usize) -> Result<Self, Refusal> {
+    pub fn read<B>(
+        request: &'a Request<B>,
+        client: ClientInfo,
+        max_target: usize,
+    ) -> Result<Self, Rejection> {
         let method = request.method();
         if method == Method::CONNECT || method == Method::TRACE {
-            return Err(Refusal::MethodNotAllowed);
+            return Err(Rejection::MethodNotAllowed);
         }
         let (host, target) = Target::of(request)?;
         if target.raw().len() > max_target {
-            return Err(Refusal::TargetTooLong);
+            return Err(Rejection::TargetTooLong);
         }
-        Ok(Self { method, host, target, headers: request.headers(), came })
+        Ok(Self { method, host, target, headers: request.headers(), client })
     }
 }
 
@@ -106,7 +110,7 @@ impl<'a> Target<'a> {
     ///
     /// # Errors
     /// Why there is none that could be routed.
-    pub fn of<B>(request: &'a Request<B>) -> Result<(Option<Cow<'a, str>>, Self), Refusal> {
+    pub fn of<B>(request: &'a Request<B>) -> Result<(Option<Cow<'a, str>>, Self), Rejection> {
         let is_http2 = request.version() == Version::HTTP_2;
         let uri = request.uri();
         let field = host_field(request)?;
@@ -119,15 +123,15 @@ impl<'a> Target<'a> {
                 if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS =>
             {
                 // `Host::parse` refuses userinfo: `@` is in no host.
-                let host = Host::parse(authority.as_str()).ok_or(Refusal::BadTarget)?;
+                let host = Host::parse(authority.as_str()).ok_or(Rejection::BadTarget)?;
                 // HTTP/2's `:authority` is what `Host` is; beside it there may only be the same (RFC 9113 §8.3.1).
                 if is_http2 && field.as_ref().is_some_and(|field| !field.is(&host)) {
-                    return Err(Refusal::HostDoubled);
+                    return Err(Rejection::HostDoubled);
                 }
                 (Some(host), raw)
             }
             // Authority form (`evil.example`, `:80@evil`, `javascript:x`) and other schemes.
-            _ => return Err(Refusal::BadTarget),
+            _ => return Err(Rejection::BadTarget),
         };
         let target = Self::read(raw, uri.path(), request.method(), uri.scheme().is_some() && !is_http2)?;
         Ok((host.map(|host| lower(host.name)).transpose()?, target))
@@ -143,27 +147,27 @@ impl<'a> Target<'a> {
 }
 
 /// The `Host` field, checked: hyper does not look at it (RFC 9112 §3.2 demands the 400s).
-fn host_field<B>(request: &Request<B>) -> Result<Option<Host<'_>>, Refusal> {
+fn host_field<B>(request: &Request<B>) -> Result<Option<Host<'_>>, Rejection> {
     let mut fields = request.headers().get_all(HOST).iter();
     let Some(first) = fields.next() else {
         let may_lack = match request.version() {
             Version::HTTP_2 => request.uri().authority().is_some(),
             version => version < Version::HTTP_11,
         };
-        return if may_lack { Ok(None) } else { Err(Refusal::HostMissing) };
+        return if may_lack { Ok(None) } else { Err(Rejection::HostMissing) };
     };
     if fields.next().is_some() {
-        return Err(Refusal::HostDoubled);
+        return Err(Rejection::HostDoubled);
     }
-    let text = first.to_str().map_err(|_| Refusal::HostMalformed)?;
-    Host::parse(text).map(Some).ok_or(Refusal::HostMalformed)
+    let text = first.to_str().map_err(|_| Rejection::HostMalformed)?;
+    Host::parse(text).map(Some).ok_or(Rejection::HostMalformed)
 }
 
 /// Lower-cased and without the dot that ends a fully qualified name.
-fn lower(name: &str) -> Result<Cow<'_, str>, Refusal> {
+fn lower(name: &str) -> Result<Cow<'_, str>, Rejection> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.is_empty() || name.ends_with('.') {
-        return Err(Refusal::HostMalformed);
+        return Err(Rejection::HostMalformed);
     }
     Ok(if has(name, |b| b.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())
@@ -178,17 +182,17 @@ fn has(text: &str, such: impl Fn(u8) -> bool) -> bool {
 }
 
 impl<'a> Target<'a> {
-    fn read(raw: &'a str, path: &'a str, method: &Method, absolute: bool) -> Result<Self, Refusal> {
+    fn read(raw: &'a str, path: &'a str, method: &Method, absolute: bool) -> Result<Self, Rejection> {
         // No browser sends these raw, and a `Location` may not hold them.
         if has(raw, |b| b <= b' ' || b == 0x7f) {
-            return Err(Refusal::BadTarget);
+            return Err(Rejection::BadTarget);
         }
         match raw.as_bytes() {
             [b'/', ..] => Ok(Self::Path(PathAndQuery { path, raw })),
             // `http://host` and `http://host?query`.
             [] | [b'?', ..] if absolute => Ok(Self::Path(PathAndQuery { path: "/", raw })),
             b"*" if method == Method::OPTIONS && !absolute => Ok(Self::Server),
-            _ => Err(Refusal::BadTarget),
+            _ => Err(Rejection::BadTarget),
         }
     }
 }
@@ -240,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    const CAME: Came = Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
+    const CLIENT: ClientInfo = ClientInfo { address: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
 
     fn request(method: &str, target: &str, hosts: &[&str], version: Version) -> Request<()> {
         let mut builder = Request::builder().method(method).uri(target).version(version);
@@ -250,9 +254,9 @@ mod tests {
         builder.body(()).unwrap()
     }
 
-    fn read(method: &str, target: &str) -> Result<(Option<String>, String), Refusal> {
+    fn read(method: &str, target: &str) -> Result<(Option<String>, String), Rejection> {
         let request = request(method, target, &["Site.Example:80"], Version::HTTP_11);
-        let visit = Visit::read(&request, CAME, 8192)?;
+        let visit = Visit::read(&request, CLIENT, 8192)?;
         let mut text = Vec::new();
         match visit.target {
             Target::Server => text.push(b'*'),
@@ -301,20 +305,20 @@ mod tests {
             "javascript:1",
         ] {
             if target.parse::<http::Uri>().is_ok() {
-                assert_eq!(read("GET", target), Err(Refusal::BadTarget), "{target}");
+                assert_eq!(read("GET", target), Err(Rejection::BadTarget), "{target}");
             }
         }
         for method in ["CONNECT", "TRACE"] {
-            assert_eq!(read(method, "/"), Err(Refusal::MethodNotAllowed));
+            assert_eq!(read(method, "/"), Err(Rejection::MethodNotAllowed));
         }
-        assert_eq!(read("GET", &format!("/{}", "a".repeat(8192))), Err(Refusal::TargetTooLong));
+        assert_eq!(read("GET", &format!("/{}", "a".repeat(8192))), Err(Rejection::TargetTooLong));
     }
 
     #[test]
     fn http2_has_its_host_in_the_authority() {
         let read = |method: &str, target: &str, hosts: &[&str]| {
             let request = request(method, target, hosts, Version::HTTP_2);
-            let visit = Visit::read(&request, CAME, 8192)?;
+            let visit = Visit::read(&request, CLIENT, 8192)?;
             Ok((visit.host.map(Cow::into_owned).unwrap(), visit.target == Target::Server))
         };
         let at = |host: &str| Ok((host.to_owned(), false));
@@ -325,23 +329,23 @@ mod tests {
         for other in ["evil.example", "site.example", "site.example:443"] {
             assert_eq!(
                 read("GET", "https://site.example:8443/p", &[other]),
-                Err(Refusal::HostDoubled),
+                Err(Rejection::HostDoubled),
                 "{other}"
             );
         }
-        assert_eq!(read("GET", "https://a/p", &["a", "a"]), Err(Refusal::HostDoubled));
-        assert_eq!(read("GET", "https://a/p", &["a b"]), Err(Refusal::HostMalformed));
-        assert_eq!(read("GET", "https://u@a/p", &[]), Err(Refusal::BadTarget));
-        assert_eq!(read("GET", "/p", &[]), Err(Refusal::HostMissing));
+        assert_eq!(read("GET", "https://a/p", &["a", "a"]), Err(Rejection::HostDoubled));
+        assert_eq!(read("GET", "https://a/p", &["a b"]), Err(Rejection::HostMalformed));
+        assert_eq!(read("GET", "https://u@a/p", &[]), Err(Rejection::BadTarget));
+        assert_eq!(read("GET", "/p", &[]), Err(Rejection::HostMissing));
         // `:path` is `*`: a URI in one text has no such form.
-        for (method, result) in [("OPTIONS", Ok(true)), ("GET", Err(Refusal::BadTarget))] {
+        for (method, result) in [("OPTIONS", Ok(true)), ("GET", Err(Rejection::BadTarget))] {
             let mut parts = http::uri::Parts::default();
             parts.scheme = Some(Scheme::HTTPS);
             parts.authority = Some("a".parse().unwrap());
             parts.path_and_query = Some("*".parse().unwrap());
             let mut request = request(method, "/", &[], Version::HTTP_2);
             *request.uri_mut() = http::Uri::from_parts(parts).unwrap();
-            let visit = Visit::read(&request, CAME, 8192);
+            let visit = Visit::read(&request, CLIENT, 8192);
             assert_eq!(visit.map(|visit| visit.target == Target::Server), result, "{method}");
         }
     }
@@ -350,15 +354,15 @@ mod tests {
     fn a_host_is_there_once_and_well_formed() {
         let read = |hosts: &[&str], version| {
             let request = request("GET", "/", hosts, version);
-            Visit::read(&request, CAME, 8192).map(|visit| visit.host.map(Cow::into_owned))
+            Visit::read(&request, CLIENT, 8192).map(|visit| visit.host.map(Cow::into_owned))
         };
-        assert_eq!(read(&[], Version::HTTP_11), Err(Refusal::HostMissing));
+        assert_eq!(read(&[], Version::HTTP_11), Err(Rejection::HostMissing));
         assert_eq!(read(&[], Version::HTTP_10), Ok(None));
-        assert_eq!(read(&["a", "a"], Version::HTTP_11), Err(Refusal::HostDoubled));
-        assert_eq!(read(&["A.b.", "c"], Version::HTTP_10), Err(Refusal::HostDoubled));
+        assert_eq!(read(&["a", "a"], Version::HTTP_11), Err(Rejection::HostDoubled));
+        assert_eq!(read(&["A.b.", "c"], Version::HTTP_10), Err(Rejection::HostDoubled));
         assert_eq!(read(&["A.b.:8080"], Version::HTTP_11), Ok(Some("a.b".into())));
         for bad in ["", "a b", "a/evil", "[::1", "a:99999", "u@h", ".", "a..", "é"] {
-            assert_eq!(read(&[bad], Version::HTTP_11), Err(Refusal::HostMalformed), "{bad:?}");
+            assert_eq!(read(&[bad], Version::HTTP_11), Err(Rejection::HostMalformed), "{bad:?}");
         }
     }
 }

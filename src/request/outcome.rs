@@ -7,7 +7,7 @@ use crate::util::enum_all;
 
 /// A visitor is sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct Selection {
     /// The strategy whose visitor it is: its place in the pool's roster.
     pub arm: usize,
     /// The backend's index in the pool's roster.
@@ -45,7 +45,7 @@ impl Decision {
 enum_all! {
     /// Why a request is not redirected.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Refusal {
+    pub enum Rejection {
         /// No valid HTTP; hyper answered.
         Malformed,
         /// HTTP/2 without TLS, which is not spoken here.
@@ -81,7 +81,7 @@ enum_all! {
     }
 }
 
-impl Refusal {
+impl Rejection {
     /// The status it is answered with.
     pub const fn status(self) -> StatusCode {
         match self {
@@ -161,7 +161,7 @@ impl Refusal {
     }
 }
 
-impl From<NoRoute> for Refusal {
+impl From<NoRoute> for Rejection {
     fn from(no_route: NoRoute) -> Self {
         match no_route {
             NoRoute::Host => Self::HostUnknown,
@@ -178,8 +178,8 @@ mod tests {
     #[test]
     fn every_rejection_may_have_a_page() {
         // The connection sends this one, before there is a request.
-        for refusal in Refusal::ALL.iter().filter(|refusal| **refusal != Refusal::Http2InTheClear) {
-            assert!(ErrorPages::STATUSES.contains(&refusal.status()), "{refusal:?}");
+        for rejection in Rejection::ALL.iter().filter(|rejection| **rejection != Rejection::Http2InTheClear) {
+            assert!(ErrorPages::STATUSES.contains(&rejection.status()), "{rejection:?}");
         }
     }
 }

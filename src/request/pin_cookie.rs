@@ -42,7 +42,7 @@ pub enum Pinned {
 enum_all! {
     /// Why a pin does not count.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Rejection {
+    pub enum PinError {
         /// No pin of ours at all.
         Malformed,
         /// Another pool's.
@@ -60,7 +60,7 @@ enum_all! {
     }
 }
 
-impl Rejection {
+impl PinError {
     /// Its name in metrics.
     pub const fn reason(self) -> &'static str {
         match self {
@@ -78,13 +78,13 @@ impl Rejection {
 /// Finds the visitor's pin. The first valid one counts; every other is told to `rejected`.
 ///
 /// `now` is in seconds since 1970. No allocation; at most four cookies are verified.
-pub fn read(pins: &Pins, headers: &HeaderMap, now: u64, mut rejected: impl FnMut(Rejection)) -> Pinned {
+pub fn read(pins: &Pins, headers: &HeaderMap, now: u64, mut rejected: impl FnMut(PinError)) -> Pinned {
     let mut gone = false;
     for token in cookies(headers, pins.cookie.name.as_bytes()).take(MAX_CANDIDATES) {
         match open(pins, token, now) {
             Ok((backend, half_over)) => return Pinned::To { backend, half_over },
             Err(reason) => {
-                gone |= reason == Rejection::UnknownBackend;
+                gone |= reason == PinError::UnknownBackend;
                 rejected(reason);
             }
         }
@@ -113,10 +113,10 @@ fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Verifies a pin: the backend's index and whether half of its time is over.
-fn open(pins: &Pins, token: &[u8], now: u64) -> Result<(usize, bool), Rejection> {
+fn open(pins: &Pins, token: &[u8], now: u64) -> Result<(usize, bool), PinError> {
     let mut bytes = [0; TOKEN_BYTES];
     if token.len() != TOKEN_CHARS || URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) != Ok(TOKEN_BYTES) {
-        return Err(Rejection::Malformed);
+        return Err(PinError::Malformed);
     }
     let mut rest = &bytes[..];
     let [version] = take(&mut rest);
@@ -126,26 +126,26 @@ fn open(pins: &Pins, token: &[u8], now: u64) -> Result<(usize, bool), Rejection>
     let backend = Tag::from_bytes(take(&mut rest));
     let mac: [u8; MAC_BYTES] = take(&mut rest);
     if version != VERSION {
-        return Err(Rejection::Malformed);
+        return Err(PinError::Malformed);
     }
     // Before the MAC: pools may have different secrets, and the reason is only counted.
     if pool != pins.pool {
-        return Err(Rejection::Foreign);
+        return Err(PinError::Foreign);
     }
     if !pins.verify(&bytes[..CLAIMS_BYTES], &mac) {
-        return Err(Rejection::Forged);
+        return Err(PinError::Forged);
     }
     if generation != pins.generation {
-        return Err(Rejection::Generation);
+        return Err(PinError::Generation);
     }
     if issued > now.saturating_add(CLOCK_SKEW) {
-        return Err(Rejection::NotYetValid);
+        return Err(PinError::NotYetValid);
     }
     let age = now.saturating_sub(issued);
     if age >= pins.max_age {
-        return Err(Rejection::Expired);
+        return Err(PinError::Expired);
     }
-    let backend = pins.backend(backend).ok_or(Rejection::UnknownBackend)?;
+    let backend = pins.backend(backend).ok_or(PinError::UnknownBackend)?;
     Ok((backend, age.saturating_mul(2) >= pins.max_age))
 }
 
@@ -230,22 +230,22 @@ mod tests {
         for backend in 0..999 {
             assert_eq!(open(&after, &token(&before, backend), NOW), Ok((backend, false)));
         }
-        assert_eq!(open(&after, &token(&before, 999), NOW), Err(Rejection::UnknownBackend));
+        assert_eq!(open(&after, &token(&before, 999), NOW), Err(PinError::UnknownBackend));
     }
 
     #[test]
     fn each_kind_of_wrong_pin_has_its_reason() {
         let ours = pins("p", &["a", "b"], &[KEY], 1);
         let of = |other: &Pins| open(&ours, &token(other, 1), NOW);
-        assert_eq!(of(&pins("q", &["a", "b"], &[KEY], 1)), Err(Rejection::Foreign));
-        assert_eq!(of(&pins("p", &["a", "b"], &[OTHER], 1)), Err(Rejection::Forged));
-        assert_eq!(of(&pins("p", &["a", "b"], &[KEY], 0)), Err(Rejection::Generation));
-        assert_eq!(of(&pins("p", &["a", "gone"], &[KEY], 1)), Err(Rejection::UnknownBackend));
-        assert_eq!(open(&ours, &token(&ours, 0), NOW + 100), Err(Rejection::Expired));
+        assert_eq!(of(&pins("q", &["a", "b"], &[KEY], 1)), Err(PinError::Foreign));
+        assert_eq!(of(&pins("p", &["a", "b"], &[OTHER], 1)), Err(PinError::Forged));
+        assert_eq!(of(&pins("p", &["a", "b"], &[KEY], 0)), Err(PinError::Generation));
+        assert_eq!(of(&pins("p", &["a", "gone"], &[KEY], 1)), Err(PinError::UnknownBackend));
+        assert_eq!(open(&ours, &token(&ours, 0), NOW + 100), Err(PinError::Expired));
         assert_eq!(open(&ours, &token(&ours, 0), NOW - 300), Ok((0, false)));
-        assert_eq!(open(&ours, &token(&ours, 0), NOW - 301), Err(Rejection::NotYetValid));
+        assert_eq!(open(&ours, &token(&ours, 0), NOW - 301), Err(PinError::NotYetValid));
         for bad in [&b""[..], b"x", &[b'A'; 60], &[b'!'; 60], &[b'A'; 4096]] {
-            assert_eq!(open(&ours, bad, NOW), Err(Rejection::Malformed));
+            assert_eq!(open(&ours, bad, NOW), Err(PinError::Malformed));
         }
     }
 
@@ -254,7 +254,7 @@ mod tests {
         let before = pins("p", &["a"], &[KEY], 0);
         let after = pins("p", &["a"], &[OTHER, KEY], 0);
         assert_eq!(open(&after, &token(&before, 0), NOW), Ok((0, false)));
-        assert_eq!(open(&before, &token(&after, 0), NOW), Err(Rejection::Forged));
+        assert_eq!(open(&before, &token(&after, 0), NOW), Err(PinError::Forged));
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(read_all(&[format!("a=b; pin={good}; c")]), (to_b, vec![]));
         assert_eq!(read_all(&[format!("a=b;pin=\"{good}\"")]), (to_b, vec![]));
         assert_eq!(read_all(&["x=y".into(), format!("pin={good}")]), (to_b, vec![]));
-        assert_eq!(read_all(&[format!("pin=bad; pin={good}")]), (to_b, vec![Rejection::Malformed]));
+        assert_eq!(read_all(&[format!("pin=bad; pin={good}")]), (to_b, vec![PinError::Malformed]));
         assert_eq!(read_all(&["pin=;".repeat(1000)]).1.len(), MAX_CANDIDATES);
     }
 

@@ -18,17 +18,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Shown};
 use crate::certificates::{self, Published, Shelf};
-use crate::dispatch::client_limits::Clients;
-use crate::dispatch::{HealthPath, Policy, Worker};
+use crate::dispatch::client_limits::ClientLimits;
+use crate::dispatch::{DispatchConfig, HealthPath, Worker};
 use crate::fleet::Slot;
 use crate::health::Listening;
 use crate::metrics::{Counter, Roll, Slab, Slots};
 use crate::os::fd_limit::{explained, max_connections};
 use crate::readiness::Readiness;
-use crate::request::client_address::{Field, Trust};
+use crate::request::client_address::{ClientIpHeader, TrustedProxies};
 use crate::server::{
-    Bound, Crew, Inherited, Kind, Listener, Listeners, Places, Shutdown, Speaks, Taken, Tls, Traffic,
-    worker_count,
+    BindError, BoundListener, ConnectionLimit, Inherited, Listener, ListenerKind, ListenerProtocol,
+    Listeners, Shutdown, Tls, Traffic, WorkerPool, worker_count,
 };
 use crate::settings::{ForwardedBy, Settings};
 use crate::telemetry::Telemetry;
@@ -40,10 +40,10 @@ pub(super) struct Ground<'t> {
     pub(super) clock: Clock,
     pub(super) slots: Slots,
     pub(super) roll: Arc<Roll>,
-    pub(super) places: Arc<Places>,
+    pub(super) places: Arc<ConnectionLimit>,
     /// Where clients are listened for at present.
     pub(super) listening: Arc<ArcSwap<Listening>>,
-    pub(super) clients: RefCell<Arc<Clients>>,
+    pub(super) clients: RefCell<Arc<ClientLimits>>,
     pub(super) telemetry: &'t Telemetry,
     pub(super) counter: Counter,
     /// Asks for certificates to be read again.
@@ -54,15 +54,15 @@ pub(super) struct Ground<'t> {
 pub(super) struct Front {
     pub(super) settings: Settings,
     /// Where visitors are served, in the order of the settings.
-    pub(super) traffic: Vec<(Speaks, SocketAddr)>,
+    pub(super) traffic: Vec<(ListenerProtocol, SocketAddr)>,
     /// Where the operator is.
     pub(super) admin: SocketAddr,
-    crew: Crew,
+    crew: WorkerPool,
     /// Workers that don't serve yet.
     staffed: Vec<(Worker, Vec<Listener>)>,
     slabs: Vec<Arc<Slab>>,
     /// A second descriptor of every listening socket.
-    held: Vec<Bound>,
+    held: Vec<BoundListener>,
     /// How many connections there may be.
     most: usize,
     /// Each listener with the place of its counts.
@@ -116,9 +116,9 @@ impl Front {
                 }));
             }
         }
-        let tls = traffic.iter().any(|(speaks, _)| *speaks == Speaks::Tls);
+        let tls = traffic.iter().any(|(speaks, _)| *speaks == ListenerProtocol::Tls);
         let tls = tls.then(|| Tls::new(&settings.server.tls, Arc::clone(&certificates)));
-        let crew = Crew::new(
+        let crew = WorkerPool::new(
             &settings.server,
             tls.transpose().map_err(io::Error::other)?,
             Arc::clone(&ground.places),
@@ -127,7 +127,7 @@ impl Front {
         let mut known = ground.clients.borrow_mut();
         // Where the limits stay, so does what each client has had.
         if !known.has_limits(rate, connections) {
-            *known = Clients::new(rate, connections);
+            *known = ClientLimits::new(rate, connections);
         }
         let clients = Arc::clone(&known);
         drop(known);
@@ -193,7 +193,7 @@ impl Front {
     }
 
     /// Why an address can't be had, where it may be our own.
-    fn explained(&self, taken: &Taken) -> String {
+    fn explained(&self, taken: &BindError) -> String {
         match self.held.iter().find(|held| held.address == taken.address) {
             Some(held) => format!(
                 "{taken}: this process serves {} there, and what is served on an address changes with a restart only",
@@ -204,7 +204,7 @@ impl Front {
     }
 
     /// Every listener, by kind and real address.
-    pub(super) fn listeners(&self) -> Vec<(Kind, SocketAddr)> {
+    pub(super) fn listeners(&self) -> Vec<(ListenerKind, SocketAddr)> {
         self.held.iter().map(|held| (held.kind, held.address)).collect()
     }
 
@@ -212,8 +212,8 @@ impl Front {
     ///
     /// # Errors
     /// No descriptor was left.
-    pub(super) fn hold(&self) -> io::Result<Vec<Bound>> {
-        self.held.iter().map(Bound::again).collect()
+    pub(super) fn hold(&self) -> io::Result<Vec<BoundListener>> {
+        self.held.iter().map(BoundListener::again).collect()
     }
 
     /// Has the workers accept visitors.
@@ -230,7 +230,7 @@ impl Front {
 
     /// Sets the options of the listeners for clients, once no other front or process can be left with them alone.
     pub(super) fn tune(&self) {
-        let of_clients = self.held.iter().filter(|bound| bound.kind != Kind::Admin);
+        let of_clients = self.held.iter().filter(|bound| bound.kind != ListenerKind::Admin);
         of_clients.for_each(|bound| bound.tune(&self.settings.server));
     }
 
@@ -295,7 +295,7 @@ impl Front {
     }
 
     /// Leaves everything to the next front, and returns once what is under way is finished or `shutdown_grace` over.
-    pub(super) async fn retire(mut self, next: Vec<(Kind, SocketAddr)>, roll: Arc<Roll>) {
+    pub(super) async fn retire(mut self, next: Vec<(ListenerKind, SocketAddr)>, roll: Arc<Roll>) {
         for held in self.held.iter().filter(|held| next.contains(&(held.kind, held.address))) {
             held.passed.set();
         }
@@ -318,9 +318,9 @@ impl Front {
 }
 
 /// Has clients forgotten who need not be remembered.
-async fn sweep(clients: Arc<Clients>) {
+async fn sweep(clients: Arc<ClientLimits>) {
     loop {
-        tokio::time::sleep(Clients::SWEEP).await;
+        tokio::time::sleep(ClientLimits::SWEEP).await;
         clients.sweep(Instant::now());
     }
 }
@@ -335,17 +335,17 @@ fn read_certificates(settings: &Settings) -> io::Result<Published> {
 }
 
 /// What the settings say of every request.
-fn policy(settings: &Settings, clients: &Arc<Clients>, readiness: &Readiness) -> Policy {
+fn policy(settings: &Settings, clients: &Arc<ClientLimits>, readiness: &Readiness) -> DispatchConfig {
     let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
     let field = match settings.server.forwarded_by {
-        ForwardedBy::XForwardedFor => Field::XForwardedFor,
-        ForwardedBy::Forwarded => Field::Forwarded,
+        ForwardedBy::XForwardedFor => ClientIpHeader::XForwardedFor,
+        ForwardedBy::Forwarded => ClientIpHeader::Forwarded,
     };
     let limits = &settings.server.limits;
-    Policy {
+    DispatchConfig {
         max_target: limits.max_target_bytes.0,
         max_headers: limits.max_headers.0.into(),
-        trust: Trust::new(proxies, field),
+        trust: TrustedProxies::new(proxies, field),
         clients: Arc::clone(clients),
         health_path: settings
             .server

@@ -21,14 +21,14 @@ use crate::admin::{Scrapes, Shown};
 use crate::compare::Comparer;
 use crate::control::Controller;
 use crate::control::reload::{NewFront, Reloader, Told};
-use crate::dispatch::client_limits::Clients;
+use crate::dispatch::client_limits::ClientLimits;
 use crate::health::{Entry, Prober};
 use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources, StateFileStatus};
 use crate::os::fd_limit::explained;
 use crate::os::sd_notify::Notifier;
 use crate::overrides::{self, Saver, StateFile};
 use crate::readiness::Readiness;
-use crate::server::{Bound, Listeners, Places, Shutdown, Speaks};
+use crate::server::{BoundListener, ConnectionLimit, ListenerProtocol, Listeners, Shutdown};
 use crate::settings::{Layers, Settings, Span};
 use crate::takeover::{Offer, Predecessor, TakenOver};
 use crate::telemetry::Telemetry;
@@ -82,7 +82,7 @@ pub async fn run(
     listeners: Listeners,
     telemetry: &Telemetry,
     mut family: Family,
-    ready: impl FnOnce(&[(Speaks, SocketAddr)], SocketAddr),
+    ready: impl FnOnce(&[(ListenerProtocol, SocketAddr)], SocketAddr),
 ) -> io::Result<Ended> {
     let mut signals = Signals::listen()?;
     let hangup = signal(SignalKind::hangup())?;
@@ -136,9 +136,9 @@ pub async fn run(
         clock: controller.clock(),
         slots,
         roll,
-        places: Places::new(usize::MAX),
+        places: ConnectionLimit::new(usize::MAX),
         listening: Arc::default(),
-        clients: RefCell::new(Clients::new(0, 0)),
+        clients: RefCell::new(ClientLimits::new(0, 0)),
         telemetry,
         counter: counter.clone(),
         certificates: watch::Sender::new(0),
@@ -229,7 +229,7 @@ pub async fn run(
     }
     front.tune();
     save(&mut saver);
-    let offer = |front: &Front, held: io::Result<Vec<Bound>>| -> Offering {
+    let offer = |front: &Front, held: io::Result<Vec<BoundListener>>| -> Offering {
         match held {
             _ if is_fixed => Box::pin(pending()),
             Ok(held) => Box::pin(

@@ -18,9 +18,9 @@ const EMPTYING: Duration = Duration::from_secs(1);
 
 /// The queue of one listener.
 #[derive(Debug)]
-pub(crate) struct Queue(AsyncFd<TcpListener>);
+pub(crate) struct AcceptQueue(AsyncFd<TcpListener>);
 
-impl Queue {
+impl AcceptQueue {
     /// Has the reactor say when somebody has come. The listener must not block.
     pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
         sockopt::watch(listener).map(Self)
@@ -74,10 +74,11 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_long_queue_lets_others_run() {
         const WAITING: usize = 300;
-        let listener = crate::server::bind(crate::server::Kind::Http, ([127, 0, 0, 1], 0).into(), 1).unwrap();
+        let listener =
+            crate::server::bind(crate::server::ListenerKind::Http, ([127, 0, 0, 1], 0).into(), 1).unwrap();
         let waiting: Vec<_> =
             (0..WAITING).map(|_| std::net::TcpStream::connect(listener.address).unwrap()).collect();
-        let queue = Queue::new(listener.sockets.into_iter().next().unwrap()).unwrap();
+        let queue = AcceptQueue::new(listener.sockets.into_iter().next().unwrap()).unwrap();
         let (accepted, seen) = (Cell::new(0), Cell::new(None));
         let accepting = async {
             while accepted.get() < waiting.len() {

@@ -17,14 +17,14 @@ use tokio::sync::Notify;
 
 /// The count that all workers share.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionLimit {
     taken: AtomicUsize,
     most: AtomicUsize,
     /// Is told when a place at the cap is free again.
     freed: Notify,
 }
 
-impl Places {
+impl ConnectionLimit {
     /// As many as that.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { taken: AtomicUsize::new(0), most: AtomicUsize::new(most), freed: Notify::new() })
@@ -90,10 +90,10 @@ const HASTE: Duration = Duration::from_secs(1);
 
 /// One worker's connections.
 #[derive(Debug)]
-pub(crate) struct Crowd {
-    places: Arc<Places>,
+pub(crate) struct ConnectionTracker {
+    places: Arc<ConnectionLimit>,
     eviction: Eviction,
-    seats: RefCell<Vec<Rc<Seat>>>,
+    seats: RefCell<Vec<Rc<ConnectionHandle>>>,
     /// How many are being served or were a moment ago, and so have what that takes.
     awake: Cell<usize>,
     draining_since: Cell<Option<Instant>>,
@@ -104,32 +104,32 @@ pub(crate) struct Crowd {
 }
 
 /// What a connection and its worker know together: whether it is to make room, and whether it is over.
-pub struct Seat {
+pub struct ConnectionHandle {
     /// Its place among the worker's seats.
     at: Cell<usize>,
     /// Since when it waits for a request, or for the rest of its head.
     idle_since: Cell<Option<Instant>>,
     is_evicted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    crowd: Rc<Crowd>,
+    tracker: Rc<ConnectionTracker>,
 }
 
-impl fmt::Debug for Seat {
+impl fmt::Debug for ConnectionHandle {
     /// Without the crowd, which has it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, idle_since, is_evicted, .. } = self;
-        let mut seat = f.debug_struct("Seat");
-        seat.field("at", at).field("idle_since", idle_since).field("is_evicted", is_evicted);
-        seat.finish_non_exhaustive()
+        let mut handle = f.debug_struct("ConnectionHandle");
+        handle.field("at", at).field("idle_since", idle_since).field("is_evicted", is_evicted);
+        handle.finish_non_exhaustive()
     }
 }
 
-impl Crowd {
-    pub(crate) fn new(places: Arc<Places>) -> Self {
+impl ConnectionTracker {
+    pub(crate) fn new(places: Arc<ConnectionLimit>) -> Self {
         Self::with_eviction(places, Eviction::CLIENTS)
     }
 
-    pub(crate) fn with_eviction(places: Arc<Places>, eviction: Eviction) -> Self {
+    pub(crate) fn with_eviction(places: Arc<ConnectionLimit>, eviction: Eviction) -> Self {
         Self {
             places,
             eviction,
@@ -161,36 +161,36 @@ impl Crowd {
     }
 
     /// Takes a place.
-    pub(crate) fn enter(self: &Rc<Self>) -> Taken {
+    pub(crate) fn enter(self: &Rc<Self>) -> ConnectionPermit {
         self.places.taken.fetch_add(1, Ordering::AcqRel);
         let mut seats = self.seats.borrow_mut();
-        let seat = Rc::new(Seat {
+        let handle = Rc::new(ConnectionHandle {
             at: Cell::new(seats.len()),
             idle_since: Cell::new(None),
             is_evicted: Cell::new(false),
             waker: RefCell::default(),
-            crowd: Rc::clone(self),
+            tracker: Rc::clone(self),
         });
-        seats.push(Rc::clone(&seat));
-        Taken(seat)
+        seats.push(Rc::clone(&handle));
+        ConnectionPermit(handle)
     }
 
     /// Closes the connections that have waited longest, of those that have waited for long enough, and returns how many. O(connections).
     pub(crate) fn evict(&self) -> usize {
         let Eviction { min_wait, batch, .. } = self.eviction;
         let seats = self.seats.borrow();
-        let mut idle: Vec<(Instant, &Rc<Seat>)> = seats
+        let mut idle: Vec<(Instant, &Rc<ConnectionHandle>)> = seats
             .iter()
-            .filter_map(|seat| {
-                Some((seat.idle_since.get().filter(|since| since.elapsed() >= min_wait)?, seat))
+            .filter_map(|handle| {
+                Some((handle.idle_since.get().filter(|since| since.elapsed() >= min_wait)?, handle))
             })
             .collect();
         if idle.len() > batch {
             idle.select_nth_unstable_by_key(batch, |(since, _)| *since);
             idle.truncate(batch);
         }
-        for (_, seat) in &idle {
-            seat.evict();
+        for (_, handle) in &idle {
+            handle.evict();
         }
         idle.len()
     }
@@ -200,9 +200,9 @@ impl Crowd {
     pub(crate) fn tidy(&self, idle_timeout: Duration) {
         let Some(patience) = self.places.shortened(idle_timeout) else { return };
         let now = Instant::now();
-        for seat in &*self.seats.borrow() {
-            if seat.idle_since.get().is_some_and(|since| now.saturating_duration_since(since) >= patience) {
-                seat.evict();
+        for handle in &*self.seats.borrow() {
+            if handle.idle_since.get().is_some_and(|since| now.saturating_duration_since(since) >= patience) {
+                handle.evict();
             }
         }
     }
@@ -220,7 +220,7 @@ impl Crowd {
     }
 
     fn wake_all(&self) {
-        self.seats.borrow().iter().for_each(|seat| seat.wake());
+        self.seats.borrow().iter().for_each(|handle| handle.wake());
     }
 
     /// Waits until nobody is left of those who are drained.
@@ -231,7 +231,7 @@ impl Crowd {
     }
 }
 
-impl Seat {
+impl ConnectionHandle {
     /// Its last answer is out: what was asked of it so far has been done, or is no more to be done.
     pub(super) fn ended(&self) {
         self.idle_since.set(None);
@@ -253,7 +253,7 @@ impl Seat {
 
     /// Whether its next answer should be its last, for there is little room.
     pub(super) fn is_pressed(&self) -> bool {
-        self.is_evicted() || self.crowd.places.are_few()
+        self.is_evicted() || self.tracker.places.are_few()
     }
 
     /// Whether it is to make room.
@@ -263,23 +263,23 @@ impl Seat {
 
     /// Takes note that the connection is awake until what is returned is dropped.
     pub(super) fn wakes(&self) -> impl Drop {
-        self.crowd.awake.update(|awake| awake + 1);
-        Awake(&self.crowd)
+        self.tracker.awake.update(|awake| awake + 1);
+        ActiveGuard(&self.tracker)
     }
 
     /// Whether it should rest as soon as it can, for many others are awake.
     pub(super) fn should_rest(&self) -> bool {
-        self.crowd.awake.get() > AWAKE
+        self.tracker.awake.get() > AWAKE
     }
 
     /// Since when the worker has been draining.
     pub(super) fn draining_since(&self) -> Option<Instant> {
-        self.crowd.draining_since.get()
+        self.tracker.draining_since.get()
     }
 
     /// Since when the worker has been draining without waiting for the rest of incomplete requests.
     pub(super) fn draining_promptly_since(&self) -> Option<Instant> {
-        self.crowd.prompt_since.get()
+        self.tracker.prompt_since.get()
     }
 
     /// Waits until it is to make room.
@@ -321,9 +321,9 @@ impl Seat {
 }
 
 /// A connection that is awake.
-struct Awake<'a>(&'a Crowd);
+struct ActiveGuard<'a>(&'a ConnectionTracker);
 
-impl Drop for Awake<'_> {
+impl Drop for ActiveGuard<'_> {
     fn drop(&mut self) {
         self.0.awake.update(|awake| awake - 1);
     }
@@ -331,27 +331,27 @@ impl Drop for Awake<'_> {
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Taken(Rc<Seat>);
+pub(crate) struct ConnectionPermit(Rc<ConnectionHandle>);
 
-impl Taken {
+impl ConnectionPermit {
     /// What the connection is to know of it.
-    pub(crate) fn seat(&self) -> &Seat {
+    pub(crate) fn handle(&self) -> &ConnectionHandle {
         &self.0
     }
 }
 
-impl Drop for Taken {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let crowd = &self.0.crowd;
-        let mut seats = crowd.seats.borrow_mut();
+        let tracker = &self.0.tracker;
+        let mut seats = tracker.seats.borrow_mut();
         let at = self.0.at.get();
         seats.swap_remove(at);
         if let Some(moved) = seats.get(at) {
             moved.at.set(at);
         }
-        crowd.places.give_back();
-        if seats.is_empty() && crowd.draining_since.get().is_some() {
-            crowd.emptied.notify_one();
+        tracker.places.give_back();
+        if seats.is_empty() && tracker.draining_since.get().is_some() {
+            tracker.emptied.notify_one();
         }
     }
 }
@@ -362,31 +362,34 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_idle_longest_makes_room() {
-        let crowd = Rc::new(Crowd::new(Places::new(3)));
-        let mut taken: Vec<_> = (0..3).map(|_| crowd.enter()).collect();
+        let tracker = Rc::new(ConnectionTracker::new(ConnectionLimit::new(3)));
+        let mut taken: Vec<_> = (0..3).map(|_| tracker.enter()).collect();
         let ago = |millis| Instant::now().checked_sub(Duration::from_millis(millis)).unwrap();
         taken[0].0.idle(Some(ago(100)));
         taken[1].0.idle(Some(ago(10_000)));
         taken[2].0.idle(None);
         let mut is_full = false;
-        let waited = tokio::time::timeout(Duration::ZERO, crowd.room(|| is_full = true)).await;
+        let waited = tokio::time::timeout(Duration::ZERO, tracker.room(|| is_full = true)).await;
         assert!(waited.is_err() && is_full, "nobody has gone yet");
         let evicted: Vec<_> = taken.iter().map(|taken| taken.0.is_evicted.get()).collect();
         assert_eq!(evicted, [false, true, false]);
         drop(taken.remove(1));
-        crowd.room(|| panic!("there is room")).await;
-        let next = crowd.enter();
-        assert_eq!(crowd.seats.borrow().iter().map(|seat| seat.at.get()).collect::<Vec<_>>(), [0, 1, 2]);
+        tracker.room(|| panic!("there is room")).await;
+        let next = tracker.enter();
+        assert_eq!(
+            tracker.seats.borrow().iter().map(|handle| handle.at.get()).collect::<Vec<_>>(),
+            [0, 1, 2]
+        );
         drop((next, taken));
-        assert_eq!((crowd.seats.borrow().len(), crowd.places.taken.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((tracker.seats.borrow().len(), tracker.places.taken.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
     fn from_four_fifths_on_places_are_few() {
-        let crowd = Rc::new(Crowd::new(Places::new(10)));
+        let tracker = Rc::new(ConnectionTracker::new(ConnectionLimit::new(10)));
         let mut taken = Vec::new();
         for count in 1..=10 {
-            taken.push(crowd.enter());
+            taken.push(tracker.enter());
             assert_eq!(taken[0].0.is_pressed(), count >= 8, "{count}");
         }
     }

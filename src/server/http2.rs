@@ -25,10 +25,10 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection_tracker::Seat;
-use super::http1::connection::{End, Rules};
+use super::connection_tracker::ConnectionHandle;
+use super::http1::connection::{ConnectionEnd, ConnectionLimits};
 use super::http1::connection_state::{LAST_WAIT, Transport, passes};
-use super::lingering::{Expected, Served};
+use super::lingering::{ExpectedBytes, Finished};
 use super::unsent::{Made, UnsentStreams};
 use crate::dispatch::response::Answer;
 use crate::dispatch::{OpenLine, Worker};
@@ -61,11 +61,11 @@ pub(super) async fn serve<T: Transport>(
     io: T,
     answer: impl Fn(Request<()>) -> (Answer, OpenLine),
     worker: Rc<Worker>,
-    rules: &Rules,
-    seat: &Seat,
-) -> Served<T> {
+    rules: &ConnectionLimits,
+    handle: &ConnectionHandle,
+) -> Finished<T> {
     let unsent = UnsentStreams::new(worker);
-    let tally = Tally::new(rules, seat);
+    let tally = StreamTracker::new(rules, handle);
     let back = Rc::new(Cell::new(None));
     let (end, broken) = {
         let io = TokioIo::new(Lent { io: Some(io), back: Rc::clone(&back), unsent: Rc::clone(&unsent) });
@@ -79,17 +79,21 @@ pub(super) async fn serve<T: Transport>(
             .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
-            .serve_connection(io, Tallied { answer, tally: &tally, unsent });
+            .serve_connection(io, TrackedService { answer, tally: &tally, unsent });
         drive(pin!(connection), &tally, rules).await
     };
-    tally.seat.ended();
+    tally.handle.ended();
     // The connection is dropped and has given back what it was served over. Last frames of the peer's may be under
     // way, and would be answered with a reset; nobody reads on from a peer that was cut off.
-    Served { end, rest: back.take(), expected: (!broken).then_some(Expected::Body) }
+    Finished { end, rest: back.take(), expected: (!broken).then_some(ExpectedBytes::Body) }
 }
 
 /// Polls a connection to its end; returns how it ended and whether it was cut off.
-async fn drive<C>(mut connection: Pin<&mut C>, tally: &Tally<'_>, rules: &Rules) -> (End, bool)
+async fn drive<C>(
+    mut connection: Pin<&mut C>,
+    tally: &StreamTracker<'_>,
+    rules: &ConnectionLimits,
+) -> (ConnectionEnd, bool)
 where
     C: Graceful,
 {
@@ -97,19 +101,19 @@ where
     // Since when the peer is being told to end, and the limit that is the reason, where it is one.
     let mut leaving: Option<(Instant, Option<Limit>)> = None;
     poll_fn(|cx| {
-        let end = |limit: Option<Limit>| limit.map_or(End::Closed, End::Limited);
-        tally.seat.listen(cx.waker());
+        let end = |limit: Option<Limit>| limit.map_or(ConnectionEnd::Closed, ConnectionEnd::Limited);
+        tally.handle.listen(cx.waker());
         loop {
             let why = match leaving {
                 Some(_) => None,
-                None if tally.seat.draining_since().is_some() => Some(None),
-                None if tally.seat.is_evicted() => Some(Some(Limit::Evicted)),
+                None if tally.handle.draining_since().is_some() => Some(None),
+                None if tally.handle.is_evicted() => Some(Some(Limit::Evicted)),
                 None if tally.requests_left() == 0 => Some(Some(Limit::Requests)),
                 None if tally.deadline(rules) <= Instant::now() => Some(Some(tally.limit())),
                 None => None,
             };
             if let Some(limit) = why {
-                tally.seat.idle(None);
+                tally.handle.idle(None);
                 leaving = Some((Instant::now(), limit));
                 connection.as_mut().leave();
             }
@@ -117,11 +121,11 @@ where
             match connection.as_mut().poll(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready((end(limit), false)),
                 Poll::Ready(Err(error)) if is_flood(&error) => {
-                    return Poll::Ready((End::Limited(Limit::Http2Flood), true));
+                    return Poll::Ready((ConnectionEnd::Limited(Limit::Http2Flood), true));
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready((end(limit), true)),
                 Poll::Pending if tally.overdraft.get() > OVERDRAFT => {
-                    return Poll::Ready((End::Limited(Limit::Requests), true));
+                    return Poll::Ready((ConnectionEnd::Limited(Limit::Requests), true));
                 }
                 Poll::Pending => {}
             }
@@ -129,7 +133,7 @@ where
                 continue;
             }
             ready!(passes(timer.as_mut(), cx, || match leaving {
-                Some((since, _)) if tally.seat.draining_promptly_since().is_some() => since + LAST_WAIT,
+                Some((since, _)) if tally.handle.draining_promptly_since().is_some() => since + LAST_WAIT,
                 Some((since, _)) => since + LAST_WORDS,
                 None => tally.deadline(rules),
             }));
@@ -153,7 +157,7 @@ trait Graceful: Future<Output = hyper::Result<()>> {
     fn leave(self: Pin<&mut Self>);
 }
 
-impl<T, F> Graceful for http2::Connection<TokioIo<Lent<T>>, Tallied<'_, F>, Local>
+impl<T, F> Graceful for http2::Connection<TokioIo<Lent<T>>, TrackedService<'_, F>, Local>
 where
     T: Transport,
     F: Fn(Request<()>) -> (Answer, OpenLine),
@@ -164,22 +168,22 @@ where
 }
 
 /// What service and driver of one connection know together.
-struct Tally<'a> {
+struct StreamTracker<'a> {
     started: Instant,
-    seat: &'a Seat,
+    handle: &'a ConnectionHandle,
     /// When the last request came.
     last: Cell<Option<Instant>>,
     left: Cell<u32>,
     overdraft: Cell<u32>,
 }
 
-impl<'a> Tally<'a> {
-    fn new(rules: &Rules, seat: &'a Seat) -> Self {
+impl<'a> StreamTracker<'a> {
+    fn new(rules: &ConnectionLimits, handle: &'a ConnectionHandle) -> Self {
         let now = Instant::now();
-        seat.idle(Some(now));
+        handle.idle(Some(now));
         Self {
             started: now,
-            seat,
+            handle,
             last: Cell::new(None),
             left: Cell::new(rules.max_requests),
             overdraft: Cell::new(0),
@@ -189,8 +193,8 @@ impl<'a> Tally<'a> {
     fn request(&self) {
         let now = Instant::now();
         self.last.set(Some(now));
-        if !self.seat.is_evicted() {
-            self.seat.idle(Some(now));
+        if !self.handle.is_evicted() {
+            self.handle.idle(Some(now));
         }
         match self.left.get() {
             0 => self.overdraft.set(self.overdraft.get().saturating_add(1)),
@@ -203,7 +207,7 @@ impl<'a> Tally<'a> {
     }
 
     /// When the peer is to be told to end if no request comes.
-    fn deadline(&self, rules: &Rules) -> Instant {
+    fn deadline(&self, rules: &ConnectionLimits) -> Instant {
         match self.last.get() {
             None => self.started + rules.header_timeout,
             Some(last) => last + rules.idle_timeout,
@@ -219,14 +223,14 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// A service that tells the [`Tally`] what it serves.
-struct Tallied<'a, F> {
+/// A service that tells the [`StreamTracker`] what it serves.
+struct TrackedService<'a, F> {
     answer: F,
-    tally: &'a Tally<'a>,
+    tally: &'a StreamTracker<'a>,
     unsent: Rc<UnsentStreams>,
 }
 
-impl<F: Fn(Request<()>) -> (Answer, OpenLine)> Service<Request<Incoming>> for Tallied<'_, F> {
+impl<F: Fn(Request<()>) -> (Answer, OpenLine)> Service<Request<Incoming>> for TrackedService<'_, F> {
     type Response = Answer;
     type Error = Infallible;
     type Future = Made;

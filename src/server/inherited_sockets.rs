@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use super::Taken;
-use super::listener::{Bound, Kind, Passed, adopt};
+use super::BindError;
+use super::listener::{BoundListener, HandedOver, ListenerKind, adopt};
 
 /// Sockets from systemd or from a running instance. Nothing where neither gave any.
 #[derive(Debug, Default)]
@@ -15,17 +15,17 @@ pub struct Inherited {
 #[derive(Debug)]
 struct Item {
     /// What it is for; `None`: whatever its address says.
-    kind: Option<Kind>,
+    kind: Option<ListenerKind>,
     address: SocketAddr,
     /// The address of the setting that it served until now, where that is known.
     setting: Option<SocketAddr>,
     sockets: Vec<TcpListener>,
-    from: Source,
+    from: SocketSource,
 }
 
 /// Who bound a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
+enum SocketSource {
     /// The instance that is replaced. What its successor leaves, it empties and closes itself.
     Predecessor,
     /// systemd, which holds it for as long as its unit is up: visitors would wait in its queue for nobody.
@@ -39,7 +39,7 @@ impl Inherited {
     /// It does not listen on that address.
     pub fn add_from_predecessor(
         &mut self,
-        kind: Kind,
+        kind: ListenerKind,
         address: SocketAddr,
         setting: Option<SocketAddr>,
         socket: TcpListener,
@@ -52,7 +52,7 @@ impl Inherited {
         match self.items.iter_mut().find(|item| (item.kind, item.address) == (Some(kind), address)) {
             Some(item) => item.sockets.push(socket),
             None => {
-                let from = Source::Predecessor;
+                let from = SocketSource::Predecessor;
                 let (kind, sockets) = (Some(kind), vec![socket]);
                 self.items.push(Item { kind, address, setting, sockets, from });
             }
@@ -61,9 +61,9 @@ impl Inherited {
     }
 
     /// Adds the sockets of an address that this process has served until now.
-    pub fn add_own(&mut self, held: Bound) {
-        let Bound { kind, address, setting, is_systemd_s, sockets, .. } = held;
-        let from = if is_systemd_s { Source::Systemd } else { Source::Predecessor };
+    pub fn add_own(&mut self, held: BoundListener) {
+        let BoundListener { kind, address, setting, is_systemd_s, sockets, .. } = held;
+        let from = if is_systemd_s { SocketSource::Systemd } else { SocketSource::Predecessor };
         let (kind, setting) = (Some(kind), Some(setting));
         self.items.push(Item { kind, address, setting, sockets, from });
     }
@@ -74,7 +74,7 @@ impl Inherited {
     /// It is not listening.
     pub(super) fn add_from_systemd(&mut self, name: &str, socket: TcpListener) -> io::Result<()> {
         let address = adopt(&socket)?;
-        let (kind, from) = (Kind::of_name(name), Source::Systemd);
+        let (kind, from) = (ListenerKind::of_name(name), SocketSource::Systemd);
         let item = Item { kind, address, setting: None, sockets: vec![socket], from };
         self.items.push(item);
         Ok(())
@@ -83,8 +83,11 @@ impl Inherited {
     /// Gives each wanted address its sockets, where there are any. First who names the very address, then the setting that it served until now, then who names
     /// port 0, then for sockets that systemd calls by a kind's name whoever is left of that kind. What nobody
     /// gets is dropped, and is an error where systemd passed it.
-    pub(super) fn hand_out(mut self, wanted: &[(Kind, SocketAddr)]) -> (Vec<Option<Bound>>, Vec<Taken>) {
-        let mut given: Vec<Option<Bound>> = wanted.iter().map(|_| None).collect();
+    pub(super) fn hand_out(
+        mut self,
+        wanted: &[(ListenerKind, SocketAddr)],
+    ) -> (Vec<Option<BoundListener>>, Vec<BindError>) {
+        let mut given: Vec<Option<BoundListener>> = wanted.iter().map(|_| None).collect();
         for fits in [exactly, by_setting, by_port_0, by_name] {
             for ((kind, address), given) in wanted.iter().zip(&mut given) {
                 if given.is_some() {
@@ -96,20 +99,21 @@ impl Inherited {
                     if real.port() != address.port() && setting != Some(*address) {
                         tracing::info!(setting = %address, listener = %real, "an inherited listener is used");
                     }
-                    let (kind, setting, passed) = (*kind, *address, Passed::default());
-                    let is_systemd_s = from == Source::Systemd;
-                    *given = Some(Bound { kind, address: real, setting, is_systemd_s, sockets, passed });
+                    let (kind, setting, passed) = (*kind, *address, HandedOver::default());
+                    let is_systemd_s = from == SocketSource::Systemd;
+                    *given =
+                        Some(BoundListener { kind, address: real, setting, is_systemd_s, sockets, passed });
                 }
             }
         }
-        let unnamed = self.items.into_iter().filter(|item| item.from == Source::Systemd);
+        let unnamed = self.items.into_iter().filter(|item| item.from == SocketSource::Systemd);
         let unnamed = unnamed.map(|Item { kind, address, .. }| {
             let setting = match kind {
-                Some(Kind::Admin) => "admin.listen has one already".to_owned(),
+                Some(ListenerKind::Admin) => "admin.listen has one already".to_owned(),
                 Some(kind) => format!("each {} has one already", kind.setting()),
                 None => "no listener of the settings has that address".to_owned(),
             };
-            Taken {
+            BindError {
                 kind: None,
                 address,
                 error: io::Error::other(format!("systemd passed a socket for it, but {setting}")),
@@ -128,11 +132,11 @@ fn exactly(item: &Item, wanted: SocketAddr) -> bool {
 }
 
 fn by_port_0(item: &Item, wanted: SocketAddr) -> bool {
-    item.from == Source::Predecessor && wanted.port() == 0 && same_ip(item.address.ip(), wanted.ip())
+    item.from == SocketSource::Predecessor && wanted.port() == 0 && same_ip(item.address.ip(), wanted.ip())
 }
 
 fn by_name(item: &Item, _: SocketAddr) -> bool {
-    item.from == Source::Systemd && item.kind.is_some()
+    item.from == SocketSource::Systemd && item.kind.is_some()
 }
 
 /// Whether a setting with `wanted` has led to `real`: without IPv6 `0.0.0.0` stands in for `[::]`.

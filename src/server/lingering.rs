@@ -6,33 +6,33 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::coop::consume_budget;
 
-use super::connection_tracker::Seat;
-use super::http1::connection::End;
-use super::http1::connection_state::{LAST_WAIT, Transport, Watch, prompt_patience_ends};
+use super::connection_tracker::ConnectionHandle;
+use super::http1::connection::ConnectionEnd;
+use super::http1::connection_state::{ConnectionState, LAST_WAIT, Transport, prompt_patience_ends};
 use crate::metrics::Limit;
 
 /// A connection that was served.
 #[derive(Debug)]
 #[must_use = "its end is to be counted, and then it is to be lingered for"]
-pub struct Served<T> {
+pub struct Finished<T> {
     /// How it ended.
-    pub end: End,
+    pub end: ConnectionEnd,
     /// What it was served over, if something is left to do with it.
     pub(super) rest: Option<T>,
     /// What the peer may still be sending.
-    pub(super) expected: Option<Expected>,
+    pub(super) expected: Option<ExpectedBytes>,
 }
 
 /// What may come from a peer after its last response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expected {
+pub(super) enum ExpectedBytes {
     /// A body, or the rest of what is no request.
     Body,
     /// Bytes that it sends until it has read our FIN, which it should not.
     Stray,
 }
 
-impl Expected {
+impl ExpectedBytes {
     /// How long the peer may be silent.
     const fn silence(self) -> Duration {
         match self {
@@ -53,28 +53,28 @@ const MOMENT: Duration = Duration::from_millis(10);
 /// How many bytes are discarded.
 const DISCARD: u64 = 64 << 20;
 
-impl<T: Transport> Served<T> {
+impl<T: Transport> Finished<T> {
     /// One that was ended.
-    pub(super) fn cut(io: T, end: End) -> Self {
+    pub(super) fn cut(io: T, end: ConnectionEnd) -> Self {
         Self { end, rest: T::SAYS_GOODBYE.then_some(io), expected: None }
     }
 
     /// One whose last answer says that what came last was no request.
     pub(super) fn rejected(io: T) -> Self {
-        Self { end: End::Closed, rest: Some(io), expected: Some(Expected::Body) }
+        Self { end: ConnectionEnd::Closed, rest: Some(io), expected: Some(ExpectedBytes::Body) }
     }
 
     /// One whose last answer is out; `unread` was sent after its request.
-    pub(super) fn over(mut io: T, unread: &[u8], watch: &Watch<'_>) -> Self {
+    pub(super) fn over(mut io: T, unread: &[u8], watch: &ConnectionState<'_>) -> Self {
         let (end, expected) = if watch.is_spent() {
-            (End::Limited(Limit::Requests), Some(Expected::Body))
+            (ConnectionEnd::Limited(Limit::Requests), Some(ExpectedBytes::Body))
         } else if watch.body_announced() {
-            (End::Closed, Some(Expected::Body))
+            (ConnectionEnd::Closed, Some(ExpectedBytes::Body))
         } else {
             // A client may send more before it has read that its last response is the last, and even if it said so
             // itself. What has come already would be answered with a reset.
             let more_came = !unread.is_empty() || io.socket().may_have_more();
-            (End::Closed, (watch.ends() || more_came).then_some(Expected::Stray))
+            (ConnectionEnd::Closed, (watch.ends() || more_came).then_some(ExpectedBytes::Stray))
         };
         Self { end, rest: (expected.is_some() || T::SAYS_GOODBYE).then_some(io), expected }
     }
@@ -86,14 +86,14 @@ impl<T: Transport> Served<T> {
 
     /// Whether the peer may be sending a body.
     pub fn expects_body(&self) -> bool {
-        self.expected == Some(Expected::Body)
+        self.expected == Some(ExpectedBytes::Body)
     }
 
     /// Sends FIN if the peer announced nothing more, and looks a moment later whether its own has come: most clients
     /// close at once. To look costs less than to have the reactor watch the socket.
     pub(super) async fn close_soon(mut self) -> Self {
         if let Some(io) = self.rest.as_mut()
-            && self.expected == Some(Expected::Stray)
+            && self.expected == Some(ExpectedBytes::Stray)
             && !T::SAYS_GOODBYE
             && io.socket().is_unwatched()
         {
@@ -111,20 +111,20 @@ impl<T: Transport> Served<T> {
     /// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
     /// discard a response that was not read yet. Browsers send the whole body before they read.
     ///
-    /// It ends at once if `seat` is to make room.
-    pub async fn linger(self, seat: &Seat) {
+    /// It ends at once if `handle` is to make room.
+    pub async fn linger(self, handle: &ConnectionHandle) {
         let Some(rest) = self.rest else { return };
-        seat.idle(Some(Instant::now()));
-        let most = if self.expected == Some(Expected::Stray) { BRIEF_LINGER } else { LINGER };
+        handle.idle(Some(Instant::now()));
+        let most = if self.expected == Some(ExpectedBytes::Stray) { BRIEF_LINGER } else { LINGER };
         tokio::select! {
-            _ = tokio::time::timeout(most, finish(rest, self.expected, seat)) => {}
-            () = seat.evicted() => {}
+            _ = tokio::time::timeout(most, finish(rest, self.expected, handle)) => {}
+            () = handle.evicted() => {}
         }
     }
 }
 
 /// The last write and the last read.
-async fn finish<T: Transport>(mut io: T, expected: Option<Expected>, seat: &Seat) {
+async fn finish<T: Transport>(mut io: T, expected: Option<ExpectedBytes>, handle: &ConnectionHandle) {
     let sent = tokio::time::timeout(GOODBYE, io.shutdown()).await;
     let (Some(expected), Ok(Ok(()))) = (expected, sent) else { return };
     // From the socket itself: what TLS carries needs no deciphering to be thrown away.
@@ -134,7 +134,7 @@ async fn finish<T: Transport>(mut io: T, expected: Option<Expected>, seat: &Seat
     while left > 0 {
         let read = tokio::select! {
             read = tokio::time::timeout(expected.silence(), socket.read(&mut buffer)) => read,
-            () = prompt_patience_ends(seat) => break,
+            () = prompt_patience_ends(handle) => break,
         };
         match read {
             Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count as u64),

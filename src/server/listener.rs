@@ -30,7 +30,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 enum_all! {
     /// What a listening socket is for. Kind and address together say which socket is meant, across processes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Kind {
+    pub enum ListenerKind {
         /// Visitors, in the clear.
         Http,
         /// Visitors by TLS.
@@ -42,7 +42,7 @@ enum_all! {
     }
 }
 
-impl Kind {
+impl ListenerKind {
     /// Its name, as a successor and systemd's `FileDescriptorName=` say it. Never changes: other versions read it.
     pub fn name(self) -> &'static str {
         match self {
@@ -80,9 +80,9 @@ impl Kind {
 
 /// The sockets of one address.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundListener {
     /// What they are for.
-    pub kind: Kind,
+    pub kind: ListenerKind,
     /// The address, with the real port where 0 was asked for.
     pub address: SocketAddr,
     /// The address of the setting that led to it.
@@ -92,10 +92,10 @@ pub struct Bound {
     /// Its sockets, at least one, each with a queue of its own.
     pub sockets: Vec<TcpListener>,
     /// Whether a successor has them too.
-    pub passed: Passed,
+    pub passed: HandedOver,
 }
 
-impl Bound {
+impl BoundListener {
     /// One more descriptor of each socket, for a successor.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl Bound {
     }
 }
 
-impl Bound {
+impl BoundListener {
     /// Sets the options of connections to come. Sockets that were inherited are still another's, and shared with it:
     /// only to be called once nothing can fail any more.
     pub(crate) fn tune(&self, settings: &Server) {
@@ -147,7 +147,7 @@ impl Bound {
     }
 }
 
-impl Bound {
+impl BoundListener {
     /// Has connections come into the accept queues before their clients send something.
     pub(super) fn stop_deferring(&self) {
         for socket in &self.sockets {
@@ -167,9 +167,9 @@ fn fast_open_is_allowed() -> bool {
 /// Whether the sockets of an address were passed to a successor. Then their queues are the successor's, and are left
 /// alone when we stop. Cheap to clone: clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Passed(Arc<AtomicBool>);
+pub struct HandedOver(Arc<AtomicBool>);
 
-impl Passed {
+impl HandedOver {
     /// A successor serves them from now on.
     pub fn set(&self) {
         self.0.store(true, Ordering::Release);
@@ -191,7 +191,7 @@ impl Passed {
 ///
 /// # Errors
 /// Most often that the address is taken.
-pub fn bind(kind: Kind, address: SocketAddr, count: usize) -> io::Result<Bound> {
+pub fn bind(kind: ListenerKind, address: SocketAddr, count: usize) -> io::Result<BoundListener> {
     let setting = address;
     let first = match open(address, false) {
         Err(error) if address.ip().is_unspecified() && address.is_ipv6() && no_ipv6(&error) => {
@@ -206,8 +206,8 @@ pub fn bind(kind: Kind, address: SocketAddr, count: usize) -> io::Result<Bound> 
     for _ in 1..count {
         sockets.push(open(address, true)?);
     }
-    let (is_systemd_s, passed) = (false, Passed::default());
-    Ok(Bound { kind, address, setting, is_systemd_s, sockets, passed })
+    let (is_systemd_s, passed) = (false, HandedOver::default());
+    Ok(BoundListener { kind, address, setting, is_systemd_s, sockets, passed })
 }
 
 /// Makes a socket that somebody else bound what [`bind`] would have made of it. Its description is shared with them,
@@ -268,12 +268,12 @@ mod tests {
 
     #[test]
     fn an_address_is_ours_alone() {
-        let ours = bind(Kind::Http, any(), 2).unwrap();
+        let ours = bind(ListenerKind::Http, any(), 2).unwrap();
         assert_eq!(ours.sockets.len(), 2);
-        assert_eq!(bind(Kind::Http, ours.address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(ListenerKind::Http, ours.address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let address = ours.address;
         drop(ours);
-        assert!(bind(Kind::Http, address, 2).is_ok());
+        assert!(bind(ListenerKind::Http, address, 2).is_ok());
     }
 
     #[test]
@@ -285,7 +285,7 @@ mod tests {
             (3, 2, vec![2, 1]),
             (2, 3, vec![1, 1, 1]),
         ] {
-            let dealt = bind(Kind::Http, any(), sockets).unwrap().deal(workers).unwrap();
+            let dealt = bind(ListenerKind::Http, any(), sockets).unwrap().deal(workers).unwrap();
             assert_eq!(dealt.iter().map(Vec::len).collect::<Vec<_>>(), hands, "{sockets} to {workers}");
         }
     }

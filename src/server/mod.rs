@@ -28,23 +28,23 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-pub(crate) use accept::Queue;
-pub(crate) use connection_tracker::{Crowd, Eviction};
-pub use connection_tracker::{Places, Seat};
+pub(crate) use accept::AcceptQueue;
+pub use connection_tracker::{ConnectionHandle, ConnectionLimit};
+pub(crate) use connection_tracker::{ConnectionTracker, Eviction};
 pub(crate) use http1::connection::NOTHING_AT_ONCE;
-pub use http1::connection::{End, Rules, serve};
+pub use http1::connection::{ConnectionEnd, ConnectionLimits, serve};
 pub use http1::connection_state::Transport;
 pub use inherited_sockets::Inherited;
-pub use lingering::Served;
-pub use listener::{Bound, Kind, Passed, bind};
+pub use lingering::Finished;
+pub use listener::{BoundListener, HandedOver, ListenerKind, bind};
 pub use systemd_sockets::from_systemd;
 pub use tcp_stream::Socket;
 pub use tls::Tls;
 pub use unsent::Unsent;
-pub use worker::{Listener, Speaks};
+pub use worker::{Listener, ListenerProtocol};
 
 pub use shutdown::Shutdown;
-use worker::Manners;
+use worker::ConnectionConfig;
 
 use crate::dispatch::Worker;
 use crate::os::fd_limit;
@@ -56,32 +56,32 @@ pub struct Listeners {
     /// The traffic listeners.
     pub traffic: Vec<Traffic>,
     /// The admin listener.
-    pub admin: Bound,
+    pub admin: BoundListener,
 }
 
 /// A traffic listener.
 #[derive(Debug)]
 pub struct Traffic {
     /// Its address, with a socket per worker.
-    pub bound: Bound,
+    pub bound: BoundListener,
     /// What is spoken there.
-    pub speaks: Speaks,
+    pub speaks: ListenerProtocol,
     /// Whether each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
 }
 
 /// An address that could not be bound.
 #[derive(Debug)]
-pub struct Taken {
+pub struct BindError {
     /// What listens there, if that is known: a setting asks for it.
-    pub kind: Option<Kind>,
+    pub kind: Option<ListenerKind>,
     /// The address.
     pub address: SocketAddr,
     /// Why.
     pub error: io::Error,
 }
 
-impl fmt::Display for Taken {
+impl fmt::Display for BindError {
     /// `KEY: what is wrong (what to do)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, address, error } = self;
@@ -113,26 +113,31 @@ impl Listeners {
     ///
     /// # Errors
     /// Every address that could not be had, and every inherited one that had to be named and was not.
-    pub fn open(settings: &Settings, inherited: Inherited) -> Result<Self, Vec<Taken>> {
+    pub fn open(settings: &Settings, inherited: Inherited) -> Result<Self, Vec<BindError>> {
         let workers = worker_count(settings);
         let server = &settings.server;
-        let plain = server.listen.iter().map(|listener| (Kind::Http, Speaks::Http, listener));
-        let tls = server.tls.listen.iter().map(|listener| (Kind::Https, Speaks::Tls, listener));
-        let upgrade =
-            server.tls.upgrade_listen.iter().map(|listener| (Kind::Upgrade, Speaks::Upgrade, listener));
+        let plain =
+            server.listen.iter().map(|listener| (ListenerKind::Http, ListenerProtocol::Http, listener));
+        let tls =
+            server.tls.listen.iter().map(|listener| (ListenerKind::Https, ListenerProtocol::Tls, listener));
+        let upgrade = server
+            .tls
+            .upgrade_listen
+            .iter()
+            .map(|listener| (ListenerKind::Upgrade, ListenerProtocol::Upgrade, listener));
         let visitors: Vec<_> = plain.chain(tls).chain(upgrade).collect();
         let wanted = visitors.iter().map(|(kind, _, listener)| (*kind, listener.address.0));
-        let wanted: Vec<_> = wanted.chain([(Kind::Admin, settings.admin.listen.0)]).collect();
+        let wanted: Vec<_> = wanted.chain([(ListenerKind::Admin, settings.admin.listen.0)]).collect();
         let (given, mut taken) = inherited.hand_out(&wanted);
         let mut bounds = Vec::new();
         for ((kind, address), given) in wanted.into_iter().zip(given) {
-            let count = if kind == Kind::Admin { 1 } else { workers };
+            let count = if kind == ListenerKind::Admin { 1 } else { workers };
             match given.map_or_else(|| bind(kind, address, count), Ok) {
-                Ok(bound) => bounds.push(Bound { setting: address, ..bound }),
-                Err(error) => taken.push(Taken { kind: Some(kind), address, error }),
+                Ok(bound) => bounds.push(BoundListener { setting: address, ..bound }),
+                Err(error) => taken.push(BindError { kind: Some(kind), address, error }),
             }
         }
-        match bounds.pop_if(|bound| bound.kind == Kind::Admin) {
+        match bounds.pop_if(|bound| bound.kind == ListenerKind::Admin) {
             Some(admin) if taken.is_empty() => {
                 // None is missing, so they stand in the order of the settings.
                 let traffic = bounds.into_iter().zip(visitors).map(|(bound, (_, speaks, listener))| {
@@ -145,7 +150,7 @@ impl Listeners {
     }
 
     /// Every address of every kind.
-    pub fn all(&self) -> impl Iterator<Item = &Bound> {
+    pub fn all(&self) -> impl Iterator<Item = &BoundListener> {
         self.traffic.iter().map(|traffic| &traffic.bound).chain([&self.admin])
     }
 
@@ -153,8 +158,8 @@ impl Listeners {
     ///
     /// # Errors
     /// No descriptor was left.
-    pub fn hold(&self) -> io::Result<Vec<Bound>> {
-        self.all().map(Bound::again).collect()
+    pub fn hold(&self) -> io::Result<Vec<BoundListener>> {
+        self.all().map(BoundListener::again).collect()
     }
 }
 
@@ -168,24 +173,24 @@ pub fn worker_count(settings: &Settings) -> usize {
 
 /// Workers at work.
 #[derive(Debug)]
-pub struct Crew {
+pub struct WorkerPool {
     shutdown: Shutdown,
     /// For how long the kernel defers connections.
     defers: Duration,
     ends: mpsc::UnboundedReceiver<()>,
     last_word: mpsc::UnboundedSender<()>,
     working: usize,
-    manners: Manners,
-    places: Arc<Places>,
+    config: ConnectionConfig,
+    places: Arc<ConnectionLimit>,
     has_affinity: bool,
 }
 
-impl Crew {
+impl WorkerPool {
     /// Nobody yet. Without `tls` no listener may speak it; `places` are how many connections there may be.
-    pub fn new(settings: &Server, tls: Option<Tls>, places: Arc<Places>) -> Self {
+    pub fn new(settings: &Server, tls: Option<Tls>, places: Arc<ConnectionLimit>) -> Self {
         let limits = &settings.limits;
         let (last_word, ends) = mpsc::unbounded_channel();
-        let rules = Rules {
+        let rules = ConnectionLimits {
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
             max_header_bytes: limits.max_header_bytes.0,
@@ -196,10 +201,10 @@ impl Crew {
             },
             keep_alive: true,
         };
-        let manners = Manners { rules, tls, upgrade_port: settings.tls.upgrade_port };
+        let config = ConnectionConfig { rules, tls, upgrade_port: settings.tls.upgrade_port };
         let (shutdown, defers) = (Shutdown::default(), settings.tcp_defer_accept.0);
         let has_affinity = settings.worker_affinity;
-        Self { shutdown, defers, ends, last_word, working: 0, manners, places, has_affinity }
+        Self { shutdown, defers, ends, last_word, working: 0, config, places, has_affinity }
     }
 
     /// Starts workers, each on a thread of its own and with its own listeners. None serves before all are ready to:
@@ -214,8 +219,8 @@ impl Crew {
         let mut threads = Vec::with_capacity(count);
         for (worker, listeners) in workers {
             let (go, told) = std::sync::mpsc::channel::<()>();
-            let (ready, manners, shutdown) = (ready.clone(), self.manners.clone(), self.shutdown.clone());
-            let (places, last_word) = (Arc::clone(&self.places), LastWord(self.last_word.clone()));
+            let (ready, config, shutdown) = (ready.clone(), self.config.clone(), self.shutdown.clone());
+            let (places, last_word) = (Arc::clone(&self.places), ExitNotifier(self.last_word.clone()));
             let number = self.working + waiting.len();
             let core = self.has_affinity.then_some(number);
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
@@ -231,7 +236,7 @@ impl Crew {
                 let _ = ready.send(report);
                 drop(ready);
                 if let (Some((runtime, listeners)), Ok(())) = (prepared, told.recv()) {
-                    worker::run(&runtime, worker, listeners, manners, places, shutdown);
+                    worker::run(&runtime, worker, listeners, config, places, shutdown);
                     // With its tasks, which end the access lines of what they could not write.
                     drop(runtime);
                     drop(last_word);
@@ -265,8 +270,9 @@ impl Crew {
     /// Has all workers drain: they accept the clients that have connected to `listeners` until now, close these, and
     /// end when all connections have ended. The listeners that were passed to a successor are left alone. Must be
     /// called inside a [`tokio::task::LocalSet`].
-    pub fn drain(&self, listeners: Vec<Bound>) {
-        let own = listeners.iter().filter(|bound| bound.kind != Kind::Admin && !bound.passed.is_set());
+    pub fn drain(&self, listeners: Vec<BoundListener>) {
+        let own =
+            listeners.iter().filter(|bound| bound.kind != ListenerKind::Admin && !bound.passed.is_set());
         let deferring: Vec<_> = own.filter(|_| !self.defers.is_zero()).collect();
         // Before connections are counted: those that come later are not deferred.
         deferring.iter().for_each(|bound| bound.stop_deferring());
@@ -302,9 +308,9 @@ impl Crew {
 }
 
 /// Says that a worker has ended, however it did: it is dropped by a panic too.
-struct LastWord(mpsc::UnboundedSender<()>);
+struct ExitNotifier(mpsc::UnboundedSender<()>);
 
-impl Drop for LastWord {
+impl Drop for ExitNotifier {
     fn drop(&mut self) {
         // Nobody listens any more when the process is ending anyway.
         let _ = self.0.send(());

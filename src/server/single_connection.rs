@@ -8,14 +8,14 @@ use std::rc::Rc;
 use http::{HeaderValue, Request};
 use hyper::service::service_fn;
 
-use super::connection_tracker::{Crowd, Places};
-use super::http1::connection::{self, Rules};
+use super::connection_tracker::{ConnectionLimit, ConnectionTracker};
+use super::http1::connection::{self, ConnectionLimits};
 use super::http1::connection_state::Transport;
-use super::lingering::Served;
+use super::lingering::Finished;
 use super::unsent::Unsent;
 use crate::dispatch::response::Answer;
 use crate::dispatch::{OpenLine, Worker, dispatch, reject_plain_http, upgrade};
-use crate::request::Came;
+use crate::request::ClientInfo;
 
 /// How requests are answered.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +34,13 @@ pub struct SingleConnection<'w> {
     /// Answers and counts its requests.
     pub worker: &'w Worker,
     /// Who sends them.
-    pub peer: Came,
+    pub peer: ClientInfo,
     /// How they are answered.
     pub respond: Respond,
     /// The `Strict-Transport-Security` of its responses.
     pub hsts: Option<HeaderValue>,
     /// Its limits.
-    pub rules: Rules,
+    pub rules: ConnectionLimits,
     /// Whether common requests are answered without hyper.
     pub has_fast_path: bool,
     /// Whether its worker is draining.
@@ -51,16 +51,17 @@ pub struct SingleConnection<'w> {
 
 impl SingleConnection<'_> {
     /// Serves it until its last response is written.
-    pub async fn serve<T: Transport>(&self, io: T) -> Served<T> {
-        let crowd = Rc::new(Crowd::new(Places::new(if self.takes_last_place { 1 } else { 10 })));
-        let place = crowd.enter();
+    pub async fn serve<T: Transport>(&self, io: T) -> Finished<T> {
+        let tracker =
+            Rc::new(ConnectionTracker::new(ConnectionLimit::new(if self.takes_last_place { 1 } else { 10 })));
+        let place = tracker.enter();
         if self.is_draining {
-            crowd.drain();
+            tracker.drain();
         }
         let unsent = Unsent::new(self.worker, self.peer, self.hsts.as_ref());
         let service = service_fn(|request| ready(Ok(unsent.made(self.answer(request)))));
         let at_once = self.has_fast_path.then_some(|request| unsent.made(self.answer(request)));
-        connection::serve(io, service, at_once, &self.rules, place.seat(), &unsent).await
+        connection::serve(io, service, at_once, &self.rules, place.handle(), &unsent).await
     }
 
     fn answer<B>(&self, request: Request<B>) -> (Answer, OpenLine) {

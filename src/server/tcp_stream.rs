@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 /// Reading and writing are those of [`TcpStream`], and as safe to cancel: what was not returned was not taken.
 #[derive(Debug)]
 pub struct Socket {
-    state: State,
+    state: SocketState,
     /// Whether a read is tried before readiness is waited for. The reactor tells of a socket's readiness only after it
     /// has been polled, so that a socket that was made known to it a moment ago seems to be ready for nothing.
     reads_first: bool,
@@ -34,7 +34,7 @@ pub struct Socket {
 }
 
 #[derive(Debug)]
-enum State {
+enum SocketState {
     /// The reactor does not know it.
     Unwatched(net::TcpStream),
     /// It was waited for, and the reactor knows it until it is closed.
@@ -49,7 +49,12 @@ const CHUNK: usize = 8 << 10;
 impl Socket {
     /// Takes a socket over. It must not block.
     pub fn new(socket: OwnedFd) -> Self {
-        Self { state: State::Unwatched(socket.into()), reads_first: true, ends: false, may_have_more: false }
+        Self {
+            state: SocketState::Unwatched(socket.into()),
+            reads_first: true,
+            ends: false,
+            may_have_more: false,
+        }
     }
 
     /// Says that what is written from now on is the last, and that the socket will be shut down or closed as soon as
@@ -65,7 +70,7 @@ impl Socket {
 
     /// Whether the reactor does not know it yet.
     pub fn is_unwatched(&self) -> bool {
-        matches!(self.state, State::Unwatched(_))
+        matches!(self.state, SocketState::Unwatched(_))
     }
 
     /// Takes and discards what is there; `None` if that is nothing, and 0 is the end. Never waits.
@@ -81,9 +86,9 @@ impl Socket {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {
-            State::Unwatched(socket) => Some(socket.as_fd()),
-            State::Watched(socket) => Some(socket.as_fd()),
-            State::Lost => None,
+            SocketState::Unwatched(socket) => Some(socket.as_fd()),
+            SocketState::Watched(socket) => Some(socket.as_fd()),
+            SocketState::Lost => None,
         }
     }
 
@@ -92,7 +97,7 @@ impl Socket {
     /// # Errors
     /// The connection is broken, or the reactor can't take the socket.
     pub async fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let State::Unwatched(socket) = &self.state
+        if let SocketState::Unwatched(socket) = &self.state
             && let Some(count) = unless_blocked(socket.peek(buffer))
         {
             return count;
@@ -102,15 +107,15 @@ impl Socket {
 
     /// The socket as the reactor knows it.
     fn watched(&mut self) -> io::Result<&mut TcpStream> {
-        if let State::Unwatched(_) = self.state
-            && let State::Unwatched(socket) = mem::replace(&mut self.state, State::Lost)
+        if let SocketState::Unwatched(_) = self.state
+            && let SocketState::Unwatched(socket) = mem::replace(&mut self.state, SocketState::Lost)
         {
             // epoll reports what has come in the meantime: it looks when it is told of a socket.
-            self.state = State::Watched(TcpStream::from_std(socket)?);
+            self.state = SocketState::Watched(TcpStream::from_std(socket)?);
         }
         match &mut self.state {
-            State::Watched(socket) => Ok(socket),
-            State::Unwatched(_) | State::Lost => Err(io::ErrorKind::NotConnected.into()),
+            SocketState::Watched(socket) => Ok(socket),
+            SocketState::Unwatched(_) | SocketState::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 }
@@ -200,9 +205,9 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.state {
-            State::Unwatched(socket) => Poll::Ready(socket.shutdown(Shutdown::Write)),
-            State::Watched(socket) => Pin::new(socket).poll_shutdown(cx),
-            State::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            SocketState::Unwatched(socket) => Poll::Ready(socket.shutdown(Shutdown::Write)),
+            SocketState::Watched(socket) => Pin::new(socket).poll_shutdown(cx),
+            SocketState::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 }
@@ -228,7 +233,7 @@ mod tests {
     }
 
     fn is_watched(socket: &Socket) -> bool {
-        matches!(socket.state, State::Watched(_))
+        matches!(socket.state, SocketState::Watched(_))
     }
 
     #[tokio::test]

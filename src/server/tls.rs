@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connection_tracker::Seat;
+use super::connection_tracker::ConnectionHandle;
 use super::http1::connection_state::{patience_ends, prompt_patience_ends};
 use super::tcp_stream::Socket;
 use crate::certificates::{Published, Resolver};
@@ -89,7 +89,7 @@ impl Tls {
         &self,
         mut socket: Socket,
         counter: &Counter,
-        seat: &Seat,
+        handle: &ConnectionHandle,
     ) -> Option<Accepted> {
         let deadline = Instant::now() + self.timeout;
         let mut byte = [0];
@@ -97,7 +97,7 @@ impl Tls {
         let spoke = tokio::select! {
             biased;
             first = timeout_at(deadline, first) => first,
-            () = patience_ends(seat) => return None,
+            () = patience_ends(handle) => return None,
         };
         if byte[0].is_ascii_alphabetic() {
             return Some(Accepted::Plain(socket));
@@ -105,7 +105,7 @@ impl Tls {
         let shaken = match spoke {
             Ok(true) => tokio::select! {
                 shaken = timeout_at(deadline, self.shake(socket, counter)) => shaken,
-                () = prompt_patience_ends(seat) => return None,
+                () = prompt_patience_ends(handle) => return None,
             },
             Ok(false) => return None,
             Err(late) => Err(late),

@@ -16,23 +16,23 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::dispatch::response::{self, Answer};
 use crate::dispatch::{OpenLine, Worker};
-use crate::request::Came;
-use crate::request::outcome::Refusal;
+use crate::request::ClientInfo;
+use crate::request::outcome::Rejection;
 
 /// The response of a connection with HTTP/1.1 that is not written yet, if there is one: the next request is answered
 /// only after that.
 #[derive(Debug, Default)]
 pub struct Unsent<'w> {
     /// Who counts, and from where the requests come; `None` on the admin listener, which has no access log.
-    source: Option<(&'w Worker, Came)>,
+    source: Option<(&'w Worker, ClientInfo)>,
     hsts: Option<&'w HeaderValue>,
     line: RefCell<Option<OpenLine>>,
 }
 
 impl<'w> Unsent<'w> {
-    /// For the responses to `came`, each with `hsts` as its `Strict-Transport-Security`.
-    pub(super) fn new(worker: &'w Worker, came: Came, hsts: Option<&'w HeaderValue>) -> Self {
-        Self { source: Some((worker, came)), hsts, line: RefCell::new(None) }
+    /// For the responses to `client`, each with `hsts` as its `Strict-Transport-Security`.
+    pub(super) fn new(worker: &'w Worker, client: ClientInfo, hsts: Option<&'w HeaderValue>) -> Self {
+        Self { source: Some((worker, client)), hsts, line: RefCell::new(None) }
     }
 
     /// A response was made.
@@ -46,10 +46,10 @@ impl<'w> Unsent<'w> {
     }
 
     /// Makes the response to what can't be read as a request.
-    pub(super) fn reject(&self, refusal: Refusal) -> Answer {
+    pub(super) fn reject(&self, rejection: Rejection) -> Answer {
         match self.source {
-            Some((worker, came)) => self.made(worker.reject_unreadable(refusal, came)),
-            None => response::refuse(refusal, None, None, &HeaderMap::new(), 0),
+            Some((worker, client)) => self.made(worker.reject_unreadable(rejection, client)),
+            None => response::refuse(rejection, None, None, &HeaderMap::new(), 0),
         }
     }
 

@@ -15,28 +15,28 @@ use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::Queue;
-use super::connection_tracker::{Crowd, Places, Seat, Taken};
-use super::http1::connection::{self, End, Rules};
+use super::accept::AcceptQueue;
+use super::connection_tracker::{ConnectionHandle, ConnectionLimit, ConnectionPermit, ConnectionTracker};
+use super::http1::connection::{self, ConnectionEnd, ConnectionLimits};
 use super::http1::connection_state::Transport;
 use super::http2;
-use super::lingering::Served;
-use super::listener::Passed;
+use super::lingering::Finished;
+use super::listener::HandedOver;
 use super::proxy_protocol;
 use super::shutdown::Shutdown;
 use super::tcp_stream::Socket;
 use super::tls::{self, Accepted, Tls};
 use super::unsent::Unsent;
-use crate::dispatch::client_limits::{Connected, Phase};
+use crate::dispatch::client_limits::{ClientConnection, ClientPhase};
 use crate::dispatch::{Worker, dispatch, reject_plain_http, upgrade};
 use crate::fleet::Slot;
 use crate::metrics::Limit;
 use crate::os::fd_limit;
-use crate::request::Came;
+use crate::request::ClientInfo;
 
 /// What a traffic listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+pub enum ListenerProtocol {
     /// HTTP/1.1.
     Http,
     /// TLS, and in it HTTP/2 or HTTP/1.1.
@@ -45,34 +45,34 @@ pub enum Speaks {
     Upgrade,
 }
 
-/// A worker's share of one listener. Its socket is a [`TcpListener`], and a `Queue` once a runtime watches it.
+/// A worker's share of one listener. Its socket is a [`TcpListener`], and a `AcceptQueue` once a runtime watches it.
 #[derive(Debug)]
 pub struct Listener<S = TcpListener> {
     /// Its own socket on the address.
     pub socket: S,
     /// What is spoken on it.
-    pub speaks: Speaks,
+    pub speaks: ListenerProtocol,
     /// Where its connections are counted.
     pub slot: Slot,
     /// Whether each begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
     /// Whether a successor accepts from it too.
-    pub passed: Passed,
+    pub passed: HandedOver,
 }
 
 /// How connections are treated.
 #[derive(Clone, Debug)]
-pub(super) struct Manners {
-    pub(super) rules: Rules,
+pub(super) struct ConnectionConfig {
+    pub(super) rules: ConnectionLimits,
     pub(super) tls: Option<Tls>,
     pub(super) upgrade_port: NonZeroU16,
 }
 
 /// What the connections of one worker share.
-struct Shared {
+struct WorkerContext {
     worker: Rc<Worker>,
-    manners: Manners,
-    crowd: Rc<Crowd>,
+    config: ConnectionConfig,
+    tracker: Rc<ConnectionTracker>,
     shutdown: Shutdown,
 }
 
@@ -83,28 +83,28 @@ const TIDIED_EVERY: Duration = Duration::from_secs(1);
 pub(super) fn run(
     runtime: &LocalRuntime,
     worker: Worker,
-    listeners: Vec<Listener<Queue>>,
-    manners: Manners,
-    places: Arc<Places>,
+    listeners: Vec<Listener<AcceptQueue>>,
+    config: ConnectionConfig,
+    places: Arc<ConnectionLimit>,
     shutdown: Shutdown,
 ) {
-    let crowd = Rc::new(Crowd::new(places));
-    let idle_timeout = manners.rules.idle_timeout;
+    let tracker = Rc::new(ConnectionTracker::new(places));
+    let idle_timeout = config.rules.idle_timeout;
     let worker = Rc::new(worker);
-    let shared = Rc::new(Shared { worker, manners, crowd: Rc::clone(&crowd), shutdown });
+    let shared = Rc::new(WorkerContext { worker, config, tracker: Rc::clone(&tracker), shutdown });
     runtime.block_on(async {
         let accepting = listeners.into_iter().map(|listener| {
             let Listener { slot, speaks, proxy_protocol, .. } = listener;
             let of_visit = Rc::clone(&shared);
             accept(listener, Rc::clone(&shared), move |socket, peer| {
-                let place = of_visit.crowd.enter();
-                let arrival = Arrival { socket, peer, slot, proxy_protocol, place };
+                let place = of_visit.tracker.enter();
+                let arrival = AcceptedConnection { socket, peer, slot, proxy_protocol, place };
                 let shared = Rc::clone(&of_visit);
                 // Tasks of their own kinds: a plain connection carries no state of the others.
                 match speaks {
-                    Speaks::Http => spawn_local(visit(arrival, shared)),
-                    Speaks::Tls => spawn_local(visit_by_tls(arrival, shared)),
-                    Speaks::Upgrade => spawn_local(visit_to_upgrade(arrival, shared)),
+                    ListenerProtocol::Http => spawn_local(visit(arrival, shared)),
+                    ListenerProtocol::Tls => spawn_local(visit_by_tls(arrival, shared)),
+                    ListenerProtocol::Upgrade => spawn_local(visit_to_upgrade(arrival, shared)),
                 };
             })
         });
@@ -117,19 +117,19 @@ pub(super) fn run(
                     return;
                 }
             }
-            crowd.emptied().await;
+            tracker.emptied().await;
         };
         let tidying = async {
             loop {
                 tokio::time::sleep(TIDIED_EVERY).await;
-                crowd.tidy(idle_timeout);
+                tracker.tidy(idle_timeout);
             }
         };
         let hurrying = async {
             let Shutdown { draining, prompt, .. } = &shared.shutdown;
             draining.cancelled().await;
             prompt.cancelled().await;
-            crowd.hurry();
+            tracker.hurry();
             pending::<()>().await;
         };
         tokio::select! {
@@ -154,14 +154,14 @@ pub(super) fn stay_on_core(number: usize) -> io::Result<()> {
 ///
 /// # Errors
 /// Out of descriptors, memory or epoll watches.
-pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec<Listener<Queue>>)> {
+pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec<Listener<AcceptQueue>>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build_local(LocalOptions::default())?;
     let watch = |listener: Listener| {
         let Listener { socket, speaks, slot, proxy_protocol, passed } = listener;
-        let socket = Queue::new(socket)?;
+        let socket = AcceptQueue::new(socket)?;
         Ok(Listener { socket, speaks, slot, proxy_protocol, passed })
     };
     let listeners =
@@ -172,18 +172,18 @@ pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec
 /// Accepts until the listener is to be closed, and then empties its queue: a socket that is closed resets the
 /// connections in it.
 async fn accept(
-    listener: Listener<Queue>,
-    shared: Rc<Shared>,
+    listener: Listener<AcceptQueue>,
+    shared: Rc<WorkerContext>,
     mut spawn: impl FnMut(Socket, SocketAddr),
 ) -> io::Result<()> {
     let (passed, shutdown) = (listener.passed, &shared.shutdown);
     let queue = listener.socket;
-    let mut pause = Pause::default();
+    let mut pause = AcceptBackoff::default();
     let mut accept = async || {
-        shared.crowd.room(|| shared.worker.counter.limited(Limit::Connections)).await;
+        shared.tracker.room(|| shared.worker.counter.limited(Limit::Connections)).await;
         match queue.next().await {
             Ok((socket, peer)) => {
-                pause = Pause::default();
+                pause = AcceptBackoff::default();
                 spawn(socket, peer);
             }
             Err(error) if fd_limit::are_out(&error) => {
@@ -196,7 +196,7 @@ async fn accept(
         }
     };
     while unless(&shutdown.draining, accept()).await {}
-    shared.crowd.drain();
+    shared.tracker.drain();
     if passed.is_set() {
         // The queue lives on, and is the successor's.
         return Ok(());
@@ -218,9 +218,9 @@ async fn unless(step: &CancellationToken, future: impl Future<Output = ()>) -> b
 /// How long to wait before accepting again: 5 ms at first, 50 ms at the most, so that service is back as soon
 /// as descriptors are.
 #[derive(Default)]
-struct Pause(Duration);
+struct AcceptBackoff(Duration);
 
-impl Pause {
+impl AcceptBackoff {
     fn next(&mut self, error: &io::Error) -> Duration {
         if self.0.is_zero() {
             tracing::warn!(%error, "can't accept; trying again until it works");
@@ -231,117 +231,124 @@ impl Pause {
 }
 
 /// A connection that was accepted.
-struct Arrival {
+struct AcceptedConnection {
     socket: Socket,
     peer: SocketAddr,
     slot: Slot,
     proxy_protocol: bool,
-    place: Taken,
+    place: ConnectionPermit,
 }
 
 /// Serves one visitor's connection and counts how it went.
-async fn visit(mut arrival: Arrival, shared: Rc<Shared>) {
+async fn visit(mut arrival: AcceptedConnection, shared: Rc<WorkerContext>) {
     let _open = shared.worker.counter.open(arrival.slot);
-    let Some((came, connected)) = shared.admit(&mut arrival).await else { return };
-    let (worker, unsent) = (&shared.worker, Unsent::new(&shared.worker, came, None));
+    let Some((client, connected)) = shared.admit(&mut arrival).await else { return };
+    let (worker, unsent) = (&shared.worker, Unsent::new(&shared.worker, client, None));
     // Its answer is there at once: there is nothing to await.
-    let service = service_fn(|request| ready(Ok(unsent.made(dispatch(worker, request, came)))));
-    let at_once = Some(|request| unsent.made(dispatch(worker, request, came)));
-    let (rules, seat) = (&shared.manners.rules, arrival.place.seat());
-    let served = connection::serve(arrival.socket, service, at_once, rules, seat, &unsent).await;
-    shared.finish(served, seat, came, connected).await;
+    let service = service_fn(|request| ready(Ok(unsent.made(dispatch(worker, request, client)))));
+    let at_once = Some(|request| unsent.made(dispatch(worker, request, client)));
+    let (rules, handle) = (&shared.config.rules, arrival.place.handle());
+    let served = connection::serve(arrival.socket, service, at_once, rules, handle, &unsent).await;
+    shared.finish(served, handle, client, connected).await;
 }
 
 /// The same for a visitor who speaks TLS.
-async fn visit_by_tls(mut arrival: Arrival, shared: Rc<Shared>) {
-    let Some(tls) = &shared.manners.tls else { return };
+async fn visit_by_tls(mut arrival: AcceptedConnection, shared: Rc<WorkerContext>) {
+    let Some(tls) = &shared.config.tls else { return };
     let worker = &shared.worker;
     let _open = worker.counter.open(arrival.slot);
-    let Some((came, connected)) = shared.admit(&mut arrival).await else { return };
+    let Some((client, connected)) = shared.admit(&mut arrival).await else { return };
     // Boxed: a handshake's state is large and soon over.
-    let seat = arrival.place.seat();
-    let shaking = tls.accept(arrival.socket, &worker.counter, seat);
-    let accepted = Box::pin(unless_evicted(shaking, seat, worker)).await;
-    let rules = &shared.manners.rules;
+    let handle = arrival.place.handle();
+    let shaking = tls.accept(arrival.socket, &worker.counter, handle);
+    let accepted = Box::pin(unless_evicted(shaking, handle, worker)).await;
+    let rules = &shared.config.rules;
     let stream = match accepted {
         Some(Accepted::Tls(stream)) => stream,
         Some(Accepted::Plain(socket)) => {
-            let unsent = Unsent::new(worker, came, None);
-            let rules = Rules { keep_alive: false, ..*rules };
+            let unsent = Unsent::new(worker, client, None);
+            let rules = ConnectionLimits { keep_alive: false, ..*rules };
             let service =
-                service_fn(|request| ready(Ok(unsent.made(reject_plain_http(worker, request, came)))));
-            let at_once = Some(|request| unsent.made(reject_plain_http(worker, request, came)));
-            let served = Box::pin(connection::serve(socket, service, at_once, &rules, seat, &unsent)).await;
-            return shared.finish(served, seat, came, connected).await;
+                service_fn(|request| ready(Ok(unsent.made(reject_plain_http(worker, request, client)))));
+            let at_once = Some(|request| unsent.made(reject_plain_http(worker, request, client)));
+            let served = Box::pin(connection::serve(socket, service, at_once, &rules, handle, &unsent)).await;
+            return shared.finish(served, handle, client, connected).await;
         }
         None => return,
     };
-    let came = Came { by_tls: true, ..came };
+    let client = ClientInfo { by_tls: true, ..client };
     let served = if tls::chose_http2(&stream) {
         let answer = |request| {
-            let (mut answer, line) = dispatch(worker, request, came);
+            let (mut answer, line) = dispatch(worker, request, client);
             if let Some(hsts) = tls.hsts() {
                 answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
             }
             (answer, line)
         };
-        Box::pin(http2::serve(stream, answer, Rc::clone(worker), rules, seat)).await
+        Box::pin(http2::serve(stream, answer, Rc::clone(worker), rules, handle)).await
     } else {
-        let unsent = Unsent::new(worker, came, tls.hsts());
-        let service = service_fn(|request| ready(Ok(unsent.made(dispatch(worker, request, came)))));
-        let at_once = Some(|request| unsent.made(dispatch(worker, request, came)));
-        connection::serve(stream, service, at_once, rules, seat, &unsent).await
+        let unsent = Unsent::new(worker, client, tls.hsts());
+        let service = service_fn(|request| ready(Ok(unsent.made(dispatch(worker, request, client)))));
+        let at_once = Some(|request| unsent.made(dispatch(worker, request, client)));
+        connection::serve(stream, service, at_once, rules, handle, &unsent).await
     };
-    shared.finish(served, seat, came, connected).await;
+    shared.finish(served, handle, client, connected).await;
 }
 
 /// The same for a visitor who is to come back by TLS.
-async fn visit_to_upgrade(mut arrival: Arrival, shared: Rc<Shared>) {
+async fn visit_to_upgrade(mut arrival: AcceptedConnection, shared: Rc<WorkerContext>) {
     let _open = shared.worker.counter.open(arrival.slot);
-    let Some((came, connected)) = shared.admit(&mut arrival).await else { return };
-    let (worker, unsent) = (&shared.worker, Unsent::new(&shared.worker, came, None));
-    let port = shared.manners.upgrade_port;
-    let service = service_fn(|request| ready(Ok(unsent.made(upgrade(worker, request, came, port)))));
-    let at_once = Some(|request| unsent.made(upgrade(worker, request, came, port)));
-    let (rules, seat) = (&shared.manners.rules, arrival.place.seat());
-    let served = connection::serve(arrival.socket, service, at_once, rules, seat, &unsent).await;
-    shared.finish(served, seat, came, connected).await;
+    let Some((client, connected)) = shared.admit(&mut arrival).await else { return };
+    let (worker, unsent) = (&shared.worker, Unsent::new(&shared.worker, client, None));
+    let port = shared.config.upgrade_port;
+    let service = service_fn(|request| ready(Ok(unsent.made(upgrade(worker, request, client, port)))));
+    let at_once = Some(|request| unsent.made(upgrade(worker, request, client, port)));
+    let (rules, handle) = (&shared.config.rules, arrival.place.handle());
+    let served = connection::serve(arrival.socket, service, at_once, rules, handle, &unsent).await;
+    shared.finish(served, handle, client, connected).await;
 }
 
 /// Waits for something that a connection does before its first request; `None` where it is to make room meanwhile.
-async fn unless_evicted<T>(work: impl Future<Output = Option<T>>, seat: &Seat, worker: &Worker) -> Option<T> {
-    seat.idle(Some(Instant::now()));
+async fn unless_evicted<T>(
+    work: impl Future<Output = Option<T>>,
+    handle: &ConnectionHandle,
+    worker: &Worker,
+) -> Option<T> {
+    handle.idle(Some(Instant::now()));
     tokio::select! {
         done = work => done,
-        () = seat.evicted() => {
+        () = handle.evicted() => {
             worker.counter.limited(Limit::Evicted);
             None
         }
     }
 }
 
-impl Shared {
+impl WorkerContext {
     /// Finds out where a connection comes from and counts it as its client's until what is returned is dropped;
     /// `None` where it is to be closed, which is counted by then.
-    async fn admit(&self, arrival: &mut Arrival) -> Option<(Came, Option<Connected>)> {
+    async fn admit(
+        &self,
+        arrival: &mut AcceptedConnection,
+    ) -> Option<(ClientInfo, Option<ClientConnection>)> {
         let worker = &self.worker;
-        let mut came = Came { client: arrival.peer.ip().to_canonical(), by_tls: false };
+        let mut client = ClientInfo { address: arrival.peer.ip().to_canonical(), by_tls: false };
         if arrival.proxy_protocol {
-            let (rules, socket, seat) = (&self.manners.rules, &mut arrival.socket, arrival.place.seat());
-            let telling = proxy_protocol::came(socket, came.client, worker, rules, seat);
+            let (rules, socket, handle) = (&self.config.rules, &mut arrival.socket, arrival.place.handle());
+            let telling = proxy_protocol::read_header(socket, client.address, worker, rules, handle);
             // Boxed: its state is large, soon over, and most connections have none.
-            came = Box::pin(unless_evicted(telling, seat, worker)).await?;
+            client = Box::pin(unless_evicted(telling, handle, worker)).await?;
         }
-        if worker.trusts(came.client) {
-            return Some((came, None));
+        if worker.trusts(client.address) {
+            return Some((client, None));
         }
-        let connected = self.connect(came, Phase::Open)?;
-        Some((came, Some(connected)))
+        let connected = self.connect(client, ClientPhase::Open)?;
+        Some((client, Some(connected)))
     }
 
     /// Counts a connection as its client's; `None` where it is to be closed, which is counted by then.
-    fn connect(&self, came: Came, phase: Phase) -> Option<Connected> {
-        let connected = self.worker.clients().connect(came.client, phase);
+    fn connect(&self, client: ClientInfo, phase: ClientPhase) -> Option<ClientConnection> {
+        let connected = self.worker.clients().connect(client.address, phase);
         if connected.is_none() {
             self.worker.counter.limited(Limit::ConnectionsPerClient);
         }
@@ -351,12 +358,12 @@ impl Shared {
     /// Counts how a connection ended, and closes it.
     async fn finish<T: Transport>(
         &self,
-        served: Served<T>,
-        seat: &Seat,
-        came: Came,
-        connected: Option<Connected>,
+        served: Finished<T>,
+        handle: &ConnectionHandle,
+        client: ClientInfo,
+        connected: Option<ClientConnection>,
     ) {
-        if let End::Limited(limit) = served.end {
+        if let ConnectionEnd::Limited(limit) = served.end {
             self.worker.counter.limited(limit);
         }
         if served.is_over() {
@@ -370,12 +377,12 @@ impl Shared {
             return;
         }
         if is_counted && connected.is_none() {
-            connected = self.connect(came, Phase::Closing);
+            connected = self.connect(client, ClientPhase::Closing);
             if connected.is_none() {
                 return;
             }
         }
         // Boxed: few connections have something left, and all would carry the state otherwise.
-        Box::pin(served.linger(seat)).await;
+        Box::pin(served.linger(handle)).await;
     }
 }

@@ -31,7 +31,7 @@ pub use predecessor::{Offer, TakenOver};
 pub use successor::{Nobody, Predecessor};
 
 use crate::overrides::OperatorOverride;
-use crate::server::Kind;
+use crate::server::ListenerKind;
 
 /// The version of this conversation. One more when an older instance would misunderstand it.
 const PROTOCOL: u32 = 1;
@@ -81,11 +81,11 @@ struct Key {
 }
 
 impl Key {
-    fn new(kind: Kind, address: SocketAddr) -> Self {
+    fn new(kind: ListenerKind, address: SocketAddr) -> Self {
         Self { kind: kind.name().to_owned(), address, setting: None }
     }
 
-    fn is(&self, kind: Kind, address: SocketAddr) -> bool {
+    fn is(&self, kind: ListenerKind, address: SocketAddr) -> bool {
         self.kind == kind.name() && self.address == address
     }
 }

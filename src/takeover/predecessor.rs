@@ -14,7 +14,7 @@ use super::channel::{BATCH, Channel, Place};
 use super::{Key, Message, PROMPT, PROTOCOL, UNTIL_READY, name, trusted};
 use crate::fleet::Fleet;
 use crate::overrides;
-use crate::server::Bound;
+use crate::server::BoundListener;
 
 /// How long to wait before trying again what went wrong: to take the name, to hear a successor.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ impl TakenOver {
 pub struct Offer {
     name: String,
     place: io::Result<Place>,
-    held: Vec<Bound>,
+    held: Vec<BoundListener>,
     fleet: Arc<ArcSwap<Fleet>>,
     busy: Arc<AtomicBool>,
     watchdog: Option<Duration>,
@@ -60,7 +60,7 @@ impl Offer {
     /// lets this process be silent, which holds for a successor too.
     pub fn new(
         admin: SocketAddr,
-        held: Vec<Bound>,
+        held: Vec<BoundListener>,
         fleet: Arc<ArcSwap<Fleet>>,
         busy: Arc<AtomicBool>,
         watchdog: Option<Duration>,
@@ -120,7 +120,7 @@ async fn take_place(name: &str) -> Place {
 /// One conversation. With an error nothing has happened.
 async fn hand_over(
     channel: &Channel,
-    held: &[Bound],
+    held: &[BoundListener],
     fleet: &ArcSwap<Fleet>,
     watchdog: Option<Duration>,
 ) -> io::Result<(String, u32)> {
@@ -158,7 +158,7 @@ async fn hand_over(
     Ok((version, pid))
 }
 
-async fn send_all(channel: &Channel, held: &[Bound], watchdog: Option<Duration>) -> io::Result<()> {
+async fn send_all(channel: &Channel, held: &[BoundListener], watchdog: Option<Duration>) -> io::Result<()> {
     let keyed = held.iter().flat_map(|held| {
         let key = Key { setting: Some(held.setting), ..Key::new(held.kind, held.address) };
         held.sockets.iter().map(move |socket| (key.clone(), socket.as_fd()))

@@ -13,7 +13,7 @@ use super::{Key, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real
 use crate::control::Event;
 use crate::os::fd_limit;
 use crate::overrides::{self, OperatorOverride};
-use crate::server::{Inherited, Kind};
+use crate::server::{Inherited, ListenerKind};
 
 /// How many listening sockets are taken, and how many backends of which the operator has set something: far more than
 /// there are anywhere.
@@ -142,7 +142,7 @@ impl Predecessor {
     ///
     /// # Errors
     /// It was told to go away meanwhile: the old one goes on serving, so this one must not.
-    pub async fn ready(self, served: impl IntoIterator<Item = (Kind, SocketAddr)>) -> io::Result<()> {
+    pub async fn ready(self, served: impl IntoIterator<Item = (ListenerKind, SocketAddr)>) -> io::Result<()> {
         let sockets = served.into_iter().map(|(kind, address)| Key::new(kind, address)).collect();
         let sent = self.channel.send(&Message::Ready { sockets }, &[], PROMPT).await;
         match self.channel.receive(PROMPT).await {
@@ -160,7 +160,7 @@ impl Predecessor {
 
 /// Takes one listener. One of a kind that this version does not know is left to the old one, which empties it.
 fn receive(inherited: &mut Inherited, key: Key, descriptor: OwnedFd) -> io::Result<()> {
-    match Kind::of_name(&key.kind) {
+    match ListenerKind::of_name(&key.kind) {
         Some(kind) => {
             let socket = TcpListener::from(descriptor);
             inherited.add_from_predecessor(kind, key.address, key.setting, socket)

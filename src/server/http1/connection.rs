@@ -19,18 +19,18 @@ use tokio::io::ReadBuf;
 use tokio::task::coop::consume_budget;
 use tokio::time::Sleep;
 
-use super::connection_state::{Stream, Transport, Watch, passes};
+use super::connection_state::{ConnectionState, TrackedStream, Transport, passes};
 use super::fast_path;
 use crate::dispatch::response::Answer;
 use crate::metrics::Limit;
-use crate::request::outcome::Refusal;
-use crate::server::connection_tracker::Seat;
-use crate::server::lingering::Served;
+use crate::request::outcome::Rejection;
+use crate::server::connection_tracker::ConnectionHandle;
+use crate::server::lingering::Finished;
 use crate::server::unsent::Unsent;
 
 /// What one connection may cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct ConnectionLimits {
     /// From the first byte of a request (or from accept) to the end of its head.
     pub header_timeout: Duration,
     /// How long it may wait between requests.
@@ -47,7 +47,7 @@ pub struct Rules {
 
 /// How a connection ended, as far as somebody counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum ConnectionEnd {
     /// By one side in good order, or by a peer that vanished.
     Closed,
     /// A deadline passed.
@@ -63,7 +63,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// others by `service`.
 ///
 /// Once draining has begun, each answer says `Connection: close`, and a connection that waits for a request is
-/// closed a quarter of a second later. `seat` says so, and when there is no room for a connection that waits.
+/// closed a quarter of a second later. `handle` says so, and when there is no room for a connection that waits.
 /// `unsent` is given what was written of each answer that it knows of.
 ///
 /// While it waits for a request the connection is parked: no more is kept of it than the socket and a timer.
@@ -71,10 +71,10 @@ pub async fn serve<T, S, B>(
     mut io: T,
     service: S,
     at_once: Option<impl Fn(Request<()>) -> Answer>,
-    rules: &Rules,
-    seat: &Seat,
+    rules: &ConnectionLimits,
+    handle: &ConnectionHandle,
     unsent: &Unsent<'_>,
-) -> Served<T>
+) -> Finished<T>
 where
     T: Transport,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -82,14 +82,14 @@ where
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let watch = Watch::new(rules, seat, unsent);
+    let watch = ConnectionState::new(rules, handle, unsent);
     let mut timer = pin!(None);
     let mut unread = Bytes::new();
     let served = loop {
         if unread.is_empty() {
             match parked(&mut io, &watch, timer.as_mut(), rules).await {
                 Ok(bytes) => unread = bytes,
-                Err(end) => break Served::cut(io, end),
+                Err(end) => break Finished::cut(io, end),
             }
         }
         watch.bytes_came();
@@ -109,11 +109,11 @@ where
             }
             let written = fast_path::write(answer, to_head, watch.ends());
             if let Err(end) = send(&mut io, written.bytes(), &watch, timer.as_mut(), rules).await {
-                break Served::cut(io, end);
+                break Finished::cut(io, end);
             }
             drop(written);
             if watch.ends() {
-                break Served::over(io, &unread, &watch);
+                break Finished::over(io, &unread, &watch);
             }
             // Who sends and sends must not keep the others waiting.
             consume_budget().await;
@@ -123,31 +123,31 @@ where
             // What follows decides. hyper would take a part of the preface for a malformed request.
             match parked(&mut io, &watch, timer.as_mut(), rules).await {
                 Ok(bytes) => unread = [unread, bytes].concat().into(),
-                Err(end) => break Served::cut(io, end),
+                Err(end) => break Finished::cut(io, end),
             }
             continue;
         }
-        let refusal = if unread.starts_with(HTTP2_PREFACE) {
-            Refusal::Http2InTheClear
+        let rejection = if unread.starts_with(HTTP2_PREFACE) {
+            Rejection::Http2InTheClear
         } else {
             // Boxed: who is parked carries nothing of it.
             match Box::pin(converse(io, std::mem::take(&mut unread), &service, &watch, rules)).await {
-                Pause::Rest(rested, rest) => {
+                Next::Rest(rested, rest) => {
                     (io, unread) = (rested, rest);
                     continue;
                 }
-                Pause::Reject(rejected, refusal) => {
+                Next::Reject(rejected, rejection) => {
                     io = rejected;
-                    refusal
+                    rejection
                 }
-                Pause::End(served) => break served,
+                Next::Finished(served) => break served,
             }
         };
-        let written = fast_path::write(watch.reject(refusal), false, true);
+        let written = fast_path::write(watch.reject(rejection), false, true);
         io.socket().ends();
         break match send(&mut io, written.bytes(), &watch, timer.as_mut(), rules).await {
-            Ok(()) => Served::rejected(io),
-            Err(end) => Served::cut(io, end),
+            Ok(()) => Finished::rejected(io),
+            Err(end) => Finished::cut(io, end),
         };
     };
     watch.ended();
@@ -163,10 +163,10 @@ const FIRST: usize = 2 << 10;
 /// Waits for bytes and returns them, or how the connection ended instead. Allocates their buffer, and nothing before.
 async fn parked<T: Transport>(
     io: &mut T,
-    watch: &Watch<'_>,
+    watch: &ConnectionState<'_>,
     mut timer: Pin<&mut Option<Sleep>>,
-    rules: &Rules,
-) -> Result<Bytes, End> {
+    rules: &ConnectionLimits,
+) -> Result<Bytes, ConnectionEnd> {
     poll_fn(|cx| {
         let mut space = [const { MaybeUninit::uninit() }; FIRST];
         let mut first = ReadBuf::uninit(&mut space);
@@ -174,7 +174,7 @@ async fn parked<T: Transport>(
             Poll::Ready(Ok(())) if !first.filled().is_empty() => {
                 Poll::Ready(Ok(Bytes::copy_from_slice(first.filled())))
             }
-            Poll::Ready(_) => Poll::Ready(Err(End::Closed)),
+            Poll::Ready(_) => Poll::Ready(Err(ConnectionEnd::Closed)),
             Poll::Pending => cut_off(cx, watch, timer.as_mut(), rules).map(Err),
         }
     })
@@ -185,10 +185,10 @@ async fn parked<T: Transport>(
 async fn send<T: Transport>(
     io: &mut T,
     bytes: &[u8],
-    watch: &Watch<'_>,
+    watch: &ConnectionState<'_>,
     mut timer: Pin<&mut Option<Sleep>>,
-    rules: &Rules,
-) -> Result<(), End> {
+    rules: &ConnectionLimits,
+) -> Result<(), ConnectionEnd> {
     let mut left = bytes;
     poll_fn(|cx| {
         while !left.is_empty() {
@@ -199,7 +199,7 @@ async fn send<T: Transport>(
                         watch.wrote_some();
                     }
                 }
-                Poll::Ready(_) => return Poll::Ready(Err(End::Closed)),
+                Poll::Ready(_) => return Poll::Ready(Err(ConnectionEnd::Closed)),
                 Poll::Pending => return cut_off(cx, watch, timer.as_mut(), rules).map(Err),
             }
         }
@@ -208,7 +208,7 @@ async fn send<T: Transport>(
                 watch.wrote_all();
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(_)) => Poll::Ready(Err(End::Closed)),
+            Poll::Ready(Err(_)) => Poll::Ready(Err(ConnectionEnd::Closed)),
             Poll::Pending => cut_off(cx, watch, timer.as_mut(), rules).map(Err),
         }
     })
@@ -218,15 +218,15 @@ async fn send<T: Transport>(
 /// Whether a connection that waits is not waited for any more, and how it ends then.
 fn cut_off(
     cx: &mut Context<'_>,
-    watch: &Watch<'_>,
+    watch: &ConnectionState<'_>,
     timer: Pin<&mut Option<Sleep>>,
-    rules: &Rules,
-) -> Poll<End> {
+    rules: &ConnectionLimits,
+) -> Poll<ConnectionEnd> {
     if watch.is_evicted(cx.waker()) {
-        return Poll::Ready(End::Limited(Limit::Evicted));
+        return Poll::Ready(ConnectionEnd::Limited(Limit::Evicted));
     }
     ready!(passes(timer, cx, || watch.deadline(rules)));
-    Poll::Ready(watch.limit().map_or(End::Closed, End::Limited))
+    Poll::Ready(watch.limit().map_or(ConnectionEnd::Closed, ConnectionEnd::Limited))
 }
 
 /// Whether the rest of HTTP/2's preface may follow.
@@ -235,17 +235,23 @@ fn is_part_of_preface(unread: &[u8]) -> bool {
 }
 
 /// Why a connection is not served on.
-enum Pause<T> {
+enum Next<T> {
     /// It has been waiting for its next request for a while, of which there may be a part.
     Rest(T, Bytes),
     /// What came last is no request.
-    Reject(T, Refusal),
+    Reject(T, Rejection),
     /// It has ended.
-    End(Served<T>),
+    Finished(Finished<T>),
 }
 
 /// Serves requests while they keep coming; `first` is what was read of the first.
-async fn converse<T, S, B>(io: T, first: Bytes, service: &S, watch: &Watch<'_>, rules: &Rules) -> Pause<T>
+async fn converse<T, S, B>(
+    io: T,
+    first: Bytes,
+    service: &S,
+    watch: &ConnectionState<'_>,
+    rules: &ConnectionLimits,
+) -> Next<T>
 where
     T: Transport,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -254,7 +260,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let _awake = watch.wakes();
-    let stream = TokioIo::new(Stream { io, first, watch });
+    let stream = TokioIo::new(TrackedStream { io, first, watch });
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         // `max_header_size` is looked at when the head is complete, `max_buf_size` bounds it on the way.
@@ -293,18 +299,18 @@ where
 
     let parts = connection.into_parts();
     let (io, unread) = (parts.io.into_inner().io, parts.read_buf);
-    Pause::End(match served {
+    Next::Finished(match served {
         // A copy: however few they are, they hold on to all of hyper's buffer.
-        Ok(None) => return Pause::Rest(io, Bytes::copy_from_slice(&unread)),
-        Err(limit) => Served::cut(io, limit.map_or(End::Closed, End::Limited)),
-        Ok(Some(Ok(()))) => Served::over(io, &unread, watch),
+        Ok(None) => return Next::Rest(io, Bytes::copy_from_slice(&unread)),
+        Err(limit) => Finished::cut(io, limit.map_or(ConnectionEnd::Closed, ConnectionEnd::Limited)),
+        Ok(Some(Ok(()))) => Finished::over(io, &unread, watch),
         // A part of the preface, behind another request: as in `serve`, what follows decides.
         Ok(Some(Err(error))) if is_invalid_version(&error) && is_part_of_preface(&unread) => {
-            return Pause::Rest(io, Bytes::copy_from_slice(&unread));
+            return Next::Rest(io, Bytes::copy_from_slice(&unread));
         }
         Ok(Some(Err(error))) => match refused(&error, &unread, rules) {
-            Some(refusal) => return Pause::Reject(io, refusal),
-            None => Served::over(io, &unread, watch),
+            Some(rejection) => return Next::Reject(io, rejection),
+            None => Finished::over(io, &unread, watch),
         },
     })
 }
@@ -316,22 +322,22 @@ fn is_invalid_version(error: &hyper::Error) -> bool {
 }
 
 /// Why hyper rejected what it read; `unread` is what it has not taken of that.
-fn refused(error: &hyper::Error, unread: &[u8], rules: &Rules) -> Option<Refusal> {
+fn refused(error: &hyper::Error, unread: &[u8], rules: &ConnectionLimits) -> Option<Rejection> {
     if error.is_parse_version_h2() {
-        Some(Refusal::Http2InTheClear)
+        Some(Rejection::Http2InTheClear)
     } else if error.is_parse_too_large() {
         Some(fast_path::what_is_too_large(unread, rules))
     } else if error.is_parse() {
-        Some(Refusal::Malformed)
+        Some(Rejection::Malformed)
     } else {
         None
     }
 }
 
-/// A service that tells the [`Watch`] what it serves, and says on the last answer that it is the last.
+/// A service that tells the [`ConnectionState`] what it serves, and says on the last answer that it is the last.
 struct Watched<'a, S> {
     service: &'a S,
-    watch: &'a Watch<'a>,
+    watch: &'a ConnectionState<'a>,
 }
 
 impl<'a, S, B> Service<Request<Incoming>> for Watched<'a, S>
@@ -364,7 +370,7 @@ fn asks_close<B>(request: &Request<B>) -> bool {
 
 struct Answering<'a, F> {
     future: F,
-    watch: &'a Watch<'a>,
+    watch: &'a ConnectionState<'a>,
     version: Version,
 }
 
@@ -401,10 +407,10 @@ mod tests {
     use hyper::service::service_fn;
 
     use super::*;
-    use crate::server::connection_tracker::{Crowd, Places};
+    use crate::server::connection_tracker::{ConnectionLimit, ConnectionTracker};
     use crate::server::tcp_stream::Socket;
 
-    const RULES: Rules = Rules {
+    const RULES: ConnectionLimits = ConnectionLimits {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(10),
         max_header_bytes: 16 << 10,
@@ -433,14 +439,14 @@ mod tests {
             let mut read = Vec::new();
             theirs.read_to_end(&mut read).map(|_| read)
         });
-        let place = Rc::new(Crowd::new(Places::new(1))).enter();
+        let place = Rc::new(ConnectionTracker::new(ConnectionLimit::new(1))).enter();
         // To CONNECT, success would have no body.
         let response = || Response::builder().status(405).body(Full::new(Bytes::from_static(b"response")));
         let service = service_fn(|_| std::future::ready(Ok(response().unwrap())));
         let unsent = Unsent::default();
         let served =
-            serve(Socket::new(ours.into()), service, NOTHING_AT_ONCE, &RULES, place.seat(), &unsent).await;
-        served.linger(place.seat()).await;
+            serve(Socket::new(ours.into()), service, NOTHING_AT_ONCE, &RULES, place.handle(), &unsent).await;
+        served.linger(place.handle()).await;
         String::from_utf8(reading.join().unwrap().unwrap().split_off(filled)).unwrap()
     }
 

@@ -11,11 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
-use super::connection::Rules;
+use super::connection::ConnectionLimits;
 use crate::dispatch::response::Answer;
 use crate::metrics::Limit;
-use crate::request::outcome::Refusal;
-use crate::server::connection_tracker::Seat;
+use crate::request::outcome::Rejection;
+use crate::server::connection_tracker::ConnectionHandle;
 use crate::server::tcp_stream::Socket;
 use crate::server::unsent::Unsent;
 
@@ -23,7 +23,7 @@ use crate::server::unsent::Unsent;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Accepted; no byte has come.
-    Fresh,
+    Accepted,
     /// Some bytes of a head have come.
     Head,
     /// A request is being answered.
@@ -62,7 +62,7 @@ impl Transport for Box<TlsStream<Socket>> {
 /// What stream, service and driver of one connection know together. hyper's own timer is one and the same for a
 /// slow head and an idle connection; this tells them apart.
 #[derive(Debug)]
-pub(in crate::server) struct Watch<'a> {
+pub(in crate::server) struct ConnectionState<'a> {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     /// Nothing more can be written.
@@ -76,7 +76,7 @@ pub(in crate::server) struct Watch<'a> {
     /// The peer says that its last request is its last.
     asked_close: Cell<bool>,
     keep_alive: bool,
-    seat: &'a Seat,
+    handle: &'a ConnectionHandle,
     unsent: &'a Unsent<'a>,
 }
 
@@ -85,15 +85,15 @@ pub(in crate::server) struct Watch<'a> {
 pub(in crate::server) const LAST_WAIT: Duration = Duration::from_millis(250);
 
 /// Returns when that has passed since draining began.
-pub(in crate::server) async fn patience_ends(seat: &Seat) {
-    seat.drained().await;
+pub(in crate::server) async fn patience_ends(handle: &ConnectionHandle) {
+    handle.drained().await;
     tokio::time::sleep(LAST_WAIT).await;
 }
 
 /// Returns when draining does not wait for the rest of incomplete requests and [`LAST_WAIT`] has passed since then, or
 /// since this was called.
-pub(in crate::server) async fn prompt_patience_ends(seat: &Seat) {
-    seat.drained_promptly().await;
+pub(in crate::server) async fn prompt_patience_ends(handle: &ConnectionHandle) {
+    handle.drained_promptly().await;
     tokio::time::sleep(LAST_WAIT).await;
 }
 
@@ -104,12 +104,16 @@ const PARKED_AFTER: Duration = Duration::from_secs(1);
 /// An answer in the making has no deadline of the connection's; the driver looks again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-impl<'a> Watch<'a> {
-    pub(in crate::server) fn new(rules: &Rules, seat: &'a Seat, unsent: &'a Unsent<'a>) -> Self {
+impl<'a> ConnectionState<'a> {
+    pub(in crate::server) fn new(
+        rules: &ConnectionLimits,
+        handle: &'a ConnectionHandle,
+        unsent: &'a Unsent<'a>,
+    ) -> Self {
         let now = Instant::now();
-        seat.idle(Some(now));
+        handle.idle(Some(now));
         Self {
-            phase: Cell::new(Phase::Fresh),
+            phase: Cell::new(Phase::Accepted),
             since: Cell::new(now),
             is_broken: Cell::new(false),
             body_announced: Cell::new(false),
@@ -117,7 +121,7 @@ impl<'a> Watch<'a> {
             said_close: Cell::new(false),
             asked_close: Cell::new(false),
             keep_alive: rules.keep_alive,
-            seat,
+            handle,
             unsent,
         }
     }
@@ -126,37 +130,37 @@ impl<'a> Watch<'a> {
         let now = Instant::now();
         self.phase.set(phase);
         self.since.set(now);
-        self.seat.idle(match phase {
+        self.handle.idle(match phase {
             Phase::Answering => None,
             // A client that reads makes room after all others.
             Phase::Writing => Some(now + READING),
-            Phase::Fresh | Phase::Head | Phase::Idle => Some(now),
+            Phase::Accepted | Phase::Head | Phase::Idle => Some(now),
         });
     }
 
     /// The connection waits for no request any more, and what is not written will not be.
     pub(in crate::server) fn ended(&self) {
         self.unsent.settle(false);
-        self.seat.ended();
+        self.handle.ended();
     }
 
     /// Whether another connection needs its place while it waits for the peer, to send a request or to read a response.
     /// Wakes `waker` when that changes, and when draining begins.
     pub(in crate::server) fn is_evicted(&self, waker: &Waker) -> bool {
-        self.seat.listen(waker);
-        self.seat.is_evicted() && self.phase.get() != Phase::Answering
+        self.handle.listen(waker);
+        self.handle.is_evicted() && self.phase.get() != Phase::Answering
     }
 
     /// Whether it waits for a request.
     fn waits(&self) -> bool {
-        matches!(self.phase.get(), Phase::Fresh | Phase::Idle)
+        matches!(self.phase.get(), Phase::Accepted | Phase::Idle)
     }
 
     /// The response to what can't be read as a request; it is the last.
-    pub(in crate::server) fn reject(&self, refusal: Refusal) -> Answer {
+    pub(in crate::server) fn reject(&self, rejection: Rejection) -> Answer {
         self.enter(Phase::Writing);
         self.said_close.set(true);
-        self.unsent.reject(refusal)
+        self.unsent.reject(rejection)
     }
 
     /// Some bytes of a head have come.
@@ -169,7 +173,7 @@ impl<'a> Watch<'a> {
     /// A head was read.
     pub(in crate::server) fn request(&self, announces_body: bool, asks_close: bool) {
         self.phase.set(Phase::Answering);
-        self.seat.idle(None);
+        self.handle.idle(None);
         self.body_announced.set(announces_body);
         self.asked_close.set(asks_close);
         self.requests_left.set(self.requests_left.get().saturating_sub(1));
@@ -183,7 +187,7 @@ impl<'a> Watch<'a> {
     /// The same, where no time has passed since its head came: that one look at the clock is enough.
     pub(in crate::server) fn answered_at_once(&self) {
         self.phase.set(Phase::Writing);
-        self.seat.idle(Some(self.since.get()));
+        self.handle.idle(Some(self.since.get()));
     }
 
     /// A part of it was written: the peer reads.
@@ -197,7 +201,7 @@ impl<'a> Watch<'a> {
     pub(in crate::server) fn wrote_all(&self) {
         if self.phase.get() == Phase::Writing {
             self.phase.set(Phase::Idle);
-            self.seat.idle(Some(self.since.get()));
+            self.handle.idle(Some(self.since.get()));
             self.unsent.settle(true);
         }
     }
@@ -221,9 +225,9 @@ impl<'a> Watch<'a> {
     pub(in crate::server) fn is_last(&self) -> bool {
         !self.keep_alive
             || self.body_announced.get()
-            || self.seat.draining_since().is_some()
+            || self.handle.draining_since().is_some()
             || self.is_spent()
-            || self.seat.is_pressed()
+            || self.handle.is_pressed()
     }
 
     pub(in crate::server) fn say_close(&self) {
@@ -245,18 +249,18 @@ impl<'a> Watch<'a> {
     }
 
     /// When the connection is to be ended if nothing more happens.
-    pub(in crate::server) fn deadline(&self, rules: &Rules) -> Instant {
+    pub(in crate::server) fn deadline(&self, rules: &ConnectionLimits) -> Instant {
         let since = self.since.get();
-        if let Some(draining) = self.seat.draining_promptly_since()
-            && matches!(self.phase.get(), Phase::Fresh | Phase::Head)
+        if let Some(draining) = self.handle.draining_promptly_since()
+            && matches!(self.phase.get(), Phase::Accepted | Phase::Head)
         {
             return draining + LAST_WAIT;
         }
-        match (self.phase.get(), self.seat.draining_since()) {
+        match (self.phase.get(), self.handle.draining_since()) {
             (Phase::Answering, _) => Instant::now() + LOOK_AGAIN,
             (Phase::Head, _) => since + rules.header_timeout,
-            (Phase::Fresh | Phase::Idle, Some(draining)) => since.max(draining) + LAST_WAIT,
-            (Phase::Fresh, None) => since + rules.header_timeout,
+            (Phase::Accepted | Phase::Idle, Some(draining)) => since.max(draining) + LAST_WAIT,
+            (Phase::Accepted, None) => since + rules.header_timeout,
             (Phase::Idle, None) | (Phase::Writing, _) => since + rules.idle_timeout,
         }
     }
@@ -264,22 +268,22 @@ impl<'a> Watch<'a> {
     /// When the connection is parked if nothing more happens: everything is said, and nothing is being read.
     pub(in crate::server) fn rests_from(&self) -> Option<Instant> {
         let may = self.phase.get() == Phase::Idle;
-        let after = if self.seat.should_rest() { Duration::ZERO } else { PARKED_AFTER };
+        let after = if self.handle.should_rest() { Duration::ZERO } else { PARKED_AFTER };
         may.then(|| self.since.get() + after)
     }
 
-    /// See [`Seat::wakes`].
+    /// See [`ConnectionHandle::wakes`].
     pub(in crate::server) fn wakes(&self) -> impl Drop {
-        self.seat.wakes()
+        self.handle.wakes()
     }
 
     /// The limit that a passed deadline stands for, where it is one: draining is none.
     pub(in crate::server) fn limit(&self) -> Option<Limit> {
         match self.phase.get() {
-            Phase::Fresh | Phase::Idle if self.seat.draining_since().is_some() => None,
-            Phase::Head if self.seat.draining_promptly_since().is_some() => None,
+            Phase::Accepted | Phase::Idle if self.handle.draining_since().is_some() => None,
+            Phase::Head if self.handle.draining_promptly_since().is_some() => None,
             Phase::Idle | Phase::Writing => Some(Limit::IdleTimeout),
-            Phase::Fresh | Phase::Head | Phase::Answering => Some(Limit::HeaderTimeout),
+            Phase::Accepted | Phase::Head | Phase::Answering => Some(Limit::HeaderTimeout),
         }
     }
 }
@@ -308,16 +312,16 @@ pub(in crate::server) fn passes(
     Poll::Ready(())
 }
 
-/// A stream that tells its [`Watch`] when bytes come and go.
+/// A stream that tells its [`ConnectionState`] when bytes come and go.
 #[derive(Debug)]
-pub(in crate::server) struct Stream<'a, T> {
+pub(in crate::server) struct TrackedStream<'a, T> {
     pub(in crate::server) io: T,
     /// Bytes that were read already.
     pub(in crate::server) first: Bytes,
-    pub(in crate::server) watch: &'a Watch<'a>,
+    pub(in crate::server) watch: &'a ConnectionState<'a>,
 }
 
-impl<T: Transport> AsyncRead for Stream<'_, T> {
+impl<T: Transport> AsyncRead for TrackedStream<'_, T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -338,7 +342,7 @@ impl<T: Transport> AsyncRead for Stream<'_, T> {
     }
 }
 
-impl<T: Transport> AsyncWrite for Stream<'_, T> {
+impl<T: Transport> AsyncWrite for TrackedStream<'_, T> {
     /// Vectored writing is not offered, so that hyper writes head and body from one buffer.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.watch.is_rejection_by_hyper(buf) {

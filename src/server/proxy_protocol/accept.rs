@@ -8,14 +8,14 @@ use tokio::io::AsyncReadExt;
 use super::parser::{self as protocol, Header, MAX, Malformed, Parsed};
 use crate::dispatch::Worker;
 use crate::metrics::Limit;
-use crate::request::Came;
-use crate::server::connection_tracker::Seat;
-use crate::server::http1::connection::Rules;
+use crate::request::ClientInfo;
+use crate::server::connection_tracker::ConnectionHandle;
+use crate::server::http1::connection::ConnectionLimits;
 use crate::server::http1::connection_state::patience_ends;
 use crate::server::tcp_stream::Socket;
 
 /// Why there was no header.
-enum Lack {
+enum HeaderError {
     /// The peer went without a word, as those do who only look whether the port is open.
     Gone,
     /// What came is none, or breaks off.
@@ -27,13 +27,13 @@ enum Lack {
 ///
 /// What follows the header stays in the socket. The header may take `header_timeout`, and the first request as long
 /// again. Allocates the header's buffer, 4 KiB, for as long as it is read.
-pub(in crate::server) async fn came(
+pub(in crate::server) async fn read_header(
     socket: &mut Socket,
     peer: IpAddr,
     worker: &Worker,
-    rules: &Rules,
-    seat: &Seat,
-) -> Option<Came> {
+    rules: &ConnectionLimits,
+    handle: &ConnectionHandle,
+) -> Option<ClientInfo> {
     let close = |limit, why: &str| {
         worker.counter.limited(limit);
         tracing::debug!(%peer, why, "closed a connection that was to begin with a PROXY header");
@@ -44,29 +44,29 @@ pub(in crate::server) async fn came(
     }
     tokio::select! {
         header = take(socket) => match header {
-            Ok(Header { client, by_tls }) => Some(Came { client: client.unwrap_or(peer), by_tls }),
-            Err(Lack::Gone) => None,
-            Err(Lack::Malformed(Malformed(why))) => close(Limit::ProxyProtocol, why),
+            Ok(Header { client, by_tls }) => Some(ClientInfo { address: client.unwrap_or(peer), by_tls }),
+            Err(HeaderError::Gone) => None,
+            Err(HeaderError::Malformed(Malformed(why))) => close(Limit::ProxyProtocol, why),
         },
         () = tokio::time::sleep(rules.header_timeout) => close(Limit::ProxyProtocol, "header_timeout is over"),
-        () = patience_ends(seat) => None,
+        () = patience_ends(handle) => None,
     }
 }
 
 /// Takes the header off. It looks at what is there, and takes what is the header's: all of it while the header is
 /// not whole, since then it does not end in there.
-async fn take(socket: &mut Socket) -> Result<Header, Lack> {
+async fn take(socket: &mut Socket) -> Result<Header, HeaderError> {
     let mut bytes = vec![0; MAX];
     let mut taken = 0;
     loop {
         let there = socket.peek(&mut bytes[taken..]).await?;
         if there == 0 {
             return Err(match taken {
-                0 => Lack::Gone,
-                _ => Lack::Malformed(Malformed("it breaks off")),
+                0 => HeaderError::Gone,
+                _ => HeaderError::Malformed(Malformed("it breaks off")),
             });
         }
-        let parsed = protocol::parse(&bytes[..taken + there]).map_err(Lack::Malformed)?;
+        let parsed = protocol::parse(&bytes[..taken + there]).map_err(HeaderError::Malformed)?;
         let end = match parsed {
             Parsed::Partly => taken + there,
             Parsed::Whole { length, .. } => length,
@@ -79,7 +79,7 @@ async fn take(socket: &mut Socket) -> Result<Header, Lack> {
     }
 }
 
-impl From<io::Error> for Lack {
+impl From<io::Error> for HeaderError {
     /// The connection is broken.
     fn from(_: io::Error) -> Self {
         Self::Gone

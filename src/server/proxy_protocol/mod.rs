@@ -3,5 +3,5 @@
 mod accept;
 mod parser;
 
-pub(super) use accept::came;
+pub(super) use accept::read_header;
 pub use parser::*;
