@@ -17,7 +17,7 @@ use crate::run::demo;
 use crate::run::{Ended, Family, ignore_signals, run};
 use crate::server::{BindError, Inherited, ListenerProtocol, Listeners, from_systemd};
 use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};
-use crate::strategy::Kind;
+use crate::strategy::StrategyKind;
 use crate::takeover::Predecessor;
 use crate::telemetry::Telemetry;
 use crate::{admin, output, simulate};
@@ -396,13 +396,12 @@ fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
         Some(path) => simulate::Scenario::read(path).map_err(usage)?,
         None => simulate::Scenario::default(),
     };
-    let named = flags
-        .strategy
-        .iter()
-        .map(|name| <Kind as Leaf>::parse(name).map_err(|takes| format!("--strategy {name}: takes {takes}")));
-    let mut strategies: Vec<Kind> = named.collect::<Result<_, _>>().map_err(usage)?;
+    let named = flags.strategy.iter().map(|name| {
+        <StrategyKind as Leaf>::parse(name).map_err(|takes| format!("--strategy {name}: takes {takes}"))
+    });
+    let mut strategies: Vec<StrategyKind> = named.collect::<Result<_, _>>().map_err(usage)?;
     if strategies.is_empty() {
-        strategies = Kind::ALL.to_vec();
+        strategies = StrategyKind::ALL.to_vec();
     }
     let seeds = flags.seed..flags.seed.saturating_add(flags.seeds);
     let visitors = simulate::visitors(&scenario, strategies.len(), flags.seeds);

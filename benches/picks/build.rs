@@ -7,7 +7,7 @@ use signpost::control::{Change, Controller, Event};
 use signpost::fleet::{Pool, Roles, Weight};
 use signpost::metrics::Counter;
 use signpost::settings::{Layers, Settings};
-use signpost::strategy::{Kind, Memory, Meters};
+use signpost::strategy::{RateMeters, StrategyKind, StrategyState};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::pools::Shape;
@@ -27,21 +27,21 @@ const SHAPES: [Shape; 6] = [
 ];
 
 pub fn run(table: &mut Table) {
-    for kind in Kind::ALL {
-        let rosters = SHAPES.map(|shape| shape.roster(kind));
+    for kind in StrategyKind::ALL {
+        let configs = SHAPES.map(|shape| shape.config(kind));
         let mut rounds = SHAPES.map(|_| Vec::new());
         for _ in 0..ROUNDS {
-            for ((shape, roster), rounds) in SHAPES.iter().zip(&rosters).zip(&mut rounds) {
+            for ((shape, config), rounds) in SHAPES.iter().zip(&configs).zip(&mut rounds) {
                 let standings = shape.standings();
-                let memories = [Memory::default()];
+                let memories = [StrategyState::default()];
                 let build = || {
                     Pool::new(
-                        Arc::clone(roster),
+                        Arc::clone(config),
                         standings,
                         Roles::alone(),
                         false,
                         &memories,
-                        Meters::default(),
+                        RateMeters::default(),
                         Default::default(),
                     )
                 };
@@ -63,14 +63,14 @@ pub fn run(table: &mut Table) {
             Bound::AtMost(13.0),
         );
     }
-    for strategy in Kind::ALL {
+    for strategy in StrategyKind::ALL {
         controller(table, strategy);
     }
 }
 
 /// From an event to the fleet that came of it: another weight for one backend, and settings read again in which one has
 /// another.
-fn controller(table: &mut Table, kind: Kind) {
+fn controller(table: &mut Table, kind: StrategyKind) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("site.toml");
     let load = |weight: u16| {
@@ -118,7 +118,7 @@ async fn published(events: &mpsc::Sender<Event>, event: impl FnOnce(oneshot::Sen
 }
 
 /// Ten thousand backends, of which one has this weight beside others of 1 to 12.
-pub fn settings(kind: Kind, weight: u16) -> String {
+pub fn settings(kind: StrategyKind, weight: u16) -> String {
     let backend = |index: u16| {
         let weight = if index == 0 { weight } else { 1 + index % 12 };
         format!("  {{ id = 'b{index}', url = 'http://b{index}.example', weight = {weight} }},\n")

@@ -4,7 +4,9 @@ use std::num::NonZeroU16;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use signpost::strategy::{self, Kind, Memory, Rules, Share, Strategy, Turn, Weights};
+use signpost::strategy::{
+    self, PickContext, Strategy, StrategyConfig, StrategyKind, StrategyState, WeightedBackend, Weights,
+};
 use signpost::util::clock::Moment;
 
 use crate::table::{Bound, Table};
@@ -16,7 +18,7 @@ const TAKEN: usize = 6;
 pub fn run(table: &mut Table) {
     for (backends, weights) in [(10, 1), (100, 1), (100, 256), (1000, 12), (10_000, 1)] {
         let shares: Vec<_> = (0..backends)
-            .map(|backend: u16| Share {
+            .map(|backend: u16| WeightedBackend {
                 backend,
                 weight: NonZeroU16::new(1 + backend * 7 % weights).unwrap(),
             })
@@ -41,16 +43,17 @@ pub fn run(table: &mut Table) {
 struct ConnectionLimit(Vec<u16>);
 
 impl ConnectionLimit {
-    fn of(shares: &[Share]) -> Self {
+    fn of(shares: &[WeightedBackend]) -> Self {
         let most = shares.iter().map(|share| share.backend).max().unwrap();
         let names = (0..=most).map(|backend| strategy::hash(format!("b{backend}").as_bytes())).collect();
-        let rules = Rules { names, ..Rules::default() };
+        let rules = StrategyConfig { names, ..StrategyConfig::default() };
         let weights = Weights::new(shares).unwrap();
-        let strategy = Strategy::build(Kind::ConsistentHash, &rules, weights, &Memory::default());
+        let strategy =
+            Strategy::build(StrategyKind::ConsistentHash, &rules, weights, &StrategyState::default());
         let mut rng = SmallRng::seed_from_u64(0);
         let place = |number: u64| {
             let key = strategy::hash(&number.to_le_bytes());
-            strategy.pick(&mut Turn { rng: &mut rng, key, now: Moment::default() }) as u16
+            strategy.pick(&mut PickContext { rng: &mut rng, key, now: Moment::default() }) as u16
         };
         Self((0..KEYS).map(place).collect())
     }
@@ -62,12 +65,13 @@ impl ConnectionLimit {
     }
 
     /// What each has of its share.
-    fn unevenness(&self, shares: &[Share]) -> Vec<f64> {
+    fn unevenness(&self, shares: &[WeightedBackend]) -> Vec<f64> {
         let sum: f64 = shares.iter().map(|share| f64::from(share.weight.get())).sum();
         let mut counts = vec![0.0; shares.len()];
         self.0.iter().for_each(|&place| counts[usize::from(place)] += 1.0);
-        let part =
-            |(share, count): (&Share, f64)| count / KEYS as f64 / (f64::from(share.weight.get()) / sum);
+        let part = |(share, count): (&WeightedBackend, f64)| {
+            count / KEYS as f64 / (f64::from(share.weight.get()) / sum)
+        };
         shares.iter().zip(counts).map(part).collect()
     }
 }

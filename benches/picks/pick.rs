@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use signpost::strategy::{Kind, Turn};
+use signpost::strategy::{PickContext, StrategyKind};
 
 use crate::pools::{NOW, Shape};
 use crate::table::{Bound, Table, ratios, taken};
@@ -26,10 +26,10 @@ const SHAPES: [Shape; 6] = [
 pub fn run(table: &mut Table) {
     let turns = AtomicU64::new(0);
     let mut rng = SmallRng::seed_from_u64(1);
-    let pools = Kind::ALL.map(|kind| SHAPES.map(|shape| shape.pool(kind)));
+    let pools = StrategyKind::ALL.map(|kind| SHAPES.map(|shape| shape.pool(kind)));
     let mut key = 0u64;
     let mut bare = Vec::new();
-    let mut picks = Kind::ALL.map(|_| SHAPES.map(|_| Vec::new()));
+    let mut picks = StrategyKind::ALL.map(|_| SHAPES.map(|_| Vec::new()));
     for _ in 0..ROUNDS {
         bare.push(nanoseconds(|| turns.fetch_add(1, Ordering::Relaxed)));
         for (pools, picks) in pools.iter().zip(&mut picks) {
@@ -37,24 +37,24 @@ pub fn run(table: &mut Table) {
                 picks.push(nanoseconds(|| {
                     // Far apart, as hashes are.
                     key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                    pool.pick(0, &mut Turn { rng: &mut rng, key, now: NOW })
+                    pool.pick(0, &mut PickContext { rng: &mut rng, key, now: NOW })
                 }));
             }
         }
     }
     table.row("a bare fetch_add", "ns", &bare, Bound::None);
-    for (kind, picks) in Kind::ALL.iter().zip(&picks) {
+    for (kind, picks) in StrategyKind::ALL.iter().zip(&picks) {
         for (shape, rounds) in SHAPES.iter().zip(picks) {
             let bound = match (kind, shape.backends) {
-                (Kind::Random, 2) => Bound::AtMost(5.0),
-                (Kind::Random, 10_000) => Bound::AtMost(10.0),
-                (Kind::LeastLoad, 2) => Bound::AtMost(200.0),
-                (Kind::LeastLoad, 10_000) => Bound::AtMost(400.0),
+                (StrategyKind::Random, 2) => Bound::AtMost(5.0),
+                (StrategyKind::Random, 10_000) => Bound::AtMost(10.0),
+                (StrategyKind::LeastLoad, 2) => Bound::AtMost(200.0),
+                (StrategyKind::LeastLoad, 10_000) => Bound::AtMost(400.0),
                 _ => Bound::None,
             };
             let what = format!("{}, {}", kind.name(), shape.words());
             table.row(&what, "ns", rounds, bound);
-            if *kind == Kind::RoundRobin {
+            if *kind == StrategyKind::RoundRobin {
                 let over = ratios(rounds, &bare);
                 table.row("  against the bare fetch_add", "", &over, Bound::AtMost(2.0));
             }

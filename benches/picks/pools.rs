@@ -6,9 +6,10 @@ use std::time::Duration;
 use ::http::StatusCode;
 use signpost::estimate::{Claim, Learner, Loads, Report};
 use signpost::fleet::{
-    AgentDescription, Arm, Backend, ErrorPages, LastCheck, Pool, Ramp, Roles, Roster, Slot, Standing, Weight,
+    AgentDescription, Backend, BackendStatus, ErrorPages, LastCheck, Pool, PoolConfig, Roles, Slot,
+    SlowStart, StrategySlot, Weight,
 };
-use signpost::strategy::{Kind, Memory, Meters, Rules};
+use signpost::strategy::{RateMeters, StrategyConfig, StrategyKind, StrategyState};
 use signpost::util::clock::Moment;
 
 /// How many backends there are, and how their weights are spread.
@@ -40,7 +41,7 @@ impl Shape {
         format!("{} {weights}{}", self.backends, if self.ramps { ", slow start" } else { "" })
     }
 
-    pub fn roster(self, kind: Kind) -> Arc<Roster> {
+    pub fn config(self, kind: StrategyKind) -> Arc<PoolConfig> {
         let backend = |index: usize| Backend {
             id: format!("b{index}").into(),
             base: format!("http://b{index}.example").into(),
@@ -50,12 +51,12 @@ impl Shape {
             agent_description: AgentDescription::default(),
         };
         let counts = (0..self.backends).map(|_| Slot(0)).collect();
-        Arc::new(Roster {
+        Arc::new(PoolConfig {
             name: "p".into(),
-            arms: [Arm { kind, slot: Slot(0), counts }].into(),
+            arms: [StrategySlot { kind, slot: Slot(0), counts }].into(),
             rotate: None,
-            reads_clock: kind.reads_clock(&Rules::default()),
-            rules: Rules::default(),
+            reads_clock: kind.reads_clock(&StrategyConfig::default()),
+            rules: StrategyConfig::default(),
             key: None,
             limits: Box::default(),
             caching: None,
@@ -74,25 +75,25 @@ impl Shape {
         })
     }
 
-    pub fn standings(self) -> Box<[Standing]> {
+    pub fn standings(self) -> Box<[BackendStatus]> {
         let weight = |index: usize| Weight::new((1 + index % self.weights) as u16).unwrap();
         let mut standings: Box<[_]> =
-            (0..self.backends).map(|index| Standing::of_settings(weight(index))).collect();
+            (0..self.backends).map(|index| BackendStatus::of_settings(weight(index))).collect();
         if self.ramps {
-            standings[0].ramp = Ramp::after(2);
+            standings[0].ramp = SlowStart::after(2);
         }
         standings
     }
 
-    pub fn pool(self, kind: Kind) -> Pool {
-        let loads = if kind == Kind::LeastLoad { self.loads() } else { Loads::default() };
+    pub fn pool(self, kind: StrategyKind) -> Pool {
+        let loads = if kind == StrategyKind::LeastLoad { self.loads() } else { Loads::default() };
         Pool::new(
-            self.roster(kind),
+            self.config(kind),
             self.standings(),
             Roles::alone(),
             false,
-            &[Memory::default().with_loads(loads)],
-            Meters::default(),
+            &[StrategyState::default().with_loads(loads)],
+            RateMeters::default(),
             Arc::default(),
         )
     }

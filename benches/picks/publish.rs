@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signpost::strategy::Kind;
+use signpost::strategy::StrategyKind;
 
 use crate::build;
 use crate::load::{Load, Shot, other_than};
@@ -21,7 +21,7 @@ const RATE: f64 = 1000.0;
 /// The real binary with ten thousand backends, asked at a fixed rate, while one backend's weight is changed fifty times a
 /// second through the API and while it is not.
 pub fn run(table: &mut Table) {
-    let settings = format!("[log]\naccess = false\n{}", build::settings(Kind::RoundRobin, 1));
+    let settings = format!("[log]\naccess = false\n{}", build::settings(StrategyKind::RoundRobin, 1));
     let signpost = Arc::new(Start::with(&settings).go());
     // To warm up, and to be read by nobody.
     Load::on(signpost.traffic).rate(RATE).run(Duration::from_secs(1));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use signpost::fleet::Pool;
-use signpost::strategy::{Kind, Turn};
+use signpost::strategy::{PickContext, StrategyKind};
 use signpost::util::clock::Moment;
 
 use crate::http;
@@ -32,15 +32,15 @@ const REQUESTS: u32 = 9000;
 const SHAPE: Shape = Shape::new(10_000, 12);
 
 pub fn run(table: &mut Table) {
-    let [random, round_robin] = [Kind::Random, Kind::RoundRobin].map(|kind| SHAPE.pool(kind));
+    let [random, round_robin] = [StrategyKind::Random, StrategyKind::RoundRobin].map(|kind| SHAPE.pool(kind));
     let locked = Locked { turns: Mutex::new(0), cycle: (0..65_000).map(|turn| turn as u16).collect() };
     let mut pickers = [Picker::start(), Picker::start()];
     let mut alone = Vec::new();
     let [mut threads, mut processes, mut shared, mut behind_lock] = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
         let both = (
-            two(|rng| random.pick(0, &mut Turn { rng, key: 0, now: Moment::default() })),
-            two(|rng| round_robin.pick(0, &mut Turn { rng, key: 0, now: Moment::default() })),
+            two(|rng| random.pick(0, &mut PickContext { rng, key: 0, now: Moment::default() })),
+            two(|rng| round_robin.pick(0, &mut PickContext { rng, key: 0, now: Moment::default() })),
             two(|_| Some(locked.pick())),
         );
         let (Some(of_random), Some(of_round_robin), Some(of_locked)) = both else { continue };
@@ -48,7 +48,7 @@ pub fn run(table: &mut Table) {
         pickers.iter_mut().for_each(Picker::go);
         processes.push(pickers.iter_mut().map(Picker::result).sum::<f64>() / 2.0);
         alone.push(picks(1, PICKS, |rng| {
-            round_robin.pick(0, &mut Turn { rng, key: 0, now: Moment::default() })
+            round_robin.pick(0, &mut PickContext { rng, key: 0, now: Moment::default() })
         }));
         shared.push(of_round_robin);
         behind_lock.push(of_locked);
@@ -140,12 +140,12 @@ fn picks(seed: u64, count: u32, pick: impl Fn(&mut SmallRng) -> Option<usize>) -
 
 /// Picks for as long as it is told to by lines of standard input, and says what each time a pick cost.
 pub fn be_picker() -> ExitCode {
-    let pool: Pool = SHAPE.pool(Kind::Random);
+    let pool: Pool = SHAPE.pool(StrategyKind::Random);
     let mut lines = std::io::stdin().lines();
     while let Some(Ok(_)) = lines.next() {
         println!(
             "{}",
-            picks(1, PICKS, |rng| pool.pick(0, &mut Turn { rng, key: 0, now: Moment::default() }))
+            picks(1, PICKS, |rng| pool.pick(0, &mut PickContext { rng, key: 0, now: Moment::default() }))
         );
     }
     ExitCode::SUCCESS

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::view::date;
-use crate::fleet::{Backend, Check, CheckResult, Progress, Reason, Standing, State};
+use crate::fleet::{Backend, BackendStatus, Check, CheckProgress, CheckResult, EffectiveState, StateReason};
 
 /// Why a backend is in its state.
 pub(super) struct Cause {
-    pub(super) reason: Reason,
+    pub(super) reason: StateReason,
     /// The same in words.
     pub(super) detail: String,
     pub(super) last_check: Option<LastCheckView>,
@@ -34,24 +34,24 @@ pub(super) struct BackoffView {
 }
 
 impl Cause {
-    pub(super) fn of(backend: &Backend, standing: &Standing, is_checked: bool) -> Self {
+    pub(super) fn of(backend: &Backend, status: &BackendStatus, is_checked: bool) -> Self {
         let check = backend.check.get();
         let check = check.as_deref();
-        let reason = Reason::of(standing, is_checked, check);
+        let reason = StateReason::of(status, is_checked, check);
         Self {
             reason,
             detail: match (reason, backend.agent_description.get()) {
-                (Reason::Agent, Some(description)) => {
-                    format!("{}: {description}", detail(reason, standing, check))
+                (StateReason::Agent, Some(description)) => {
+                    format!("{}: {description}", detail(reason, status, check))
                 }
-                _ => detail(reason, standing, check),
+                _ => detail(reason, status, check),
             },
             last_check: check.map(|check| LastCheckView {
                 result: check.result,
                 detail: check.detail.as_ref().to_owned(),
             }),
             flap_backoff: check.and_then(|check| match check.progress {
-                Progress::Backoff { falls, until } => {
+                CheckProgress::Backoff { falls, until } => {
                     Some(BackoffView { falls, until: date(until), until_unix: until })
                 }
                 _ => None,
@@ -60,21 +60,23 @@ impl Cause {
     }
 }
 
-fn detail(reason: Reason, standing: &Standing, check: Option<&Check>) -> String {
+fn detail(reason: StateReason, status: &BackendStatus, check: Option<&Check>) -> String {
     let of_check = check.map_or("", |check| &check.detail);
     match (reason, check.map(|check| check.progress)) {
-        (Reason::Operator, _) => "set by the operator".to_owned(),
-        (Reason::Agent, _) if standing.state() == State::Down => "its agent reports it as down".to_owned(),
-        (Reason::Agent, _) => "requested by its agent".to_owned(),
-        (Reason::NotChecked, _) => "not checked: health.kind is \"none\"".to_owned(),
-        (Reason::FirstCheckPending, _) => "no health check has ended yet".to_owned(),
-        (_, Some(Progress::Falling { failures, fall })) => {
+        (StateReason::Operator, _) => "set by the operator".to_owned(),
+        (StateReason::Agent, _) if status.state() == EffectiveState::Down => {
+            "its agent reports it as down".to_owned()
+        }
+        (StateReason::Agent, _) => "requested by its agent".to_owned(),
+        (StateReason::NotChecked, _) => "not checked: health.kind is \"none\"".to_owned(),
+        (StateReason::FirstCheckPending, _) => "no health check has ended yet".to_owned(),
+        (_, Some(CheckProgress::Falling { failures, fall })) => {
             format!("{failures} of {fall} failed checks: {of_check}")
         }
-        (_, Some(Progress::Rising { successes, rise })) => {
+        (_, Some(CheckProgress::Rising { successes, rise })) => {
             format!("answers again; {successes} of {rise} successful checks")
         }
-        (_, Some(Progress::Backoff { falls, until })) => {
+        (_, Some(CheckProgress::Backoff { falls, until })) => {
             format!("answers again; admitted at {}, because it fell {falls} times", date(until))
         }
         _ => of_check.to_owned(),

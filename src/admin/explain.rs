@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Shown;
 use super::api::json;
 use super::problem::Problem;
-use crate::fleet::{HashKey, Pool, Role, State as ShownState, Tier};
+use crate::fleet::{EffectiveState, HashKey, Pool, Priority, Role};
 use crate::request::hash_key;
 use crate::strategy::Score;
 
@@ -18,7 +18,7 @@ use crate::strategy::Score;
 struct Document<'a> {
     pool: &'a str,
     /// Who of its backends new visitors are sent to.
-    tier: Tier,
+    priority: Priority,
     /// What of a request is hashed, where a strategy asks.
     hashed_by: Option<&'a HashKey>,
     /// The hash of what was given for that, as sixteen digits.
@@ -42,7 +42,7 @@ struct Explained<'a> {
 #[derive(Serialize)]
 struct Candidate<'a> {
     backend: &'a str,
-    state: ShownState,
+    state: EffectiveState,
     score: Option<f64>,
     picked: bool,
     why: String,
@@ -56,11 +56,11 @@ pub(super) async fn explain(
 ) -> Result<Response, Problem> {
     let Path(name) = path?;
     let fleet = shown.fleet.load_full();
-    let pool = fleet.pools.iter().find(|pool| *pool.roster.name == *name);
+    let pool = fleet.pools.iter().find(|pool| *pool.config.name == *name);
     let pool = pool.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no pool of that name"))?;
     let query = query.unwrap_or_default();
     let given = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "key");
-    let hashed_by = pool.roster.key.as_ref();
+    let hashed_by = pool.config.key.as_ref();
     let hash = hashed_by.map(|key| {
         let given = given.as_ref().map_or("", |(_, value)| value);
         hash_key::of_text(key, given).ok_or_else(|| {
@@ -72,10 +72,10 @@ pub(super) async fn explain(
         })
     });
     let hash = hash.transpose()?;
-    let strategies = (0..pool.roster.arms.len()).map(|arm| explained(&shown, pool, arm, hash));
+    let strategies = (0..pool.config.arms.len()).map(|arm| explained(&shown, pool, arm, hash));
     Ok(json(&Document {
-        pool: &pool.roster.name,
-        tier: pool.tier,
+        pool: &pool.config.name,
+        priority: pool.priority,
         hashed_by,
         hash: hash.map(|hash| format!("{hash:016x}")),
         strategies: strategies.collect(),
@@ -85,13 +85,13 @@ pub(super) async fn explain(
 fn explained<'a>(shown: &Shown, pool: &'a Pool, arm: usize, hash: Option<u64>) -> Explained<'a> {
     let explanation = pool.explain(arm, hash.unwrap_or(0), shown.clock.now());
     let candidate = |backend: usize, score, picked, why| Candidate {
-        backend: &pool.roster.backends[backend].id,
-        state: pool.standings[backend].state(),
+        backend: &pool.config.backends[backend].id,
+        state: pool.statuses[backend].state(),
         score,
         picked,
         why,
     };
-    let excluded = (0..pool.standings.len()).filter_map(|index| {
+    let excluded = (0..pool.statuses.len()).filter_map(|index| {
         pool.excluded(index).map(|excluded| candidate(index, None, false, excluded.text().to_owned()))
     });
     let picked = explanation.as_ref().and_then(|explanation| explanation.picked);
@@ -99,9 +99,9 @@ fn explained<'a>(shown: &Shown, pool: &'a Pool, arm: usize, hash: Option<u64>) -
     let eligible = explanation.into_iter().flat_map(|explanation| explanation.candidates);
     let eligible = eligible.map(|of| candidate(of.backend, of.score, picked == Some(of.backend), of.why));
     Explained {
-        name: pool.roster.arms[arm].kind.name(),
+        name: pool.config.arms[arm].kind.name(),
         role: pool.roles.of(arm),
-        picked: picked.map(|backend| &*pool.roster.backends[backend].id),
+        picked: picked.map(|backend| &*pool.config.backends[backend].id),
         score,
         candidates: eligible.chain(excluded).collect(),
     }

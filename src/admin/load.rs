@@ -30,14 +30,14 @@ pub(super) async fn push(
     let Path((pool, backend)) = path?;
     let body = body?;
     let fleet = shown.fleet.load_full();
-    let found = fleet.pools.iter().find(|known| *known.roster.name == *pool).and_then(|pool| {
-        let mut backends = pool.roster.backends.iter();
-        Some((&pool.roster, backends.find(|known| *known.id == *backend)?))
+    let found = fleet.pools.iter().find(|known| *known.config.name == *pool).and_then(|pool| {
+        let mut backends = pool.config.backends.iter();
+        Some((&pool.config, backends.find(|known| *known.id == *backend)?))
     });
-    let Some((roster, known)) = found else {
+    let Some((config, known)) = found else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such backend in a pool of that name"));
     };
-    let Some(expires) = roster.reports_expire else {
+    let Some(expires) = config.reports_expire else {
         let detail = format!("the pool takes no reports: the settings have no [pools.{pool}.load]");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     };

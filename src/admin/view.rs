@@ -11,8 +11,8 @@ use super::cause::{BackoffView, Cause, LastCheckView};
 use super::figures::{Count, Countdown, LoadView, Ratio, Share};
 use crate::estimate::Load;
 use crate::fleet::{
-    Admin, AgentWeight, CheckResult, Excluded, Fleet, Health, Keeps, Pool, Ramp, Reason, Role, Standing,
-    State as ShownState, Tier, Weight,
+    AdminState, AgentWeight, BackendStatus, CheckResult, EffectiveState, Excluded, Fleet, HealthState,
+    PinAction, Pool, Priority, Role, SlowStart, StateReason, Weight,
 };
 use crate::metrics::{Figures, Source};
 use crate::util::fairness::{Imbalance, Measure};
@@ -45,7 +45,7 @@ pub(super) struct PoolView<'a> {
     pub(super) name: &'a str,
     pub(super) strategy: &'static str,
     /// Who of the backends new visitors are sent to.
-    pub(super) tier: Tier,
+    pub(super) priority: Priority,
     pub(super) fail_open: bool,
     /// All its backends' together.
     pub(super) redirects: Redirects,
@@ -89,19 +89,19 @@ pub(super) struct StrategyView {
 pub(super) struct BackendView<'a> {
     pub(super) id: &'a str,
     pub(super) url: &'a str,
-    pub(super) state: ShownState,
+    pub(super) state: EffectiveState,
     /// Since when, RFC 3339.
     pub(super) state_since: String,
     /// Why.
-    pub(super) reason: Reason,
+    pub(super) reason: StateReason,
     /// The same in words.
     pub(super) detail: String,
     /// `None` if no check has ended, or there are none.
     pub(super) last_check: Option<LastCheckView>,
     /// While it answers again and `flap_backoff` holds it back.
     pub(super) flap_backoff: Option<BackoffView>,
-    pub(super) admin: Admin,
-    pub(super) health: Health,
+    pub(super) admin: AdminState,
+    pub(super) health: HealthState,
     pub(super) backup: bool,
     /// Why no new visitors are sent there, where they are not.
     pub(super) excluded: Option<Excluded>,
@@ -126,7 +126,7 @@ pub(super) struct BackendView<'a> {
     /// Visitors who were sent elsewhere for want of room there.
     pub(super) spilled: Count,
     #[serde(skip)]
-    standing: &'a Standing,
+    status: &'a BackendStatus,
 }
 
 /// Visitors sent to a backend, by the reason why there.
@@ -167,43 +167,41 @@ impl Overview<'_> {
 
 impl<'a> PoolView<'a> {
     fn of(shown: &Shown, imbalances: &[Figures], pool: &'a Pool) -> Self {
-        let arms = 0..pool.roster.arms.len();
+        let arms = 0..pool.config.arms.len();
         let redirects = redirects(shown, pool);
         Self {
-            name: &pool.roster.name,
+            name: &pool.config.name,
             strategy: pool.live().kind.name(),
-            tier: pool.tier,
-            fail_open: pool.tier == Tier::FailOpen,
+            priority: pool.priority,
+            fail_open: pool.priority == Priority::FailOpen,
             redirects: Redirects::of(
                 redirects.iter().fold([0; 3], |sum, one| std::array::from_fn(|at| sum[at] + one[at])),
             ),
-            reports_load: pool.roster.reports_expire.is_some(),
+            reports_load: pool.config.reports_expire.is_some(),
             own_share: Share(pool.own_share.get()),
             strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, arm)).collect(),
             backends: BackendView::of(shown, pool, &redirects),
-            serves_pinned: pool.roster.pins.is_some()
-                && pool
-                    .keeps
-                    .iter()
-                    .zip(&pool.standings)
-                    .any(|(keeps, standing)| *keeps == Keeps::UntilItEnds && standing.health != Health::Down),
+            serves_pinned: pool.config.pins.is_some()
+                && pool.keeps.iter().zip(&pool.statuses).any(|(keeps, status)| {
+                    *keeps == PinAction::UntilItEnds && status.health != HealthState::Down
+                }),
         }
     }
 }
 
 /// What each backend of a pool got, in the order of `Decision::ALL`.
 pub(super) fn redirects(shown: &Shown, pool: &Pool) -> Vec<[u64; 3]> {
-    (0..pool.roster.backends.len()).map(|index| shown.registry.redirects(&pool.roster, index)).collect()
+    (0..pool.config.backends.len()).map(|index| shown.registry.redirects(&pool.config, index)).collect()
 }
 
 impl PoolView<'_> {
     /// Whether clients get no backend that is known to work: it fails open, or has no eligible backend.
     pub(super) fn is_in_trouble(&self) -> bool {
-        matches!(self.tier, Tier::FailOpen | Tier::Nobody)
+        matches!(self.priority, Priority::FailOpen | Priority::Nobody)
     }
 
     /// How many of its backends are in a state.
-    pub(super) fn count(&self, state: ShownState) -> usize {
+    pub(super) fn count(&self, state: EffectiveState) -> usize {
         self.backends.iter().filter(|backend| backend.state == state).count()
     }
 
@@ -215,9 +213,9 @@ impl PoolView<'_> {
 
 impl StrategyView {
     fn of(shown: &Shown, imbalances: &[Figures], pool: &Pool, index: usize) -> Self {
-        let (arm, role) = (&pool.roster.arms[index], pool.roles.of(index));
+        let (arm, role) = (&pool.config.arms[index], pool.roles.of(index));
         let [agreed, disagreed, kept, broken] = shown.registry.comparisons(arm).map(|count| count as f64);
-        let is = |of: &&Figures| of.pool == pool.roster.name && of.strategy == arm.kind && of.role == role;
+        let is = |of: &&Figures| of.pool == pool.config.name && of.strategy == arm.kind && of.role == role;
         let figures = imbalances.iter().find(is);
         let load = figures.and_then(|figures| figures.load.as_ref());
         Self {
@@ -259,8 +257,8 @@ impl<'a> BackendView<'a> {
             let shares = (Share::of(weights[index], all_weights), Share::of(sent[index], all_sent));
             let load = pool.load(pool.roles.live, index, now);
             let mut one = Self::one(pool, index, redirects[index], shares, load);
-            if one.standing.admin == Admin::Draining {
-                let lately = shown.registry.pinned_lately(&pool.roster, index).unwrap_or_default();
+            if one.status.admin == AdminState::Draining {
+                let lately = shown.registry.pinned_lately(&pool.config, index).unwrap_or_default();
                 one.pinned_last_minute = Some(Count(lately.round() as u64));
             }
             one
@@ -275,35 +273,35 @@ impl<'a> BackendView<'a> {
         (weight_share, dispatch_share): (Share, Share),
         load: Option<Load>,
     ) -> Self {
-        let (backend, standing) = (&pool.roster.backends[index], &pool.standings[index]);
+        let (backend, status) = (&pool.config.backends[index], &pool.statuses[index]);
         let Cause { reason, detail, last_check, flap_backoff } =
-            Cause::of(backend, standing, pool.roster.is_probed);
-        let set = [("admin", standing.admin_is_set), ("weight", standing.weight_is_set)];
+            Cause::of(backend, status, pool.config.is_probed);
+        let set = [("admin", status.admin_is_set), ("weight", status.weight_is_set)];
         Self {
             id: &backend.id,
             url: &backend.base,
-            state: standing.state(),
-            state_since: date(standing.since),
+            state: status.state(),
+            state_since: date(status.since),
             reason,
             detail,
             last_check,
             flap_backoff,
-            admin: standing.admin,
-            health: standing.health,
-            backup: standing.backup,
+            admin: status.admin,
+            health: status.health,
+            backup: status.backup,
             excluded: pool.excluded(index),
-            weight: standing.weight,
-            weight_in_effect: standing.weight_in_effect(),
-            full_weight_at: standing.full_weight_at.map(date),
+            weight: status.weight,
+            weight_in_effect: status.weight_in_effect(),
+            full_weight_at: status.full_weight_at.map(date),
             weight_share,
             dispatch_share,
-            load: load.map(|load| LoadView::of(load, standing.weight.get().into())),
+            load: load.map(|load| LoadView::of(load, status.weight.get().into())),
             set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
-            drained_at: standing.drained_at.map(date),
+            drained_at: status.drained_at.map(date),
             pinned_last_minute: None,
             redirects: Redirects::of(redirects),
             spilled: Count(pool.spilled(index)),
-            standing,
+            status,
         }
     }
 
@@ -324,7 +322,7 @@ impl<'a> BackendView<'a> {
 
     /// While `flap_backoff` keeps it down: how often it fell, until when, RFC 3339, and how long that still is.
     pub(super) fn held_back(&self) -> Option<(u32, &str, Countdown)> {
-        let held = self.flap_backoff.as_ref().filter(|_| self.reason == Reason::FlapBackoff)?;
+        let held = self.flap_backoff.as_ref().filter(|_| self.reason == StateReason::FlapBackoff)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Some((held.falls, &held.until, Countdown(held.until_unix.saturating_sub(now))))
     }
@@ -337,26 +335,26 @@ impl<'a> BackendView<'a> {
                 notes.push(format!("only the pinned, until {}", readable(at)))
             }
             // The reason says it already.
-            (Some(Excluded::Down | Excluded::Waits), _) => {}
+            (Some(Excluded::Down | Excluded::PendingFirstCheck), _) => {}
             (Some(excluded), _) => notes.push(excluded.text().to_owned()),
             (None, _) if self.backup => notes.push("a backup, in use".to_owned()),
             (None, _) => {}
         }
         let failed = self.last_check.as_ref().filter(|check| check.result != CheckResult::Ok);
-        if let (Reason::Operator | Reason::Agent, Some(check)) = (self.reason, failed) {
+        if let (StateReason::Operator | StateReason::Agent, Some(check)) = (self.reason, failed) {
             notes.push(format!("last check: {}", check.detail));
         }
-        if self.standing.ramp < Ramp::FULL {
+        if self.status.ramp < SlowStart::FULL {
             let until = self.full_weight_at.as_deref().unwrap_or_default();
             notes.push(format!("slow start, full weight at {}", readable(until)));
         }
-        match self.standing.agent_weight {
+        match self.status.agent_weight {
             AgentWeight::ALL | AgentWeight::Percent(0) => {}
             AgentWeight::Percent(percent) => notes.push(format!("agent weight {percent} %")),
             AgentWeight::Absolute(weight) => notes.push(format!("agent weight {}", weight.get())),
         }
         // Of an admin state that it has set the reason says it already.
-        let is_said = |name: &&str| *name == "admin" && self.reason == Reason::Operator;
+        let is_said = |name: &&str| *name == "admin" && self.reason == StateReason::Operator;
         let set: Vec<_> = self.set_at_run_time.iter().copied().filter(|name| !is_said(name)).collect();
         if !set.is_empty() {
             notes.push(format!("{} set at run time", set.join(" and ")));

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::fleet::{Admin, Arm, Fleet, Keeps, Pool, Role, Slot};
+use crate::fleet::{AdminState, Fleet, PinAction, Pool, Role, Slot, StrategySlot};
 use crate::metrics::{Figures, Imbalances, Integral, LoadFigures, Roll, Source};
-use crate::strategy::Kind;
+use crate::strategy::StrategyKind;
 use crate::util::clock::{Clock, Moment};
 use crate::util::fairness::Imbalance;
 use decaying_counter::Recent;
@@ -35,7 +35,7 @@ pub struct Comparer {
     /// What pinned clients sent to draining backends lately, by where the pool's first strategy counts each.
     pinned: Recent,
     /// How even the load of each was over time, by the pool's name.
-    so_far: HashMap<(Box<str>, Kind, Source), Integral>,
+    so_far: HashMap<(Box<str>, StrategyKind, Source), Integral>,
     turns: Turns,
     clock: Clock,
     last: Instant,
@@ -65,13 +65,13 @@ impl Comparer {
         let fleet = self.fleet.load_full();
         let mut before = std::mem::take(&mut self.recent);
         let mut figures = Vec::new();
-        self.turns.keep(|name| fleet.pools.iter().any(|pool| &*pool.roster.name == name));
+        self.turns.keep(|name| fleet.pools.iter().any(|pool| &*pool.config.name == name));
         for pool in &fleet.pools {
-            let (name, rotate) = (&*pool.roster.name, pool.roster.rotate);
+            let (name, rotate) = (&*pool.config.name, pool.config.rotate);
             let is_settled = self.turns.is_settled(name, pool.live().kind, rotate, now);
-            for (index, arm) in pool.roster.arms.iter().enumerate() {
+            for (index, arm) in pool.config.arms.iter().enumerate() {
                 let role = pool.roles.of(index);
-                let key = (pool.roster.name.clone(), arm.kind.name(), role);
+                let key = (pool.config.name.clone(), arm.kind.name(), role);
                 let mut recent = before.remove(&key).unwrap_or_default();
                 let count = |slot: &Slot| match role {
                     Role::Shadow => self.roll.shadow_picks(*slot),
@@ -79,7 +79,7 @@ impl Comparer {
                 };
                 recent.note(arm.counts.iter().map(|slot| (*slot, count(slot))), passed);
                 figures.push(Figures {
-                    pool: pool.roster.name.clone(),
+                    pool: pool.config.name.clone(),
                     strategy: arm.kind,
                     role,
                     dispatches: dispatches(pool, arm, &recent),
@@ -99,9 +99,9 @@ impl Comparer {
 
     /// How many pinned requests each draining backend of a pool has had, by where its first strategy counts it.
     fn pinned_to_draining<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = (Slot, u64)> + 'a {
-        let is_draining = |index: &usize| pool.standings[*index].admin == Admin::Draining;
-        (0..pool.standings.len()).filter(is_draining).filter_map(|index| {
-            let slots = pool.roster.arms.iter().map(|arm| arm.counts[index]);
+        let is_draining = |index: &usize| pool.statuses[*index].admin == AdminState::Draining;
+        (0..pool.statuses.len()).filter(is_draining).filter_map(|index| {
+            let slots = pool.config.arms.iter().map(|arm| arm.counts[index]);
             let count = slots.clone().map(|slot| self.roll.pinned(slot)).sum();
             Some((slots.clone().next()?, count))
         })
@@ -116,7 +116,7 @@ impl Comparer {
         now: Instant,
         passed: Duration,
     ) -> Option<LoadFigures> {
-        pool.roster.reports_expire?;
+        pool.config.reports_expire?;
         let (source, is_own) = match pool.roles.of(arm) {
             Role::Live if pool.roles.split.is_empty() => (Source::Reported, is_settled),
             // The load of all of them together is nobody's.
@@ -124,7 +124,7 @@ impl Comparer {
             Role::Shadow => (Source::Modelled, true),
         };
         let now = is_own.then(|| loads(pool, arm, self.clock.moment(now))).flatten();
-        let key = (pool.roster.name.clone(), pool.roster.arms[arm].kind, source);
+        let key = (pool.config.name.clone(), pool.config.arms[arm].kind, source);
         let so_far = self.so_far.entry(key).or_default();
         if let Some(imbalance) = &now {
             so_far.add(imbalance, passed);
@@ -136,20 +136,20 @@ impl Comparer {
 /// How even the load is that an arm makes, over those who may be picked now and whose load is known. Each counts by its
 /// capacity, where that is not told by its weight.
 fn loads(pool: &Pool, arm: usize, now: Moment) -> Option<Imbalance> {
-    let eligible = (0..pool.standings.len()).filter(|&index| pool.keeps[index] == Keeps::AndRenews);
+    let eligible = (0..pool.statuses.len()).filter(|&index| pool.keeps[index] == PinAction::AndRenews);
     Imbalance::of(eligible.filter_map(|index| {
         let load = pool.load(arm, index, now)?;
-        let weight = f64::from(pool.standings[index].weight.get());
+        let weight = f64::from(pool.statuses[index].weight.get());
         Some((load.utilisation(weight)?, load.capacity.unwrap_or(weight)))
     }))
 }
 
 /// How even what an arm sent lately is, per weight, over those who may be picked now.
-fn dispatches(pool: &Pool, arm: &Arm, recent: &Recent) -> Option<Imbalance> {
-    let levels = pool.standings.iter().zip(&arm.counts).zip(&pool.keeps);
-    let eligible = levels.filter(|(_, keeps)| **keeps == Keeps::AndRenews);
-    Imbalance::of(eligible.map(|((standing, slot), _)| {
-        let weight = standing.weight_in_effect();
+fn dispatches(pool: &Pool, arm: &StrategySlot, recent: &Recent) -> Option<Imbalance> {
+    let levels = pool.statuses.iter().zip(&arm.counts).zip(&pool.keeps);
+    let eligible = levels.filter(|(_, keeps)| **keeps == PinAction::AndRenews);
+    Imbalance::of(eligible.map(|((status, slot), _)| {
+        let weight = status.weight_in_effect();
         (recent.of(*slot) / weight, weight)
     }))
 }

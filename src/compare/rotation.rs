@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::strategy::Kind;
+use crate::strategy::StrategyKind;
 
 /// Which strategy sends each pool's visitors, and since when.
 #[derive(Debug, Default)]
@@ -11,7 +11,7 @@ pub(super) struct Turns(HashMap<Box<str>, Turn>);
 
 #[derive(Clone, Copy, Debug)]
 struct Turn {
-    live: Kind,
+    live: StrategyKind,
     since: Instant,
     /// Whether it was the one already when it was first looked.
     is_first: bool,
@@ -26,7 +26,7 @@ impl Turns {
     pub(super) fn is_settled(
         &mut self,
         pool: &str,
-        live: Kind,
+        live: StrategyKind,
         rotate: Option<Duration>,
         now: Instant,
     ) -> bool {
@@ -63,22 +63,25 @@ mod tests {
             let rotate = (rotate > 0).then(|| Duration::from_secs(rotate));
             turns.is_settled("p", live, rotate, start + SECOND * seconds)
         };
-        assert!(!at(Kind::Random, 600, 0), "who knows since when");
-        assert!(!at(Kind::Random, 600, 119));
-        assert!(at(Kind::Random, 600, 120));
-        assert!(!at(Kind::RoundRobin, 600, 121));
-        assert!(at(Kind::RoundRobin, 600, 241));
-        assert!(at(Kind::RoundRobin, 20, 242));
-        assert!(!at(Kind::Random, 20, 251) && at(Kind::Random, 20, 261), "half of a short turn");
+        assert!(!at(StrategyKind::Random, 600, 0), "who knows since when");
+        assert!(!at(StrategyKind::Random, 600, 119));
+        assert!(at(StrategyKind::Random, 600, 120));
+        assert!(!at(StrategyKind::RoundRobin, 600, 121));
+        assert!(at(StrategyKind::RoundRobin, 600, 241));
+        assert!(at(StrategyKind::RoundRobin, 20, 242));
+        assert!(
+            !at(StrategyKind::Random, 20, 251) && at(StrategyKind::Random, 20, 261),
+            "half of a short turn"
+        );
     }
 
     #[test]
     fn who_was_there_from_the_start_is_settled() {
         let (mut turns, start) = (Turns::default(), Instant::now());
-        assert!(turns.is_settled("p", Kind::Random, None, start));
-        assert!(!turns.is_settled("p", Kind::First, None, start + SECOND), "settings changed");
-        assert!(turns.is_settled("p", Kind::First, None, start + 121 * SECOND));
+        assert!(turns.is_settled("p", StrategyKind::Random, None, start));
+        assert!(!turns.is_settled("p", StrategyKind::First, None, start + SECOND), "settings changed");
+        assert!(turns.is_settled("p", StrategyKind::First, None, start + 121 * SECOND));
         turns.keep(|_| false);
-        assert!(turns.is_settled("p", Kind::Random, None, start + 122 * SECOND));
+        assert!(turns.is_settled("p", StrategyKind::Random, None, start + 122 * SECOND));
     }
 }

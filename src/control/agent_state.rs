@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fleet::{Admin, AgentWeight};
+use crate::fleet::{AdminState, AgentWeight};
 use crate::load::agent::Line;
 
 /// All that an agent has said so far. What it never spoke of is as if there were no agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
-    admin: Admin,
+    admin: AdminState,
     /// Since when, in seconds since 1970.
     since: u64,
     is_down: bool,
@@ -29,7 +29,7 @@ impl Asked {
     }
 
     /// Whether it wants visitors.
-    pub(super) fn admin(&self) -> Admin {
+    pub(super) fn admin(&self) -> AdminState {
         self.admin
     }
 
@@ -68,7 +68,7 @@ mod tests {
         let (now, expires) = (Instant::now(), Duration::from_secs(15));
         let line = |text: &str| Line::parse(text.as_bytes()).unwrap();
         let asked = Asked::default().after(&line("75% drain down"), now, 1000, expires);
-        assert_eq!((asked.admin(), asked.since(), asked.is_down()), (Admin::Draining, 1000, true));
+        assert_eq!((asked.admin(), asked.since(), asked.is_down()), (AdminState::Draining, 1000, true));
         assert_eq!(asked.weight(now, false), AgentWeight::percent(75));
         assert_eq!(
             asked.weight(now, true),
@@ -79,9 +79,9 @@ mod tests {
         assert_eq!(asked.expires(now), Some(later));
         assert_eq!((asked.weight(later, false), asked.expires(later)), (AgentWeight::ALL, None));
         let asked = asked.after(&line("drain"), later, 2000, expires);
-        assert_eq!((asked.admin(), asked.since(), asked.is_down()), (Admin::Draining, 1000, true));
+        assert_eq!((asked.admin(), asked.since(), asked.is_down()), (AdminState::Draining, 1000, true));
         let asked = asked.after(&line("ready up weight:30"), later, 3000, expires);
-        assert_eq!((asked.admin(), asked.since(), asked.is_down()), (Admin::Active, 3000, false));
+        assert_eq!((asked.admin(), asked.since(), asked.is_down()), (AdminState::Active, 3000, false));
         let thirty = AgentWeight::Absolute(Weight::new(30).unwrap());
         assert_eq!((asked.weight(later, false), asked.weight(later, true)), (thirty, AgentWeight::ALL));
     }

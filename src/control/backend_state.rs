@@ -3,17 +3,17 @@
 use std::time::{Duration, Instant};
 
 use super::agent_state::Asked;
-use crate::fleet::{Health, Ramp, State};
+use crate::fleet::{EffectiveState, HealthState, SlowStart};
 
 /// What probes and its agent have told of a backend so far. Every method is given the time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BackendState {
-    probed: Health,
+    probed: HealthState,
     asked: Asked,
     /// When [`Self::health`] last changed.
     health_since: Instant,
     /// The state as it was last published, and since when, in seconds since 1970.
-    published: Option<(State, u64)>,
+    published: Option<(EffectiveState, u64)>,
     /// When its slow start began, while it is in one.
     ramps_since: Option<Instant>,
     /// Until when its first probe is waited for.
@@ -24,7 +24,7 @@ impl BackendState {
     /// A backend that nothing is known of; its first probe is waited for until then, where it has one.
     pub(super) fn new(now: Instant, waits_until: Option<Instant>) -> Self {
         Self {
-            probed: Health::Unknown,
+            probed: HealthState::Unknown,
             asked: Asked::default(),
             health_since: now,
             published: None,
@@ -34,12 +34,12 @@ impl BackendState {
     }
 
     /// Down where probes or its agent say so.
-    pub(super) fn health(&self) -> Health {
-        if self.asked.is_down() { Health::Down } else { self.probed }
+    pub(super) fn health(&self) -> HealthState {
+        if self.asked.is_down() { HealthState::Down } else { self.probed }
     }
 
     /// What probes alone say.
-    pub(super) fn probed(&self) -> Health {
+    pub(super) fn probed(&self) -> HealthState {
         self.probed
     }
 
@@ -50,7 +50,7 @@ impl BackendState {
 
     /// Notes what probes say from now on. `others_up` is whether visitors have somewhere else to go: only then
     /// does a backend that was down begin slowly.
-    pub(super) fn note(&mut self, probed: Health, now: Instant, others_up: bool) {
+    pub(super) fn note(&mut self, probed: HealthState, now: Instant, others_up: bool) {
         let before = self.health();
         self.waits_until = None;
         self.probed = probed;
@@ -64,16 +64,16 @@ impl BackendState {
         self.changed(before, now, others_up);
     }
 
-    fn changed(&mut self, before: Health, now: Instant, others_up: bool) {
+    fn changed(&mut self, before: HealthState, now: Instant, others_up: bool) {
         if self.health() != before {
-            self.ramps_since = (before == Health::Down && others_up).then_some(now);
+            self.ramps_since = (before == HealthState::Down && others_up).then_some(now);
             self.health_since = now;
         }
     }
 
     /// Records the state that is about to be published, and returns since when the backend is in it, in seconds since
     /// 1970. `unix_now` is in seconds too.
-    pub(super) fn publish(&mut self, state: State, unix_now: u64) -> u64 {
+    pub(super) fn publish(&mut self, state: EffectiveState, unix_now: u64) -> u64 {
         if self.published.is_none_or(|(before, _)| before != state) {
             self.published = Some((state, unix_now));
         }
@@ -83,18 +83,18 @@ impl BackendState {
     /// When its slow start is over, if it is in one.
     pub(super) fn ramp_ends(&self, now: Instant, slow_start: Duration) -> Option<Instant> {
         let ends = self.ramps_since? + slow_start;
-        (self.ramp(now, slow_start) < Ramp::FULL).then_some(ends)
+        (self.ramp(now, slow_start) < SlowStart::FULL).then_some(ends)
     }
 
     /// How far its slow start has come.
-    pub(super) fn ramp(&self, now: Instant, slow_start: Duration) -> Ramp {
-        let step = slow_start / u32::from(Ramp::STEPS);
+    pub(super) fn ramp(&self, now: Instant, slow_start: Duration) -> SlowStart {
+        let step = slow_start / u32::from(SlowStart::STEPS);
         match self.ramps_since {
             Some(since) if !step.is_zero() => {
                 let passed = now.saturating_duration_since(since).as_nanos() / step.as_nanos();
-                Ramp::after(u8::try_from(passed).unwrap_or(Ramp::STEPS))
+                SlowStart::after(u8::try_from(passed).unwrap_or(SlowStart::STEPS))
             }
-            _ => Ramp::FULL,
+            _ => SlowStart::FULL,
         }
     }
 
@@ -105,15 +105,15 @@ impl BackendState {
 
     /// Whether it is down, but for less than `hold`.
     pub(super) fn held(&self, now: Instant, hold: Duration) -> bool {
-        self.health() == Health::Down && now < self.health_since + hold
+        self.health() == HealthState::Down && now < self.health_since + hold
     }
 
     /// When something of this is next different by the passing of time alone.
     pub(super) fn next_change(&self, now: Instant, slow_start: Duration, hold: Duration) -> Option<Instant> {
         let ramp = self.ramps_since.and_then(|since| {
-            let step = slow_start / u32::from(Ramp::STEPS);
+            let step = slow_start / u32::from(SlowStart::STEPS);
             let passed = u32::from(self.ramp(now, slow_start).tenths());
-            (passed < u32::from(Ramp::STEPS)).then(|| since + step * passed)
+            (passed < u32::from(SlowStart::STEPS)).then(|| since + step * passed)
         });
         let held = self.held(now, hold).then(|| self.health_since + hold);
         let waits = self.waits_until.filter(|until| now < *until);
@@ -131,8 +131,8 @@ mod tests {
     fn a_recovered_backend_takes_ten_steps() {
         let start = Instant::now();
         let mut vitals = BackendState::new(start, None);
-        vitals.note(Health::Down, start, true);
-        vitals.note(Health::Up, start, true);
+        vitals.note(HealthState::Down, start, true);
+        vitals.note(HealthState::Up, start, true);
         let slow = 10 * SECOND;
         let mut now = start;
         for step in 1..=9 {
@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(next, now + SECOND);
             now = next;
         }
-        assert_eq!(vitals.ramp(now, slow), Ramp::FULL);
+        assert_eq!(vitals.ramp(now, slow), SlowStart::FULL);
         assert_eq!(vitals.next_change(now, slow, SECOND), None);
     }
 
@@ -150,15 +150,15 @@ mod tests {
         let start = Instant::now();
         let mut vitals = BackendState::new(start, Some(start + SECOND));
         assert!(vitals.waits(start) && !vitals.waits(start + SECOND));
-        vitals.note(Health::Up, start, true);
+        vitals.note(HealthState::Up, start, true);
         assert!(!vitals.waits(start));
-        assert_eq!(vitals.ramp(start, SECOND), Ramp::FULL);
-        vitals.note(Health::Down, start, true);
-        vitals.note(Health::Up, start, false);
-        assert_eq!(vitals.ramp(start, SECOND), Ramp::FULL);
-        vitals.note(Health::Down, start, true);
-        vitals.note(Health::Up, start, true);
-        assert_eq!(vitals.ramp(start, Duration::ZERO), Ramp::FULL, "no slow start");
+        assert_eq!(vitals.ramp(start, SECOND), SlowStart::FULL);
+        vitals.note(HealthState::Down, start, true);
+        vitals.note(HealthState::Up, start, false);
+        assert_eq!(vitals.ramp(start, SECOND), SlowStart::FULL);
+        vitals.note(HealthState::Down, start, true);
+        vitals.note(HealthState::Up, start, true);
+        assert_eq!(vitals.ramp(start, Duration::ZERO), SlowStart::FULL, "no slow start");
     }
 
     #[test]
@@ -166,7 +166,7 @@ mod tests {
         let start = Instant::now();
         let mut vitals = BackendState::new(start, None);
         assert!(!vitals.held(start, SECOND));
-        vitals.note(Health::Down, start, true);
+        vitals.note(HealthState::Down, start, true);
         assert!(vitals.held(start, SECOND) && !vitals.held(start + SECOND, SECOND));
         assert_eq!(vitals.next_change(start, SECOND, SECOND), Some(start + SECOND));
     }

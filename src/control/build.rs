@@ -11,21 +11,22 @@ use super::backend_state::BackendState;
 use super::load_state::Known;
 use crate::estimate::{Loads, OwnShare};
 use crate::fleet::{
-    Admin, AgentDescription, AllowedOrigin, Arm, Backend, CLOCK_SKEW, Caching, Cookie, Cors, ErrorPages,
-    HostMatch, LastCheck, Pins, Pool, Role, Roles, Roster, Route, Routes, Standing, Weight,
+    AdminState, AgentDescription, AllowedOrigin, Backend, BackendStatus, CLOCK_SKEW, Caching, Cookie, Cors,
+    ErrorPages, HostMatch, LastCheck, PinPolicy, Pool, PoolConfig, Role, Roles, Route, Routes, StrategySlot,
+    Weight,
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute};
-use crate::strategy::{self, Kind, Limit, Memory, Meters, Rules};
+use crate::strategy::{self, RateLimit, RateMeters, StrategyConfig, StrategyKind, StrategyState};
 use crate::util::clock::{Clock, Moment};
 
 /// What outlives a fleet.
 #[derive(Debug)]
 pub(super) struct PersistentState {
     /// A strategy's memory, by pool, strategy and what it is for.
-    memories: HashMap<(String, Kind, Role), Memory>,
+    memories: HashMap<(String, StrategyKind, Role), StrategyState>,
     /// What each pool's backends were sent, for their limits.
-    meters: HashMap<String, Meters>,
+    meters: HashMap<String, RateMeters>,
     pub(super) slots: Slots,
     /// The clock of all estimates.
     pub(super) clock: Clock,
@@ -42,7 +43,7 @@ pub(super) struct PersistentState {
 /// What the operator set of one backend.
 #[derive(Clone, Copy, Debug, Default)]
 struct Override {
-    admin: Option<Admin>,
+    admin: Option<AdminState>,
     weight: Option<Weight>,
     /// Since when `admin` is what it is, in seconds since 1970.
     since: u64,
@@ -100,12 +101,12 @@ impl PersistentState {
     }
 
     /// Where each backend of a pool stands now, with its vitals. Allocates nothing.
-    pub(super) fn standings<'a>(
+    pub(super) fn statuses<'a>(
         &'a self,
         pool: &'a settings::Pool,
         vitals: &'a [BackendState],
         now: Instant,
-    ) -> impl Iterator<Item = Standing> + 'a {
+    ) -> impl Iterator<Item = BackendStatus> + 'a {
         let of_pool = self.overrides.get(pool.name.as_str());
         let pins_end = pool.pin.as_ref().map_or(0, |pin| pin.max_age.0.as_secs() + CLOCK_SKEW);
         pool.backends.iter().zip(vitals).map(move |(backend, vitals)| {
@@ -113,7 +114,7 @@ impl PersistentState {
             let asked = vitals.asked();
             let admin = set.admin.unwrap_or(asked.admin());
             let since = if set.admin.is_some() { set.since } else { asked.since() };
-            Standing {
+            BackendStatus {
                 admin,
                 weight: set.weight.unwrap_or(backend.weight),
                 health: vitals.health(),
@@ -128,21 +129,22 @@ impl PersistentState {
                 since: 0,
                 admin_is_set: set.admin.is_some(),
                 weight_is_set: set.weight.is_some(),
-                drained_at: (admin == Admin::Draining).then(|| set.drained_at.unwrap_or(since + pins_end)),
+                drained_at: (admin == AdminState::Draining)
+                    .then(|| set.drained_at.unwrap_or(since + pins_end)),
             }
         })
     }
 
     /// Everything about a pool that does not depend on who may be picked. Places of counts are those of the `last`
     /// roster where it had them, which spares most look-ups; it comes with the place of each of `pool`'s backends in it.
-    pub(super) fn roster(
+    pub(super) fn config(
         &mut self,
         pool: &settings::Pool,
-        last: Option<(&Roster, Vec<Option<usize>>)>,
-    ) -> Roster {
+        last: Option<(&PoolConfig, Vec<Option<usize>>)>,
+    ) -> PoolConfig {
         let name = pool.name.as_str();
         let known =
-            |index: usize| last.as_ref().and_then(|(roster, indices)| Some((*roster, indices[index]?)));
+            |index: usize| last.as_ref().and_then(|(config, indices)| Some((*config, indices[index]?)));
         let backend = |(index, backend): (usize, &settings::Backend)| {
             let id = backend.id.as_str();
             let known = known(index).map(|(last, at)| &last.backends[at]);
@@ -160,13 +162,13 @@ impl PersistentState {
             }
         };
         let backends = pool.backends.iter().enumerate();
-        let arm = |kind: Kind| {
+        let arm = |kind: StrategyKind| {
             let last = last.as_ref().and_then(|(last, _)| last.arms.iter().find(|arm| arm.kind == kind));
             let slot = |(index, backend): (usize, &settings::Backend)| {
                 let counted = last.zip(known(index)).map(|(arm, (_, at))| arm.counts[at]);
                 counted.unwrap_or_else(|| self.slots.backend(name, kind.name(), backend.id.as_str()))
             };
-            Arm {
+            StrategySlot {
                 kind,
                 slot: self.slots.arm(name, kind.name()),
                 counts: backends.clone().map(slot).collect(),
@@ -174,12 +176,13 @@ impl PersistentState {
         };
         let names =
             pool.backends.iter().map(|backend| strategy::hash(backend.id.as_str().as_bytes())).collect();
-        let rules = Rules { names, bound: pool.hash.bound.0, max_utilisation: pool.first.max_utilisation.0 };
+        let rules =
+            StrategyConfig { names, bound: pool.hash.bound.0, max_utilisation: pool.first.max_utilisation.0 };
         let limits = limits(pool);
         let max_age = pool.cache_max_age.0.as_secs();
-        Roster {
+        PoolConfig {
             name: name.into(),
-            key: pool.strategies().any(Kind::reads_key).then(|| pool.hash.key.clone()),
+            key: pool.strategies().any(StrategyKind::reads_key).then(|| pool.hash.key.clone()),
             caching: (max_age > 0).then(|| Caching::new(&pool.hash.key, max_age)),
             arms: pool.strategies().map(arm).collect(),
             rotate: (!pool.rotate.0.is_zero()).then_some(pool.rotate.0),
@@ -206,26 +209,26 @@ impl PersistentState {
     /// A pool as requests read it from now on. `is_first_round` is as in [`Pool::new`].
     pub(super) fn pool(
         &mut self,
-        roster: Arc<Roster>,
-        standings: Box<[Standing]>,
+        config: Arc<PoolConfig>,
+        statuses: Box<[BackendStatus]>,
         roles: Roles,
         is_first_round: bool,
         now: Moment,
     ) -> Pool {
-        let (mut loads, own_share) = self.loads_of_arms(&roster, &roles, now);
+        let (mut loads, own_share) = self.loads_of_arms(&config, &roles, now);
         // A shadow has a state of its own: what it remembers is not what visitors saw.
-        let mut memory = |(index, arm): (usize, &Arm)| {
+        let mut memory = |(index, arm): (usize, &StrategySlot)| {
             let role = roles.of(index);
             let mut as_role = |role: Role| {
-                let key = (roster.name.as_ref().to_owned(), arm.kind, role);
+                let key = (config.name.as_ref().to_owned(), arm.kind, role);
                 // Any turn of any cycle, and far from the end of the counter.
-                let begin = || Memory::from_turn(rand::random::<u64>() >> 16);
+                let begin = || StrategyState::from_turn(rand::random::<u64>() >> 16);
                 let memory = self.memories.entry(key).or_insert_with(begin);
-                memory.meters = metered(&memory.meters, &roster, arm.kind.is_metered(&roster.rules));
+                memory.meters = metered(&memory.meters, &config, arm.kind.is_metered(&config.rules));
                 memory.clone()
             };
-            let sent = match (role, roster.rotate) {
-                (Role::Shadow, None) => Meters::default(),
+            let sent = match (role, config.rotate) {
+                (Role::Shadow, None) => RateMeters::default(),
                 (Role::Shadow, Some(_)) => as_role(Role::Live).meters,
                 (Role::Live | Role::Split, _) => as_role(role).meters,
             };
@@ -233,23 +236,23 @@ impl PersistentState {
             memory.sent = sent;
             memory
         };
-        let memories: Vec<_> = roster.arms.iter().enumerate().map(&mut memory).collect();
-        let meters = self.meters.entry(roster.name.as_ref().to_owned()).or_default();
-        *meters = metered(meters, &roster, !roster.limits.is_empty());
+        let memories: Vec<_> = config.arms.iter().enumerate().map(&mut memory).collect();
+        let meters = self.meters.entry(config.name.as_ref().to_owned()).or_default();
+        *meters = metered(meters, &config, !config.limits.is_empty());
         let meters = meters.clone();
-        Pool::new(roster, standings, roles, is_first_round, &memories, meters, own_share)
+        Pool::new(config, statuses, roles, is_first_round, &memories, meters, own_share)
     }
 
     /// The loads that each arm goes by, none where backends report none, and the share of visitors that is ours.
     fn loads_of_arms(
         &mut self,
-        roster: &Roster,
+        config: &PoolConfig,
         roles: &Roles,
         now: Moment,
     ) -> (impl Iterator<Item = Loads> + use<>, Arc<OwnShare>) {
-        let kinds = || roster.arms.iter().map(|arm| arm.kind).enumerate();
+        let kinds = || config.arms.iter().map(|arm| arm.kind).enumerate();
         let is_shadow = |index: usize| roles.of(index) == Role::Shadow;
-        let Some(known) = self.loads_of(roster) else { return (Vec::new().into_iter(), Arc::default()) };
+        let Some(known) = self.loads_of(config) else { return (Vec::new().into_iter(), Arc::default()) };
         known.keep_shadows(
             &kinds().filter(|(index, _)| is_shadow(*index)).map(|(_, kind)| kind).collect::<Vec<_>>(),
         );
@@ -263,28 +266,29 @@ impl PersistentState {
     }
 
     /// What is known of the load of a pool's backends; `None` where they report none.
-    pub(super) fn loads_of(&mut self, roster: &Roster) -> Option<&mut Known> {
-        let name = &*roster.name;
-        let Some(expires) = roster.reports_expire else {
+    pub(super) fn loads_of(&mut self, config: &PoolConfig) -> Option<&mut Known> {
+        let name = &*config.name;
+        let Some(expires) = config.reports_expire else {
             self.loads.remove(name);
             return None;
         };
-        if !self.loads.get(name).is_some_and(|known| known.is_of(roster)) {
+        if !self.loads.get(name).is_some_and(|known| known.is_of(config)) {
             let before = self.loads.remove(name);
-            self.loads.insert(name.to_owned(), Known::of(roster, expires, before));
+            self.loads.insert(name.to_owned(), Known::of(config, expires, before));
         }
         self.loads.get_mut(name)
     }
 }
 
 /// A roster's meters with what was counted so far, or none where nobody reads them.
-fn metered(before: &Meters, roster: &Roster, is_read: bool) -> Meters {
-    if is_read { before.of_roster(&roster.rules.names) } else { Meters::default() }
+fn metered(before: &RateMeters, config: &PoolConfig, is_read: bool) -> RateMeters {
+    if is_read { before.of_roster(&config.rules.names) } else { RateMeters::default() }
 }
 
 /// The limit of each backend; none at all where nobody has one.
-fn limits(pool: &settings::Pool) -> Box<[Option<Limit>]> {
-    let limit = |backend: &settings::Backend| Limit::per_second(backend.max_rate.unwrap_or(pool.max_rate).0);
+fn limits(pool: &settings::Pool) -> Box<[Option<RateLimit>]> {
+    let limit =
+        |backend: &settings::Backend| RateLimit::per_second(backend.max_rate.unwrap_or(pool.max_rate).0);
     let limits: Box<[_]> = pool.backends.iter().map(limit).collect();
     if limits.iter().any(Option::is_some) { limits } else { Box::default() }
 }
@@ -306,10 +310,10 @@ fn routes_of(pool: &settings::Pool, index: usize) -> Vec<Route> {
     pool.hosts.iter().map(host_match).map(route).collect()
 }
 
-fn build_pins(pool: &settings::Pool, pin: &settings::Pin, random_key: &[u8]) -> Pins {
+fn build_pins(pool: &settings::Pool, pin: &settings::Pin, random_key: &[u8]) -> PinPolicy {
     let mut keys = pin.secrets.iter().map(settings::Secret::expose);
     let signing_key = keys.next().unwrap_or(random_key);
-    Pins::new(
+    PinPolicy::new(
         pool.name.as_str(),
         pool.backends.iter().map(|backend| backend.id.as_str()),
         signing_key,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::estimate::{Learner, Loads, OwnShare, Report};
-use crate::fleet::Roster;
-use crate::strategy::Kind;
+use crate::fleet::PoolConfig;
+use crate::strategy::StrategyKind;
 use crate::util::clock::Moment;
 
 /// The load of a pool's backends as they report it, and as it would be were it for one of the shadows.
@@ -15,13 +15,13 @@ pub(super) struct Known {
     /// Whose load it is: the hash of each backend's id, in the order of the roster.
     names: Arc<[u64]>,
     learner: Learner,
-    modelled: HashMap<Kind, Loads>,
+    modelled: HashMap<StrategyKind, Loads>,
 }
 
 impl Known {
     /// Of a roster whose reports are good for `expires`, with what is known `before`.
-    pub(super) fn of(roster: &Roster, expires: Duration, before: Option<Self>) -> Self {
-        let names = &roster.rules.names;
+    pub(super) fn of(config: &PoolConfig, expires: Duration, before: Option<Self>) -> Self {
+        let names = &config.rules.names;
         let Some(before) = before else {
             let learner = Learner::new(names.len(), expires);
             return Self { names: Arc::clone(names), learner, modelled: HashMap::new() };
@@ -43,8 +43,8 @@ impl Known {
     }
 
     /// Whether it is of that very roster.
-    pub(super) fn is_of(&self, roster: &Roster) -> bool {
-        Arc::ptr_eq(&self.names, &roster.rules.names)
+    pub(super) fn is_of(&self, config: &PoolConfig) -> bool {
+        Arc::ptr_eq(&self.names, &config.rules.names)
     }
 
     /// What is estimated of each backend.
@@ -58,7 +58,7 @@ impl Known {
     }
 
     /// The loads that a shadow would make. It begins with those that there are.
-    pub(super) fn modelled(&mut self, shadow: Kind, now: Moment) -> Loads {
+    pub(super) fn modelled(&mut self, shadow: StrategyKind, now: Moment) -> Loads {
         let begin = || {
             let truths = self.learner.loads().iter();
             truths.map(|truth| Arc::new(truth.copied(now))).collect()
@@ -67,7 +67,7 @@ impl Known {
     }
 
     /// Forgets the loads of all who are no shadows any more.
-    pub(super) fn keep_shadows(&mut self, shadows: &[Kind]) {
+    pub(super) fn keep_shadows(&mut self, shadows: &[StrategyKind]) {
         self.modelled.retain(|kind, _| shadows.contains(kind));
     }
 

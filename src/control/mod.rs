@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::estimate::Report;
-use crate::fleet::{Admin, Check, ErrorPages, Fleet, Health, Routes, Slot, Weight};
+use crate::fleet::{AdminState, Check, ErrorPages, Fleet, HealthState, Routes, Slot, Weight};
 use crate::load::agent::Line;
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
@@ -52,11 +52,11 @@ pub enum Event {
         published: oneshot::Sender<()>,
     },
     /// Health checks of a backend have found something new: another state, or another reason for the same.
-    Health {
+    HealthState {
         /// What was checked. Ignored if it is no longer a target.
         target: Arc<Target>,
         /// The state that follows from the checks.
-        health: Health,
+        health: HealthState,
         /// The last of them.
         check: Check,
     },
@@ -87,7 +87,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Whether visitors are sent there.
-    pub admin: Option<Option<Admin>>,
+    pub admin: Option<Option<AdminState>>,
     /// Its share of new visitors.
     pub weight: Option<Option<Weight>>,
     /// Beside `admin`: when no pin to it can be valid any more, in seconds since 1970, where it has been draining for a
@@ -294,7 +294,7 @@ impl Controller {
                 kept.changed();
                 Some(published)
             }
-            Event::Health { target, health, check } => {
+            Event::HealthState { target, health, check } => {
                 let mut kept = self.kept.iter_mut();
                 let kept = kept.find(|kept| kept.settings().name.as_str() == &*target.pool)?;
                 kept.note(&target, health, check, &self.lasting, now);
@@ -304,7 +304,7 @@ impl Controller {
                 let kept = self.kept.iter().find(|kept| kept.settings().name.as_str() == &*pool)?;
                 let index = kept.index(&backend)?;
                 let moment = self.lasting.clock.moment(came);
-                self.lasting.loads_of(kept.roster())?.report(index, &report, moment);
+                self.lasting.loads_of(kept.config())?.report(index, &report, moment);
                 None
             }
             Event::Agent { target, line } => {
@@ -393,7 +393,7 @@ mod tests {
             .await
             .unwrap();
         done.await.unwrap();
-        assert_eq!(&*fleet.load().pools[0].roster.backends[0].base, "http://127.0.0.1:2");
+        assert_eq!(&*fleet.load().pools[0].config.backends[0].base, "http://127.0.0.1:2");
         assert_eq!(counter.panics(), 1);
         drop(events);
         keeping.await.unwrap();

@@ -8,7 +8,9 @@ use super::Target;
 use super::agent_state::Asked;
 use super::backend_state::BackendState;
 use super::build::PersistentState;
-use crate::fleet::{Check, Health, Pool, Portion, Progress, Roles, Roster, Standing, Tier};
+use crate::fleet::{
+    BackendStatus, Check, CheckProgress, HealthState, Pool, PoolConfig, Priority, Roles, SplitRange,
+};
 use crate::load::agent::Line;
 use crate::settings::{self, Load};
 
@@ -20,7 +22,7 @@ const SHARES_PACE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(super) struct PoolState {
     settings: Arc<settings::Pool>,
-    roster: Arc<Roster>,
+    config: Arc<PoolConfig>,
     /// One for each backend of the settings.
     vitals: Vec<BackendState>,
     /// One for each backend that is probed: all or none.
@@ -31,7 +33,7 @@ pub(super) struct PoolState {
     /// Nothing was known of any of its backends, and some still wait for their first check.
     is_first_round: bool,
     /// Which backends new clients are sent to, as it was last logged.
-    logged: Tier,
+    logged: Priority,
     /// Something changed since `pool` was built.
     is_changed: bool,
     /// When something changes by the passing of time.
@@ -52,24 +54,24 @@ impl PoolState {
         };
         let known = last.as_ref().map(|last| {
             let ids = settings.backends.iter().map(|backend| backend.id.as_str());
-            (&*last.roster, ids.map(|id| last.index(id)).collect())
+            (&*last.config, ids.map(|id| last.index(id)).collect())
         });
-        let roster = Arc::new(lasting.roster(&settings, known));
-        let targets = targets(&settings, &roster);
+        let config = Arc::new(lasting.config(&settings, known));
+        let targets = targets(&settings, &config);
         let waits_until = settings.health.is_on().then(|| now + settings.health.startup_timeout.0);
         let vitals = |(index, backend): (usize, &settings::Backend)| {
             let id = backend.id.as_str();
             let known = last.as_ref().and_then(|last| Some((last, last.known(id, targets.get(index))?)));
             let mut vitals = match known {
                 Some((last, before)) => {
-                    let [built, before_it] = [&roster.backends[index], &last.roster.backends[before]];
+                    let [built, before_it] = [&config.backends[index], &last.config.backends[before]];
                     built.agent_description.set(before_it.agent_description.get());
                     let mut vitals = last.vitals[before];
                     if settings.health.is_on() {
                         built.check.set(before_it.check.get());
                     } else {
                         // No check would ever change it.
-                        vitals.note(Health::Unknown, now, false);
+                        vitals.note(HealthState::Unknown, now, false);
                     }
                     vitals
                 }
@@ -87,12 +89,12 @@ impl PoolState {
         Self {
             is_first_round: last.as_ref().is_some_and(|last| last.is_first_round)
                 || vitals.iter().all(|vitals| vitals.waits(now)),
-            logged: last.as_ref().map_or(Tier::Primaries, |last| last.logged),
+            logged: last.as_ref().map_or(Priority::Primaries, |last| last.logged),
             vitals,
             indices: Arc::new(indices.collect()),
             targets,
             settings,
-            roster,
+            config,
             pool: last.and_then(|last| last.pool),
             is_changed: true,
             due: None,
@@ -114,8 +116,8 @@ impl PoolState {
         &self.settings
     }
 
-    pub(super) fn roster(&self) -> &Roster {
-        &self.roster
+    pub(super) fn config(&self) -> &PoolConfig {
+        &self.config
     }
 
     pub(super) fn targets(&self) -> &[Arc<Target>] {
@@ -154,7 +156,7 @@ impl PoolState {
     pub(super) fn note(
         &mut self,
         target: &Target,
-        health: Health,
+        health: HealthState,
         check: Check,
         lasting: &PersistentState,
         now: Instant,
@@ -163,7 +165,7 @@ impl PoolState {
         if !self.targets.get(index).is_some_and(|known| known.health.is_on() && known.is_at(target)) {
             return;
         }
-        let place = &self.roster.backends[index].check;
+        let place = &self.config.backends[index].check;
         log_backoff(target, place.get().as_deref(), health, &check);
         let (result, detail) = (check.result.name(), Arc::clone(&check.detail));
         // Before the fleet is published: whoever reads the new state finds its reason.
@@ -177,7 +179,9 @@ impl PoolState {
         self.changed();
         let (pool, backend, was) = (&*target.pool, &*target.backend, before.name());
         match health {
-            Health::Down => tracing::warn!(pool, backend, was, reason = result, %detail, "backend is down"),
+            HealthState::Down => {
+                tracing::warn!(pool, backend, was, reason = result, %detail, "backend is down")
+            }
             _ => tracing::info!(pool, backend, was, %detail, "backend is up"),
         }
     }
@@ -185,9 +189,9 @@ impl PoolState {
     /// Whether visitors have somewhere else to go, where a backend is down and may be so no more. Asked only then: it
     /// may take a look at the whole pool.
     fn others_up(&self, index: usize, lasting: &PersistentState, now: Instant) -> bool {
-        self.vitals[index].health() == Health::Down
-            && lasting.standings(&self.settings, &self.vitals, now).enumerate().any(|(other, standing)| {
-                other != index && !standing.backup && standing.is_active() && standing.is_up()
+        self.vitals[index].health() == HealthState::Down
+            && lasting.statuses(&self.settings, &self.vitals, now).enumerate().any(|(other, status)| {
+                other != index && !status.backup && status.is_active() && status.is_up()
             })
     }
 
@@ -207,7 +211,7 @@ impl PoolState {
         let others_up = before.is_down() && !asked.is_down() && self.others_up(index, lasting, now);
         self.vitals[index].ask(asked, now, others_up);
         if line.admin.is_some() || line.is_down.is_some() {
-            let place = &self.roster.backends[index].agent_description;
+            let place = &self.config.backends[index].agent_description;
             if place.get().as_deref() != line.description.as_ref() {
                 place.set(line.description.clone().map(Arc::new));
             }
@@ -230,14 +234,15 @@ impl PoolState {
         if !self.is_changed && self.due.is_none_or(|due| now < due) {
             return;
         }
-        let mut standings: Box<[Standing]> = lasting.standings(&self.settings, &self.vitals, now).collect();
+        let mut statuses: Box<[BackendStatus]> =
+            lasting.statuses(&self.settings, &self.vitals, now).collect();
         let hold = self.settings.pin.as_ref().map_or(Duration::ZERO, |pin| pin.hold.0);
         let slow_start = self.settings.slow_start.0;
         let unix = unix_now();
-        for (standing, vitals) in standings.iter_mut().zip(&mut self.vitals) {
-            standing.since = vitals.publish(standing.state(), unix.as_secs());
+        for (status, vitals) in statuses.iter_mut().zip(&mut self.vitals) {
+            status.since = vitals.publish(status.state(), unix.as_secs());
             let full = vitals.ramp_ends(now, slow_start);
-            standing.full_weight_at = full.map(|at| (unix + at.saturating_duration_since(now)).as_secs());
+            status.full_weight_at = full.map(|at| (unix + at.saturating_duration_since(now)).as_secs());
         }
         self.due = self.vitals.iter().filter_map(|vitals| vitals.next_change(now, slow_start, hold)).min();
         self.is_changed = false;
@@ -245,7 +250,7 @@ impl PoolState {
         self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();
         self.is_first_round &= self.waits(now);
         let moment = lasting.clock.moment(now);
-        let pool = lasting.pool(Arc::clone(&self.roster), standings, roles, self.is_first_round, moment);
+        let pool = lasting.pool(Arc::clone(&self.config), statuses, roles, self.is_first_round, moment);
         if !self.is_first_round {
             self.log_tier(&pool);
         }
@@ -264,24 +269,26 @@ impl PoolState {
 
     /// Logs which backends new clients are sent to, when that changes.
     fn log_tier(&mut self, now: &Pool) {
-        if std::mem::replace(&mut self.logged, now.tier) == now.tier {
+        if std::mem::replace(&mut self.logged, now.priority) == now.priority {
             return;
         }
         let pool = self.settings.name.as_str();
-        let active = now.standings.iter().filter(|standing| standing.is_active());
-        let down = active.clone().filter(|standing| standing.health == Health::Down).count();
+        let active = now.statuses.iter().filter(|status| status.is_active());
+        let down = active.clone().filter(|status| status.health == HealthState::Down).count();
         let active = active.count();
-        match now.tier {
-            Tier::Primaries => tracing::info!(pool, active, down, "pool uses its primaries again"),
-            Tier::Backups => tracing::warn!(pool, active, down, "no primary is up: pool uses its backups"),
-            Tier::FailOpen => tracing::error!(
+        match now.priority {
+            Priority::Primaries => tracing::info!(pool, active, down, "pool uses its primaries again"),
+            Priority::Backups => {
+                tracing::warn!(pool, active, down, "no primary is up: pool uses its backups")
+            }
+            Priority::FailOpen => tracing::error!(
                 pool,
                 active,
                 down,
                 panic_threshold = self.settings.panic_threshold.0,
                 "pool is failing open: backends are used whether they are up or down"
             ),
-            Tier::Nobody => {
+            Priority::Nobody => {
                 tracing::error!(pool, active, down, "no backend is eligible: new clients get 503")
             }
         }
@@ -289,9 +296,9 @@ impl PoolState {
 }
 
 /// Logs that a backend is held back by `flap_backoff` from now on, or no longer.
-fn log_backoff(target: &Target, before: Option<&Check>, health: Health, check: &Check) {
+fn log_backoff(target: &Target, before: Option<&Check>, health: HealthState, check: &Check) {
     let held = |check: &Check| match check.progress {
-        Progress::Backoff { falls, until } => Some((falls, until)),
+        CheckProgress::Backoff { falls, until } => Some((falls, until)),
         _ => None,
     };
     let (pool, backend, flap_backoff) = (&*target.pool, &*target.backend, target.health.flap_backoff);
@@ -301,7 +308,7 @@ fn log_backoff(target: &Target, before: Option<&Check>, health: Health, check: &
             tracing::info!(pool, backend, falls, %until, %flap_backoff, "backend in flap back-off");
         }
         (Some((falls, _)), None) => {
-            let admitted = health == Health::Up;
+            let admitted = health == HealthState::Up;
             tracing::info!(pool, backend, falls, admitted, detail = %check.detail, "backend left flap back-off");
         }
         _ => {}
@@ -317,7 +324,7 @@ fn roles(settings: &settings::Pool, unix_now: Duration) -> (Roles, Option<Durati
     let mut below = 0.0;
     let portion = |(index, portion): (usize, &settings::Portion)| {
         below += portion.share.0;
-        Portion { below: (below * 2f64.powi(32)) as u64, arm: 1 + index }
+        SplitRange { below: (below * 2f64.powi(32)) as u64, arm: 1 + index }
     };
     let portions = settings.split.iter().enumerate().map(portion).collect();
     if rotate.is_zero() || settings.shadow.is_empty() {
@@ -338,7 +345,7 @@ fn asks_agents(settings: &settings::Pool) -> bool {
     settings.load.as_ref().is_some_and(Load::asks_agents)
 }
 
-fn targets(settings: &settings::Pool, roster: &Roster) -> Vec<Arc<Target>> {
+fn targets(settings: &settings::Pool, config: &PoolConfig) -> Vec<Arc<Target>> {
     if !settings.health.is_on() && !asks_agents(settings) {
         return Vec::new();
     }
@@ -351,12 +358,12 @@ fn targets(settings: &settings::Pool, roster: &Roster) -> Vec<Arc<Target>> {
             url: backend.probe_url.as_ref().unwrap_or(&backend.url).clone(),
             health: Arc::clone(&health),
             results: built.probes,
-            times: roster.probe_times,
+            times: config.probe_times,
             load: load.clone(),
             reports: built.reports,
         })
     };
-    settings.backends.iter().zip(&roster.backends).map(target).collect()
+    settings.backends.iter().zip(&config.backends).map(target).collect()
 }
 
 #[cfg(test)]
@@ -364,7 +371,7 @@ mod tests {
     use super::*;
     use crate::fleet::Role;
     use crate::settings::{Flags, Layers, Settings, Share, Span};
-    use crate::strategy::Kind;
+    use crate::strategy::StrategyKind;
 
     fn pool() -> settings::Pool {
         let flags = Flags { backends: vec!["http://127.0.0.1:1".to_owned()], ..Flags::default() };
@@ -375,7 +382,7 @@ mod tests {
     #[test]
     fn strategies_take_turns_by_the_date() {
         let mut pool = pool();
-        pool.shadow = vec![Kind::Random];
+        pool.shadow = vec![StrategyKind::Random];
         let at = |pool: &settings::Pool, seconds| roles(pool, Duration::from_secs(seconds));
         assert_eq!(at(&pool, 700), (Roles::alone(), None));
         pool.rotate = Span::seconds(600);
@@ -386,7 +393,7 @@ mod tests {
     #[test]
     fn a_split_is_of_all_visitors() {
         let mut pool = pool();
-        pool.split = vec![settings::Portion { strategy: Kind::Random, share: Share(0.25) }];
+        pool.split = vec![settings::Portion { strategy: StrategyKind::Random, share: Share(0.25) }];
         let (roles, _) = roles(&pool, Duration::ZERO);
         let senders = (0..1000u32).map(|n| roles.sender(n * 4_294_967 + 2_000_000));
         assert_eq!(senders.filter(|&arm| arm == 1).count(), 250);

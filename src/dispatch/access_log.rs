@@ -19,7 +19,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use serde::{Serialize, Serializer};
 
-use crate::fleet::Roster;
+use crate::fleet::PoolConfig;
 use crate::output::LogWriter;
 use crate::request::outcome::{Rejection, Selection};
 
@@ -66,7 +66,7 @@ pub struct Line<'a> {
     /// What it was answered.
     pub status: StatusCode,
     /// The pool, where one was found.
-    pub roster: Option<&'a Roster>,
+    pub config: Option<&'a PoolConfig>,
     /// Where it was sent.
     pub choice: Option<Selection>,
     /// Why it was not.
@@ -199,7 +199,7 @@ impl AccessLog {
         let mut buffer = self.spare.take();
         buffer.reserve(512);
         let backend =
-            line.roster.zip(line.choice).map(|(roster, choice)| &*roster.backends[choice.backend].id);
+            line.config.zip(line.choice).map(|(config, choice)| &*config.backends[choice.backend].id);
         let fields = Fields {
             timestamp: humantime::format_rfc3339_millis(line.time),
             target: "access",
@@ -207,10 +207,10 @@ impl AccessLog {
             host: line.asked.map(Asked::host),
             path: line.asked.map(Asked::path),
             status: line.status.as_u16(),
-            pool: line.roster.map(|roster| &*roster.name),
+            pool: line.config.map(|config| &*config.name),
             strategy: line
-                .roster
-                .map(|roster| roster.arms[line.choice.map_or(0, |choice| choice.arm)].kind.name()),
+                .config
+                .map(|config| config.arms[line.choice.map_or(0, |choice| choice.arm)].kind.name()),
             backend,
             decision: line.choice.map(|choice| choice.decision.name()),
             rejection: line.rejection.map(Rejection::reason),
@@ -270,7 +270,7 @@ impl Fields<'_> {
             ("strategy", self.strategy),
             ("backend", self.backend),
             ("decision", self.decision),
-            ("refusal", self.rejection),
+            ("rejection", self.rejection),
         ] {
             if let Some(value) = value {
                 write!(buffer, " {name}={value}")?;
@@ -329,7 +329,7 @@ mod tests {
             asked: Some(Asked { method: &Method::GET, uri: &"/x\"y".parse().unwrap(), headers: &headers }),
             client: "192.0.2.1".parse().unwrap(),
             status: StatusCode::NOT_FOUND,
-            roster: None,
+            config: None,
             choice: None,
             rejection: Some(Rejection::PathUnknown),
             took: Duration::from_nanos(1500),
@@ -346,7 +346,7 @@ mod tests {
         let line = logged(Format::Json, &[], &[("user-agent", b"curl")]);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["path"], "/x\"y");
-        assert_eq!(value["refusal"], "path_unknown");
+        assert_eq!(value["rejection"], "path_unknown");
         assert_eq!(value["duration_us"], 1.5);
         assert_eq!((value.get("headers"), value.get("aborted")), (None, None));
         assert!(line.ends_with("}\n"));
@@ -382,15 +382,14 @@ mod tests {
         });
         assert_eq!(value["headers"], expected);
         let line = logged(Format::Human, &copied, &fields);
-        let start =
-            "refusal=path_unknown user-agent=\"a \\\"quoted\\\" [31m\\tline\" via=\"a, b, c\" referer=\"xxx";
+        let start = "rejection=path_unknown user-agent=\"a \\\"quoted\\\" [31m\\tline\" via=\"a, b, c\" referer=\"xxx";
         assert!(line.contains(start) && line.contains(" x-empty=\"\" 1.5µs\n"), "{line}");
         assert!(!line.contains("accept") && !line.contains("x-other"), "{line}");
     }
 
     #[test]
     fn a_line_for_people_is_escaped() {
-        let line = "1970-01-01T00:00:00.000Z 192.0.2.1 GET a.example/x\\\"y 404 refusal=path_unknown 1.5µs";
+        let line = "1970-01-01T00:00:00.000Z 192.0.2.1 GET a.example/x\\\"y 404 rejection=path_unknown 1.5µs";
         let fields = [("user-agent", &b"curl"[..])];
         assert_eq!(logged(Format::Human, &[], &fields), format!("{line}\n"));
         assert_eq!(logged_as(false, Format::Human, &[], &fields), format!("{line} aborted\n"));

@@ -25,7 +25,7 @@ use self::access_log::{AccessLog, Asked, Line};
 use self::client_limits::{Admission, ClientLimits};
 use self::response::Answer;
 pub use crate::dispatch::access_log::OpenLine;
-use crate::fleet::{Fleet, Roster, climbs};
+use crate::fleet::{Fleet, PoolConfig, escapes_base_path};
 use crate::metrics::{Counter, Limit};
 use crate::request::client_address::TrustedProxies;
 use crate::request::outcome::{Rejection, Selection};
@@ -122,11 +122,11 @@ pub fn upgrade<B>(
             return Err(Rejection::HostUnknown);
         }
         // The pool may serve another path of the host only.
-        let roster = fleet.route(Some(host), target.path()).ok().map(|pool| &*pool.roster);
+        let config = fleet.route(Some(host), target.path()).ok().map(|pool| &*pool.config);
         if response::is_preflight(request) {
-            return Ok(response::options(roster, visit.headers));
+            return Ok(response::options(config, visit.headers));
         }
-        response::upgrade(host, port, target, roster, visit.headers)
+        response::upgrade(host, port, target, config, visit.headers)
     })
 }
 
@@ -167,14 +167,14 @@ fn answer<B>(
     let answer = served.unwrap_or_else(|_| worker.panicked()).unwrap_or_else(|rejection| {
         seen.rejection = Some(rejection);
         worker.counter.rejection(rejection);
-        if seen.roster.is_none() && rejection.may_have_pool() {
-            seen.roster = roster_of(fleet, &request);
+        if seen.config.is_none() && rejection.may_have_pool() {
+            seen.config = roster_of(fleet, &request);
         }
         let spread = worker.rng.borrow_mut().next_u32();
         let status = rejection.status();
-        let of_pool = seen.roster.and_then(|roster| roster.error_pages.get(status));
+        let of_pool = seen.config.and_then(|config| config.error_pages.get(status));
         let page = of_pool.or_else(|| fleet.error_pages.get(status));
-        response::refuse(rejection, seen.roster, page, request.headers(), spread)
+        response::refuse(rejection, seen.config, page, request.headers(), spread)
     });
 
     worker.counter.response(answer.status());
@@ -187,7 +187,7 @@ fn answer<B>(
 /// What was found out on the way, for the access log.
 #[derive(Default)]
 struct LogContext<'f> {
-    roster: Option<&'f Roster>,
+    config: Option<&'f PoolConfig>,
     choice: Option<Selection>,
     rejection: Option<Rejection>,
 }
@@ -214,26 +214,26 @@ fn serve<'f, B>(
     };
 
     let pool = fleet.route(host, target.path())?;
-    let roster = &*pool.roster;
-    seen.roster = Some(roster);
+    let config = &*pool.config;
+    seen.config = Some(config);
     if *visit.method == Method::OPTIONS {
-        return Ok(response::options(Some(roster), visit.headers));
+        return Ok(response::options(Some(config), visit.headers));
     }
-    if roster.has_base_path && climbs(target.path()) {
+    if config.has_base_path && escapes_base_path(target.path()) {
         return Err(Rejection::TargetClimbs);
     }
 
-    let issued = if roster.pins.is_some() { unix_now() } else { 0 };
-    let choice = worker.choose(pool, &visit, worker.pinned(roster, visit.headers, issued))?;
+    let issued = if config.pins.is_some() { unix_now() } else { 0 };
+    let choice = worker.choose(pool, &visit, worker.pinned(config, visit.headers, issued))?;
     seen.choice = Some(choice);
-    worker.counter.redirect(roster, choice);
-    response::redirect(roster, choice, &visit, target, issued, worker.spare.take())
+    worker.counter.redirect(config, choice);
+    response::redirect(config, choice, &visit, target, issued, worker.spare.take())
 }
 
 /// The pool that a request is for, whatever it was rejected for: scripts may read the responses of their pool only.
-fn roster_of<'f, B>(fleet: &'f Fleet, request: &Request<B>) -> Option<&'f Roster> {
+fn roster_of<'f, B>(fleet: &'f Fleet, request: &Request<B>) -> Option<&'f PoolConfig> {
     match Target::of(request).ok()? {
-        (host, Target::Path(target)) => Some(&fleet.route(host.as_deref(), target.path()).ok()?.roster),
+        (host, Target::Path(target)) => Some(&fleet.route(host.as_deref(), target.path()).ok()?.config),
         (_, Target::Server) => None,
     }
 }
@@ -306,7 +306,7 @@ impl Worker {
             asked: Some(Asked { method: request.method(), uri: request.uri(), headers: request.headers() }),
             client: client.address,
             status,
-            roster: seen.roster,
+            config: seen.config,
             choice: seen.choice,
             rejection: seen.rejection,
             took: started.elapsed(),
@@ -333,7 +333,7 @@ impl Worker {
             asked: None,
             client: client.address,
             status: rejection.status(),
-            roster: None,
+            config: None,
             choice: None,
             rejection: Some(rejection),
             took: Duration::ZERO,
@@ -368,11 +368,11 @@ mod tests {
 
     use super::*;
     use crate::fleet::{
-        AgentDescription, AllowedOrigin, Arm, Backend, Cookie, Cors, ErrorPages, HostMatch, LastCheck, Pins,
-        Pool, Roles, Route, Routes, Slot, Standing, Weight,
+        AgentDescription, AllowedOrigin, Backend, BackendStatus, Cookie, Cors, ErrorPages, HostMatch,
+        LastCheck, PinPolicy, Pool, Roles, Route, Routes, Slot, StrategySlot, Weight,
     };
     use crate::request::client_address::ClientIpHeader;
-    use crate::strategy::{Kind, Memory, Meters, Rules};
+    use crate::strategy::{RateMeters, StrategyConfig, StrategyKind, StrategyState};
 
     const CLIENT: ClientInfo = ClientInfo { address: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
 
@@ -383,7 +383,7 @@ mod tests {
     }
 
     /// The same, with a changed roster.
-    fn worker_with(weight: u16, route_to: usize, change: impl FnOnce(&mut Roster)) -> Worker {
+    fn worker_with(weight: u16, route_to: usize, change: impl FnOnce(&mut PoolConfig)) -> Worker {
         let backend = Backend {
             id: "a".into(),
             base: "http://a".into(),
@@ -392,12 +392,13 @@ mod tests {
             check: LastCheck::default(),
             agent_description: AgentDescription::default(),
         };
-        let arm = Arm { kind: Kind::RoundRobin, slot: Slot(150), counts: [Slot(100)].into() };
-        let mut roster = Roster {
+        let arm =
+            StrategySlot { kind: StrategyKind::RoundRobin, slot: Slot(150), counts: [Slot(100)].into() };
+        let mut config = PoolConfig {
             name: "p".into(),
             arms: [arm].into(),
             rotate: None,
-            rules: Rules::default(),
+            rules: StrategyConfig::default(),
             key: None,
             reads_clock: false,
             limits: Box::default(),
@@ -415,15 +416,15 @@ mod tests {
             slot: Slot(200),
             probe_times: Slot(300),
         };
-        change(&mut roster);
-        let standing = Standing::of_settings(Weight::new(weight).unwrap());
+        change(&mut config);
+        let status = BackendStatus::of_settings(Weight::new(weight).unwrap());
         let pool = Pool::new(
-            Arc::new(roster),
-            [standing].into(),
+            Arc::new(config),
+            [status].into(),
             Roles::alone(),
             false,
-            &[Memory::default()],
-            Meters::default(),
+            &[StrategyState::default()],
+            RateMeters::default(),
             Arc::default(),
         );
         let routes = Routes::new([Route { host: HostMatch::Any, prefix: "".into(), pool: route_to }]);
@@ -497,13 +498,13 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_pool_is_shared_with_its_origins() {
-        let worker = worker_with(1, 0, |roster| {
+        let worker = worker_with(1, 0, |config| {
             let cookie = Cookie { name: "pin".into(), attributes: "".into(), attributes_tls: "".into() };
             // Without backends to pin to, setting a pin panics.
-            roster.pins = Some(Pins::new("p", [], &[7; 32], [], 0, 100, cookie));
+            config.pins = Some(PinPolicy::new("p", [], &[7; 32], [], 0, 100, cookie));
             let none = HeaderValue::from_static("");
             let origins = AllowedOrigin::one("https://app.example").into_iter().collect();
-            roster.cors = Some(Cors::new(origins, none.clone(), None, false, none));
+            config.cors = Some(Cors::new(origins, none.clone(), None, false, none));
         });
         let request = Request::get("/").header("host", "a").header("origin", "https://app.example");
         let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CLIENT);

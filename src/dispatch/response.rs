@@ -14,7 +14,7 @@ use http_body::Body as _;
 use http_body_util::Full;
 
 use super::prefers_html::prefers_html;
-use crate::fleet::{Caching, Cors, Pins, Roster};
+use crate::fleet::{Caching, Cors, PinPolicy, PoolConfig};
 use crate::request::hash_key;
 use crate::request::outcome::{Rejection, Selection};
 use crate::request::pin_cookie;
@@ -56,7 +56,7 @@ fn empty_in(headers: HeaderMap, status: StatusCode) -> Answer {
 /// # Errors
 /// [`Rejection::BadTarget`] if the target is not valid in a `Location`.
 pub fn redirect(
-    roster: &Roster,
+    config: &PoolConfig,
     choice: Selection,
     visit: &Visit<'_>,
     target: PathAndQuery<'_>,
@@ -64,25 +64,25 @@ pub fn redirect(
     headers: HeaderMap,
 ) -> Result<Answer, Rejection> {
     let plain = visit.method == Method::GET || visit.method == Method::HEAD;
-    let location = location(&roster.backends[choice.backend].base, target).ok_or(Rejection::BadTarget)?;
-    let mut answer = empty_in(headers, if plain { roster.status } else { roster.status_other });
+    let location = location(&config.backends[choice.backend].base, target).ok_or(Rejection::BadTarget)?;
+    let mut answer = empty_in(headers, if plain { config.status } else { config.status_other });
     answer.headers_mut().insert(LOCATION, location);
-    if let Some(pins) = roster.pins.as_ref().filter(|_| choice.pin)
+    if let Some(pins) = config.pins.as_ref().filter(|_| choice.pin)
         && let Some(cookie) = set_cookie(pins, choice.backend, visit.client, now)
     {
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }
-    share(Some(roster), visit.headers, answer.headers_mut());
-    if let Some(caching) = roster.caching.as_ref().filter(|_| plain) {
-        keep(caching, roster, visit, answer.headers_mut());
+    share(Some(config), visit.headers, answer.headers_mut());
+    if let Some(caching) = config.caching.as_ref().filter(|_| plain) {
+        keep(caching, config, visit, answer.headers_mut());
     }
     Ok(answer)
 }
 
 /// Lets the answer be kept: by anybody where it follows from the request, by the visitor where it follows from the
 /// address.
-fn keep(caching: &Caching, roster: &Roster, visit: &Visit<'_>, answer: &mut HeaderMap) {
-    let follows_from_request = roster.key.as_ref().is_some_and(|key| hash_key::value(key, visit).is_some());
+fn keep(caching: &Caching, config: &PoolConfig, visit: &Visit<'_>, answer: &mut HeaderMap) {
+    let follows_from_request = config.key.as_ref().is_some_and(|key| hash_key::value(key, visit).is_some());
     let control = if follows_from_request { &caching.shared } else { &caching.private };
     answer.insert(CACHE_CONTROL, control.clone());
     if let Some(vary) = &caching.vary {
@@ -91,7 +91,7 @@ fn keep(caching: &Caching, roster: &Roster, visit: &Visit<'_>, answer: &mut Head
 }
 
 /// Redirects the client to `https://` on the host of the request. 308 keeps method and body; `no-store` keeps caches
-/// from making it permanent. `roster` is the pool that serves the target, if one does.
+/// from making it permanent. `config` is the pool that serves the target, if one does.
 ///
 /// # Errors
 /// [`Rejection::BadTarget`] if the target is not valid in a `Location`.
@@ -99,7 +99,7 @@ pub fn upgrade(
     host: &str,
     port: NonZeroU16,
     target: PathAndQuery<'_>,
-    roster: Option<&Roster>,
+    config: Option<&PoolConfig>,
     request: &HeaderMap,
 ) -> Result<Answer, Rejection> {
     let mut text = Vec::with_capacity("https://:65535".len() + host.len() + target.encoded_len());
@@ -112,7 +112,7 @@ pub fn upgrade(
     let location = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| Rejection::BadTarget)?;
     let mut answer = empty(StatusCode::PERMANENT_REDIRECT);
     answer.headers_mut().insert(LOCATION, location);
-    share(roster, request, answer.headers_mut());
+    share(config, request, answer.headers_mut());
     Ok(answer)
 }
 
@@ -125,7 +125,7 @@ fn location(base: &str, target: PathAndQuery<'_>) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
 }
 
-fn set_cookie(pins: &Pins, backend: usize, client: ClientInfo, now: u64) -> Option<HeaderValue> {
+fn set_cookie(pins: &PinPolicy, backend: usize, client: ClientInfo, now: u64) -> Option<HeaderValue> {
     let cookie = &pins.cookie;
     let attributes = if client.by_tls { &cookie.attributes_tls } else { &cookie.attributes };
     let mut text = Vec::with_capacity(cookie.name.len() + 1 + pin_cookie::TOKEN_CHARS + attributes.len());
@@ -139,8 +139,12 @@ fn set_cookie(pins: &Pins, backend: usize, client: ClientInfo, now: u64) -> Opti
 /// Adds the pool's CORS fields to a response. Every response of a pool has them: a browser follows a redirect only if
 /// it passes the CORS check too (Fetch, HTTP fetch), and shows a script a status only then. Returns the policy if it
 /// allows the origin of the request.
-fn share<'a>(roster: Option<&'a Roster>, request: &HeaderMap, answer: &mut HeaderMap) -> Option<&'a Cors> {
-    let cors = roster?.cors.as_ref()?;
+fn share<'a>(
+    config: Option<&'a PoolConfig>,
+    request: &HeaderMap,
+    answer: &mut HeaderMap,
+) -> Option<&'a Cors> {
+    let cors = config?.cors.as_ref()?;
     if cors.varies() {
         answer.append(VARY, VARY_ORIGIN);
     }
@@ -163,11 +167,11 @@ pub fn is_preflight<B>(request: &Request<B>) -> bool {
 
 /// Answers `OPTIONS`: browsers reject a preflight that is redirected (Fetch, CORS-preflight fetch). `OPTIONS *` has no
 /// pool.
-pub fn options(roster: Option<&Roster>, request: &HeaderMap) -> Answer {
+pub fn options(config: Option<&PoolConfig>, request: &HeaderMap) -> Answer {
     let mut answer = empty(StatusCode::NO_CONTENT);
     let headers = answer.headers_mut();
     headers.insert(ALLOW, METHODS);
-    let allowed = share(roster, request, headers);
+    let allowed = share(config, request, headers);
     if let Some(cors) = allowed.filter(|_| request.contains_key(ACCESS_CONTROL_REQUEST_METHOD)) {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, cors.methods.clone());
         if let Some(names) = &cors.headers {
@@ -187,13 +191,13 @@ pub fn text(status: StatusCode, text: &'static str) -> Answer {
     answer
 }
 
-/// The response to a rejected request; `roster` is the pool that the request is for, if one is known. A client that
+/// The response to a rejected request; `config` is the pool that the request is for, if one is known. A client that
 /// prefers HTML gets the `page` of the status, if there is one, others a line of text. `spread` is any
 /// number: it spreads `Retry-After` over 2 to 8 seconds, so that clients that were rejected together do not return
 /// together.
 pub fn refuse(
     rejection: Rejection,
-    roster: Option<&Roster>,
+    config: Option<&PoolConfig>,
     page: Option<&Bytes>,
     request: &HeaderMap,
     spread: u32,
@@ -220,7 +224,7 @@ pub fn refuse(
         }
         _ => {}
     }
-    share(roster, request, headers);
+    share(config, request, headers);
     answer
 }
 

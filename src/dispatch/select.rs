@@ -6,12 +6,12 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use super::Worker;
-use crate::fleet::{Keeps, Pool, Role, Roster};
+use crate::fleet::{PinAction, Pool, PoolConfig, Role};
 use crate::request::Visit;
 use crate::request::hash_key;
 use crate::request::outcome::{Decision, Rejection, Selection};
 use crate::request::pin_cookie::{self, Pinned};
-use crate::strategy::Turn;
+use crate::strategy::PickContext;
 use crate::util::clock::Moment;
 
 /// One pick in this many is timed: two looks at the clock cost more than a pick. A prime, for a pool's strategies pick one
@@ -20,9 +20,9 @@ const TIMED: u32 = 61;
 
 impl Worker {
     /// What the visitor's cookies say, where the pool pins at all.
-    pub(super) fn pinned(&self, roster: &Roster, headers: &HeaderMap, now: u64) -> Pinned {
-        let Some(pins) = &roster.pins else { return Pinned::No };
-        pin_cookie::read(pins, headers, now, |pin_error| self.counter.pin_rejected(roster, pin_error))
+    pub(super) fn pinned(&self, config: &PoolConfig, headers: &HeaderMap, now: u64) -> Pinned {
+        let Some(pins) = &config.pins else { return Pinned::No };
+        pin_cookie::read(pins, headers, now, |pin_error| self.counter.pin_rejected(config, pin_error))
     }
 
     /// Keeps the visitor where its pin says, else lets the strategy pick. A pinned visitor takes no turn of it.
@@ -32,26 +32,26 @@ impl Worker {
         visit: &Visit<'_>,
         pinned: Pinned,
     ) -> Result<Selection, Rejection> {
-        let roster = &*pool.roster;
+        let config = &*pool.config;
         let mut rng = self.rng.borrow_mut();
-        let now = if roster.reads_clock { self.clock.now() } else { Moment::default() };
-        let key = roster.key.as_ref().map_or(0, |key| hash_key::of(key, visit));
-        let turn = &mut Turn { rng: &mut rng, key, now };
+        let now = if config.reads_clock { self.clock.now() } else { Moment::default() };
+        let key = config.key.as_ref().map_or(0, |key| hash_key::of(key, visit));
+        let turn = &mut PickContext { rng: &mut rng, key, now };
         let arm = if pool.roles.split.is_empty() {
             pool.roles.live
         } else {
             pool.roles.sender(visit.client.hash())
         };
         let choice = match pinned {
-            Pinned::To { backend, half_over } if pool.keeps[backend] != Keeps::No => {
-                let pin = half_over && pool.keeps[backend] == Keeps::AndRenews;
+            Pinned::To { backend, half_over } if pool.keeps[backend] != PinAction::No => {
+                let pin = half_over && pool.keeps[backend] == PinAction::AndRenews;
                 Selection { arm, backend, decision: Decision::Pinned, pin }
             }
             _ => {
                 let had_pin = matches!(pinned, Pinned::To { .. } | Pinned::Gone);
                 let decision = if had_pin { Decision::Repinned } else { Decision::Picked };
                 let backend = self.pick(pool, arm, turn).ok_or(Rejection::NoBackend)?;
-                Selection { arm, backend, decision, pin: roster.pins.is_some() }
+                Selection { arm, backend, decision, pin: config.pins.is_some() }
             }
         };
         if pool.is_watched {
@@ -62,8 +62,8 @@ impl Worker {
     }
 
     /// Has the pool's shadows pick too, on their own state, and counts what they say to what was chosen.
-    fn shadow(&self, pool: &Pool, choice: Selection, turn: &mut Turn<'_>) {
-        let arms = pool.roster.arms.iter().zip(&pool.arms).enumerate();
+    fn shadow(&self, pool: &Pool, choice: Selection, turn: &mut PickContext<'_>) {
+        let arms = pool.config.arms.iter().zip(&pool.arms).enumerate();
         for (index, (arm, _)) in arms.filter(|(_, (_, active))| active.role == Role::Shadow) {
             let Some(backend) = self.pick(pool, index, turn) else { continue };
             pool.sent(index, backend, true, turn.now);
@@ -72,7 +72,7 @@ impl Worker {
     }
 
     /// Runs a strategy.
-    fn pick(&self, pool: &Pool, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
+    fn pick(&self, pool: &Pool, arm: usize, turn: &mut PickContext<'_>) -> Option<usize> {
         let number = self.picks.get();
         self.picks.set(number.wrapping_add(1));
         if !number.is_multiple_of(TIMED) {
@@ -80,7 +80,7 @@ impl Worker {
         }
         let started = Instant::now();
         let picked = pool.pick(arm, turn);
-        self.counter.pick(&pool.roster.arms[arm], started.elapsed());
+        self.counter.pick(&pool.config.arms[arm], started.elapsed());
         picked
     }
 }

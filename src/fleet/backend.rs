@@ -83,7 +83,7 @@ pub fn dots(segment: &str) -> Dots {
 ///
 /// Appended to a base with a path, such a path would leave the base: `https://b/app` + `/../admin` is
 /// `https://b/admin`. `..;` and `..%2f` are ordinary segments there.
-pub fn climbs(path: &str) -> bool {
+pub fn escapes_base_path(path: &str) -> bool {
     let mut depth = 0usize;
     let path = path.strip_prefix('/').unwrap_or(path);
     for segment in path.split(['/', '\\']) {
@@ -128,11 +128,11 @@ mod tests {
             "/./../x",
             "//../../x",
         ] {
-            assert!(climbs(path), "{path}");
+            assert!(escapes_base_path(path), "{path}");
         }
         for path in ["/", "/a/..", "/a/../b", "/..;/", "/..%2fadmin", "/%252e%252e/", "//..", "/.", "/a/./b"]
         {
-            assert!(!climbs(path), "{path}");
+            assert!(!escapes_base_path(path), "{path}");
         }
     }
 }

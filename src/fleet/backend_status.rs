@@ -6,7 +6,7 @@ use crate::util::enum_all;
 /// What the operator says of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Admin {
+pub enum AdminState {
     /// Visitors are sent there.
     #[default]
     Active,
@@ -16,7 +16,7 @@ pub enum Admin {
     Maintenance,
 }
 
-impl Admin {
+impl AdminState {
     /// Its name in logs, as in the API.
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ enum_all! {
     /// What probes say of a backend.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "lowercase")]
-    pub enum Health {
+    pub enum HealthState {
         /// Not probed, or not yet. Counts as up.
         #[default]
         Unknown,
@@ -42,7 +42,7 @@ enum_all! {
     }
 }
 
-impl Health {
+impl HealthState {
     /// Its name in logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -55,9 +55,9 @@ impl Health {
 
 /// How far a backend has come in its slow start: so many tenths of its weight, 1 to 10.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ramp(u8);
+pub struct SlowStart(u8);
 
-impl Ramp {
+impl SlowStart {
     /// How many steps there are.
     pub const STEPS: u8 = 10;
     /// All of its weight.
@@ -114,17 +114,17 @@ impl AgentWeight {
 
 /// Where one backend stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct BackendStatus {
     /// What the operator says.
-    pub admin: Admin,
+    pub admin: AdminState,
     /// Its share of new visitors.
     pub weight: Weight,
     /// What probes say.
-    pub health: Health,
+    pub health: HealthState,
     /// Used only while no primary is eligible.
     pub backup: bool,
     /// How far its slow start has come.
-    pub ramp: Ramp,
+    pub ramp: SlowStart,
     /// The weight that its agent asks for.
     pub agent_weight: AgentWeight,
     /// Added at run time and waiting for its first probe: picked only where nobody else is up.
@@ -145,15 +145,15 @@ pub struct Standing {
     pub drained_at: Option<u64>,
 }
 
-impl Standing {
+impl BackendStatus {
     /// Active, not probed, with all of its weight.
     pub fn of_settings(weight: Weight) -> Self {
         Self {
-            admin: Admin::Active,
+            admin: AdminState::Active,
             weight,
-            health: Health::Unknown,
+            health: HealthState::Unknown,
             backup: false,
-            ramp: Ramp::FULL,
+            ramp: SlowStart::FULL,
             agent_weight: AgentWeight::ALL,
             waits: false,
             held: false,
@@ -168,42 +168,42 @@ impl Standing {
 
     /// Whether it is meant to get new visitors, up or not.
     pub fn is_active(&self) -> bool {
-        self.admin == Admin::Active && !self.weight.is_zero() && !self.agent_weight.is_zero()
+        self.admin == AdminState::Active && !self.weight.is_zero() && !self.agent_weight.is_zero()
     }
 
     /// Whether it would answer them.
     pub fn is_up(&self) -> bool {
-        self.health != Health::Down && !self.waits
+        self.health != HealthState::Down && !self.waits
     }
 
     /// Returns the weight that it or its agent asks for times the tenths of its slow start, which may be no whole number.
     pub fn weight_in_effect(&self) -> f64 {
         let asked = f64::from(self.agent_weight.hundredths_of(self.weight)) / 100.0;
-        asked * f64::from(self.ramp.tenths()) / f64::from(Ramp::STEPS)
+        asked * f64::from(self.ramp.tenths()) / f64::from(SlowStart::STEPS)
     }
 
     /// Why it may not be picked, given that it may not: the operator's reasons first, then what probes say.
     pub fn excluded(&self) -> Excluded {
         match (self.admin, self.health) {
-            (Admin::Maintenance, _) => Excluded::Maintenance,
-            (Admin::Draining, _) => Excluded::Draining,
+            (AdminState::Maintenance, _) => Excluded::Maintenance,
+            (AdminState::Draining, _) => Excluded::Draining,
             _ if self.weight.is_zero() => Excluded::Weightless,
             _ if self.agent_weight.is_zero() => Excluded::Agent,
-            (_, Health::Down) => Excluded::Down,
-            _ if self.waits => Excluded::Waits,
+            (_, HealthState::Down) => Excluded::Down,
+            _ if self.waits => Excluded::PendingFirstCheck,
             // All that would be picked but for who else there is.
             _ => Excluded::Backup,
         }
     }
 
     /// Its state in metrics and API.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> EffectiveState {
         match (self.admin, self.health) {
-            (Admin::Maintenance, _) => State::Maintenance,
-            (_, Health::Down) => State::Down,
-            (Admin::Draining, _) => State::Draining,
-            (Admin::Active, Health::Up) => State::Up,
-            (Admin::Active, Health::Unknown) => State::Unknown,
+            (AdminState::Maintenance, _) => EffectiveState::Maintenance,
+            (_, HealthState::Down) => EffectiveState::Down,
+            (AdminState::Draining, _) => EffectiveState::Draining,
+            (AdminState::Active, HealthState::Up) => EffectiveState::Up,
+            (AdminState::Active, HealthState::Unknown) => EffectiveState::Unknown,
         }
     }
 }
@@ -224,7 +224,7 @@ enum_all! {
         /// Its health checks fail, or its agent reports it as down.
         Down,
         /// It was added at run time, and its first probe is not over.
-        Waits,
+        PendingFirstCheck,
         /// It is a backup, and there is a primary to pick.
         Backup,
     }
@@ -239,7 +239,7 @@ impl Excluded {
             Self::Weightless => "weight 0: only those who are pinned to it",
             Self::Agent => "its agent asks for nobody new",
             Self::Down => "it is down",
-            Self::Waits => "its first probe is waited for",
+            Self::PendingFirstCheck => "its first probe is waited for",
             Self::Backup => "a backup, while there is a primary",
         }
     }
@@ -249,7 +249,7 @@ enum_all! {
     /// The state of a backend.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "lowercase")]
-    pub enum State {
+    pub enum EffectiveState {
         /// Not probed; counts as up.
         Unknown,
         /// Its probes succeed.
@@ -263,7 +263,7 @@ enum_all! {
     }
 }
 
-impl State {
+impl EffectiveState {
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use super::{Admin, Standing, State};
+use super::{AdminState, BackendStatus, EffectiveState};
 use crate::util::enum_all;
 
 enum_all! {
@@ -61,12 +61,12 @@ pub struct Check {
     /// The same in words, such as "connection refused (127.0.0.1:9001)".
     pub detail: Arc<str>,
     /// How far a change of state has come.
-    pub progress: Progress,
+    pub progress: CheckProgress,
 }
 
 /// How far the last results have come in changing a backend's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum CheckProgress {
     /// The last result agrees with the state.
     Settled,
     /// The backend is up, and the last checks failed.
@@ -128,7 +128,7 @@ enum_all! {
     /// Why a backend is in its state.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "snake_case")]
-    pub enum Reason {
+    pub enum StateReason {
         /// The last check succeeded.
         Ok,
         /// The last check failed: the name could not be resolved.
@@ -164,7 +164,7 @@ enum_all! {
     }
 }
 
-impl Reason {
+impl StateReason {
     /// Its name in metrics and the API.
     pub const fn name(self) -> &'static str {
         match self {
@@ -188,11 +188,11 @@ impl Reason {
     }
 
     /// Why a backend is in its state: the operator's or agent's word if that decides it, else the last check.
-    pub fn of(standing: &Standing, is_checked: bool, check: Option<&Check>) -> Self {
+    pub fn of(status: &BackendStatus, is_checked: bool, check: Option<&Check>) -> Self {
         let failed = check.filter(|check| check.result != CheckResult::Ok);
-        match standing.state() {
-            State::Draining | State::Maintenance => Self::by_whom(standing),
-            State::Down if standing.agent_is_down && failed.is_none() => Self::Agent,
+        match status.state() {
+            EffectiveState::Draining | EffectiveState::Maintenance => Self::by_whom(status),
+            EffectiveState::Down if status.agent_is_down && failed.is_none() => Self::Agent,
             _ => match check {
                 Some(check) => Self::of_check(check),
                 None if is_checked => Self::FirstCheckPending,
@@ -201,25 +201,25 @@ impl Reason {
         }
     }
 
-    fn by_whom(standing: &Standing) -> Self {
-        debug_assert!(standing.admin != Admin::Active);
-        if standing.admin_is_set { Self::Operator } else { Self::Agent }
+    fn by_whom(status: &BackendStatus) -> Self {
+        debug_assert!(status.admin != AdminState::Active);
+        if status.admin_is_set { Self::Operator } else { Self::Agent }
     }
 
     fn of_check(check: &Check) -> Self {
         match (check.progress, check.result) {
-            (Progress::Falling { .. }, _) => Self::Falling,
-            (Progress::Rising { .. }, _) => Self::Rising,
-            (Progress::Backoff { .. }, _) => Self::FlapBackoff,
-            (Progress::Settled, CheckResult::Ok) => Self::Ok,
-            (Progress::Settled, CheckResult::Dns) => Self::Dns,
-            (Progress::Settled, CheckResult::Connect) => Self::Connect,
-            (Progress::Settled, CheckResult::Tls) => Self::Tls,
-            (Progress::Settled, CheckResult::Timeout) => Self::Timeout,
-            (Progress::Settled, CheckResult::Protocol) => Self::Protocol,
-            (Progress::Settled, CheckResult::Status) => Self::Status,
-            (Progress::Settled, CheckResult::Body) => Self::Body,
-            (Progress::Settled, CheckResult::RedirectLoop) => Self::RedirectLoop,
+            (CheckProgress::Falling { .. }, _) => Self::Falling,
+            (CheckProgress::Rising { .. }, _) => Self::Rising,
+            (CheckProgress::Backoff { .. }, _) => Self::FlapBackoff,
+            (CheckProgress::Settled, CheckResult::Ok) => Self::Ok,
+            (CheckProgress::Settled, CheckResult::Dns) => Self::Dns,
+            (CheckProgress::Settled, CheckResult::Connect) => Self::Connect,
+            (CheckProgress::Settled, CheckResult::Tls) => Self::Tls,
+            (CheckProgress::Settled, CheckResult::Timeout) => Self::Timeout,
+            (CheckProgress::Settled, CheckResult::Protocol) => Self::Protocol,
+            (CheckProgress::Settled, CheckResult::Status) => Self::Status,
+            (CheckProgress::Settled, CheckResult::Body) => Self::Body,
+            (CheckProgress::Settled, CheckResult::RedirectLoop) => Self::RedirectLoop,
         }
     }
 }
@@ -227,41 +227,49 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{Health, Weight};
+    use crate::fleet::{HealthState, Weight};
 
-    fn check(result: CheckResult, progress: Progress) -> Check {
+    fn check(result: CheckResult, progress: CheckProgress) -> Check {
         Check { result, detail: "".into(), progress }
     }
 
     #[test]
     fn reason_is_what_decides_the_state() {
-        let up = Standing { health: Health::Up, ..Standing::of_settings(Weight::ONE) };
-        let down = Standing { health: Health::Down, ..up };
-        let (ok, refused) =
-            (check(CheckResult::Ok, Progress::Settled), check(CheckResult::Connect, Progress::Settled));
-        let of = |standing, check| Reason::of(&standing, true, check);
-        assert_eq!(of(up, Some(&ok)), Reason::Ok);
-        assert_eq!(of(down, Some(&refused)), Reason::Connect);
-        assert_eq!(of(Standing::of_settings(Weight::ONE), None), Reason::FirstCheckPending);
-        assert_eq!(Reason::of(&Standing::of_settings(Weight::ONE), false, None), Reason::NotChecked);
-        let agent = Standing { agent_is_down: true, ..down };
-        assert_eq!(of(agent, Some(&ok)), Reason::Agent);
-        assert_eq!(of(agent, None), Reason::Agent);
-        assert_eq!(of(agent, Some(&refused)), Reason::Connect, "both: the check has the better text");
-        let drained = Standing { admin: Admin::Draining, ..up };
-        assert_eq!(of(drained, Some(&ok)), Reason::Agent);
-        assert_eq!(of(Standing { admin_is_set: true, ..drained }, Some(&ok)), Reason::Operator);
-        assert_eq!(of(Standing { admin: Admin::Draining, ..down }, Some(&refused)), Reason::Connect);
-        let falling = check(CheckResult::Timeout, Progress::Falling { failures: 1, fall: 3 });
-        assert_eq!(of(up, Some(&falling)), Reason::Falling);
-        let held = check(CheckResult::Ok, Progress::Backoff { falls: 3, until: 0 });
-        assert_eq!(of(down, Some(&held)), Reason::FlapBackoff);
+        let up = BackendStatus { health: HealthState::Up, ..BackendStatus::of_settings(Weight::ONE) };
+        let down = BackendStatus { health: HealthState::Down, ..up };
+        let (ok, refused) = (
+            check(CheckResult::Ok, CheckProgress::Settled),
+            check(CheckResult::Connect, CheckProgress::Settled),
+        );
+        let of = |status, check| StateReason::of(&status, true, check);
+        assert_eq!(of(up, Some(&ok)), StateReason::Ok);
+        assert_eq!(of(down, Some(&refused)), StateReason::Connect);
+        assert_eq!(of(BackendStatus::of_settings(Weight::ONE), None), StateReason::FirstCheckPending);
+        assert_eq!(
+            StateReason::of(&BackendStatus::of_settings(Weight::ONE), false, None),
+            StateReason::NotChecked
+        );
+        let agent = BackendStatus { agent_is_down: true, ..down };
+        assert_eq!(of(agent, Some(&ok)), StateReason::Agent);
+        assert_eq!(of(agent, None), StateReason::Agent);
+        assert_eq!(of(agent, Some(&refused)), StateReason::Connect, "both: the check has the better text");
+        let drained = BackendStatus { admin: AdminState::Draining, ..up };
+        assert_eq!(of(drained, Some(&ok)), StateReason::Agent);
+        assert_eq!(of(BackendStatus { admin_is_set: true, ..drained }, Some(&ok)), StateReason::Operator);
+        assert_eq!(
+            of(BackendStatus { admin: AdminState::Draining, ..down }, Some(&refused)),
+            StateReason::Connect
+        );
+        let falling = check(CheckResult::Timeout, CheckProgress::Falling { failures: 1, fall: 3 });
+        assert_eq!(of(up, Some(&falling)), StateReason::Falling);
+        let held = check(CheckResult::Ok, CheckProgress::Backoff { falls: 3, until: 0 });
+        assert_eq!(of(down, Some(&held)), StateReason::FlapBackoff);
     }
 
     #[test]
     fn each_check_result_has_the_reason_of_its_name() {
         for result in CheckResult::ALL {
-            assert_eq!(Reason::of_check(&check(result, Progress::Settled)).name(), result.name());
+            assert_eq!(StateReason::of_check(&check(result, CheckProgress::Settled)).name(), result.name());
         }
     }
 }

@@ -18,17 +18,19 @@ mod backend_status;
 
 use std::sync::Arc;
 
-pub use backend::{Backend, Dots, Slot, Weight, climbs, dots};
-pub use backend_status::{Admin, AgentWeight, Excluded, Health, Ramp, Standing, State};
-pub use check::{AgentDescription, Check, CheckResult, LastCheck, Progress, Reason};
+pub use backend::{Backend, Dots, Slot, Weight, dots, escapes_base_path};
+pub use backend_status::{
+    AdminState, AgentWeight, BackendStatus, EffectiveState, Excluded, HealthState, SlowStart,
+};
+pub use check::{AgentDescription, Check, CheckProgress, CheckResult, LastCheck, StateReason};
 pub use cors::{AllowedOrigin, Cors};
 pub use error_pages::ErrorPages;
 pub use hash_key::{Caching, HashKey};
 pub use host::Host;
-pub use pin_policy::{CLOCK_SKEW, Cookie, MAC_BYTES, Pins, Tag};
-pub use pool::{Keeps, Pool, Roster, Tier};
+pub use pin_policy::{CLOCK_SKEW, Cookie, MAC_BYTES, PinPolicy, Tag};
+pub use pool::{PinAction, Pool, PoolConfig, Priority};
 pub use routes::{HostMatch, NoRoute, Route, Routes};
-pub use strategy_slot::{Active, Arm, Portion, Role, Roles};
+pub use strategy_slot::{ActiveStrategy, Role, Roles, SplitRange, StrategySlot};
 
 /// The immutable snapshot of all routes and pools.
 #[derive(Debug)]

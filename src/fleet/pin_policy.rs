@@ -40,7 +40,7 @@ impl Tag {
 }
 
 /// The pin policy of a pool.
-pub struct Pins {
+pub struct PinPolicy {
     /// The pool, as pins name it.
     pub pool: Tag,
     /// Pins of another generation are void.
@@ -67,7 +67,7 @@ pub struct Cookie {
     pub attributes_tls: Box<str>,
 }
 
-impl Pins {
+impl PinPolicy {
     /// Prepares the keys and the table of backends. The first key signs, all verify.
     pub fn new<'a>(
         pool: &str,
@@ -119,7 +119,7 @@ impl Pins {
     }
 }
 
-impl std::fmt::Debug for Pins {
+impl std::fmt::Debug for PinPolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pins").field("cookie", &self.cookie).finish_non_exhaustive()
     }

@@ -7,11 +7,14 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{
-    Active, Admin, AgentWeight, Arm, Backend, Caching, Cors, ErrorPages, Excluded, HashKey, Health, Pins,
-    Ramp, Role, Roles, Slot, Standing, rate_limit::Room,
+    ActiveStrategy, AdminState, AgentWeight, Backend, BackendStatus, Caching, Cors, ErrorPages, Excluded,
+    HashKey, HealthState, PinPolicy, Role, Roles, Slot, SlowStart, StrategySlot, rate_limit::RateLimiter,
 };
 use crate::estimate::{Load, OwnShare};
-use crate::strategy::{Explanation, Limit, Memory, Meters, Rules, Share, Strategy, Turn, Weights};
+use crate::strategy::{
+    Explanation, PickContext, RateLimit, RateMeters, Strategy, StrategyConfig, StrategyState,
+    WeightedBackend, Weights,
+};
 use crate::util::clock::Moment;
 use crate::util::enum_all;
 
@@ -20,17 +23,17 @@ use crate::util::enum_all;
 #[derive(Debug)]
 pub struct Pool {
     /// All backends and what answers are made of.
-    pub roster: Arc<Roster>,
+    pub config: Arc<PoolConfig>,
     /// Where each backend of the roster stands.
-    pub standings: Box<[Standing]>,
+    pub statuses: Box<[BackendStatus]>,
     /// What becomes of a pin to each backend of the roster.
-    pub keeps: Box<[Keeps]>,
+    pub keeps: Box<[PinAction]>,
     /// Who of its backends new visitors are sent to.
-    pub tier: Tier,
+    pub priority: Priority,
     /// What its strategies do.
     pub roles: Roles,
     /// Its strategies at work, in the order of the roster's.
-    pub arms: Box<[Active]>,
+    pub arms: Box<[ActiveStrategy]>,
     /// Whether some of them only run beside, or something goes by where visitors were sent: limits, loads, bounds.
     pub is_watched: bool,
     /// The share of its visitors that this process sends, where backends report what shows that.
@@ -38,26 +41,26 @@ pub struct Pool {
     /// Whether the roster has limits: here, so that a pick without need not look there.
     is_limited: bool,
     /// Who has room for one more.
-    room: Room,
+    room: RateLimiter,
 }
 
 /// Everything about a pool that does not depend on who may be picked.
 #[derive(Debug)]
-pub struct Roster {
+pub struct PoolConfig {
     /// The pool's name.
     pub name: Box<str>,
     /// Its strategies; the first is the one that sends visitors unless they take turns.
-    pub arms: Box<[Arm]>,
+    pub arms: Box<[StrategySlot]>,
     /// How long a turn is where the first and the shadows take turns at sending visitors.
     pub rotate: Option<Duration>,
     /// What the settings say of them beyond which they are.
-    pub rules: Rules,
+    pub rules: StrategyConfig,
     /// What they know a visitor by, where one of them asks.
     pub key: Option<HashKey>,
     /// Whether one of them depends on the time, or a limit does.
     pub reads_clock: bool,
     /// How many visitors a second each backend may be sent, by its place; empty where all may be sent any number.
-    pub limits: Box<[Option<Limit>]>,
+    pub limits: Box<[Option<RateLimit>]>,
     /// How long an answer may be kept, and by whom; none: it may not.
     pub caching: Option<Caching>,
     /// All backends, eligible or not.
@@ -69,7 +72,7 @@ pub struct Roster {
     /// The status for every other method.
     pub status_other: StatusCode,
     /// The pin policy, where visitors are pinned.
-    pub pins: Option<Pins>,
+    pub pins: Option<PinPolicy>,
     /// The answer to other origins, where there is one.
     pub cors: Option<Cors>,
     /// The pages of its errors.
@@ -90,7 +93,7 @@ enum_all! {
     /// Who of a pool's backends new visitors are sent to.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
     #[serde(rename_all = "snake_case")]
-    pub enum Tier {
+    pub enum Priority {
         /// Primaries that are up.
         Primaries,
         /// Backups that are up, for no primary is.
@@ -103,7 +106,7 @@ enum_all! {
     }
 }
 
-impl Tier {
+impl Priority {
     /// Its name in the API.
     pub const fn name(self) -> &'static str {
         match self {
@@ -117,7 +120,7 @@ impl Tier {
 
 /// What becomes of a pin to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeps {
+pub enum PinAction {
     /// The visitor is sent there, and its pin is renewed in time.
     AndRenews,
     /// The visitor is sent there until its pin runs out.
@@ -126,7 +129,7 @@ pub enum Keeps {
     No,
 }
 
-impl Roster {
+impl PoolConfig {
     /// Whether a backend may be without room for a visitor.
     pub fn may_spill(&self) -> bool {
         !self.limits.is_empty() || self.arms.iter().any(|arm| arm.kind.is_metered(&self.rules))
@@ -134,42 +137,42 @@ impl Roster {
 }
 
 impl Pool {
-    /// Works out who may be picked and builds the strategies' tables. `standings` has one for each of the roster's
+    /// Works out who may be picked and builds the strategies' tables. `statuses` has one for each of the roster's
     /// backends, `memories` one for each of its arms; `meters` go with its limits, `own_share` with its loads.
     /// `is_first_round`: nothing was known of any backend, and some still wait for their first check.
     pub fn new(
-        roster: Arc<Roster>,
-        standings: Box<[Standing]>,
+        config: Arc<PoolConfig>,
+        statuses: Box<[BackendStatus]>,
         roles: Roles,
         is_first_round: bool,
-        memories: &[Memory],
-        meters: Meters,
+        memories: &[StrategyState],
+        meters: RateMeters,
         own_share: Arc<OwnShare>,
     ) -> Self {
-        let (tier, eligible) = eligible(&standings, roster.panic_threshold, is_first_round);
-        let mut keeps: Box<[Keeps]> = standings.iter().map(keeps_out_of_tier).collect();
+        let (priority, eligible) = eligible(&statuses, config.panic_threshold, is_first_round);
+        let mut keeps: Box<[PinAction]> = statuses.iter().map(keeps_out_of_tier).collect();
         for &index in &eligible {
-            keeps[index as usize] = Keeps::AndRenews;
+            keeps[index as usize] = PinAction::AndRenews;
         }
-        let shares = shares(&standings, &eligible, tier);
+        let shares = shares(&statuses, &eligible, priority);
         let weights = Weights::new(&shares);
-        let active = |(index, (arm, memory)): (usize, (&Arm, &Memory))| Active {
+        let active = |(index, (arm, memory)): (usize, (&StrategySlot, &StrategyState))| ActiveStrategy {
             role: roles.of(index),
             loads: memory.loads().clone(),
             sent: memory.sent.clone(),
-            strategy: weights.map(|weights| Strategy::build(arm.kind, &roster.rules, weights, memory)),
+            strategy: weights.map(|weights| Strategy::build(arm.kind, &config.rules, weights, memory)),
         };
-        let arms: Box<[Active]> = roster.arms.iter().zip(memories).enumerate().map(active).collect();
+        let arms: Box<[ActiveStrategy]> = config.arms.iter().zip(memories).enumerate().map(active).collect();
         let is_watched = arms.iter().any(|active| active.role == Role::Shadow || !active.loads.is_empty())
-            || roster.may_spill();
-        let room = Room::new(meters, &shares);
-        let is_limited = !roster.limits.is_empty();
-        Self { roster, standings, keeps, tier, roles, arms, is_watched, own_share, is_limited, room }
+            || config.may_spill();
+        let room = RateLimiter::new(meters, &shares);
+        let is_limited = !config.limits.is_empty();
+        Self { config, statuses, keeps, priority, roles, arms, is_watched, own_share, is_limited, room }
     }
 
     /// Why a backend of the roster may not be picked; `None` where it may.
     pub fn excluded(&self, index: usize) -> Option<Excluded> {
-        (self.keeps[index] != Keeps::AndRenews).then(|| self.standings[index].excluded())
+        (self.keeps[index] != PinAction::AndRenews).then(|| self.statuses[index].excluded())
     }
 
     /// Returns what is estimated of a backend's load; for an arm that is a shadow, of the load it would have. `None` before
@@ -179,44 +182,44 @@ impl Pool {
     }
 
     /// What the strategies are told of those who may be picked. O(number of backends).
-    pub fn shares(&self) -> Vec<Share> {
-        let places = 0..self.standings.len() as u32;
+    pub fn shares(&self) -> Vec<WeightedBackend> {
+        let places = 0..self.statuses.len() as u32;
         let eligible: Vec<u32> = places.filter(|&place| self.excluded(place as usize).is_none()).collect();
-        shares(&self.standings, &eligible, self.tier)
+        shares(&self.statuses, &eligible, self.priority)
     }
 
     /// The strategy that sends visitors, those of a split aside.
-    pub fn live(&self) -> &Arm {
-        &self.roster.arms[self.roles.live]
+    pub fn live(&self) -> &StrategySlot {
+        &self.config.arms[self.roles.live]
     }
 
     /// Has one of its strategies pick a backend: an index into the roster, or `None` where nobody is eligible. Who is
     /// over its limit is passed over, but by a shadow, which sends it nobody. [`Self::sent`] is to follow where the pool [is
     /// watched](Self::is_watched).
     #[inline]
-    pub fn pick(&self, arm: usize, turn: &mut Turn<'_>) -> Option<usize> {
-        let Active { role, strategy, .. } = &self.arms[arm];
+    pub fn pick(&self, arm: usize, turn: &mut PickContext<'_>) -> Option<usize> {
+        let ActiveStrategy { role, strategy, .. } = &self.arms[arm];
         let strategy = strategy.as_ref()?;
         if !self.is_limited || *role == Role::Shadow {
             return Some(strategy.pick(turn));
         }
-        Some(self.room.pick(strategy, &self.roster.limits, turn))
+        Some(self.room.pick(strategy, &self.config.limits, turn))
     }
 
     /// What one of its strategies would do with a visitor of this key who came now, and why; `None` where nobody is
     /// eligible. Changes nothing. O(number of backends), for the operator.
     pub fn explain(&self, arm: usize, key: u64, now: Moment) -> Option<Explanation> {
-        let Active { role, strategy, .. } = &self.arms[arm];
+        let ActiveStrategy { role, strategy, .. } = &self.arms[arm];
         let shares = self.shares();
         // As in a pick, limits are nothing to a shadow.
         let has_room =
-            |backend| *role == Role::Shadow || self.room.has_room(&self.roster.limits, backend, now);
+            |backend| *role == Role::Shadow || self.room.has_room(&self.config.limits, backend, now);
         Some(strategy.as_ref()?.explain(Weights::new(&shares)?, key, now, &has_room))
     }
 
     /// Notes whom an arm sent a visitor to, or would have. `was_picked`: by [`Self::pick`] and not by a pin.
     pub fn sent(&self, arm: usize, backend: usize, was_picked: bool, now: Moment) {
-        let Active { strategy, loads, .. } = &self.arms[arm];
+        let ActiveStrategy { strategy, loads, .. } = &self.arms[arm];
         if let Some(strategy) = strategy {
             strategy.sent(backend, now);
         }
@@ -224,84 +227,85 @@ impl Pool {
             estimate.dispatched(now);
         }
         if !was_picked && self.is_limited {
-            self.room.force(&self.roster.limits, backend, now);
+            self.room.acquire_forced(&self.config.limits, backend, now);
         }
     }
 
     /// How many visitors were sent elsewhere since the process began, for want of room at a backend.
     pub fn spilled(&self, backend: usize) -> u64 {
-        let of_arms = self.arms.iter().filter_map(|active| Some(active.sent.of(backend)?.turned_away()));
-        of_arms.sum::<u64>() + self.room.turned_away(backend)
+        let of_arms = self.arms.iter().filter_map(|active| Some(active.sent.of(backend)?.overflowed()));
+        of_arms.sum::<u64>() + self.room.overflowed(backend)
     }
 }
 
 /// Who may be picked, and as what. `threshold` is about the share of all active backends that is down, backups too.
-fn eligible(standings: &[Standing], threshold: f64, is_first_round: bool) -> (Tier, Vec<u32>) {
-    let those = |wanted: &dyn Fn(&Standing) -> bool| -> Vec<u32> {
-        let active = standings.iter().enumerate().filter(|(_, standing)| standing.is_active());
-        active.filter(|(_, standing)| wanted(standing)).map(|(index, _)| index as u32).collect()
+fn eligible(statuses: &[BackendStatus], threshold: f64, is_first_round: bool) -> (Priority, Vec<u32>) {
+    let those = |wanted: &dyn Fn(&BackendStatus) -> bool| -> Vec<u32> {
+        let active = statuses.iter().enumerate().filter(|(_, status)| status.is_active());
+        active.filter(|(_, status)| wanted(status)).map(|(index, _)| index as u32).collect()
     };
-    let up = those(&|standing| !standing.backup && standing.is_up());
-    let up_backups = those(&|standing| standing.backup && standing.is_up());
-    let primaries = those(&|standing| !standing.backup);
+    let up = those(&|status| !status.backup && status.is_up());
+    let up_backups = those(&|status| status.backup && status.is_up());
+    let primaries = those(&|status| !status.backup);
     let is_up = !up.is_empty() || !up_backups.is_empty();
-    let (down, all) = (those(&|standing| standing.health == Health::Down).len(), those(&|_| true).len());
+    let (down, all) = (those(&|status| status.health == HealthState::Down).len(), those(&|_| true).len());
     // Backends that wait for their first probe are no reason to give up on those that clients were sent to until now, nor
     // do they get all clients of those. In a pool's first round there are no such backends.
     let none_is_left = !is_up && !is_first_round;
     let panics = down > 0 && threshold > 0.0 && (none_is_left || down as f64 / all as f64 >= threshold);
     if up.is_empty() && !up_backups.is_empty() {
-        return (Tier::Backups, up_backups);
+        return (Priority::Backups, up_backups);
     }
     if panics {
         // Backups stand in for primaries; where nobody can be believed to be up, they are no better.
         let all = if primaries.is_empty() { those(&|_| true) } else { primaries };
-        return (Tier::FailOpen, all);
+        return (Priority::FailOpen, all);
     }
     if !up.is_empty() {
-        return (Tier::Primaries, up);
+        return (Priority::Primaries, up);
     }
     // Nobody is known to be up. Who has not been probed yet is a better guess than who is down.
-    let waiting = those(&|standing| !standing.backup && standing.waits);
-    let waiting_backups = those(&|standing| standing.backup && standing.waits);
+    let waiting = those(&|status| !status.backup && status.waits);
+    let waiting_backups = those(&|status| status.backup && status.waits);
     match (waiting.is_empty(), waiting_backups.is_empty()) {
-        (false, _) => (Tier::Primaries, waiting),
-        (true, false) => (Tier::Backups, waiting_backups),
-        (true, true) => (Tier::Nobody, waiting),
+        (false, _) => (Priority::Primaries, waiting),
+        (true, false) => (Priority::Backups, waiting_backups),
+        (true, true) => (Priority::Nobody, waiting),
     }
 }
 
 /// Returns the weights of the eligible backends: in tenths while one of them is in slow start, and in hundredths while an
 /// agent asks for another weight than its backend has.
-fn shares(standings: &[Standing], eligible: &[u32], tier: Tier) -> Vec<Share> {
-    let of = |&index: &u32| &standings[index as usize];
-    let some =
-        |is: fn(&Standing) -> bool| tier != Tier::FailOpen && eligible.iter().any(|index| is(of(index)));
+fn shares(statuses: &[BackendStatus], eligible: &[u32], priority: Priority) -> Vec<WeightedBackend> {
+    let of = |&index: &u32| &statuses[index as usize];
+    let some = |is: fn(&BackendStatus) -> bool| {
+        priority != Priority::FailOpen && eligible.iter().any(|index| is(of(index)))
+    };
     let (ramping, asked) = (
-        some(|standing| standing.ramp < Ramp::FULL),
-        some(|standing| standing.agent_weight != AgentWeight::ALL),
+        some(|status| status.ramp < SlowStart::FULL),
+        some(|status| status.agent_weight != AgentWeight::ALL),
     );
     let share = |index: &u32| {
-        let Standing { weight, ramp, agent_weight, .. } = of(index);
+        let BackendStatus { weight, ramp, agent_weight, .. } = of(index);
         let (whole, tenths) = (u32::from(weight.get()), u32::from(ramp.tenths()));
         let weight = match (ramping, asked) {
             (false, false) => whole,
             (true, false) => whole * tenths,
-            (_, true) => (agent_weight.hundredths_of(*weight) * tenths).div_ceil(Ramp::STEPS.into()),
+            (_, true) => (agent_weight.hundredths_of(*weight) * tenths).div_ceil(SlowStart::STEPS.into()),
         };
         let weight = NonZeroU16::new(u16::try_from(weight).ok()?)?;
         // The settings take no more backends than have a place.
-        Some(Share { backend: u16::try_from(*index).ok()?, weight })
+        Some(WeightedBackend { backend: u16::try_from(*index).ok()?, weight })
     };
     eligible.iter().filter_map(share).collect()
 }
 
 /// What becomes of pins to a backend that new visitors are not sent to.
-fn keeps_out_of_tier(standing: &Standing) -> Keeps {
-    match (standing.admin, standing.health) {
-        (Admin::Maintenance, _) => Keeps::No,
-        (_, Health::Down) if !standing.held => Keeps::No,
-        _ => Keeps::UntilItEnds,
+fn keeps_out_of_tier(status: &BackendStatus) -> PinAction {
+    match (status.admin, status.health) {
+        (AdminState::Maintenance, _) => PinAction::No,
+        (_, HealthState::Down) if !status.held => PinAction::No,
+        _ => PinAction::UntilItEnds,
     }
 }
 
@@ -310,88 +314,102 @@ mod tests {
     use super::*;
     use crate::fleet::Weight;
 
-    fn standing(text: &str) -> Standing {
-        let mut standing = Standing::of_settings(Weight::ONE);
+    fn status(text: &str) -> BackendStatus {
+        let mut status = BackendStatus::of_settings(Weight::ONE);
         for word in text.split(' ') {
             match word {
-                "up" => standing.health = Health::Up,
-                "down" => standing.health = Health::Down,
+                "up" => status.health = HealthState::Up,
+                "down" => status.health = HealthState::Down,
                 "unknown" => {}
-                "waits" => standing.waits = true,
-                "held" => standing.held = true,
-                "backup" => standing.backup = true,
-                "draining" => standing.admin = Admin::Draining,
-                "maintenance" => standing.admin = Admin::Maintenance,
-                "weightless" => standing.weight = Weight::new(0).unwrap(),
-                "unasked" => standing.agent_weight = AgentWeight::percent(0),
+                "waits" => status.waits = true,
+                "held" => status.held = true,
+                "backup" => status.backup = true,
+                "draining" => status.admin = AdminState::Draining,
+                "maintenance" => status.admin = AdminState::Maintenance,
+                "weightless" => status.weight = Weight::new(0).unwrap(),
+                "unasked" => status.agent_weight = AgentWeight::percent(0),
                 other => panic!("{other}"),
             }
         }
-        standing
+        status
     }
 
-    fn tier(threshold: f64, standings: &[&str]) -> (Tier, Vec<u32>) {
-        let standings: Vec<_> = standings.iter().map(|text| standing(text)).collect();
-        eligible(&standings, threshold, false)
+    fn priority(threshold: f64, statuses: &[&str]) -> (Priority, Vec<u32>) {
+        let statuses: Vec<_> = statuses.iter().map(|text| status(text)).collect();
+        eligible(&statuses, threshold, false)
     }
 
     #[test]
     fn primaries_come_before_backups_before_fail_open() {
-        assert_eq!(tier(1.0, &["up", "down", "up backup"]), (Tier::Primaries, vec![0]));
-        assert_eq!(tier(1.0, &["down", "down", "up backup"]), (Tier::Backups, vec![2]));
-        assert_eq!(tier(1.0, &["down", "down", "down backup"]), (Tier::FailOpen, vec![0, 1]));
-        assert_eq!(tier(0.0, &["down", "down", "down backup"]), (Tier::Nobody, vec![]));
-        assert_eq!(tier(1.0, &["draining", "maintenance", "down backup"]), (Tier::FailOpen, vec![2]));
-        assert_eq!(tier(1.0, &["draining", "weightless", "unknown backup"]), (Tier::Backups, vec![2]));
-        assert_eq!(tier(1.0, &["draining", "maintenance", "weightless"]), (Tier::Nobody, vec![]));
+        assert_eq!(priority(1.0, &["up", "down", "up backup"]), (Priority::Primaries, vec![0]));
+        assert_eq!(priority(1.0, &["down", "down", "up backup"]), (Priority::Backups, vec![2]));
+        assert_eq!(priority(1.0, &["down", "down", "down backup"]), (Priority::FailOpen, vec![0, 1]));
+        assert_eq!(priority(0.0, &["down", "down", "down backup"]), (Priority::Nobody, vec![]));
+        assert_eq!(priority(1.0, &["draining", "maintenance", "down backup"]), (Priority::FailOpen, vec![2]));
+        assert_eq!(
+            priority(1.0, &["draining", "weightless", "unknown backup"]),
+            (Priority::Backups, vec![2])
+        );
+        assert_eq!(priority(1.0, &["draining", "maintenance", "weightless"]), (Priority::Nobody, vec![]));
     }
 
     #[test]
     fn a_share_of_the_active_that_is_down_opens_too() {
-        assert_eq!(tier(0.5, &["down", "up", "up"]), (Tier::Primaries, vec![1, 2]));
-        assert_eq!(tier(0.5, &["down", "down", "up", "up"]), (Tier::FailOpen, vec![0, 1, 2, 3]));
-        assert_eq!(tier(0.5, &["down", "up", "up backup"]), (Tier::Primaries, vec![1]), "one of three");
-        assert_eq!(tier(0.5, &["down", "down", "up backup"]), (Tier::Backups, vec![2]));
+        assert_eq!(priority(0.5, &["down", "up", "up"]), (Priority::Primaries, vec![1, 2]));
+        assert_eq!(priority(0.5, &["down", "down", "up", "up"]), (Priority::FailOpen, vec![0, 1, 2, 3]));
+        assert_eq!(
+            priority(0.5, &["down", "up", "up backup"]),
+            (Priority::Primaries, vec![1]),
+            "one of three"
+        );
+        assert_eq!(priority(0.5, &["down", "down", "up backup"]), (Priority::Backups, vec![2]));
         // Who is not active is not counted.
-        assert_eq!(tier(0.5, &["down", "down maintenance", "up", "up"]), (Tier::Primaries, vec![2, 3]));
-        assert_eq!(tier(0.5, &["down", "up draining", "up"]), (Tier::FailOpen, vec![0, 2]));
+        assert_eq!(
+            priority(0.5, &["down", "down maintenance", "up", "up"]),
+            (Priority::Primaries, vec![2, 3])
+        );
+        assert_eq!(priority(0.5, &["down", "up draining", "up"]), (Priority::FailOpen, vec![0, 2]));
         let mut eleven_of_twenty = ["down"; 20];
         eleven_of_twenty[11..].fill("up");
-        assert_eq!(tier(0.55, &eleven_of_twenty).0, Tier::FailOpen);
-        assert_eq!(tier(0.01, &["up", "up"]), (Tier::Primaries, vec![0, 1]), "nobody is down");
+        assert_eq!(priority(0.55, &eleven_of_twenty).0, Priority::FailOpen);
+        assert_eq!(priority(0.01, &["up", "up"]), (Priority::Primaries, vec![0, 1]), "nobody is down");
     }
 
     #[test]
     fn who_waits_for_its_first_probe_comes_after_all_that_are_up() {
-        assert_eq!(tier(1.0, &["up", "waits"]), (Tier::Primaries, vec![0]));
-        assert_eq!(tier(1.0, &["down", "waits"]), (Tier::FailOpen, vec![0, 1]));
-        assert_eq!(tier(0.0, &["down", "waits"]), (Tier::Primaries, vec![1]));
-        assert_eq!(tier(0.0, &["down", "waits backup"]), (Tier::Backups, vec![1]));
-        assert_eq!(tier(1.0, &["waits", "waits"]), (Tier::Primaries, vec![0, 1]));
-        assert_eq!(tier(1.0, &["waits", "waits backup"]), (Tier::Primaries, vec![0]));
+        assert_eq!(priority(1.0, &["up", "waits"]), (Priority::Primaries, vec![0]));
+        assert_eq!(priority(1.0, &["down", "waits"]), (Priority::FailOpen, vec![0, 1]));
+        assert_eq!(priority(0.0, &["down", "waits"]), (Priority::Primaries, vec![1]));
+        assert_eq!(priority(0.0, &["down", "waits backup"]), (Priority::Backups, vec![1]));
+        assert_eq!(priority(1.0, &["waits", "waits"]), (Priority::Primaries, vec![0, 1]));
+        assert_eq!(priority(1.0, &["waits", "waits backup"]), (Priority::Primaries, vec![0]));
     }
 
     #[test]
     fn one_that_is_down_does_not_speak_for_the_others_in_the_first_round() {
-        let tier = |threshold: f64, standings: &[&str]| {
-            let standings: Vec<_> = standings.iter().map(|text| standing(text)).collect();
-            eligible(&standings, threshold, true)
+        let priority = |threshold: f64, statuses: &[&str]| {
+            let statuses: Vec<_> = statuses.iter().map(|text| status(text)).collect();
+            eligible(&statuses, threshold, true)
         };
-        assert_eq!(tier(1.0, &["down", "waits"]), (Tier::Primaries, vec![1]));
-        assert_eq!(tier(1.0, &["down", "waits backup"]), (Tier::Backups, vec![1]));
-        assert_eq!(tier(1.0, &["down", "waits draining"]), (Tier::FailOpen, vec![0]));
-        assert_eq!(tier(0.5, &["down", "waits"]), (Tier::FailOpen, vec![0, 1]), "as many as that are down");
+        assert_eq!(priority(1.0, &["down", "waits"]), (Priority::Primaries, vec![1]));
+        assert_eq!(priority(1.0, &["down", "waits backup"]), (Priority::Backups, vec![1]));
+        assert_eq!(priority(1.0, &["down", "waits draining"]), (Priority::FailOpen, vec![0]));
+        assert_eq!(
+            priority(0.5, &["down", "waits"]),
+            (Priority::FailOpen, vec![0, 1]),
+            "as many as that are down"
+        );
     }
 
     #[test]
     fn who_is_left_out_is_told_why() {
-        let excluded = |standings: &[&str]| -> Vec<Option<Excluded>> {
-            let standings: Vec<_> = standings.iter().map(|text| standing(text)).collect();
-            let (_, eligible) = eligible(&standings, 1.0, false);
-            let of = |(index, standing): (usize, &Standing)| {
-                (!eligible.contains(&(index as u32))).then(|| standing.excluded())
+        let excluded = |statuses: &[&str]| -> Vec<Option<Excluded>> {
+            let statuses: Vec<_> = statuses.iter().map(|text| status(text)).collect();
+            let (_, eligible) = eligible(&statuses, 1.0, false);
+            let of = |(index, status): (usize, &BackendStatus)| {
+                (!eligible.contains(&(index as u32))).then(|| status.excluded())
             };
-            standings.iter().enumerate().map(of).collect()
+            statuses.iter().enumerate().map(of).collect()
         };
         let all =
             ["up", "maintenance", "down draining", "weightless", "unasked", "down", "waits", "up backup"];
@@ -402,7 +420,7 @@ mod tests {
             Some(Excluded::Weightless),
             Some(Excluded::Agent),
             Some(Excluded::Down),
-            Some(Excluded::Waits),
+            Some(Excluded::PendingFirstCheck),
             Some(Excluded::Backup),
         ];
         assert_eq!(excluded(&all), why);
@@ -413,43 +431,43 @@ mod tests {
     #[test]
     fn pins_outlive_eligibility_but_not_the_backend() {
         for (text, keeps) in [
-            ("up draining", Keeps::UntilItEnds),
-            ("up weightless", Keeps::UntilItEnds),
-            ("up backup", Keeps::UntilItEnds),
-            ("down", Keeps::No),
-            ("down held", Keeps::UntilItEnds),
-            ("down draining", Keeps::No),
-            ("up maintenance", Keeps::No),
+            ("up draining", PinAction::UntilItEnds),
+            ("up weightless", PinAction::UntilItEnds),
+            ("up backup", PinAction::UntilItEnds),
+            ("down", PinAction::No),
+            ("down held", PinAction::UntilItEnds),
+            ("down draining", PinAction::No),
+            ("up maintenance", PinAction::No),
         ] {
-            assert_eq!(keeps_out_of_tier(&standing(text)), keeps, "{text}");
+            assert_eq!(keeps_out_of_tier(&status(text)), keeps, "{text}");
         }
     }
 
     #[test]
     fn a_ramp_counts_in_tenths_of_each_weight() {
-        let mut standings = [standing("up"), standing("up")];
-        standings[0].weight = Weight::new(3).unwrap();
-        let of = |standings: &[Standing], tier| {
-            shares(standings, &[0, 1], tier).iter().map(|share| share.weight.get()).collect::<Vec<_>>()
+        let mut statuses = [status("up"), status("up")];
+        statuses[0].weight = Weight::new(3).unwrap();
+        let of = |statuses: &[BackendStatus], priority| {
+            shares(statuses, &[0, 1], priority).iter().map(|share| share.weight.get()).collect::<Vec<_>>()
         };
-        assert_eq!(of(&standings, Tier::Primaries), [3, 1]);
-        standings[1].ramp = Ramp::after(1);
-        assert_eq!(of(&standings, Tier::Primaries), [30, 2]);
-        assert_eq!(of(&standings, Tier::FailOpen), [3, 1]);
-        standings[0].agent_weight = AgentWeight::percent(50);
-        assert_eq!(of(&standings, Tier::Primaries), [150, 20], "hundredths where an agent asks");
-        standings[1].ramp = Ramp::FULL;
-        assert_eq!(of(&standings, Tier::Primaries), [150, 100]);
-        standings[0].agent_weight = AgentWeight::percent(25_600);
-        assert_eq!(of(&standings, Tier::Primaries), [25_600, 100], "no more than the largest weight");
-        standings[0].agent_weight = AgentWeight::Absolute(Weight::new(7).unwrap());
-        standings[1].weight = Weight::new(0).unwrap();
-        standings[1].agent_weight = AgentWeight::Absolute(Weight::new(7).unwrap());
-        assert_eq!(of(&standings, Tier::Primaries), [700], "an operator's 0 stays 0");
-        standings[0].agent_weight = AgentWeight::percent(0);
-        assert!(!standings[0].is_active());
+        assert_eq!(of(&statuses, Priority::Primaries), [3, 1]);
+        statuses[1].ramp = SlowStart::after(1);
+        assert_eq!(of(&statuses, Priority::Primaries), [30, 2]);
+        assert_eq!(of(&statuses, Priority::FailOpen), [3, 1]);
+        statuses[0].agent_weight = AgentWeight::percent(50);
+        assert_eq!(of(&statuses, Priority::Primaries), [150, 20], "hundredths where an agent asks");
+        statuses[1].ramp = SlowStart::FULL;
+        assert_eq!(of(&statuses, Priority::Primaries), [150, 100]);
+        statuses[0].agent_weight = AgentWeight::percent(25_600);
+        assert_eq!(of(&statuses, Priority::Primaries), [25_600, 100], "no more than the largest weight");
+        statuses[0].agent_weight = AgentWeight::Absolute(Weight::new(7).unwrap());
+        statuses[1].weight = Weight::new(0).unwrap();
+        statuses[1].agent_weight = AgentWeight::Absolute(Weight::new(7).unwrap());
+        assert_eq!(of(&statuses, Priority::Primaries), [700], "an operator's 0 stays 0");
+        statuses[0].agent_weight = AgentWeight::percent(0);
+        assert!(!statuses[0].is_active());
         assert_eq!(
-            [Ramp::after(0).tenths(), Ramp::after(9).tenths(), Ramp::after(200).tenths()],
+            [SlowStart::after(0).tenths(), SlowStart::after(9).tenths(), SlowStart::after(200).tenths()],
             [1, 10, 10]
         );
     }

@@ -3,7 +3,7 @@
 
 use super::Slot;
 use crate::estimate::Loads;
-use crate::strategy::{Kind, Meters, Strategy};
+use crate::strategy::{RateMeters, Strategy, StrategyKind};
 use crate::util::enum_all;
 
 enum_all! {
@@ -33,9 +33,9 @@ impl Role {
 
 /// One strategy of a pool, whatever its role is, and where it is counted.
 #[derive(Debug)]
-pub struct Arm {
+pub struct StrategySlot {
     /// Which it is. A pool has each at most once.
-    pub kind: Kind,
+    pub kind: StrategyKind,
     /// Where its own counts begin: how long picks take, how often it disagrees.
     pub slot: Slot,
     /// Where its counts of each backend of the roster begin.
@@ -48,12 +48,12 @@ pub struct Roles {
     /// The one that sends visitors.
     pub live: usize,
     /// The ones that have a share of them.
-    pub split: Box<[Portion]>,
+    pub split: Box<[SplitRange]>,
 }
 
 /// A share of the visitors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Portion {
+pub struct SplitRange {
     /// Those are in it whose hash of 32 bits is below this and not in a portion before.
     pub below: u64,
     /// The arm that sends them.
@@ -88,14 +88,14 @@ impl Roles {
 
 /// An arm at work.
 #[derive(Debug)]
-pub struct Active {
+pub struct ActiveStrategy {
     /// What it is for.
     pub role: Role,
     /// What is estimated of the load of each backend of the roster, of nobody where they report none. For a shadow: what
     /// would be, were its picks those that are made.
     pub loads: Loads,
     /// What it did as one that sends visitors, where it has had a turn of that and asks.
-    pub(super) sent: Meters,
+    pub(super) sent: RateMeters,
     /// Over those who may be picked, where there is somebody.
     pub(super) strategy: Option<Strategy>,
 }
@@ -107,7 +107,8 @@ mod tests {
     #[test]
     fn a_split_takes_its_share_of_hashes() {
         let tenth = u32::MAX / 10;
-        let split = [Portion { below: tenth.into(), arm: 2 }, Portion { below: (3 * tenth).into(), arm: 1 }];
+        let split =
+            [SplitRange { below: tenth.into(), arm: 2 }, SplitRange { below: (3 * tenth).into(), arm: 1 }];
         let roles = Roles { live: 3, split: split.into() };
         for (visitor, arm) in
             [(0, 2), (tenth - 1, 2), (tenth, 1), (3 * tenth - 1, 1), (3 * tenth, 3), (u32::MAX, 3)]

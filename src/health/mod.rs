@@ -27,14 +27,14 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::control::{Event, Target};
-use crate::fleet::{Check, CheckResult, Health};
+use crate::fleet::{Check, CheckResult, HealthState};
 use crate::metrics::Counter;
 pub use redirect_loop::{Entry, Listening};
 
 use probe::{Failure, Passed, Stage, Tools};
 use reports::Reports;
 use resolver::Resolver;
-use verdict::{Progress, Verdict};
+use verdict::{Verdict, VerdictProgress};
 
 /// Probes what the controller says is to be probed.
 pub struct Prober {
@@ -162,7 +162,7 @@ async fn watch_over(
             let finding = Finding { health, result, progress, detail };
             // Thousands of backends that stay as they are send the controller nothing.
             if reported.as_ref() != Some(&finding) {
-                let event = Event::Health {
+                let event = Event::HealthState {
                     target: Arc::clone(&target),
                     health: finding.health,
                     check: finding.check(now),
@@ -188,9 +188,9 @@ async fn watch_over(
 /// What the checks of a backend come to after one more of them.
 #[derive(PartialEq)]
 struct Finding {
-    health: Health,
+    health: HealthState,
     result: CheckResult,
-    progress: Progress,
+    progress: VerdictProgress,
     detail: String,
 }
 

@@ -75,16 +75,16 @@ impl Entry {
                 && to.port_or_known_default().is_some_and(|to| is_same_server(to, port))
         };
         let fleet = self.fleet.load();
-        let pool = fleet.pools.iter().find(|pool| *pool.roster.name == *target.pool);
+        let pool = fleet.pools.iter().find(|pool| *pool.config.name == *target.pool);
         is(target.url.as_str())
-            || pool.is_some_and(|pool| pool.roster.backends.iter().any(|one| is(&one.base)))
+            || pool.is_some_and(|pool| pool.config.backends.iter().any(|one| is(&one.base)))
     }
 
     /// Whether another pool of this dispatcher serves it.
     fn is_other_pool(&self, to: &Url, target: &Target) -> bool {
         let fleet = self.fleet.load();
         let found = fleet.route(to.host_str().map(bare), to.path());
-        found.is_ok_and(|pool| *pool.roster.name != *target.pool)
+        found.is_ok_and(|pool| *pool.config.name != *target.pool)
     }
 
     /// Whether a client that follows it is routed to the backend's pool again, by a host that the settings name.
@@ -99,7 +99,7 @@ impl Entry {
             || listening.addresses.iter().any(|address| address.port() == port);
         is_served
             && fleet.routes.names(host)
-            && fleet.route(Some(host), to.path()).is_ok_and(|pool| *pool.roster.name == *target.pool)
+            && fleet.route(Some(host), to.path()).is_ok_and(|pool| *pool.config.name == *target.pool)
     }
 
     /// Whether it is an address that clients are listened for on. A listener on all addresses has those of this machine.

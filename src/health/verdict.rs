@@ -2,38 +2,38 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fleet::{self, Health};
+use crate::fleet::{self, HealthState};
 use crate::settings;
 
 /// Counts results in a row. The first one decides; then it takes `rise` successes or `fall` failures.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    health: Health,
+    health: HealthState,
     /// Results in a row that say otherwise than `health`.
     streak: u16,
     flaps: Flaps,
 }
 
-/// [`crate::fleet::Progress`] by the monotonic clock.
+/// [`crate::fleet::CheckProgress`] by the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum VerdictProgress {
     Settled,
     Falling { failures: u16, fall: u16 },
     Rising { successes: u16, rise: u16 },
     Backoff { falls: u32, until: Instant },
 }
 
-impl Progress {
+impl VerdictProgress {
     /// The same by the wall clock, given the present time on both.
-    pub(super) fn dated(self, now: Instant, unix_now: Duration) -> fleet::Progress {
+    pub(super) fn dated(self, now: Instant, unix_now: Duration) -> fleet::CheckProgress {
         match self {
-            Self::Settled => fleet::Progress::Settled,
-            Self::Falling { failures, fall } => fleet::Progress::Falling { failures, fall },
-            Self::Rising { successes, rise } => fleet::Progress::Rising { successes, rise },
+            Self::Settled => fleet::CheckProgress::Settled,
+            Self::Falling { failures, fall } => fleet::CheckProgress::Falling { failures, fall },
+            Self::Rising { successes, rise } => fleet::CheckProgress::Rising { successes, rise },
             Self::Backoff { falls, until } => {
                 let until = unix_now + until.saturating_duration_since(now);
                 // Rounded up, so that it is over by then.
-                fleet::Progress::Backoff {
+                fleet::CheckProgress::Backoff {
                     falls,
                     until: until.as_secs() + u64::from(until.subsec_nanos() > 0),
                 }
@@ -62,12 +62,12 @@ const FREE: u32 = 2;
 
 impl Verdict {
     #[cfg(test)]
-    fn new(health: Health) -> Self {
+    fn new(health: HealthState) -> Self {
         Self { health, ..Self::default() }
     }
 
     /// The state that follows from the results so far.
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn health(&self) -> HealthState {
         self.health
     }
 
@@ -77,21 +77,21 @@ impl Verdict {
     }
 
     /// How far the results so far have come in changing the state.
-    pub(super) fn progress(&self, rules: &settings::Health) -> Progress {
+    pub(super) fn progress(&self, rules: &settings::Health) -> VerdictProgress {
         let penalty = self.flaps.penalty(rules);
         match (self.streak, self.health, self.flaps.well_since) {
-            (0, ..) | (_, Health::Unknown, _) => Progress::Settled,
-            (failures, Health::Up, _) => Progress::Falling { failures, fall: rules.fall.0 },
-            (_, Health::Down, Some(since)) if !penalty.is_zero() => {
-                Progress::Backoff { falls: self.flaps.falls, until: since + penalty }
+            (0, ..) | (_, HealthState::Unknown, _) => VerdictProgress::Settled,
+            (failures, HealthState::Up, _) => VerdictProgress::Falling { failures, fall: rules.fall.0 },
+            (_, HealthState::Down, Some(since)) if !penalty.is_zero() => {
+                VerdictProgress::Backoff { falls: self.flaps.falls, until: since + penalty }
             }
-            (successes, Health::Down, _) => Progress::Rising { successes, rise: rules.rise.0 },
+            (successes, HealthState::Down, _) => VerdictProgress::Rising { successes, rise: rules.rise.0 },
         }
     }
 
     /// Takes one result, and returns the new state where it changes.
-    pub(super) fn note(&mut self, ok: bool, now: Instant, rules: &settings::Health) -> Option<Health> {
-        let says = if ok { Health::Up } else { Health::Down };
+    pub(super) fn note(&mut self, ok: bool, now: Instant, rules: &settings::Health) -> Option<HealthState> {
+        let says = if ok { HealthState::Up } else { HealthState::Down };
         if says == self.health {
             self.streak = 0;
             self.flaps.well_since = None;
@@ -99,7 +99,7 @@ impl Verdict {
         }
         self.streak = self.streak.saturating_add(1);
         let enough = match (self.health, ok) {
-            (Health::Unknown, _) => true,
+            (HealthState::Unknown, _) => true,
             (_, true) => {
                 let well_since = *self.flaps.well_since.get_or_insert(now);
                 self.streak >= rules.rise.0
@@ -111,8 +111,8 @@ impl Verdict {
             return None;
         }
         match says {
-            Health::Down if self.health == Health::Up => self.flaps.fell(now),
-            Health::Up => self.flaps.up_since = Some(now),
+            HealthState::Down if self.health == HealthState::Up => self.flaps.fell(now),
+            HealthState::Up => self.flaps.up_since = Some(now),
             _ => {}
         }
         self.flaps.well_since = None;
@@ -154,19 +154,19 @@ mod tests {
     #[test]
     fn the_first_result_decides() {
         let now = Instant::now();
-        assert_eq!(Verdict::new(Health::Unknown).note(true, now, &rules()), Some(Health::Up));
-        assert_eq!(Verdict::new(Health::Unknown).note(false, now, &rules()), Some(Health::Down));
+        assert_eq!(Verdict::new(HealthState::Unknown).note(true, now, &rules()), Some(HealthState::Up));
+        assert_eq!(Verdict::new(HealthState::Unknown).note(false, now, &rules()), Some(HealthState::Down));
     }
 
     #[test]
     fn then_it_takes_a_row() {
         let now = Instant::now();
-        let mut verdict = Verdict::new(Health::Up);
+        let mut verdict = Verdict::new(HealthState::Up);
         //            1      2      up     1      2      3 → down  1     2 → up
         let results = [false, false, true, false, false, false, true, true];
         let told: Vec<_> = results.iter().map(|&ok| verdict.note(ok, now, &rules())).collect();
         let mut expected = vec![None; 5];
-        expected.extend([Some(Health::Down), None, Some(Health::Up)]);
+        expected.extend([Some(HealthState::Down), None, Some(HealthState::Up)]);
         assert_eq!(told, expected);
         assert!(!verdict.is_changing());
         verdict.note(false, now, &rules());
@@ -175,12 +175,12 @@ mod tests {
 
     /// Falls and succeeds every `interval` until it is let in; how long that took.
     fn fall_and_recover(verdict: &mut Verdict, now: &mut Instant, rules: &settings::Health) -> Duration {
-        while verdict.health() != Health::Down {
+        while verdict.health() != HealthState::Down {
             *now += rules.interval.0;
             verdict.note(false, *now, rules);
         }
         let began = *now;
-        while verdict.health() != Health::Up {
+        while verdict.health() != HealthState::Up {
             *now += rules.interval.0;
             verdict.note(true, *now, rules);
         }
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn who_flaps_is_let_in_later_and_later() {
         let rules = settings::Health { flap_backoff: Span::seconds(60), ..rules() };
-        let mut verdict = Verdict::new(Health::Up);
+        let mut verdict = Verdict::new(HealthState::Up);
         let mut now = Instant::now();
         let took: Vec<_> =
             (0..7).map(|_| fall_and_recover(&mut verdict, &mut now, &rules).as_secs()).collect();
@@ -207,12 +207,12 @@ mod tests {
     #[test]
     fn a_failure_starts_the_wait_anew() {
         let rules = rules();
-        let mut verdict = Verdict::new(Health::Up);
+        let mut verdict = Verdict::new(HealthState::Up);
         let mut now = Instant::now();
         for _ in 0..3 {
             fall_and_recover(&mut verdict, &mut now, &rules);
         }
-        while verdict.health() != Health::Down {
+        while verdict.health() != HealthState::Down {
             verdict.note(false, now, &rules);
         }
         for ok in [true, true, true, false] {
@@ -220,7 +220,7 @@ mod tests {
             assert_eq!(verdict.note(ok, now, &rules), None);
         }
         let began = now;
-        while verdict.health() != Health::Up {
+        while verdict.health() != HealthState::Up {
             now += rules.interval.0;
             verdict.note(true, now, &rules);
         }

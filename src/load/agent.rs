@@ -17,7 +17,7 @@
 
 use super::{Refused, malformed};
 use crate::estimate::Claim;
-use crate::fleet::{Admin, AgentWeight, Weight};
+use crate::fleet::{AdminState, AgentWeight, Weight};
 
 /// The longest line, without its end: HAProxy's default buffer (`tune.bufsize`).
 pub const MAX_LINE: usize = 16 * 1024;
@@ -31,7 +31,7 @@ pub struct Line {
     /// The weight that it asks for.
     pub weight: Option<AgentWeight>,
     /// Whether it accepts clients.
-    pub admin: Option<Admin>,
+    pub admin: Option<AdminState>,
     /// Whether it reports itself as down.
     pub is_down: Option<bool>,
     /// What follows a `#`.
@@ -89,9 +89,9 @@ impl Line {
 
     fn take<'a>(&mut self, word: &'a [u8]) -> Word<'a> {
         match word.to_ascii_lowercase().as_slice() {
-            b"ready" => self.admin = Some(Admin::Active),
-            b"drain" => self.admin = Some(Admin::Draining),
-            b"maint" => self.admin = Some(Admin::Maintenance),
+            b"ready" => self.admin = Some(AdminState::Active),
+            b"drain" => self.admin = Some(AdminState::Draining),
+            b"maint" => self.admin = Some(AdminState::Maintenance),
             b"up" => self.is_down = Some(false),
             b"down" | b"stopped" | b"fail" => self.is_down = Some(true),
             [b'0'..=b'9', rest @ ..] if rest.contains(&b'%') => return Word::Weight(word),
@@ -172,7 +172,7 @@ mod tests {
     fn accepts_words_in_any_order() {
         let all = Line {
             weight: Some(AgentWeight::percent(75)),
-            admin: Some(Admin::Maintenance),
+            admin: Some(AdminState::Maintenance),
             is_down: Some(true),
             ..Line::default()
         };
@@ -182,7 +182,7 @@ mod tests {
         let described = parse("stopped # backup runs, 75% done ");
         assert_eq!((described.is_down, described.weight), (Some(true), None));
         assert_eq!(described.description.as_deref(), Some("backup runs, 75% done"));
-        assert_eq!(parse("drain ready").admin, Some(Admin::Active), "the last counts");
+        assert_eq!(parse("drain ready").admin, Some(AdminState::Active), "the last counts");
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Collector for Signpost {
         families.extend([self.redirects(&fleet), self.picks(&fleet)]);
         families.extend(self.strategies(&fleet));
         families.extend(self.imbalances());
-        families.extend(self.standings(&fleet));
+        families.extend(self.statuses(&fleet));
         families.extend(self.loads(&fleet));
         families.extend([self.rejected_pins(&fleet), fail_open(&fleet), spilled(&fleet)]);
         families.extend([self.probes(&fleet), self.probe_times(&fleet), self.reports(&fleet)]);

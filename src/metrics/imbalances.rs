@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::fleet::{Role, Slot};
-use crate::strategy::Kind;
+use crate::strategy::StrategyKind;
 use crate::util::enum_all;
 use crate::util::fairness::{Imbalance, Measure};
 
@@ -39,7 +39,7 @@ pub struct Figures {
     /// The pool's name.
     pub pool: Box<str>,
     /// The strategy.
-    pub strategy: Kind,
+    pub strategy: StrategyKind,
     /// What it is for now.
     pub role: Role,
     /// Of what it sent or picked lately, per weight; `None` where that is nothing.

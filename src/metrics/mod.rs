@@ -25,7 +25,7 @@ pub use imbalances::{Figures, Imbalances, Integral, LoadFigures, Source};
 pub use load_report_result::Told;
 pub use thread_counters::{Slab, Slots};
 
-use crate::fleet::{Arm, CheckResult, Roster, Slot};
+use crate::fleet::{CheckResult, PoolConfig, Slot, StrategySlot};
 use crate::request::outcome::{Decision, Rejection, Selection};
 use crate::request::pin_cookie::PinError;
 use crate::util::enum_all;
@@ -268,13 +268,13 @@ impl Counter {
     }
 
     /// A visitor was sent to a backend.
-    pub fn redirect(&self, roster: &Roster, choice: Selection) {
-        let slot = roster.arms[choice.arm].counts[choice.backend];
+    pub fn redirect(&self, config: &PoolConfig, choice: Selection) {
+        let slot = config.arms[choice.arm].counts[choice.backend];
         self.0.add(slot, choice.decision as usize, 1);
     }
 
     /// A shadow picked this backend for a visitor of whom that was chosen.
-    pub fn shadowed(&self, arm: &Arm, backend: usize, choice: Selection) {
+    pub fn shadowed(&self, arm: &StrategySlot, backend: usize, choice: Selection) {
         let agrees = backend == choice.backend;
         let comparison = match (choice.decision, agrees) {
             (Decision::Pinned, true) => Comparison::PinKept,
@@ -287,12 +287,12 @@ impl Counter {
     }
 
     /// A pin did not count.
-    pub fn pin_rejected(&self, roster: &Roster, pin_error: PinError) {
-        self.0.add(roster.slot, pin_error as usize, 1);
+    pub fn pin_rejected(&self, config: &PoolConfig, pin_error: PinError) {
+        self.0.add(config.slot, pin_error as usize, 1);
     }
 
     /// A pick was timed.
-    pub fn pick(&self, arm: &Arm, took: Duration) {
+    pub fn pick(&self, arm: &StrategySlot, took: Duration) {
         let nanos = took.as_nanos() as u64;
         let bucket = PICK_BOUNDS.iter().position(|&bound| nanos <= bound).unwrap_or(PICK_BOUNDS.len());
         self.0.add(arm.slot, PICKS_AT + bucket, 1);

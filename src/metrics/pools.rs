@@ -8,7 +8,8 @@ use super::{
     COMPARED_AT, Comparison, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, SHADOW_AT, Told,
 };
 use crate::fleet::{
-    Arm, Backend, CheckResult, Fleet, Keeps, Pool, Progress, Reason, Role, Slot, State, Tier,
+    Backend, CheckProgress, CheckResult, EffectiveState, Fleet, PinAction, Pool, Priority, Role, Slot,
+    StateReason, StrategySlot,
 };
 use crate::request::outcome::Decision;
 use crate::request::pin_cookie::PinError;
@@ -21,8 +22,8 @@ impl Signpost {
             for (arm, backend, slot) in counted(pool).filter(|(arm, ..)| sends(pool, *arm)) {
                 metrics.extend(Decision::ALL.map(|decision| {
                     let labels = [
-                        ("pool", &*pool.roster.name),
-                        ("strategy", pool.roster.arms[arm].kind.name()),
+                        ("pool", &*pool.config.name),
+                        ("strategy", pool.config.arms[arm].kind.name()),
                         ("backend", &*backend.id),
                         ("decision", decision.name()),
                     ];
@@ -40,7 +41,7 @@ impl Signpost {
 
     pub(super) fn picks(&self, fleet: &Fleet) -> MetricFamily {
         let metrics = arms(fleet).map(|(pool, _, arm)| {
-            let labels = [("pool", &*pool.roster.name), ("strategy", arm.kind.name())];
+            let labels = [("pool", &*pool.config.name), ("strategy", arm.kind.name())];
             self.histogram(&labels, arm.slot, PICKS_AT, &PICK_BOUNDS, 1e9)
         });
         family(
@@ -55,15 +56,15 @@ impl Signpost {
     pub(super) fn strategies(&self, fleet: &Fleet) -> [MetricFamily; 3] {
         let live = arms(fleet).map(|(pool, index, arm)| {
             let is = f64::from(u8::from(pool.roles.live == index));
-            gauge(&[("pool", &*pool.roster.name), ("strategy", arm.kind.name())], is)
+            gauge(&[("pool", &*pool.config.name), ("strategy", arm.kind.name())], is)
         });
         let mut picks = Vec::new();
         for pool in &fleet.pools {
             for (arm, backend, slot) in counted(pool) {
                 let of = |role: Role, count| {
                     let labels = [
-                        ("pool", &*pool.roster.name),
-                        ("strategy", pool.roster.arms[arm].kind.name()),
+                        ("pool", &*pool.config.name),
+                        ("strategy", pool.config.arms[arm].kind.name()),
                         ("role", role.name()),
                         ("backend", &*backend.id),
                     ];
@@ -86,7 +87,7 @@ impl Signpost {
         let compared = compared.flat_map(|(pool, _, arm)| {
             Comparison::ALL.map(|comparison| {
                 let labels = [
-                    ("pool", &*pool.roster.name),
+                    ("pool", &*pool.config.name),
                     ("strategy", arm.kind.name()),
                     ("result", comparison.name()),
                 ];
@@ -168,11 +169,11 @@ impl Signpost {
 
     pub(super) fn probes(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in fleet.pools.iter().filter(|pool| pool.roster.is_probed) {
-            for backend in &pool.roster.backends {
+        for pool in fleet.pools.iter().filter(|pool| pool.config.is_probed) {
+            for backend in &pool.config.backends {
                 metrics.extend(CheckResult::ALL.map(|result| {
                     let labels =
-                        [("pool", &*pool.roster.name), ("backend", &*backend.id), ("result", result.name())];
+                        [("pool", &*pool.config.name), ("backend", &*backend.id), ("result", result.name())];
                     counter(&labels, self.sum(backend.probes, result as usize))
                 }));
             }
@@ -182,11 +183,11 @@ impl Signpost {
 
     pub(super) fn probe_times(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in fleet.pools.iter().filter(|pool| pool.roster.is_probed) {
+        for pool in fleet.pools.iter().filter(|pool| pool.config.is_probed) {
             metrics.extend(CheckResult::ALL.map(|result| {
-                let labels = [("pool", &*pool.roster.name), ("result", result.name())];
+                let labels = [("pool", &*pool.config.name), ("result", result.name())];
                 let at = result as usize * PROBE_TIMES_SIZE;
-                self.histogram(&labels, pool.roster.probe_times, at, &PROBE_BOUNDS, 1e6)
+                self.histogram(&labels, pool.config.probe_times, at, &PROBE_BOUNDS, 1e6)
             }));
         }
         family("signpost_probe_duration_seconds", "What health checks took.", MetricType::HISTOGRAM, metrics)
@@ -194,11 +195,11 @@ impl Signpost {
 
     pub(super) fn reports(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in fleet.pools.iter().filter(|pool| pool.roster.reports_expire.is_some()) {
-            for backend in &pool.roster.backends {
+        for pool in fleet.pools.iter().filter(|pool| pool.config.reports_expire.is_some()) {
+            for backend in &pool.config.backends {
                 metrics.extend(Told::ALL.map(|told| {
                     let labels =
-                        [("pool", &*pool.roster.name), ("backend", &*backend.id), ("result", told.name())];
+                        [("pool", &*pool.config.name), ("backend", &*backend.id), ("result", told.name())];
                     counter(&labels, self.sum(backend.reports, told as usize))
                 }));
             }
@@ -215,15 +216,15 @@ impl Signpost {
     pub(super) fn loads(&self, fleet: &Fleet) -> [MetricFamily; 3] {
         let now = self.sources.clock.now();
         let [mut loads, mut stale, mut shares] = [const { Vec::new() }; 3];
-        for pool in fleet.pools.iter().filter(|pool| pool.roster.reports_expire.is_some()) {
-            let of_pool = ("pool", &*pool.roster.name);
+        for pool in fleet.pools.iter().filter(|pool| pool.config.reports_expire.is_some()) {
+            let of_pool = ("pool", &*pool.config.name);
             shares.extend(pool.own_share.get().map(|share| gauge(&[of_pool], share)));
-            for (index, backend) in pool.roster.backends.iter().enumerate() {
+            for (index, backend) in pool.config.backends.iter().enumerate() {
                 let labels = [of_pool, ("backend", &*backend.id)];
                 let load = pool.load(pool.roles.live, index, now);
                 stale.push(gauge(&labels, f64::from(u8::from(load.is_none()))));
                 let utilisation =
-                    load.and_then(|load| load.utilisation(pool.standings[index].weight.get().into()));
+                    load.and_then(|load| load.utilisation(pool.statuses[index].weight.get().into()));
                 loads.extend(utilisation.map(|utilisation| gauge(&labels, utilisation)));
             }
         }
@@ -250,31 +251,30 @@ impl Signpost {
     }
 
     /// Where each backend stands.
-    pub(super) fn standings(&self, fleet: &Fleet) -> [MetricFamily; 7] {
+    pub(super) fn statuses(&self, fleet: &Fleet) -> [MetricFamily; 7] {
         let [mut since, mut reasons, mut held] = [const { Vec::new() }; 3];
         let mut states = Vec::new();
         let mut eligible = Vec::new();
         let mut weights = Vec::new();
         let mut drained = Vec::new();
         for pool in &fleet.pools {
-            for ((backend, standing), keeps) in
-                pool.roster.backends.iter().zip(&pool.standings).zip(&pool.keeps)
+            for ((backend, status), keeps) in pool.config.backends.iter().zip(&pool.statuses).zip(&pool.keeps)
             {
-                let [of_pool, of_backend] = [("pool", &*pool.roster.name), ("backend", &*backend.id)];
-                states.extend(State::ALL.map(|state| {
-                    let is = f64::from(u8::from(standing.state() == state));
+                let [of_pool, of_backend] = [("pool", &*pool.config.name), ("backend", &*backend.id)];
+                states.extend(EffectiveState::ALL.map(|state| {
+                    let is = f64::from(u8::from(status.state() == state));
                     gauge(&[of_pool, of_backend, ("state", state.name())], is)
                 }));
-                let is = f64::from(u8::from(*keeps == Keeps::AndRenews));
+                let is = f64::from(u8::from(*keeps == PinAction::AndRenews));
                 eligible.push(gauge(&[of_pool, of_backend], is));
-                weights.push(gauge(&[of_pool, of_backend], standing.weight_in_effect()));
-                drained.extend(standing.drained_at.map(|at| gauge(&[of_pool, of_backend], at as f64)));
-                since.push(gauge(&[of_pool, of_backend], standing.since as f64));
+                weights.push(gauge(&[of_pool, of_backend], status.weight_in_effect()));
+                drained.extend(status.drained_at.map(|at| gauge(&[of_pool, of_backend], at as f64)));
+                since.push(gauge(&[of_pool, of_backend], status.since as f64));
                 let check = backend.check.get();
-                let reason = Reason::of(standing, pool.roster.is_probed, check.as_deref());
+                let reason = StateReason::of(status, pool.config.is_probed, check.as_deref());
                 reasons.push(gauge(&[of_pool, of_backend, ("reason", reason.name())], 1.0));
                 held.extend(check.and_then(|check| match check.progress {
-                    Progress::Backoff { until, .. } => Some(gauge(&[of_pool, of_backend], until as f64)),
+                    CheckProgress::Backoff { until, .. } => Some(gauge(&[of_pool, of_backend], until as f64)),
                     _ => None,
                 }));
             }
@@ -327,10 +327,10 @@ impl Signpost {
 
     pub(super) fn rejected_pins(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in fleet.pools.iter().filter(|pool| pool.roster.pins.is_some()) {
+        for pool in fleet.pools.iter().filter(|pool| pool.config.pins.is_some()) {
             metrics.extend(PinError::ALL.map(|pin_error| {
-                let labels = [("pool", &*pool.roster.name), ("reason", pin_error.reason())];
-                counter(&labels, self.sum(pool.roster.slot, pin_error as usize))
+                let labels = [("pool", &*pool.config.name), ("reason", pin_error.reason())];
+                counter(&labels, self.sum(pool.config.slot, pin_error as usize))
             }));
         }
         family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)
@@ -338,35 +338,35 @@ impl Signpost {
 }
 
 /// Every strategy of every pool, with its place in the roster.
-fn arms(fleet: &Fleet) -> impl Iterator<Item = (&Pool, usize, &Arm)> {
+fn arms(fleet: &Fleet) -> impl Iterator<Item = (&Pool, usize, &StrategySlot)> {
     fleet
         .pools
         .iter()
-        .flat_map(|pool| pool.roster.arms.iter().enumerate().map(move |(index, arm)| (&**pool, index, arm)))
+        .flat_map(|pool| pool.config.arms.iter().enumerate().map(move |(index, arm)| (&**pool, index, arm)))
 }
 
 /// Every backend of a pool under each of its strategies, by its place in the roster, and where that is counted.
 fn counted(pool: &Pool) -> impl Iterator<Item = (usize, &Backend, Slot)> {
-    let arms = pool.roster.arms.iter().enumerate();
+    let arms = pool.config.arms.iter().enumerate();
     arms.flat_map(|(index, arm)| {
-        pool.roster.backends.iter().zip(&arm.counts).map(move |(backend, slot)| (index, backend, *slot))
+        pool.config.backends.iter().zip(&arm.counts).map(move |(backend, slot)| (index, backend, *slot))
     })
 }
 
 /// Whether a strategy sends visitors, now or in its turn.
 fn sends(pool: &Pool, arm: usize) -> bool {
-    pool.roles.of(arm) != Role::Shadow || pool.roster.rotate.is_some()
+    pool.roles.of(arm) != Role::Shadow || pool.config.rotate.is_some()
 }
 
 /// Whether it only runs beside, now or while another has its turn.
 fn shadows(pool: &Pool, arm: usize) -> bool {
-    pool.roles.of(arm) == Role::Shadow || pool.roster.rotate.is_some()
+    pool.roles.of(arm) == Role::Shadow || pool.config.rotate.is_some()
 }
 
 pub(super) fn fail_open(fleet: &Fleet) -> MetricFamily {
     let metrics = fleet.pools.iter().map(|pool| {
-        let is = f64::from(u8::from(pool.tier == Tier::FailOpen));
-        gauge(&[("pool", &*pool.roster.name)], is)
+        let is = f64::from(u8::from(pool.priority == Priority::FailOpen));
+        gauge(&[("pool", &*pool.config.name)], is)
     });
     family(
         "signpost_pool_fail_open",
@@ -377,11 +377,11 @@ pub(super) fn fail_open(fleet: &Fleet) -> MetricFamily {
 }
 
 pub(super) fn spilled(fleet: &Fleet) -> MetricFamily {
-    let pools = fleet.pools.iter().filter(|pool| pool.roster.may_spill());
+    let pools = fleet.pools.iter().filter(|pool| pool.config.may_spill());
     let metrics = pools.flat_map(|pool| {
-        let backends = pool.roster.backends.iter().enumerate();
+        let backends = pool.config.backends.iter().enumerate();
         backends.map(|(index, backend)| {
-            counter(&[("pool", &*pool.roster.name), ("backend", &*backend.id)], pool.spilled(index))
+            counter(&[("pool", &*pool.config.name), ("backend", &*backend.id)], pool.spilled(index))
         })
     });
     family(

@@ -1,13 +1,13 @@
 //! Single figures, for the operator's API and page: the same sums that a scrape shows.
 
 use super::{COMPARED_AT, Comparison, Figures, PICK_BOUNDS, PICK_SUM_AT, PICKS_AT, Registry};
-use crate::fleet::{Arm, Pool, Role, Roster};
+use crate::fleet::{Pool, PoolConfig, Role, StrategySlot};
 use crate::request::outcome::Decision;
 
 impl Registry {
     /// Visitors sent to a backend so far by all strategies of its pool, in the order of [`Decision::ALL`].
-    pub fn redirects(&self, roster: &Roster, backend: usize) -> [u64; 3] {
-        let of = |decision| roster.arms.iter().map(move |arm| self.roll.sum(arm.counts[backend], decision));
+    pub fn redirects(&self, config: &PoolConfig, backend: usize) -> [u64; 3] {
+        let of = |decision| config.arms.iter().map(move |arm| self.roll.sum(arm.counts[backend], decision));
         Decision::ALL.map(|decision| of(decision as usize).sum())
     }
 
@@ -15,16 +15,16 @@ impl Registry {
     pub fn dispatches(&self, pool: &Pool, arm: usize) -> Vec<u64> {
         let is_shadow = pool.roles.of(arm) == Role::Shadow;
         let count = |&slot| if is_shadow { self.roll.shadow_picks(slot) } else { self.roll.redirects(slot) };
-        pool.roster.arms[arm].counts.iter().map(count).collect()
+        pool.config.arms[arm].counts.iter().map(count).collect()
     }
 
     /// What a strategy's picks came to while it was a shadow, in the order of [`Comparison::ALL`].
-    pub fn comparisons(&self, arm: &Arm) -> [u64; 4] {
+    pub fn comparisons(&self, arm: &StrategySlot) -> [u64; 4] {
         Comparison::ALL.map(|comparison| self.roll.sum(arm.slot, COMPARED_AT + comparison as usize))
     }
 
     /// What a pick of a strategy takes, in nanoseconds: the mean of those that were timed; `None` before there is one.
-    pub fn pick_nanoseconds(&self, arm: &Arm) -> Option<f64> {
+    pub fn pick_nanoseconds(&self, arm: &StrategySlot) -> Option<f64> {
         let timed: u64 =
             (0..=PICK_BOUNDS.len()).map(|bucket| self.roll.sum(arm.slot, PICKS_AT + bucket)).sum();
         (timed > 0).then(|| self.roll.sum(arm.slot, PICK_SUM_AT) as f64 / timed as f64)
@@ -32,8 +32,8 @@ impl Registry {
 
     /// How many pinned requests reached a draining backend lately, those of a minute ago counting as 1/e each; `None` if it
     /// is not draining.
-    pub fn pinned_lately(&self, roster: &Roster, backend: usize) -> Option<f64> {
-        self.imbalances.pinned(roster.arms.first()?.counts[backend])
+    pub fn pinned_lately(&self, config: &PoolConfig, backend: usize) -> Option<f64> {
+        self.imbalances.pinned(config.arms.first()?.counts[backend])
     }
 
     /// How evenly strategies spread visitors and load lately.

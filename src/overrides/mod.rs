@@ -17,7 +17,7 @@ use state_file::Contents;
 pub use state_file::StateFile;
 
 use crate::control::{Change, Event};
-use crate::fleet::{Admin, Fleet, Weight};
+use crate::fleet::{AdminState, Fleet, Weight};
 
 /// What is set of one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct OperatorOverride {
     pool: String,
     backend: String,
     #[serde(default)]
-    admin: Option<Admin>,
+    admin: Option<AdminState>,
     #[serde(default)]
     weight: Option<u16>,
     #[serde(default)]
@@ -41,12 +41,12 @@ const READ: Duration = Duration::from_secs(5);
 pub fn of(fleet: &ArcSwap<Fleet>) -> Vec<OperatorOverride> {
     let fleet = fleet.load();
     let of_pools = fleet.pools.iter().flat_map(|pool| {
-        pool.roster.backends.iter().zip(&pool.standings).map(|(backend, standing)| OperatorOverride {
-            pool: pool.roster.name.to_string(),
+        pool.config.backends.iter().zip(&pool.statuses).map(|(backend, status)| OperatorOverride {
+            pool: pool.config.name.to_string(),
             backend: backend.id.to_string(),
-            admin: standing.admin_is_set.then_some(standing.admin),
-            weight: standing.weight_is_set.then_some(standing.weight.get()),
-            drained_at: standing.drained_at.filter(|_| standing.admin_is_set),
+            admin: status.admin_is_set.then_some(status.admin),
+            weight: status.weight_is_set.then_some(status.weight.get()),
+            drained_at: status.drained_at.filter(|_| status.admin_is_set),
         })
     });
     of_pools.filter(|set| set.admin.is_some() || set.weight.is_some()).collect()

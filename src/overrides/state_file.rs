@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::{LAST_DATE, OperatorOverride};
-use crate::fleet::{Admin, Weight};
+use crate::fleet::{AdminState, Weight};
 use crate::os::files;
 
 /// One more when an older version would misread the file.
@@ -39,7 +39,7 @@ struct Entry {
     pool: String,
     backend: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    admin: Option<Admin>,
+    admin: Option<AdminState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
     /// RFC 3339.

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use http::header::COOKIE;
 
-use crate::fleet::{CLOCK_SKEW, MAC_BYTES, Pins, Tag};
+use crate::fleet::{CLOCK_SKEW, MAC_BYTES, PinPolicy, Tag};
 use crate::util::enum_all;
 
 const VERSION: u8 = 1;
@@ -78,7 +78,7 @@ impl PinError {
 /// Finds the visitor's pin. The first valid one counts; every other is told to `rejected`.
 ///
 /// `now` is in seconds since 1970. No allocation; at most four cookies are verified.
-pub fn read(pins: &Pins, headers: &HeaderMap, now: u64, mut rejected: impl FnMut(PinError)) -> Pinned {
+pub fn read(pins: &PinPolicy, headers: &HeaderMap, now: u64, mut rejected: impl FnMut(PinError)) -> Pinned {
     let mut gone = false;
     for token in cookies(headers, pins.cookie.name.as_bytes()).take(MAX_CANDIDATES) {
         match open(pins, token, now) {
@@ -113,7 +113,7 @@ fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Verifies a pin: the backend's index and whether half of its time is over.
-fn open(pins: &Pins, token: &[u8], now: u64) -> Result<(usize, bool), PinError> {
+fn open(pins: &PinPolicy, token: &[u8], now: u64) -> Result<(usize, bool), PinError> {
     let mut bytes = [0; TOKEN_BYTES];
     if token.len() != TOKEN_CHARS || URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) != Ok(TOKEN_BYTES) {
         return Err(PinError::Malformed);
@@ -157,7 +157,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
 }
 
 /// Appends a new pin to a buffer, [`TOKEN_CHARS`] characters.
-pub fn write(pins: &Pins, backend: usize, now: u64, buffer: &mut Vec<u8>) {
+pub fn write(pins: &PinPolicy, backend: usize, now: u64, buffer: &mut Vec<u8>) {
     let mut bytes = [0; TOKEN_BYTES];
     let mut at = 0;
     let mut put = |part: &[u8]| {
@@ -192,11 +192,19 @@ mod tests {
         Cookie { name: "pin".into(), attributes: "".into(), attributes_tls: "".into() }
     }
 
-    fn pins(pool: &str, ids: &[&str], keys: &[&[u8]], generation: u32) -> Pins {
-        Pins::new(pool, ids.iter().copied(), keys[0], keys[1..].iter().copied(), generation, 100, cookie())
+    fn pins(pool: &str, ids: &[&str], keys: &[&[u8]], generation: u32) -> PinPolicy {
+        PinPolicy::new(
+            pool,
+            ids.iter().copied(),
+            keys[0],
+            keys[1..].iter().copied(),
+            generation,
+            100,
+            cookie(),
+        )
     }
 
-    fn token(pins: &Pins, backend: usize) -> Vec<u8> {
+    fn token(pins: &PinPolicy, backend: usize) -> Vec<u8> {
         let mut token = Vec::new();
         write(pins, backend, NOW, &mut token);
         token
@@ -236,7 +244,7 @@ mod tests {
     #[test]
     fn each_kind_of_wrong_pin_has_its_reason() {
         let ours = pins("p", &["a", "b"], &[KEY], 1);
-        let of = |other: &Pins| open(&ours, &token(other, 1), NOW);
+        let of = |other: &PinPolicy| open(&ours, &token(other, 1), NOW);
         assert_eq!(of(&pins("q", &["a", "b"], &[KEY], 1)), Err(PinError::Foreign));
         assert_eq!(of(&pins("p", &["a", "b"], &[OTHER], 1)), Err(PinError::Forged));
         assert_eq!(of(&pins("p", &["a", "b"], &[KEY], 0)), Err(PinError::Generation));

@@ -30,9 +30,9 @@ pub struct Pool {
     /// The paths it serves.
     pub path_prefix: PathPrefix,
     /// How it picks.
-    pub strategy: strategy::Kind,
+    pub strategy: strategy::StrategyKind,
     /// Strategies that run beside it and change nothing.
-    pub shadow: Vec<strategy::Kind>,
+    pub shadow: Vec<strategy::StrategyKind>,
     /// Strategies that have a share of the visitors.
     #[serde(serialize_with = "split_as_table")]
     pub split: Vec<Portion>,
@@ -76,7 +76,7 @@ pub struct Pool {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Portion {
     /// Which.
-    pub strategy: strategy::Kind,
+    pub strategy: strategy::StrategyKind,
     /// Of all visitors, 0 to 1.
     pub share: Share,
 }
@@ -167,7 +167,7 @@ pub(super) fn read_all(pools: Section<'_>) -> Vec<Pool> {
 
 impl Pool {
     /// All its strategies: the one that sends visitors, those of the split, the shadows.
-    pub fn strategies(&self) -> impl Iterator<Item = strategy::Kind> + '_ {
+    pub fn strategies(&self) -> impl Iterator<Item = strategy::StrategyKind> + '_ {
         let split = self.split.iter().map(|portion| portion.strategy);
         std::iter::once(self.strategy).chain(split).chain(self.shadow.iter().copied())
     }
@@ -176,7 +176,7 @@ impl Pool {
         let pool = Self {
             hosts: section.list("hosts").unwrap_or_default(),
             path_prefix: section.or("path_prefix", PathPrefix::default()),
-            strategy: section.or("strategy", strategy::Kind::default()),
+            strategy: section.or("strategy", strategy::StrategyKind::default()),
             shadow: section.list("shadow").unwrap_or_default(),
             split: section.section("split").map(read_split).unwrap_or_default(),
             rotate: section.within(
@@ -208,9 +208,10 @@ impl Pool {
 
 /// Reads `split`: a share behind each strategy's name.
 fn read_split(mut section: Section<'_>) -> Vec<Portion> {
-    let portion =
-        |strategy: strategy::Kind| section.optional(strategy.name()).map(|share| Portion { strategy, share });
-    let split = strategy::Kind::ALL.into_iter().filter_map(portion).collect();
+    let portion = |strategy: strategy::StrategyKind| {
+        section.optional(strategy.name()).map(|share| Portion { strategy, share })
+    };
+    let split = strategy::StrategyKind::ALL.into_iter().filter_map(portion).collect();
     section.finish();
     split
 }

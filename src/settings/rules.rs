@@ -249,7 +249,7 @@ fn caching(pool: &Pool, notes: &Notes) {
     if pool.cache_max_age.0.is_zero() {
         return;
     }
-    let why = if pool.strategy != strategy::Kind::ConsistentHash
+    let why = if pool.strategy != strategy::StrategyKind::ConsistentHash
         || !pool.split.is_empty()
         || !pool.rotate.0.is_zero()
     {

@@ -49,7 +49,7 @@ fn tls_alone(settings: &Settings, warnings: &mut Vec<String>) {
 /// Warns of settings of strategies that the pool does not have.
 fn strategies(pool: &Pool, warnings: &mut Vec<String>) {
     let has = |kind| pool.strategies().any(|known| known == kind);
-    let (hashes, fills) = (has(strategy::Kind::ConsistentHash), has(strategy::Kind::First));
+    let (hashes, fills) = (has(strategy::StrategyKind::ConsistentHash), has(strategy::StrategyKind::First));
     let unused = [
         ("hash.key", "consistent_hash", !hashes && pool.hash.key != HashKey::Client),
         ("hash.bound", "consistent_hash", !hashes && pool.hash.bound.0 > 0.0),
@@ -63,7 +63,7 @@ fn strategies(pool: &Pool, warnings: &mut Vec<String>) {
 /// Returns a warning if a strategy goes by load reports and none are accepted.
 fn nothing_to_go_by(pool: &Pool) -> Option<String> {
     let name = pool.name.as_str();
-    pool.strategies().any(|kind| kind == strategy::Kind::LeastLoad).then(|| {
+    pool.strategies().any(|kind| kind == strategy::StrategyKind::LeastLoad).then(|| {
         format!(
             "pools.{name} has least_load among its strategies and no [pools.{name}.load]: without load reports it \
              picks as round_robin does"

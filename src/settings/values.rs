@@ -80,10 +80,13 @@ impl Leaf for Weight {
     }
 }
 
-impl Leaf for strategy::Kind {
+impl Leaf for strategy::StrategyKind {
     fn parse(text: &str) -> Result<Self, String> {
-        let names = strategy::Kind::ALL.map(strategy::Kind::name);
-        strategy::Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| one_of(text, &names))
+        let names = strategy::StrategyKind::ALL.map(strategy::StrategyKind::name);
+        strategy::StrategyKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| one_of(text, &names))
     }
 }
 
@@ -429,7 +432,7 @@ mod tests {
 
     #[test]
     fn an_unknown_strategy_is_told_its_neighbour() {
-        let error = strategy::Kind::parse("roundrobin").unwrap_err();
+        let error = strategy::StrategyKind::parse("roundrobin").unwrap_err();
         assert!(error.contains("did you mean \"round_robin\"?"), "{error}");
     }
 

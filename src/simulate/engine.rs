@@ -14,7 +14,9 @@ use super::outcome::{Figures, Outcome, Point};
 use super::recorded::{Arrival, Recorded};
 use super::scenario::{Figure, Scenario, To};
 use crate::estimate::{Claim, Learner, Report};
-use crate::strategy::{Kind, Memory, Rules, Share, Strategy, Turn, Weights, hash};
+use crate::strategy::{
+    PickContext, Strategy, StrategyConfig, StrategyKind, StrategyState, WeightedBackend, Weights, hash,
+};
 use crate::util::clock::Moment;
 use crate::util::fairness::Imbalance;
 
@@ -28,8 +30,8 @@ const TELLS: u64 = 50_000;
 /// A run in progress.
 pub(super) struct Engine<'a> {
     scenario: &'a Scenario,
-    kind: Kind,
-    rules: Rules,
+    kind: StrategyKind,
+    rules: StrategyConfig,
     backends: Vec<Backend>,
     dispatchers: Vec<Dispatcher>,
     departures: BinaryHeap<Reverse<Departure>>,
@@ -91,7 +93,7 @@ struct Life {
 /// Who sends visitors, as far as a strategy has to do with it.
 struct Dispatcher {
     learner: Learner,
-    memory: Memory,
+    memory: StrategyState,
     /// None where nobody is known to be alive.
     strategy: Option<Strategy>,
     rng: SmallRng,
@@ -199,7 +201,12 @@ struct Measured {
 }
 
 impl<'a> Engine<'a> {
-    pub(super) fn new(scenario: &'a Scenario, recorded: Option<&'a Recorded>, kind: Kind, seed: u64) -> Self {
+    pub(super) fn new(
+        scenario: &'a Scenario,
+        recorded: Option<&'a Recorded>,
+        kind: StrategyKind,
+        seed: u64,
+    ) -> Self {
         let backend = |(described, weight): (&super::scenario::Backends, u16)| {
             let is_up = described.joins.is_none();
             Backend {
@@ -213,7 +220,7 @@ impl<'a> Engine<'a> {
             }
         };
         let backends: Vec<Backend> = scenario.each_backend().map(backend).collect();
-        let rules = Rules {
+        let rules = StrategyConfig {
             names: (0..backends.len()).map(|index| hash(&index.to_le_bytes())).collect(),
             bound: scenario.strategies.bound,
             max_utilisation: scenario.strategies.max_utilisation,
@@ -223,7 +230,7 @@ impl<'a> Engine<'a> {
             let rng = stream(seed, Stream::Dispatcher(index));
             // A draw of its own, so that strategies without turns draw what they did.
             let begin = rng.clone().next_u32();
-            let mut memory = Memory::from_turn(begin.into()).with_loads(learner.loads().clone());
+            let mut memory = StrategyState::from_turn(begin.into()).with_loads(learner.loads().clone());
             if kind.is_metered(&rules) {
                 memory.meters = memory.meters.of_roster(&rules.names);
             }
@@ -337,7 +344,7 @@ impl<'a> Engine<'a> {
             self.measured.lost += u64::from(measures && arrives);
             return;
         };
-        let picked = strategy.pick(&mut Turn { rng: &mut dispatcher.rng, key, now });
+        let picked = strategy.pick(&mut PickContext { rng: &mut dispatcher.rng, key, now });
         strategy.sent(picked, now);
         dispatcher.learner.loads()[picked].dispatched(now);
         let backend = &mut self.backends[picked];
@@ -422,9 +429,10 @@ impl<'a> Engine<'a> {
 
     /// Builds all strategies anew, for those who are known to be alive.
     fn build(&mut self) {
-        let share = |(backend, of): (usize, &Backend)| Share { backend: backend as u16, weight: of.weight };
+        let share =
+            |(backend, of): (usize, &Backend)| WeightedBackend { backend: backend as u16, weight: of.weight };
         let known = self.backends.iter().enumerate().filter(|(_, backend)| backend.is_known);
-        let shares: Vec<Share> = known.map(share).collect();
+        let shares: Vec<WeightedBackend> = known.map(share).collect();
         for dispatcher in &mut self.dispatchers {
             let weights = Weights::new(&shares);
             dispatcher.strategy =

@@ -18,7 +18,7 @@ pub use table::table;
 
 use serde::Serialize;
 
-use crate::strategy::Kind;
+use crate::strategy::StrategyKind;
 use engine::Engine;
 
 /// Runs each strategy with each seed. `tell` is told of visitors as they come.
@@ -27,12 +27,12 @@ use engine::Engine;
 /// Where the log that the scenario names can't be read.
 pub fn compare(
     scenario: &Scenario,
-    strategies: &[Kind],
+    strategies: &[StrategyKind],
     seeds: impl Iterator<Item = u64> + Clone,
     tell: &dyn Fn(u64),
 ) -> Result<Vec<Compared>, String> {
     let recorded = scenario.recorded()?;
-    let run = |kind: Kind| {
+    let run = |kind: StrategyKind| {
         let runs = seeds.clone().map(|seed| Engine::new(scenario, recorded.as_ref(), kind, seed).run(tell));
         Compared::new(kind.name(), runs.collect())
     };

@@ -6,7 +6,8 @@ use super::*;
 /// simulate` measures, and one seed.
 fn both(changes: &str) -> [f64; 2] {
     let scenario = Scenario::parse(&format!("measured = '10m'\n{changes}")).unwrap();
-    let compared = compare(&scenario, &[Kind::RoundRobin, Kind::LeastLoad], 1..=1, &|_| ()).unwrap();
+    let compared =
+        compare(&scenario, &[StrategyKind::RoundRobin, StrategyKind::LeastLoad], 1..=1, &|_| ()).unwrap();
     [&compared[0], &compared[1]].map(|of| of.load.unwrap().mean.highest_over_mean)
 }
 
@@ -79,7 +80,7 @@ fn backends_come_and_go() {
          [[backends]]\ncapacity = 4\ndies = '300s'\n[[backends]]\ncapacity = 4\njoins = '400s'\n",
     )
     .unwrap();
-    let compared = compare(&scenario, &[Kind::LeastLoad], 1..=2, &|_| ()).unwrap();
+    let compared = compare(&scenario, &[StrategyKind::LeastLoad], 1..=2, &|_| ()).unwrap();
     let load = compared[0].load.unwrap().mean.highest_over_mean;
     assert!(load <= 1.1, "{load}");
     // Three seconds of a third of a hundred a second, for each seed, and no more.
@@ -90,7 +91,7 @@ fn backends_come_and_go() {
 fn the_same_seed_gives_the_same_bytes() {
     let scenario = Scenario::parse("dispatchers = 2\nmeasured = '60s'\nwarm_up = '10s'").unwrap();
     let run = |seed| {
-        let compared = compare(&scenario, &Kind::ALL, seed..=seed, &|_| ()).unwrap();
+        let compared = compare(&scenario, &StrategyKind::ALL, seed..=seed, &|_| ()).unwrap();
         json(&scenario, &compared).unwrap() + &table(&compared) + &page(&scenario, &compared)
     };
     assert_eq!(run(7), run(7));
@@ -100,7 +101,7 @@ fn the_same_seed_gives_the_same_bytes() {
 #[test]
 fn all_strategies_have_the_same_visitors() {
     let scenario = Scenario::parse("measured = '60s'").unwrap();
-    let compared = compare(&scenario, &Kind::ALL, 1..=2, &|_| ()).unwrap();
+    let compared = compare(&scenario, &StrategyKind::ALL, 1..=2, &|_| ()).unwrap();
     let visitors = |of: &Compared| of.runs.iter().map(|run| run.picks).collect::<Vec<_>>();
     assert!(compared.iter().all(|of| visitors(of) == visitors(&compared[0])));
     assert!(visitors(&compared[0])[0] > 15_000);
@@ -109,18 +110,18 @@ fn all_strategies_have_the_same_visitors() {
 #[test]
 fn a_page_needs_nothing_else() {
     let scenario = Scenario::parse("measured = '60s'").unwrap();
-    let compared = compare(&scenario, &Kind::ALL, 1..=1, &|_| ()).unwrap();
+    let compared = compare(&scenario, &StrategyKind::ALL, 1..=1, &|_| ()).unwrap();
     let page = page(&scenario, &compared);
-    for kind in Kind::ALL {
+    for kind in StrategyKind::ALL {
         assert!(page.contains(&format!("<h2>{}</h2>", kind.name())));
     }
-    assert_eq!(page.matches("<svg").count(), Kind::ALL.len());
+    assert_eq!(page.matches("<svg").count(), StrategyKind::ALL.len());
     assert!(page.contains("prefers-color-scheme:dark"));
     for elsewhere in ["http:", "https:", "src=", "href=", "<script", "@import", "url(", "NaN", "inf"] {
         assert!(!page.contains(elsewhere), "{elsewhere}");
     }
     let table = table(&compared);
-    assert_eq!(table.lines().count(), 2 + Kind::ALL.len());
+    assert_eq!(table.lines().count(), 2 + StrategyKind::ALL.len());
     let widths: std::collections::BTreeSet<_> = table.lines().map(str::len).collect();
     assert_eq!(widths.len(), 1, "{table}");
 }
@@ -134,7 +135,7 @@ fn scenarios_that_come_with_it_are_read() {
         let mut scenario = Scenario::read(file).unwrap_or_else(|error| panic!("{error}"));
         scenario.warm_up = std::time::Duration::from_secs(5);
         scenario.measured = std::time::Duration::from_secs(5);
-        let compared = compare(&scenario, &Kind::ALL, 1..=1, &|_| ()).unwrap();
+        let compared = compare(&scenario, &StrategyKind::ALL, 1..=1, &|_| ()).unwrap();
         assert!(compared.iter().all(|of| of.runs[0].refused == 0), "{}", file.display());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::percent;
-use super::{Memory, Meters, Weights};
+use super::{RateMeters, StrategyState, Weights};
 use crate::estimate::Loads;
 use crate::util::clock::Moment;
 
@@ -18,11 +18,11 @@ const IDLE: f64 = 0.05;
 /// report of their load, or else dispatches of the last second, for what they have open connections: of these a redirect
 /// knows nothing.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct LoadBound {
     epsilon: f64,
     /// By roster index: what of all dispatches a backend may have, its share times one and epsilon.
     parts: Box<[f64]>,
-    meters: Meters,
+    meters: RateMeters,
     loads: Loads,
     /// Who may be picked.
     backends: Box<[u16]>,
@@ -31,16 +31,16 @@ pub(super) struct Bound {
 
 /// How much the pool as a whole has.
 #[derive(Clone, Copy)]
-pub(super) struct All {
+pub(super) struct PoolTotal {
     /// Dispatches in the last second.
     dispatches: f64,
     /// The share of their capacity in use, of those of whom it is known; infinite where nobody is.
     utilisation: f64,
 }
 
-impl Bound {
+impl LoadBound {
     /// O(number of backends).
-    pub(super) fn new(epsilon: f64, weights: Weights<'_>, memory: &Memory) -> Self {
+    pub(super) fn new(epsilon: f64, weights: Weights<'_>, memory: &StrategyState) -> Self {
         let sum = f64::from(weights.sum());
         let most = weights.iter().map(|share| usize::from(share.backend)).max().unwrap_or(0);
         let mut parts = vec![0.0; most + 1];
@@ -68,9 +68,9 @@ impl Bound {
     }
 
     /// What one pick compares with; one in a while looks at all backends for it.
-    pub(super) fn all(&self, now: Moment) -> All {
+    pub(super) fn all(&self, now: Moment) -> PoolTotal {
         let utilisation = self.mean.at(now, || self.utilisation(now));
-        All { dispatches: self.meters.all().rate(now), utilisation }
+        PoolTotal { dispatches: self.meters.all().rate(now), utilisation }
     }
 
     /// The share of the capacity of all that is in use. O(number of backends).
@@ -88,7 +88,7 @@ impl Bound {
     }
 
     /// Whether a backend may have one more; who may not is noted.
-    pub(super) fn takes(&self, backend: usize, all: All, now: Moment) -> bool {
+    pub(super) fn takes(&self, backend: usize, all: PoolTotal, now: Moment) -> bool {
         let takes = match self.load(backend, now) {
             Some((level, capacity)) => level / capacity <= self.most_in_use(all),
             None => self.rate(backend, now) + 1.0 <= self.places(backend, all),
@@ -100,19 +100,19 @@ impl Bound {
     }
 
     /// The share of a backend's capacity up to which it is within the bound.
-    fn most_in_use(&self, all: All) -> f64 {
+    fn most_in_use(&self, all: PoolTotal) -> f64 {
         ((1.0 + self.epsilon) * all.utilisation).max(IDLE)
     }
 
     /// How many dispatches of a second are within a backend's part, one more included.
-    fn places(&self, backend: usize, all: All) -> f64 {
+    fn places(&self, backend: usize, all: PoolTotal) -> f64 {
         // A whole one is what is taken, so a place of which a part is left is a place; what rounding leaves is none.
         (self.parts[backend] * (all.dispatches + 1.0) - 1e-6).ceil().max(COLD)
     }
 
     /// Why a backend may not have one more, for a person; `None` where it may. Notes nothing.
     pub(super) fn why_not(&self, backend: usize, now: Moment) -> Option<String> {
-        let all = All { dispatches: self.meters.all().rate(now), utilisation: self.utilisation(now) };
+        let all = PoolTotal { dispatches: self.meters.all().rate(now), utilisation: self.utilisation(now) };
         if let Some((level, capacity)) = self.load(backend, now) {
             let (in_use, most) = (level / capacity, self.most_in_use(all));
             let text = || format!("at its bound: {} in use, of {}", percent(in_use, 1.0), percent(most, 1.0));
@@ -165,8 +165,8 @@ mod tests {
             let claim = Claim { sessions: Some(sessions), capacity: Some(10.0), ..Claim::default() };
             learner.report(backend, &Report::new(claim, expires).unwrap(), NOW);
         }
-        let memory = Memory::default().with_loads(learner.loads().clone());
-        let bound = Bound::new(0.25, Weights::new(&shares(&vec![1; sessions.len()])).unwrap(), &memory);
+        let memory = StrategyState::default().with_loads(learner.loads().clone());
+        let bound = LoadBound::new(0.25, Weights::new(&shares(&vec![1; sessions.len()])).unwrap(), &memory);
         let all = bound.all(NOW);
         (0..sessions.len()).map(|backend| bound.takes(backend, all, NOW)).collect()
     }

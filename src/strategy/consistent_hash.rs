@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::bounded_load::Bound;
+use super::bounded_load::LoadBound;
 use super::explain::Candidate;
-use super::hash_table::{Slots, nth};
-use super::{Asked, Memory, Rules, Turn, Weights};
+use super::hash_table::{HashTable, nth};
+use super::{PickContext, StrategyConfig, StrategyState, TriedBackends, Weights};
 use crate::util::clock::Moment;
 
 /// What every hash begins with: "signpost". With another one all visitors would go elsewhere.
@@ -20,38 +20,42 @@ pub fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// A visitor's key gives a sequence of slots, the same for ever; whose they are is its order of backends. The first is
-/// where it goes. See `Slots` for what becomes of that when backends come and go.
+/// where it goes. See `HashTable` for what becomes of that when backends come and go.
 #[derive(Debug)]
 pub struct ConsistentHash {
-    slots: Slots,
-    bound: Option<Bound>,
+    slots: HashTable,
+    bound: Option<LoadBound>,
 }
 
 impl ConsistentHash {
-    /// Builds the table: some milliseconds, see [`Slots`].
-    pub(super) fn build(rules: &Rules, weights: Weights<'_>, memory: &Memory) -> Self {
-        let slots = Slots::new(weights, |backend| rules.name(backend));
-        let bound = (rules.bound > 0.0).then(|| Bound::new(rules.bound, weights, memory));
+    /// Builds the table: some milliseconds, see [`HashTable`].
+    pub(super) fn build(rules: &StrategyConfig, weights: Weights<'_>, memory: &StrategyState) -> Self {
+        let slots = HashTable::new(weights, |backend| rules.name(backend));
+        let bound = (rules.bound > 0.0).then(|| LoadBound::new(rules.bound, weights, memory));
         Self { slots, bound }
     }
 
     /// The first in the visitor's order who is within the bound and has room.
-    pub(super) fn pick_of(&self, turn: &Turn<'_>, has_room: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
+    pub(super) fn pick_of(
+        &self,
+        turn: &PickContext<'_>,
+        has_room: &mut dyn FnMut(usize) -> bool,
+    ) -> Option<usize> {
         let bound = self.bound.as_ref().map(|bound| (bound, bound.all(turn.now)));
         let is_within = |backend| bound.is_none_or(|(bound, all)| bound.takes(backend, all, turn.now));
         self.order(turn.key).find(|&backend| is_within(backend) && has_room(backend))
     }
 
     /// The first in the visitor's order who is within the bound, else the very first.
-    pub(super) fn pick(&self, turn: &Turn<'_>) -> usize {
+    pub(super) fn pick(&self, turn: &PickContext<'_>) -> usize {
         let within = self.bound.is_some().then(|| self.pick_of(turn, &mut |_| true)).flatten();
         within.unwrap_or_else(|| self.slots.at(nth(turn.key, 0)))
     }
 
     /// The visitor's order, each backend once, as far as it is gone.
     fn order(&self, key: u64) -> impl Iterator<Item = usize> {
-        let mut asked = Asked::default();
-        let backends = (0..Asked::MOST as u64).map(move |count| self.slots.at(nth(key, count)));
+        let mut asked = TriedBackends::default();
+        let backends = (0..TriedBackends::MOST as u64).map(move |count| self.slots.at(nth(key, count)));
         backends.filter(move |&backend| asked.is_new(backend))
     }
 
@@ -87,13 +91,16 @@ mod tests {
     use rand::rngs::SmallRng;
 
     use super::*;
-    use crate::strategy::Meters;
+    use crate::strategy::RateMeters;
     use crate::strategy::tests::shares;
 
     fn build(weights: &[u16], bound: f64) -> ConsistentHash {
         let names = (0..weights.len()).map(|index| hash(format!("b{index}").as_bytes())).collect();
-        let rules = Rules { names, bound, ..Rules::default() };
-        let memory = Memory { meters: Meters::default().of_roster(&rules.names), ..Memory::default() };
+        let rules = StrategyConfig { names, bound, ..StrategyConfig::default() };
+        let memory = StrategyState {
+            meters: RateMeters::default().of_roster(&rules.names),
+            ..StrategyState::default()
+        };
         ConsistentHash::build(&rules, Weights::new(&shares(weights)).unwrap(), &memory)
     }
 
@@ -103,7 +110,7 @@ mod tests {
         let mut sent = vec![0; backends];
         for (key, number) in keys.zip(0..) {
             let now = Moment(1_000_000_000_000 + (f64::from(number) * apart * 1e6) as u64);
-            let backend = hash.pick(&Turn { rng: &mut rng, key, now });
+            let backend = hash.pick(&PickContext { rng: &mut rng, key, now });
             hash.sent(backend, now);
             sent[backend] += 1;
         }

@@ -45,7 +45,7 @@ enum_all! {
 }
 
 /// Who decides among those who may be picked.
-pub(super) enum Decides {
+pub(super) enum DecidedBy {
     /// The first of the candidates who has room, within so many turns; where nobody has, the first of all.
     Order {
         /// Who is further away is not turned to.
@@ -79,7 +79,7 @@ impl Candidate {
 impl Explanation {
     /// `has_room` is whether the limits of the settings let a backend have one more.
     pub(super) fn new(
-        decides: Decides,
+        decides: DecidedBy,
         score: Score,
         mut candidates: Vec<Candidate>,
         has_room: &dyn Fn(usize) -> bool,
@@ -92,20 +92,20 @@ impl Explanation {
         let alone = if with_room.next().is_none() { first } else { None };
         let picked = match decides {
             _ if candidates.len() == 1 => candidates.first(),
-            Decides::Chance => alone,
-            Decides::Only(only) => {
+            DecidedBy::Chance => alone,
+            DecidedBy::Only(only) => {
                 let with_room = |one: &&Candidate| one.open && Some(one.backend) == only;
                 candidates.iter().find(with_room).or(alone)
             }
-            Decides::OrderThenChance => first,
-            Decides::Order { within } => match first {
+            DecidedBy::OrderThenChance => first,
+            DecidedBy::Order { within } => match first {
                 Some(first) if first.score.is_some_and(|score| score < within) => Some(first),
                 Some(_) => alone,
                 None => candidates.first(),
             },
         };
         let picked = picked.map(|candidate| candidate.backend);
-        if let (Some(picked), Decides::Order { .. } | Decides::OrderThenChance) = (picked, decides) {
+        if let (Some(picked), DecidedBy::Order { .. } | DecidedBy::OrderThenChance) = (picked, decides) {
             let after = candidates.iter_mut().skip_while(|candidate| candidate.backend != picked).skip(1);
             after
                 .filter(|candidate| candidate.open)

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::Candidate;
-use super::{Memory, Random, Rules, Share, Turn, Weights};
+use super::{PickContext, Random, StrategyConfig, StrategyState, WeightedBackend, Weights};
 use crate::estimate::Loads;
 use crate::util::clock::Moment;
 
@@ -30,7 +30,7 @@ const PLACE_BITS: u32 = 17;
 
 impl First {
     /// In O(number of backends).
-    pub(super) fn build(rules: &Rules, weights: Weights<'_>, memory: &Memory) -> Self {
+    pub(super) fn build(rules: &StrategyConfig, weights: Weights<'_>, memory: &StrategyState) -> Self {
         Self {
             order: weights.iter().map(|share| share.backend).collect(),
             overflow: Random::build(weights),
@@ -48,7 +48,11 @@ impl First {
     }
 
     /// The first with room.
-    pub(super) fn pick_of(&self, turn: &Turn<'_>, has_room: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
+    pub(super) fn pick_of(
+        &self,
+        turn: &PickContext<'_>,
+        has_room: &mut dyn FnMut(usize) -> bool,
+    ) -> Option<usize> {
         let (begin, until) = self.hint(turn.now);
         let mut fits = |backend| !self.is_full(backend, turn.now) && has_room(backend);
         let found = self.order[begin..].iter().position(|&backend| fits(backend.into()));
@@ -61,7 +65,7 @@ impl First {
     }
 
     /// Somebody, where nobody has room.
-    pub(super) fn overflow(&self, turn: &mut Turn<'_>) -> usize {
+    pub(super) fn overflow(&self, turn: &mut PickContext<'_>) -> usize {
         self.overflow.pick(turn)
     }
 
@@ -80,7 +84,7 @@ impl First {
 impl First {
     /// The order, and who in it is full.
     pub(super) fn explain(&self, weights: Weights<'_>, now: Moment) -> Vec<Candidate> {
-        let candidate = |(share, place): (Share, u32)| {
+        let candidate = |(share, place): (WeightedBackend, u32)| {
             let (backend, why) = (share.backend.into(), format!("number {place} in order"));
             let mut candidate = Candidate::new(backend, Some(place.into()), why);
             if self.is_full(backend, now) {
@@ -105,14 +109,14 @@ mod tests {
 
     fn build(weights: &[u16]) -> First {
         let shares = shares(weights);
-        First::build(&Rules::default(), Weights::new(&shares).unwrap(), &Memory::default())
+        First::build(&StrategyConfig::default(), Weights::new(&shares).unwrap(), &StrategyState::default())
     }
 
     /// One pick at a time in milliseconds, where those from `room` on have room; and how many were asked.
     fn pick(first: &First, millis: u64, room: usize) -> (Option<usize>, usize) {
         let mut asked = 0;
         let mut rng = SmallRng::seed_from_u64(millis);
-        let turn = &mut Turn { rng: &mut rng, key: 0, now: Moment(millis * 1_000_000) };
+        let turn = &mut PickContext { rng: &mut rng, key: 0, now: Moment(millis * 1_000_000) };
         let picked = first.pick_of(turn, &mut |backend| {
             asked += 1;
             backend >= room
@@ -138,9 +142,9 @@ mod tests {
             let claim = Claim { utilisation: Some(utilisation), ..Claim::default() };
             learner.report(backend, &Report::new(claim, expires).unwrap(), Moment(0));
         }
-        let memory = Memory::default().with_loads(learner.loads().clone());
+        let memory = StrategyState::default().with_loads(learner.loads().clone());
         let picks = |max_utilisation| {
-            let rules = Rules { max_utilisation, ..Rules::default() };
+            let rules = StrategyConfig { max_utilisation, ..StrategyConfig::default() };
             let shares = shares(&[1; 3]);
             pick(&First::build(&rules, Weights::new(&shares).unwrap(), &memory), 1, 0).0
         };

@@ -29,7 +29,7 @@
 //!
 //! All is whole numbers, so that every machine makes the same table; `a_table_is_the_same_for_ever` holds it.
 
-use super::{Share, Weights};
+use super::{WeightedBackend, Weights};
 
 /// How many bits a slot's number has.
 const BITS: u32 = 16;
@@ -37,15 +37,15 @@ const SLOTS: usize = 1 << BITS;
 
 /// Whose each slot is.
 #[derive(Debug)]
-pub(super) struct Slots(Box<[u16]>);
+pub(super) struct HashTable(Box<[u16]>);
 
-impl Slots {
+impl HashTable {
     /// Shares the slots out. `name` is a hash of what a backend is called, by its place in the roster. Some twelve darts
     /// a slot, whatever the number of backends and their weights; 1.2 MB while it lasts.
     pub(super) fn new(weights: Weights<'_>, name: impl Fn(u16) -> u64) -> Self {
         let sum = weights.sum();
-        let players = weights.iter().map(|share| Player::new(share, name(share.backend), sum)).collect();
-        let slots = Game::new(players, sum).play();
+        let players = weights.iter().map(|share| Proposer::new(share, name(share.backend), sum)).collect();
+        let slots = Matching::new(players, sum).play();
         Self(slots)
     }
 
@@ -74,7 +74,7 @@ const CHANCE_BITS: u32 = 16;
 const PACE: u64 = 1 << 24;
 
 /// A backend that throws.
-struct Player {
+struct Proposer {
     backend: u16,
     name: u64,
     /// What a dart takes.
@@ -87,44 +87,44 @@ struct Player {
     next: u64,
 }
 
-impl Player {
-    fn new(Share { backend, weight }: Share, name: u64, sum: u32) -> Self {
+impl Proposer {
+    fn new(WeightedBackend { backend, weight }: WeightedBackend, name: u64, sum: u32) -> Self {
         let quota = (u64::from(weight.get()) << BITS).div_ceil(sum.into());
         let quota = u32::try_from(quota).unwrap_or(u32::MAX);
         Self { backend, name, pace: PACE / u64::from(weight.get()), quota, has: 0, next: 0 }
     }
 
     /// Its next dart.
-    fn dart(&self) -> Dart {
+    fn dart(&self) -> Proposal {
         let chance = nth(self.name, self.next);
         let at = self.next << CHANCE_BITS | chance & ((1 << CHANCE_BITS) - 1);
-        Dart { time: at.saturating_mul(self.pace), slot: (chance >> (u64::BITS - BITS)) as usize }
+        Proposal { time: at.saturating_mul(self.pace), slot: (chance >> (u64::BITS - BITS)) as usize }
     }
 }
 
-struct Dart {
+struct Proposal {
     time: u64,
     slot: usize,
 }
 
 /// A slot while the darts fly: when it was hit, and by which player.
 #[derive(Clone, Copy)]
-struct Hit {
+struct BestProposal {
     time: u64,
     player: u16,
 }
 
-struct Game {
-    players: Vec<Player>,
-    hits: Vec<Hit>,
+struct Matching {
+    players: Vec<Proposer>,
+    hits: Vec<BestProposal>,
     free: usize,
     /// When as many darts are thrown as there are slots.
     round: u64,
 }
 
-impl Game {
-    fn new(players: Vec<Player>, sum: u32) -> Self {
-        let hits = vec![Hit { time: u64::MAX, player: 0 }; SLOTS];
+impl Matching {
+    fn new(players: Vec<Proposer>, sum: u32) -> Self {
+        let hits = vec![BestProposal { time: u64::MAX, player: 0 }; SLOTS];
         Self { players, hits, free: SLOTS, round: (PACE << (BITS + CHANCE_BITS)) / u64::from(sum) }
     }
 
@@ -148,7 +148,7 @@ impl Game {
     fn throw(&mut self, number: usize, until: u64, waiting: &mut Vec<usize>) {
         while self.players[number].has < self.players[number].quota {
             let player = &mut self.players[number];
-            let Dart { time, slot } = player.dart();
+            let Proposal { time, slot } = player.dart();
             if time >= until {
                 return;
             }
@@ -159,7 +159,7 @@ impl Game {
                 continue;
             }
             self.players[number].has += 1;
-            self.hits[slot] = Hit { time, player: number as u16 };
+            self.hits[slot] = BestProposal { time, player: number as u16 };
             if hit.time == u64::MAX {
                 self.free -= 1;
                 continue;
@@ -181,21 +181,21 @@ mod tests {
     use crate::strategy::tests::shares;
 
     /// Of backends 0, 1, 2, … with these weights, those of weight 0 left out.
-    fn slots(weights: &[u16]) -> Slots {
+    fn slots(weights: &[u16]) -> HashTable {
         let all: Vec<_> = weights.iter().map(|&weight| weight.max(1)).collect();
         let mut shares = shares(&all);
         shares.retain(|share| weights[usize::from(share.backend)] > 0);
-        Slots::new(Weights::new(&shares).unwrap(), |backend| mixed(u64::from(backend) + 1))
+        HashTable::new(Weights::new(&shares).unwrap(), |backend| mixed(u64::from(backend) + 1))
     }
 
-    fn counts(slots: &Slots, backends: usize) -> Vec<u32> {
+    fn counts(slots: &HashTable, backends: usize) -> Vec<u32> {
         let mut counts = vec![0; backends];
         slots.0.iter().for_each(|&backend| counts[usize::from(backend)] += 1);
         counts
     }
 
     /// How many slots went from somebody who is in both to somebody else, but for those that `may` move.
-    fn moved(before: &Slots, after: &Slots, may: impl Fn(u16, u16) -> bool) -> f64 {
+    fn moved(before: &HashTable, after: &HashTable, may: impl Fn(u16, u16) -> bool) -> f64 {
         let pairs = before.0.iter().zip(&after.0).filter(|&(&from, &to)| from != to && !may(from, to));
         pairs.count() as f64 / SLOTS as f64
     }
@@ -203,7 +203,8 @@ mod tests {
     #[test]
     fn a_table_is_the_same_for_ever() {
         let weights: Vec<u16> = (0..300).map(|number| 1 + number * 7 % 2560).collect();
-        let digest = |slots: &Slots| slots.0.iter().fold(0, |digest, &slot| mixed(digest ^ u64::from(slot)));
+        let digest =
+            |slots: &HashTable| slots.0.iter().fold(0, |digest, &slot| mixed(digest ^ u64::from(slot)));
         // Replicas of two versions would else disagree for as long as an upgrade lasts.
         assert_eq!(digest(&slots(&[1, 1, 1])), 2_377_024_293_856_109_989);
         assert_eq!(digest(&slots(&weights)), 16_989_837_541_956_236_934);
@@ -213,9 +214,11 @@ mod tests {
     fn the_order_of_backends_is_nothing() {
         let names = [90, 20, 70, 10];
         let build = |order: [u16; 4]| {
-            let shares = order
-                .map(|backend| Share { backend, weight: std::num::NonZeroU16::new(5 + backend).unwrap() });
-            Slots::new(Weights::new(&shares).unwrap(), |backend| names[usize::from(backend)]).0
+            let shares = order.map(|backend| WeightedBackend {
+                backend,
+                weight: std::num::NonZeroU16::new(5 + backend).unwrap(),
+            });
+            HashTable::new(Weights::new(&shares).unwrap(), |backend| names[usize::from(backend)]).0
         };
         assert_eq!(build([0, 1, 2, 3]), build([3, 1, 0, 2]));
     }

@@ -4,23 +4,23 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use super::{Share, Weights};
+use super::{WeightedBackend, Weights};
 
 /// Lays out a cycle in which every backend has its weight of turns, divided by `divisor`. The weights' greatest common
 /// divisor makes it the shortest. O(S log d): S is its length, d how many different weights there are.
 pub(super) fn lay_out(weights: Weights<'_>, divisor: u32) -> Box<[u16]> {
     let mut by_weight: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
-    for Share { backend, weight } in weights.iter() {
+    for WeightedBackend { backend, weight } in weights.iter() {
         by_weight.entry(u32::from(weight.get()) / divisor).or_default().push(backend);
     }
-    let groups: Vec<Group> = by_weight
+    let groups: Vec<WeightGroup> = by_weight
         .into_iter()
         .rev()
-        .map(|(weight, members)| Group { beats: u64::from(weight) * members.len() as u64, members })
+        .map(|(weight, members)| WeightGroup { beats: u64::from(weight) * members.len() as u64, members })
         .collect();
 
     let mut cycle = Vec::with_capacity(groups.iter().map(|group| group.beats as usize).sum());
-    let first = |(group, of): (usize, &Group)| Reverse(Beat { number: 0, of: of.beats, group });
+    let first = |(group, of): (usize, &WeightGroup)| Reverse(NextTurn { number: 0, of: of.beats, group });
     let mut next: BinaryHeap<_> = groups.iter().enumerate().map(first).collect();
     while let Some(mut top) = next.peek_mut() {
         let beat = &mut top.0;
@@ -39,20 +39,20 @@ pub(super) fn lay_out(weights: Weights<'_>, divisor: u32) -> Box<[u16]> {
 /// With turn k of each single backend at (k + ½) / weight, all backends of one weight would stand on the same
 /// beat: ten backends of weight 1 beside one of weight 10 would all come in the middle of the cycle, and the
 /// heavy one would have ten turns on end. So the rhythm is the group's, (k + ½) / (weight × members).
-struct Group {
+struct WeightGroup {
     members: Vec<u16>,
     beats: u64,
 }
 
 /// The next beat of a group; the earliest is first, and of two at once the heavier's.
 #[derive(PartialEq, Eq)]
-struct Beat {
+struct NextTurn {
     number: u64,
     of: u64,
     group: usize,
 }
 
-impl Ord for Beat {
+impl Ord for NextTurn {
     fn cmp(&self, other: &Self) -> Ordering {
         // (2a + 1) / 2b against (2c + 1) / 2d, multiplied out: at most 2^29 × 2^28.
         let left = (2 * self.number + 1) * other.of;
@@ -61,7 +61,7 @@ impl Ord for Beat {
     }
 }
 
-impl PartialOrd for Beat {
+impl PartialOrd for NextTurn {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }

@@ -5,7 +5,7 @@ use std::cmp::Ordering::Equal;
 use rand::Rng;
 
 use super::explain::{Candidate, percent};
-use super::{Memory, Random, RoundRobin, Share, Turn, Weights};
+use super::{PickContext, Random, RoundRobin, StrategyState, WeightedBackend, Weights};
 use crate::estimate::{Load, Loads};
 use crate::util::clock::Moment;
 
@@ -29,10 +29,10 @@ const CHOICES: usize = 3;
 
 impl LeastLoad {
     /// Builds the tables of a round robin and of `random`.
-    pub(super) fn build(weights: Weights<'_>, memory: &Memory) -> Self {
+    pub(super) fn build(weights: Weights<'_>, memory: &StrategyState) -> Self {
         let places = weights.iter().map(|share| usize::from(share.backend) + 1).max().unwrap_or(0);
         let mut by_place = vec![0; places];
-        for Share { backend, weight } in weights.iter() {
+        for WeightedBackend { backend, weight } in weights.iter() {
             by_place[usize::from(backend)] = weight.get();
         }
         Self {
@@ -44,7 +44,7 @@ impl LeastLoad {
     }
 
     /// Takes the next turn, reads a few estimates. O(1).
-    pub(super) fn pick(&self, turn: &mut Turn<'_>) -> usize {
+    pub(super) fn pick(&self, turn: &mut PickContext<'_>) -> usize {
         let first = self.turns.pick();
         let Some(load) = self.load(first, turn.now) else { return first };
         let (mut least, mut best, mut ties) = (load, first, 1);
@@ -73,7 +73,7 @@ impl LeastLoad {
         let (first, known) = (self.turns.next(), self.known(weights, now));
         let chances = chances(&known, first, weights.sum());
         let certain = known.iter().zip(&chances).find(|(_, chance)| **chance > 1.0 - 1e-9);
-        let candidate = |((load, share), chance): (&(Option<f64>, Share), &f64)| {
+        let candidate = |((load, share), chance): (&(Option<f64>, WeightedBackend), &f64)| {
             let turn = if usize::from(share.backend) == first { "; its turn is next" } else { "" };
             let known = self.loads.get(usize::from(share.backend)).and_then(|estimate| estimate.load(now));
             let why = match known {
@@ -93,8 +93,8 @@ impl LeastLoad {
     }
 
     /// All with what compares them, in that order; those of whom nothing is known are last.
-    fn known(&self, weights: Weights<'_>, now: Moment) -> Vec<(Option<f64>, Share)> {
-        let load = |share: Share| (self.load(share.backend.into(), now), share);
+    fn known(&self, weights: Weights<'_>, now: Moment) -> Vec<(Option<f64>, WeightedBackend)> {
+        let load = |share: WeightedBackend| (self.load(share.backend.into(), now), share);
         let mut known: Vec<_> = weights.iter().map(load).collect();
         known.sort_by(|(a, _), (b, _)| a.is_none().cmp(&b.is_none()).then(a.partial_cmp(b).unwrap_or(Equal)));
         known
@@ -103,10 +103,10 @@ impl LeastLoad {
 
 /// How likely each is to be picked, where it is `first`'s turn: of it and two that are drawn by weight the least loaded is,
 /// and of several who are that one of them. `known` has loads in ascending order, and those without one at its end.
-fn chances(known: &[(Option<f64>, Share)], first: usize, sum: u32) -> Vec<f64> {
-    let part = |share: &Share| f64::from(share.weight.get()) / f64::from(sum);
-    let is_first = |share: &Share| usize::from(share.backend) == first;
-    let own = |(_, share): &&(Option<f64>, Share)| is_first(share);
+fn chances(known: &[(Option<f64>, WeightedBackend)], first: usize, sum: u32) -> Vec<f64> {
+    let part = |share: &WeightedBackend| f64::from(share.weight.get()) / f64::from(sum);
+    let is_first = |share: &WeightedBackend| usize::from(share.backend) == first;
+    let own = |(_, share): &&(Option<f64>, WeightedBackend)| is_first(share);
     let Some((Some(least), _)) = known.iter().find(own) else {
         return known.iter().map(|(_, share)| f64::from(u8::from(is_first(share)))).collect();
     };
@@ -160,12 +160,12 @@ mod tests {
 
     /// How many of so many picks each gets, each told to the estimates.
     fn picks(weights: &[u16], learner: &Learner, count: usize) -> Vec<usize> {
-        let memory = Memory::default().with_loads(learner.loads().clone());
+        let memory = StrategyState::default().with_loads(learner.loads().clone());
         let strategy = LeastLoad::build(Weights::new(&shares(weights)).unwrap(), &memory);
         let mut rng = SmallRng::seed_from_u64(3);
         let mut picked = vec![0; weights.len()];
         for _ in 0..count {
-            let backend = strategy.pick(&mut Turn { rng: &mut rng, key: 0, now: NOW });
+            let backend = strategy.pick(&mut PickContext { rng: &mut rng, key: 0, now: NOW });
             learner.loads()[backend].dispatched(NOW);
             picked[backend] += 1;
         }
@@ -221,12 +221,12 @@ mod tests {
     fn ties_are_broken_by_chance() {
         let mut learner = Learner::new(3, EXPIRES);
         sessions(&mut learner, &[5.0; 3]);
-        let memory = Memory::default().with_loads(learner.loads().clone());
+        let memory = StrategyState::default().with_loads(learner.loads().clone());
         let strategy = LeastLoad::build(Weights::new(&shares(&[1; 3])).unwrap(), &memory);
         let mut rng = SmallRng::seed_from_u64(3);
         // Nothing is told to the estimates, so all stay alike.
         let picked: Vec<_> =
-            (0..300).map(|_| strategy.pick(&mut Turn { rng: &mut rng, key: 0, now: NOW })).collect();
+            (0..300).map(|_| strategy.pick(&mut PickContext { rng: &mut rng, key: 0, now: NOW })).collect();
         assert!(picked.chunks(3).any(|cycle| cycle != [0, 1, 2]), "no mere round robin");
         for backend in 0..3 {
             assert!(picked.iter().filter(|&&pick| pick == backend).count() > 70, "{picked:?}");
@@ -239,7 +239,7 @@ mod tests {
         let weights = [2, 1, 3, 1, 2];
         let mut learner = Learner::new(5, EXPIRES);
         sessions(&mut learner, &[20.0, 10.0, 45.0, 5.0]);
-        let memory = Memory::default().with_loads(learner.loads().clone());
+        let memory = StrategyState::default().with_loads(learner.loads().clone());
         let shares = shares(&weights);
         let weights = Weights::new(&shares).unwrap();
         let strategy = LeastLoad::build(weights, &memory);
@@ -252,7 +252,7 @@ mod tests {
             for ((_, share), chance) in known.iter().zip(chances) {
                 expected[usize::from(share.backend)] += chance;
             }
-            picked[strategy.pick(&mut Turn { rng: &mut rng, key: 0, now: NOW })] += 1.0;
+            picked[strategy.pick(&mut PickContext { rng: &mut rng, key: 0, now: NOW })] += 1.0;
         }
         for (expected, picked) in expected.iter().zip(&picked) {
             // Six standard deviations.

@@ -1,6 +1,6 @@
-//! How a pool picks. A strategy does no I/O and has no clock: it is given a [`Turn`] and returns an index.
+//! How a pool picks. A strategy does no I/O and has no clock: it is given a [`PickContext`] and returns an index.
 //!
-//! A strategy is an enum twice: [`Kind`] is what the settings say, [`Strategy`] is the live state, and
+//! A strategy is an enum twice: [`StrategyKind`] is what the settings say, [`Strategy`] is the live state, and
 //! [`Strategy::build`] is the one match that leads from one to the other. To add one: a file beside this one, a
 //! variant in each enum, and the compiler lists the rest.
 
@@ -29,10 +29,10 @@ pub use explain::{Candidate, Explanation, Score};
 pub use first::First;
 pub use least_load::LeastLoad;
 pub use random::Random;
-pub use rate_meter::{Limit, Meter, Meters};
+pub use rate_meter::{RateLimit, RateMeter, RateMeters};
 pub use round_robin::RoundRobin;
 
-use explain::Decides;
+use explain::DecidedBy;
 
 use crate::estimate::Loads;
 use crate::util::clock::Moment;
@@ -42,7 +42,7 @@ enum_all! {
     /// A strategy as the settings name it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
     #[serde(rename_all = "snake_case")]
-    pub enum Kind {
+    pub enum StrategyKind {
         /// Each pick is a throw of weighted dice.
         Random,
         /// Backends take turns; weights are exact over each cycle.
@@ -57,7 +57,7 @@ enum_all! {
     }
 }
 
-impl Kind {
+impl StrategyKind {
     /// Its name in settings, metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -78,12 +78,12 @@ impl Kind {
     }
 
     /// Whether a pick depends on what was sent lately.
-    pub fn is_metered(self, rules: &Rules) -> bool {
+    pub fn is_metered(self, rules: &StrategyConfig) -> bool {
         self == Self::ConsistentHash && rules.bound > 0.0
     }
 
     /// Whether a pick depends on the time.
-    pub fn reads_clock(self, rules: &Rules) -> bool {
+    pub fn reads_clock(self, rules: &StrategyConfig) -> bool {
         match self {
             Self::LeastLoad => true,
             Self::Random | Self::RoundRobin => false,
@@ -95,7 +95,7 @@ impl Kind {
 
 /// A backend that may be picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct WeightedBackend {
     /// What a pick of it returns: its place in the roster, which has 65 536 at the most.
     pub backend: u16,
     /// Its share of picks relative to the others': at most a hundred times 256, as weights may count in hundredths.
@@ -104,15 +104,15 @@ pub struct Share {
 
 /// Those who may be picked: somebody, and at most 65 536, so that all their weights together are below 2^31.
 #[derive(Clone, Copy, Debug)]
-pub struct Weights<'a>(&'a [Share]);
+pub struct Weights<'a>(&'a [WeightedBackend]);
 
 impl<'a> Weights<'a> {
     /// `None` where there is nobody to pick.
-    pub fn new(shares: &'a [Share]) -> Option<Self> {
+    pub fn new(shares: &'a [WeightedBackend]) -> Option<Self> {
         (!shares.is_empty()).then_some(Self(shares))
     }
 
-    fn iter(self) -> impl Iterator<Item = Share> + 'a {
+    fn iter(self) -> impl Iterator<Item = WeightedBackend> + 'a {
         self.0.iter().copied()
     }
 
@@ -136,7 +136,7 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 /// What the settings say of strategies beyond which it is. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
+pub struct StrategyConfig {
     /// The [`hash`] of each backend's id, by roster index; one that is missing is known by its index.
     pub names: Arc<[u64]>,
     /// Of `consistent_hash`: how much more than its share of the dispatches a backend may have, as a part of it; 0: any.
@@ -145,7 +145,7 @@ pub struct Rules {
     pub max_utilisation: f64,
 }
 
-impl Rules {
+impl StrategyConfig {
     fn name(&self, backend: u16) -> u64 {
         self.names.get(usize::from(backend)).copied().unwrap_or_else(|| hash(&backend.to_le_bytes()))
     }
@@ -154,19 +154,19 @@ impl Rules {
 /// What of a strategy outlives a fleet. The controller hands the same one to the next fleet, so that a round robin
 /// goes on where it was. Cheap to clone: clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct StrategyState {
     /// The next turn, counted by all workers together. Alone on its cache line: it is the one value that they all write.
     turns: Arc<CachePadded<AtomicU64>>,
     /// What it has sent each backend lately, where it asks.
-    pub meters: Meters,
+    pub meters: RateMeters,
     /// The same in its turns of sending visitors: another's while it is a shadow, and nobody's where it always is.
-    pub sent: Meters,
+    pub sent: RateMeters,
     /// What is known of the backends' load, by their place in the roster; of nobody where they report none. For a shadow
     /// it is what would be, were its picks those that are made.
     loads: Loads,
 }
 
-impl Memory {
+impl StrategyState {
     /// Begins at this turn, for a round robin. A random one keeps replicas that start together, and fleets that restart
     /// often, from sending their first clients to the same backends.
     pub fn from_turn(turn: u64) -> Self {
@@ -186,23 +186,23 @@ impl Memory {
 
 /// What one pick may use.
 #[derive(Debug)]
-pub struct Turn<'a> {
+pub struct PickContext<'a> {
     /// The worker's own generator.
     pub rng: &'a mut SmallRng,
-    /// A hash of what the visitor is known by; 0 where no strategy of the pool asks ([`Kind::reads_key`]).
+    /// A hash of what the visitor is known by; 0 where no strategy of the pool asks ([`StrategyKind::reads_key`]).
     pub key: u64,
-    /// The time; the beginning of the clock where no strategy of the pool asks ([`Kind::reads_clock`]).
+    /// The time; the beginning of the clock where no strategy of the pool asks ([`StrategyKind::reads_clock`]).
     pub now: Moment,
 }
 
 /// The backends that were asked for one visitor, so that none is asked, and counted, twice.
 #[derive(Debug)]
-pub struct Asked {
+pub struct TriedBackends {
     backends: [u16; Self::MOST],
     count: usize,
 }
 
-impl Asked {
+impl TriedBackends {
     /// How many are remembered.
     pub const MOST: usize = 64;
 
@@ -218,7 +218,7 @@ impl Asked {
     }
 }
 
-impl Default for Asked {
+impl Default for TriedBackends {
     fn default() -> Self {
         Self { backends: [0; Self::MOST], count: 0 }
     }
@@ -244,20 +244,27 @@ const TRIES: usize = 16;
 
 impl Strategy {
     /// Builds the tables, in time and memory that weights don't drive up; see each strategy.
-    pub fn build(kind: Kind, rules: &Rules, weights: Weights<'_>, memory: &Memory) -> Self {
+    pub fn build(
+        kind: StrategyKind,
+        rules: &StrategyConfig,
+        weights: Weights<'_>,
+        memory: &StrategyState,
+    ) -> Self {
         match kind {
-            Kind::Random => Self::Random(Random::build(weights)),
-            Kind::RoundRobin => Self::RoundRobin(RoundRobin::build(weights, memory)),
-            Kind::LeastLoad => Self::LeastLoad(LeastLoad::build(weights, memory)),
-            Kind::ConsistentHash => Self::ConsistentHash(ConsistentHash::build(rules, weights, memory)),
-            Kind::First => Self::First(First::build(rules, weights, memory)),
+            StrategyKind::Random => Self::Random(Random::build(weights)),
+            StrategyKind::RoundRobin => Self::RoundRobin(RoundRobin::build(weights, memory)),
+            StrategyKind::LeastLoad => Self::LeastLoad(LeastLoad::build(weights, memory)),
+            StrategyKind::ConsistentHash => {
+                Self::ConsistentHash(ConsistentHash::build(rules, weights, memory))
+            }
+            StrategyKind::First => Self::First(First::build(rules, weights, memory)),
         }
     }
 
-    /// Picks one: the `backend` of a [`Share`] it was built with. O(1), no lock, no allocation.
+    /// Picks one: the `backend` of a [`WeightedBackend`] it was built with. O(1), no lock, no allocation.
     // The two that cost next to nothing are a part of whoever picks; beside them a call would be half of it.
     #[inline]
-    pub fn pick(&self, turn: &mut Turn<'_>) -> usize {
+    pub fn pick(&self, turn: &mut PickContext<'_>) -> usize {
         match self {
             Self::Random(random) => random.pick(turn),
             Self::RoundRobin(round_robin) => round_robin.pick(),
@@ -266,7 +273,7 @@ impl Strategy {
     }
 
     #[inline(never)]
-    fn pick_by_more(&self, turn: &mut Turn<'_>) -> usize {
+    fn pick_by_more(&self, turn: &mut PickContext<'_>) -> usize {
         match self {
             Self::LeastLoad(least_load) => least_load.pick(turn),
             Self::ConsistentHash(hash) => hash.pick(turn),
@@ -277,7 +284,11 @@ impl Strategy {
 
     /// Picks one who has room, down the strategy's own order; `None` where it found nobody. It asks some, not all, and
     /// some of them twice.
-    pub fn pick_of(&self, turn: &mut Turn<'_>, has_room: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
+    pub fn pick_of(
+        &self,
+        turn: &mut PickContext<'_>,
+        has_room: &mut dyn FnMut(usize) -> bool,
+    ) -> Option<usize> {
         match self {
             Self::Random(random) => (0..TRIES).map(|_| random.pick(turn)).find(|&backend| has_room(backend)),
             Self::RoundRobin(round_robin) => {
@@ -294,7 +305,7 @@ impl Strategy {
     }
 
     /// Picks one where nobody has room: whom it would pick without limits, but for `first`, which would send all to one.
-    pub fn overflow(&self, turn: &mut Turn<'_>) -> usize {
+    pub fn overflow(&self, turn: &mut PickContext<'_>) -> usize {
         match self {
             Self::First(first) => first.overflow(turn),
             Self::Random(_) | Self::RoundRobin(_) | Self::LeastLoad(_) | Self::ConsistentHash(_) => {
@@ -314,18 +325,18 @@ impl Strategy {
         has_room: &dyn Fn(usize) -> bool,
     ) -> Explanation {
         let (decides, score, candidates) = match self {
-            Self::Random(_) => (Decides::Chance, Score::Probability, random::explain(weights)),
+            Self::Random(_) => (DecidedBy::Chance, Score::Probability, random::explain(weights)),
             Self::RoundRobin(round_robin) => {
-                (Decides::Order { within: TRIES as f64 }, Score::TurnsAway, round_robin.explain(weights))
+                (DecidedBy::Order { within: TRIES as f64 }, Score::TurnsAway, round_robin.explain(weights))
             }
             Self::LeastLoad(least_load) => {
                 let (certain, candidates) = least_load.explain(weights, now);
-                (Decides::Only(certain), Score::Load, candidates)
+                (DecidedBy::Only(certain), Score::Load, candidates)
             }
             Self::ConsistentHash(hash) => {
-                (Decides::Order { within: f64::INFINITY }, Score::Place, hash.explain(weights, key, now))
+                (DecidedBy::Order { within: f64::INFINITY }, Score::Place, hash.explain(weights, key, now))
             }
-            Self::First(first) => (Decides::OrderThenChance, Score::Place, first.explain(weights, now)),
+            Self::First(first) => (DecidedBy::OrderThenChance, Score::Place, first.explain(weights, now)),
         };
         Explanation::new(decides, score, candidates, has_room)
     }
@@ -341,7 +352,7 @@ impl Strategy {
 
 #[cfg(test)]
 mod tests {
-    //! One table for every strategy: what is said here holds for each variant of [`Kind`].
+    //! One table for every strategy: what is said here holds for each variant of [`StrategyKind`].
 
     use proptest::{prop_assert, proptest};
     use rand::{Rng, SeedableRng};
@@ -349,8 +360,8 @@ mod tests {
     use super::*;
 
     /// Backends 0, 1, 2, … with these weights.
-    pub(super) fn shares(weights: &[u16]) -> Vec<Share> {
-        let share = |(backend, &weight): (usize, &u16)| Share {
+    pub(super) fn shares(weights: &[u16]) -> Vec<WeightedBackend> {
+        let share = |(backend, &weight): (usize, &u16)| WeightedBackend {
             backend: backend.try_into().unwrap(),
             weight: NonZeroU16::new(weight).unwrap(),
         };
@@ -361,19 +372,24 @@ mod tests {
         Weights::new(&shares(weights)).unwrap().divisor()
     }
 
-    fn build(kind: Kind, weights: &[u16]) -> Strategy {
+    fn build(kind: StrategyKind, weights: &[u16]) -> Strategy {
         let shares = shares(weights);
-        Strategy::build(kind, &Rules::default(), Weights::new(&shares).unwrap(), &Memory::default())
+        Strategy::build(
+            kind,
+            &StrategyConfig::default(),
+            Weights::new(&shares).unwrap(),
+            &StrategyState::default(),
+        )
     }
 
     /// All but `first`, whose purpose it is to leave those behind without visitors.
-    fn spreading() -> impl Iterator<Item = Kind> {
-        Kind::ALL.into_iter().filter(|&kind| kind != Kind::First)
+    fn spreading() -> impl Iterator<Item = StrategyKind> {
+        StrategyKind::ALL.into_iter().filter(|&kind| kind != StrategyKind::First)
     }
 
     /// How many of so many picks are the least that a strategy can give away: a slot of a table.
-    fn grain(kind: Kind, picks: usize) -> f64 {
-        if kind == Kind::ConsistentHash { picks as f64 / 65_536.0 } else { 0.0 }
+    fn grain(kind: StrategyKind, picks: usize) -> f64 {
+        if kind == StrategyKind::ConsistentHash { picks as f64 / 65_536.0 } else { 0.0 }
     }
 
     /// Visitors one after the other, a millisecond apart, each with a key of its own.
@@ -381,7 +397,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(seed);
         let pick = |number| {
             let key = rng.next_u64();
-            strategy.pick(&mut Turn { rng: &mut rng, key, now: Moment(number * 1_000_000) })
+            strategy.pick(&mut PickContext { rng: &mut rng, key, now: Moment(number * 1_000_000) })
         };
         (0..count as u64).map(pick).collect()
     }
@@ -393,14 +409,14 @@ mod tests {
 
     #[test]
     fn one_backend_gets_every_pick() {
-        for kind in Kind::ALL {
+        for kind in StrategyKind::ALL {
             assert!(picks(&build(kind, &[7]), 1, 100).iter().all(|&index| index == 0), "{}", kind.name());
         }
     }
 
     #[test]
     fn the_same_seed_gives_the_same_picks() {
-        for kind in Kind::ALL {
+        for kind in StrategyKind::ALL {
             let weights = [3, 1, 256, 2];
             assert_eq!(picks(&build(kind, &weights), 5, 1000), picks(&build(kind, &weights), 5, 1000));
         }
@@ -408,13 +424,14 @@ mod tests {
 
     #[test]
     fn a_pick_returns_places_in_the_roster() {
-        let share = |(backend, weight)| Share { backend, weight: NonZeroU16::new(weight).unwrap() };
+        let share = |(backend, weight)| WeightedBackend { backend, weight: NonZeroU16::new(weight).unwrap() };
         // Laid out, and as a wheel.
         for shares in [[(5, 3), (70, 1), (65_535, 2)], [(5, 2560), (70, 1), (65_535, 2559)]] {
             let shares = shares.map(share);
             for kind in spreading() {
                 let weights = Weights::new(&shares).unwrap();
-                let strategy = Strategy::build(kind, &Rules::default(), weights, &Memory::default());
+                let strategy =
+                    Strategy::build(kind, &StrategyConfig::default(), weights, &StrategyState::default());
                 let seen: std::collections::BTreeSet<_> = picks(&strategy, 1, 100_000).into_iter().collect();
                 assert_eq!(seen.into_iter().collect::<Vec<_>>(), [5, 70, 65_535], "{}", kind.name());
             }
@@ -424,7 +441,7 @@ mod tests {
     /// Of a visitor who could go anywhere, and of one who finds the first two full.
     #[test]
     fn a_pick_is_as_it_was_explained() {
-        for kind in Kind::ALL {
+        for kind in StrategyKind::ALL {
             for weights in [&[3, 1, 256, 2][..], &[7], &[1; 100]] {
                 let (strategy, shares) = (build(kind, weights), shares(weights));
                 let weights = Weights::new(&shares).unwrap();
@@ -442,12 +459,15 @@ mod tests {
                     seen.sort_unstable();
                     assert!(seen.into_iter().eq(0..weights.count()), "{}: each once", kind.name());
 
-                    let turn = &mut Turn { rng: &mut rng, key, now };
+                    let turn = &mut PickContext { rng: &mut rng, key, now };
                     let picked = strategy.pick_of(turn, &mut |backend| has_room(backend));
                     let picked = picked.unwrap_or_else(|| strategy.overflow(turn));
                     match explained.picked {
                         Some(backend) => assert_eq!(picked, backend, "{} {explained:?}", kind.name()),
-                        None => assert!(matches!(kind, Kind::Random | Kind::LeastLoad), "{explained:?}"),
+                        None => assert!(
+                            matches!(kind, StrategyKind::Random | StrategyKind::LeastLoad),
+                            "{explained:?}"
+                        ),
                     }
                     let of_picked = explained.candidates.iter().find(|one| one.backend == picked).unwrap();
                     assert!(!of_picked.why.contains("before"), "{of_picked:?}");
@@ -458,7 +478,7 @@ mod tests {
 
     #[test]
     fn names_are_those_that_settings_print() {
-        for kind in Kind::ALL {
+        for kind in StrategyKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }

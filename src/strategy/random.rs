@@ -3,14 +3,14 @@
 use rand::Rng;
 
 use super::explain::{Candidate, percent};
-use super::{Share, Turn, Weights};
+use super::{PickContext, WeightedBackend, Weights};
 
 /// Weighted random choice in O(1): Walker's alias method, built as Vose described
 /// ("A linear algorithm for generating random numbers with a given distribution", 1991), in whole numbers, so
 /// that the table holds the weights exactly.
 #[derive(Debug)]
 pub struct Random {
-    columns: Box<[Column]>,
+    columns: Box<[AliasColumn]>,
     /// The sum of the weights: the height of a column.
     height: u32,
 }
@@ -18,7 +18,7 @@ pub struct Random {
 /// A column belongs to one backend up to `own`, and to another above. Eight bytes, so that ten thousand stay in a
 /// core's own cache.
 #[derive(Clone, Copy, Debug)]
-struct Column {
+struct AliasColumn {
     own: u32,
     backend: u16,
     alias: u16,
@@ -31,8 +31,12 @@ impl Random {
         let height = weights.sum();
         // Each backend owns weight × count of the total area, count columns × height: at most 2^15 × 2^16.
         let mut areas: Vec<u32> = weights.iter().map(|share| u32::from(share.weight.get()) * count).collect();
-        let whole = |share: Share| Column { own: height, backend: share.backend, alias: share.backend };
-        let mut columns: Box<[Column]> = weights.iter().map(whole).collect();
+        let whole = |share: WeightedBackend| AliasColumn {
+            own: height,
+            backend: share.backend,
+            alias: share.backend,
+        };
+        let mut columns: Box<[AliasColumn]> = weights.iter().map(whole).collect();
         let (mut low, mut high): (Vec<u32>, Vec<u32>) = (0..count).partition(|&i| areas[i as usize] < height);
         while let (Some(poor), Some(&rich)) = (low.pop(), high.last()) {
             let own = areas[poor as usize];
@@ -50,7 +54,7 @@ impl Random {
     /// Throws once. The upper half of one random number takes the column, the lower half the place in it; each
     /// is off by less than 2^-32 of the whole, as Lemire's multiply-shift without rejection is.
     #[inline]
-    pub(super) fn pick(&self, turn: &mut Turn<'_>) -> usize {
+    pub(super) fn pick(&self, turn: &mut PickContext<'_>) -> usize {
         let bits = turn.rng.next_u64();
         let index = ((bits >> 32) * self.columns.len() as u64) >> 32;
         let place = ((bits & 0xffff_ffff) * u64::from(self.height)) >> 32;
@@ -62,7 +66,7 @@ impl Random {
 /// Each one's chance.
 pub(super) fn explain(weights: Weights<'_>) -> Vec<Candidate> {
     let sum = f64::from(weights.sum());
-    let candidate = |share: Share| {
+    let candidate = |share: WeightedBackend| {
         let weight = f64::from(share.weight.get());
         let why = format!("{} of the throws", percent(weight, sum));
         Candidate::new(share.backend.into(), Some(weight / sum), why)

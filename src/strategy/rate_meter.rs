@@ -13,20 +13,20 @@ const SECOND: u64 = 1_000_000_000;
 
 /// What one backend was sent lately. Alone on its cache lines.
 #[derive(Debug, Default)]
-pub struct Meter(CachePadded<Counts>);
+pub struct RateMeter(CachePadded<WindowCounts>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct WindowCounts {
     /// See [`Windows`].
     windows: AtomicU64,
-    /// When the backend has had all that it was sent, at the pace of its [`Limit`], in nanoseconds: the theoretical
+    /// When the backend has had all that it was sent, at the pace of its [`RateLimit`], in nanoseconds: the theoretical
     /// arrival time of the generic cell rate algorithm (ITU-T I.371).
     paid: AtomicU64,
     /// How many were turned away since the process began.
-    turned_away: AtomicU64,
+    overflowed: AtomicU64,
 }
 
-impl Meter {
+impl RateMeter {
     /// Counts one more.
     pub fn count(&self, now: Moment) {
         let count = |bits| Some(Windows::from_bits(bits).at(now).plus_one().to_bits());
@@ -41,12 +41,12 @@ impl Meter {
     }
 
     /// Whether there would be a place for one more; takes none.
-    pub fn has_room(&self, limit: Limit, now: Moment) -> bool {
+    pub fn has_room(&self, limit: RateLimit, now: Moment) -> bool {
         self.0.paid.load(Ordering::Relaxed).saturating_sub(now.0) <= limit.ahead
     }
 
     /// Takes a place under a limit; whether there was one. Of two who ask for the last place one gets it.
-    pub fn take(&self, limit: Limit, now: Moment) -> bool {
+    pub fn take(&self, limit: RateLimit, now: Moment) -> bool {
         let take = |paid: u64| {
             let begin = paid.max(now.0);
             (begin - now.0 <= limit.ahead).then(|| begin + limit.apart)
@@ -60,23 +60,23 @@ impl Meter {
 
     /// Counts one who was sent to another backend, as there was no room here.
     pub fn turn_away(&self) {
-        self.0.turned_away.fetch_add(1, Ordering::Relaxed);
+        self.0.overflowed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many were, since the process began.
-    pub fn turned_away(&self) -> u64 {
-        self.0.turned_away.load(Ordering::Relaxed)
+    pub fn overflowed(&self) -> u64 {
+        self.0.overflowed.load(Ordering::Relaxed)
     }
 
     /// Takes a place where there is none too, as for a visitor who must be sent here. What is taken too much is soon
-    /// forgotten: it never closes the limit for longer than `Limit::take` does.
-    pub fn force(&self, limit: Limit, now: Moment) {
+    /// forgotten: it never closes the limit for longer than `RateLimit::take` does.
+    pub fn acquire_forced(&self, limit: RateLimit, now: Moment) {
         let force = |paid: u64| Some((paid.max(now.0) + limit.apart).min(now.0 + limit.ahead + limit.apart));
         let _ = self.0.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, force);
     }
 
     /// When there is a place under a limit, if nobody takes it before.
-    pub fn opens(&self, limit: Limit) -> Moment {
+    pub fn opens(&self, limit: RateLimit) -> Moment {
         Moment(self.0.paid.load(Ordering::Relaxed).saturating_sub(limit.ahead))
     }
 }
@@ -86,14 +86,14 @@ impl Meter {
 /// A tenth of a second's would be hard on low limits. At four visitors a second, who come as they like, a limit of five
 /// that lets no two come at once turns every other one away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
+pub struct RateLimit {
     /// From one to the next, in nanoseconds.
     apart: u64,
     /// How far ahead of its time one may come, in nanoseconds.
     ahead: u64,
 }
 
-impl Limit {
+impl RateLimit {
     /// `None` for 0, which is no limit. Rates from 10^-6 to 10^9 a second are kept as they are.
     pub fn per_second(rate: f64) -> Option<Self> {
         let apart = (SECOND as f64 / rate.clamp(1e-6, 1e9)).round() as u64;
@@ -148,32 +148,32 @@ impl Windows {
 
 /// The meters of a pool's backends, by roster index, and of all of them together. Cheap to clone: clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Meters {
+pub struct RateMeters {
     /// What the backends are known by.
     names: Arc<[u64]>,
-    each: Arc<[Arc<Meter>]>,
-    all: Arc<Meter>,
+    each: Arc<[Arc<RateMeter>]>,
+    all: Arc<RateMeter>,
 }
 
-impl Meters {
+impl RateMeters {
     /// For backends of these names, each with the meter that one of its name has here, if there is one. Little is done
     /// where they are the same backends.
     pub fn of_roster(&self, names: &Arc<[u64]>) -> Self {
         if self.names == *names {
             return self.clone();
         }
-        let known: HashMap<u64, &Arc<Meter>> = self.names.iter().copied().zip(self.each.iter()).collect();
+        let known: HashMap<u64, &Arc<RateMeter>> = self.names.iter().copied().zip(self.each.iter()).collect();
         let meter = |name| known.get(name).map_or_else(Arc::default, |meter| Arc::clone(meter));
         Self { names: Arc::clone(names), each: names.iter().map(meter).collect(), all: Arc::clone(&self.all) }
     }
 
     /// One backend's, where it has one.
-    pub fn of(&self, backend: usize) -> Option<&Meter> {
+    pub fn of(&self, backend: usize) -> Option<&RateMeter> {
         self.each.get(backend).map(|meter| &**meter)
     }
 
     /// That of all together.
-    pub fn all(&self) -> &Meter {
+    pub fn all(&self) -> &RateMeter {
         &self.all
     }
 
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_rate_is_that_of_the_last_second() {
-        let meter = Meter::default();
+        let meter = RateMeter::default();
         assert_eq!(meter.rate(at(0)), 0.0);
         for millis in 0..1000 {
             meter.count(at(7000 + millis));
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_is_late_counts_in_the_current_second() {
-        let meter = Meter::default();
+        let meter = RateMeter::default();
         meter.count(at(5001));
         meter.count(at(4999));
         assert_eq!(meter.rate(at(5001)), 2.0);
@@ -223,22 +223,22 @@ mod tests {
 
     #[test]
     fn a_limit_lets_a_second_s_worth_come_at_once() {
-        let (meter, limit) = (Meter::default(), Limit::per_second(20.0).unwrap());
+        let (meter, limit) = (RateMeter::default(), RateLimit::per_second(20.0).unwrap());
         let taken = |millis| (0..100).filter(|_| meter.take(limit, at(millis))).count();
         assert_eq!([taken(5000), taken(5049), taken(5050), taken(5100), taken(5600)], [20, 0, 1, 1, 10]);
         assert_eq!(meter.opens(limit), at(5650));
         assert_eq!(taken(60_000), 20, "no more than that is saved");
-        assert_eq!(Limit::per_second(0.0), None);
-        let (meter, slow) = (Meter::default(), Limit::per_second(0.5).unwrap());
+        assert_eq!(RateLimit::per_second(0.0), None);
+        let (meter, slow) = (RateMeter::default(), RateLimit::per_second(0.5).unwrap());
         let taken = |millis| (0..100).filter(|_| meter.take(slow, at(millis))).count();
         assert_eq!([taken(0), taken(1999), taken(2000)], [1, 0, 1], "one at once at the least");
     }
 
     #[test]
     fn what_was_forced_closes_a_limit_no_longer_than_what_was_taken() {
-        let (meter, limit) = (Meter::default(), Limit::per_second(10.0).unwrap());
+        let (meter, limit) = (RateMeter::default(), RateLimit::per_second(10.0).unwrap());
         for _ in 0..10_000 {
-            meter.force(limit, at(3000));
+            meter.acquire_forced(limit, at(3000));
         }
         assert!(!meter.take(limit, at(3099)));
         assert!(meter.take(limit, at(3100)));
@@ -246,8 +246,8 @@ mod tests {
 
     #[test]
     fn threads_never_share_a_place() {
-        let meters = Meters::default().of_roster(&[7].into());
-        let limit = Limit::per_second(1000.0).unwrap();
+        let meters = RateMeters::default().of_roster(&[7].into());
+        let limit = RateLimit::per_second(1000.0).unwrap();
         let picker = || {
             let taken = (0..1000).filter(|_| meters.of(0).is_some_and(|meter| meter.take(limit, at(9000))));
             let taken = taken.count();
@@ -259,13 +259,13 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(taken, 1000);
-        assert_eq!(meters.of(0).unwrap().turned_away(), 3000);
+        assert_eq!(meters.of(0).unwrap().overflowed(), 3000);
         assert_eq!((meters.all().rate(at(9000)), meters.of(0).unwrap().rate(at(9000))), (4000.0, 4000.0));
     }
 
     #[test]
     fn a_backend_keeps_its_meter_where_it_moves() {
-        let old = Meters::default().of_roster(&[5, 6].into());
+        let old = RateMeters::default().of_roster(&[5, 6].into());
         old.count(1, at(0));
         let new = old.of_roster(&[7, 5, 6].into());
         let rates = [0, 1, 2].map(|index| new.of(index).unwrap().rate(at(0)));

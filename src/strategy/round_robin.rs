@@ -12,7 +12,7 @@ use crossbeam_utils::CachePadded;
 use super::explain::{Candidate, percent};
 use super::interleave::lay_out;
 use super::stride::Wheel;
-use super::{Memory, Share, Weights};
+use super::{StrategyState, WeightedBackend, Weights};
 
 /// Backends take turns. Over each cycle every backend has exactly its weight of turns, divided by the weights'
 /// greatest common divisor, and they are spread over the cycle.
@@ -39,7 +39,7 @@ const LONGEST: u32 = 1 << 16;
 impl RoundRobin {
     /// Works the order out in O(S log d): S is the sum of the weights over their greatest common divisor, d how many
     /// different weights there are; where S is above 65 536, in O(number of backends).
-    pub(super) fn build(weights: Weights<'_>, memory: &Memory) -> Self {
+    pub(super) fn build(weights: Weights<'_>, memory: &StrategyState) -> Self {
         let divisor = weights.divisor();
         let order = if weights.sum() / divisor <= LONGEST {
             Order::Cycle(lay_out(weights, divisor))
@@ -81,7 +81,7 @@ impl RoundRobin {
             }
         }
         let sum = f64::from(weights.sum());
-        let candidate = |share: Share| {
+        let candidate = |share: WeightedBackend| {
             let away = away.get(&share.backend.into());
             let when = match away {
                 Some(0) => "its turn is next".to_owned(),
@@ -105,13 +105,13 @@ mod tests {
     use super::*;
     use crate::strategy::tests::shares;
 
-    fn build(weights: &[u16], memory: &Memory) -> RoundRobin {
+    fn build(weights: &[u16], memory: &StrategyState) -> RoundRobin {
         RoundRobin::build(Weights::new(&shares(weights)).unwrap(), memory)
     }
 
     #[test]
     fn a_new_fleet_goes_on_where_the_old_one_was() {
-        let memory = Memory::default();
+        let memory = StrategyState::default();
         let old = build(&[1; 3], &memory);
         assert_eq!([old.pick(), old.pick()], [0, 1]);
         let new = build(&[1; 3], &memory);
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn begins_at_the_turn_that_it_is_given() {
         let picks = |turn| {
-            let round_robin = build(&[1; 3], &Memory::from_turn(turn));
+            let round_robin = build(&[1; 3], &StrategyState::from_turn(turn));
             [round_robin.pick(), round_robin.pick(), round_robin.pick()]
         };
         assert_eq!([picks(0), picks(1), picks(3_000_002)], [[0, 1, 2], [1, 2, 0], [2, 0, 1]]);
@@ -131,7 +131,7 @@ mod tests {
     fn only_a_short_cycle_is_laid_out() {
         let mut weights = [256; 256];
         weights[0] = 255;
-        let is_laid_out = |weights: &[u16]| match build(weights, &Memory::default()).order {
+        let is_laid_out = |weights: &[u16]| match build(weights, &StrategyState::default()).order {
             Order::Cycle(cycle) => cycle.len() <= LONGEST as usize,
             Order::Wheel(_) => false,
         };

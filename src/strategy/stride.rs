@@ -1,34 +1,34 @@
 //! A round robin's cycle that is too long to be laid out: a wheel, of which every backend has its weight in marks. Each
 //! turn goes on by the same step, and whose mark the wheel then shows is looked up.
 
-use super::{Share, Weights};
+use super::{WeightedBackend, Weights};
 
 /// A wheel of S marks, S being the sum of the weights over their divisor. The step has no factor in common with S, so
 /// any S turns on end come to each mark once, and every backend has exactly its weight of turns. It is near the golden
 /// section of S, so that they are spread: the points that multiples of it reach divide a circle as evenly as any.
 ///
-/// The wheel is cut into cells, so that a look-up is most often one read of one [`Cell`]. Ten thousand backends have 256
+/// The wheel is cut into cells, so that a look-up is most often one read of one [`WheelCell`]. Ten thousand backends have 256
 /// KiB of them, and turns go to and fro on the wheel; so the cells lie in the order in which turns come to them.
 ///
 /// Memory and time to build it are O(number of backends), whatever the weights; a pick is O(1), and most read one
-/// [`Cell`].
+/// [`WheelCell`].
 #[derive(Debug)]
 pub(super) struct Wheel {
     /// How far a turn goes: the share of the wheel, in 2^-128 of it.
     step: u128,
     /// A power of two of even parts of the wheel: number c is at (c × `order`) modulo how many there are.
-    cells: Box<[Cell]>,
+    cells: Box<[WheelCell]>,
     /// See `cells`.
     order: usize,
     /// What of a place, in 2^-64 of the wheel, is below the number of its cell: so many bits.
     shift: u32,
     /// The backends in the order of their marks.
-    ends: Box<[End]>,
+    ends: Box<[BackendEnd]>,
 }
 
 /// A part of the wheel, in eight bytes.
 #[derive(Clone, Copy, Debug)]
-struct Cell {
+struct WheelCell {
     /// Where one backend's marks end and the next one's begin, in 2^-32 of the cell. 0: that happens more than once.
     edge: u32,
     /// Whose marks are below `edge`; where there are several edges, the first of [`Wheel::ends`] with marks here.
@@ -40,7 +40,7 @@ struct Cell {
 /// A backend and where its marks end, in 2^-64 of the wheel, rounded down; for the last one, which ends at 1, a little
 /// below.
 #[derive(Debug)]
-struct End {
+struct BackendEnd {
     place: u64,
     backend: u16,
 }
@@ -50,19 +50,19 @@ impl Wheel {
     pub(super) fn new(weights: Weights<'_>, divisor: u32) -> Self {
         let marks: u64 = weights.iter().map(|share| u64::from(u32::from(share.weight.get()) / divisor)).sum();
         let mut sum = 0;
-        let end = |Share { backend, weight }: Share| {
+        let end = |WeightedBackend { backend, weight }: WeightedBackend| {
             sum += u128::from(u32::from(weight.get()) / divisor);
             let place = u64::try_from((sum << 64) / u128::from(marks)).unwrap_or(u64::MAX);
-            End { place, backend }
+            BackendEnd { place, backend }
         };
-        let ends: Box<[End]> = weights.iter().map(end).collect();
+        let ends: Box<[BackendEnd]> = weights.iter().map(end).collect();
         // Between two and four cells for a backend: where weights are alike, few have more than one edge. But no fewer than
         // a golden section of them is worth its name.
         let bits = (2 * ends.len()).next_power_of_two().max(1 << 10).ilog2();
         let shift = u64::BITS - bits;
         let stride = stride(1 << bits);
         let (order, mask) = (inverse(stride), (1 << bits) - 1);
-        let mut cells = vec![Cell { edge: 0, below: 0, above: 0 }; 1 << bits];
+        let mut cells = vec![WheelCell { edge: 0, below: 0, above: 0 }; 1 << bits];
         let mut first = 0;
         for number in 0..1 << bits {
             let until = (number << shift) | ((1 << shift) - 1);
@@ -70,7 +70,8 @@ impl Wheel {
             while last + 1 < ends.len() && ends[last].place <= until {
                 last += 1;
             }
-            cells[(number.wrapping_mul(order) & mask) as usize] = Cell::between(&ends, first, last, shift);
+            cells[(number.wrapping_mul(order) & mask) as usize] =
+                WheelCell::between(&ends, first, last, shift);
             first = last;
         }
         // Rounded up by less than 1 before it is multiplied: after 2^64 turns a place is off by 2^-36 at the most, and
@@ -95,9 +96,9 @@ impl Wheel {
     }
 }
 
-impl Cell {
+impl WheelCell {
     /// The cell in which those from `first` to `last` have marks.
-    fn between(ends: &[End], first: usize, last: usize, shift: u32) -> Self {
+    fn between(ends: &[BackendEnd], first: usize, last: usize, shift: u32) -> Self {
         let edge = (ends[first].place >> (shift - u32::BITS)) as u32;
         match last - first {
             0 => Self { edge: 1, below: ends[last].backend, above: ends[last].backend },

@@ -29,13 +29,13 @@ fn a_line_says_what_became_of_a_request() {
 
     signpost.request("TRACE", "/", &[]);
     let line: Value = serde_json::from_str(&signpost.next_line()).unwrap();
-    assert_eq!((&line["status"], &line["refusal"]), (&405.into(), &"method_not_allowed".into()));
+    assert_eq!((&line["status"], &line["rejection"]), (&405.into(), &"method_not_allowed".into()));
 
     // Not even hyper could read this one.
     signpost.raw(b"GE T\r\n\r\n");
     let line: Value = serde_json::from_str(&signpost.next_line()).unwrap();
     assert_eq!(
-        (&line["status"], &line["refusal"], &line["path"]),
+        (&line["status"], &line["rejection"], &line["path"]),
         (&400.into(), &"malformed".into(), &Value::Null)
     );
 }

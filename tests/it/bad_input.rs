@@ -151,7 +151,7 @@ fn each_gets_a_clear_answer_and_is_counted() {
     assert_eq!(
         sum("signpost_responses_total") - served,
         sum("signpost_refusals_total"),
-        "every refusal has its reason"
+        "every rejection has its reason"
     );
     assert_eq!(signpost.get("/still/here").status, 302);
 }

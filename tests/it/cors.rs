@@ -227,7 +227,7 @@ fn a_rate_limited_client_reads_its_status() {
     // The pool is in the access line too.
     wait_until("a line has the pool of a rate-limited request", || {
         let line: serde_json::Value = serde_json::from_str(&site.signpost.next_line()).unwrap();
-        line["refusal"] == "rate_limited" && line["pool"] == "up"
+        line["rejection"] == "rate_limited" && line["pool"] == "up"
     });
 }
 

@@ -1,4 +1,4 @@
-//! Who may be picked: by health, tier, slow start, and what becomes of pins.
+//! Who may be picked: by health, priority, slow start, and what becomes of pins.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -88,7 +88,7 @@ fn all_down_fails_open_or_says_503_as_told() {
     assert_eq!(ids(&open, 6), "ab");
     assert_eq!(open.metric("signpost_pool_fail_open", &[("pool", "p")]), 1.0);
     let pools = Connection::to(open.admin).request("GET", "/api/v1/pools", &[("Host", "localhost")]).text();
-    assert!(pools.contains("\"fail_open\":true") && pools.contains("\"tier\":\"fail_open\""), "{pools}");
+    assert!(pools.contains("\"fail_open\":true") && pools.contains("\"priority\":\"fail_open\""), "{pools}");
     open.wait_for_log("\"active\":2,\"down\":2");
     half.wait_for_log("\"active\":2,\"down\":1");
     open.wait_for_log("pool is failing open: backends are used whether they are up or down");

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use signpost::fleet::{CheckResult, Excluded, Health, Reason, Role, State, Tier};
-use signpost::strategy::{Kind, Score};
+use signpost::fleet::{CheckResult, EffectiveState, Excluded, HealthState, Priority, Role, StateReason};
+use signpost::strategy::{Score, StrategyKind};
 
 use crate::harness::{Answer, Connection, Signpost, command, settings_file, wait_until};
 
@@ -122,22 +122,22 @@ fn what_it_names_is_what_there_is_in_the_program() {
     assert_eq!(at(&document, &["info", "version"]), env!("CARGO_PKG_VERSION"));
     let words =
         |schema, property| &at(&document, &["components", "schemas", schema, "properties", property])["enum"];
-    assert_eq!(*words("Pool", "strategy"), json!(Kind::ALL.map(Kind::name)));
+    assert_eq!(*words("Pool", "strategy"), json!(StrategyKind::ALL.map(StrategyKind::name)));
     for schema in ["Strategy", "ExplainedStrategy"] {
-        assert_eq!(*words(schema, "name"), json!(Kind::ALL.map(Kind::name)));
+        assert_eq!(*words(schema, "name"), json!(StrategyKind::ALL.map(StrategyKind::name)));
         assert_eq!(*words(schema, "role"), json!(Role::ALL.map(Role::name)));
     }
-    assert_eq!(*words("Pool", "tier"), json!(Tier::ALL));
-    assert_eq!(*words("Explanation", "tier"), json!(Tier::ALL));
-    assert_eq!(*words("Candidate", "state"), json!(State::ALL.map(State::name)));
+    assert_eq!(*words("Pool", "priority"), json!(Priority::ALL));
+    assert_eq!(*words("Explanation", "priority"), json!(Priority::ALL));
+    assert_eq!(*words("Candidate", "state"), json!(EffectiveState::ALL.map(EffectiveState::name)));
     let scores: Vec<_> = Score::ALL.map(Some).into_iter().chain([None]).collect();
     assert_eq!(*words("ExplainedStrategy", "score"), json!(scores));
     let excluded: Vec<_> = Excluded::ALL.map(Some).into_iter().chain([None]).collect();
     assert_eq!(*words("Backend", "excluded"), json!(excluded));
-    assert_eq!(*words("Backend", "state"), json!(State::ALL.map(State::name)));
-    assert_eq!(*words("Backend", "reason"), json!(Reason::ALL));
+    assert_eq!(*words("Backend", "state"), json!(EffectiveState::ALL.map(EffectiveState::name)));
+    assert_eq!(*words("Backend", "reason"), json!(StateReason::ALL));
     assert_eq!(*words("LastCheck", "result"), json!(CheckResult::ALL));
-    assert_eq!(*words("Backend", "health"), json!(Health::ALL.map(Health::name)));
+    assert_eq!(*words("Backend", "health"), json!(HealthState::ALL.map(HealthState::name)));
 
     let mut ids = BTreeSet::new();
     for (path, item) in object(&document["paths"]) {

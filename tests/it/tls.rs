@@ -489,7 +489,7 @@ fn plain_http_on_a_tls_listener_gets_a_readable_400() {
                 assert_eq!(connection.rest().unwrap(), b"", "{request:.20} at {split}");
                 let line = signpost.next_line();
                 assert!(
-                    line.contains(r#""refusal":"plain_http_on_tls""#) && !line.contains("aborted"),
+                    line.contains(r#""rejection":"plain_http_on_tls""#) && !line.contains("aborted"),
                     "{line}"
                 );
                 count += 1.0;

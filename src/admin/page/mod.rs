@@ -24,7 +24,7 @@ use axum::response::{IntoResponse, Response};
 use super::Shown;
 use super::problem::Problem;
 use super::view::{Changes, Overview, StrategyView};
-use crate::fleet::{State as ShownState, Tier};
+use crate::fleet::{EffectiveState, Priority};
 use crate::metrics::Source;
 use crate::util::fairness::Measure;
 
