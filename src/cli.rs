@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use crate::os::fd_limit::{check_spare, explained, raise_limit};
 use crate::os::sd_notify::Notifier;
 use crate::run::demo;
-use crate::run::{Ended, Family, ignore_signals, run};
+use crate::run::{ExitReason, ProcessContext, ignore_signals, run};
 use crate::server::{BindError, Inherited, ListenerProtocol, Listeners, from_systemd};
 use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};
 use crate::strategy::StrategyKind;
@@ -152,7 +152,7 @@ pub fn main() -> ExitCode {
             ExitCode::from(USAGE)
         }
         Err(text) => {
-            exit_code(text.print().and_then(|()| output::print("")).map_err(Failure::unwritten), false)
+            exit_code(text.print().and_then(|()| output::print("")).map_err(CliError::unwritten), false)
         }
     }
 }
@@ -160,10 +160,10 @@ pub fn main() -> ExitCode {
 /// How long the last message of a service may take: a log reader that stalls must not keep it from ending.
 const LAST_MESSAGE: Duration = Duration::from_secs(1);
 
-fn exit_code(done: Result<(), Failure>, is_service: bool) -> ExitCode {
+fn exit_code(done: Result<(), CliError>, is_service: bool) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { code, text }) => {
+        Err(CliError { code, text }) => {
             let text = if text.is_empty() { text } else { format!("{}\n", text.trim_end()) };
             if is_service {
                 // Without a thread the message is lost; the exit code remains.
@@ -177,7 +177,7 @@ fn exit_code(done: Result<(), Failure>, is_service: bool) -> ExitCode {
 }
 
 impl Cli {
-    fn run(self) -> Result<(), Failure> {
+    fn run(self) -> Result<(), CliError> {
         match self.command {
             None => serve(self.start),
             Some(Command::Serve(start)) => serve(start),
@@ -189,12 +189,12 @@ impl Cli {
     }
 }
 
-struct Failure {
+struct CliError {
     code: u8,
     text: String,
 }
 
-impl Failure {
+impl CliError {
     fn run(text: impl std::fmt::Display) -> Self {
         Self { code: FAILED, text: format!("signpost: {text}") }
     }
@@ -240,12 +240,12 @@ impl Serve {
     }
 }
 
-fn load(layers: &Layers) -> Result<Loaded, Failure> {
-    Settings::load(layers).map_err(|problems| Failure::settings(&problems))
+fn load(layers: &Layers) -> Result<Loaded, CliError> {
+    Settings::load(layers).map_err(|problems| CliError::settings(&problems))
 }
 
 /// Prints the settings in effect, then the warnings, then a verdict.
-fn check(flags: Serve) -> Result<(), Failure> {
+fn check(flags: Serve) -> Result<(), CliError> {
     let names: Vec<_> = flags.settings.iter().map(|file| file.display().to_string()).collect();
     let names = if names.is_empty() { "settings".to_owned() } else { names.join(", ") };
     let loaded = match Settings::load(&flags.layers()) {
@@ -253,17 +253,17 @@ fn check(flags: Serve) -> Result<(), Failure> {
         Err(problems) => {
             let lines: String = problems.iter().map(|problem| format!("error: {problem}\n")).collect();
             let text = format!("{lines}{names}: {}", counted(problems.len(), "error"));
-            return Err(Failure { code: USAGE, text });
+            return Err(CliError { code: USAGE, text });
         }
     };
-    let printed = output::print(&toml::to_string(&loaded.settings).map_err(Failure::run)?);
+    let printed = output::print(&toml::to_string(&loaded.settings).map_err(CliError::run)?);
     let lines: String = loaded.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
     let count = match loaded.warnings.len() {
         0 => String::new(),
         count => format!(", {}", counted(count, "warning")),
     };
     output::report(&format!("{lines}{names}: valid{count}\n"));
-    printed.map_err(Failure::unwritten)
+    printed.map_err(CliError::unwritten)
 }
 
 /// Returns the count with its noun, in the plural if that is right.
@@ -271,10 +271,10 @@ fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
+fn serve(Start { serve, takeover }: Start) -> Result<(), CliError> {
     // Before anything opens a descriptor or starts a thread. A successor's sockets come from its predecessor.
     let passed = if takeover { Ok(Inherited::default()) } else { from_systemd() };
-    let notifier = Notifier::from_env().map_err(Failure::io)?;
+    let notifier = Notifier::from_env().map_err(CliError::io)?;
     let runtime = runtime()?;
     let layers = serve.layers();
     let loaded = load(&layers)?;
@@ -285,10 +285,10 @@ fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
     raise_limit();
     let (predecessor, inherited) = if takeover {
         let admin = loaded.settings.admin.listen.0;
-        let (predecessor, inherited) = runtime.block_on(Predecessor::meet(admin)).map_err(Failure::run)?;
+        let (predecessor, inherited) = runtime.block_on(Predecessor::meet(admin)).map_err(CliError::run)?;
         (Some(predecessor), inherited)
     } else {
-        (None, passed.map_err(Failure::io)?)
+        (None, passed.map_err(CliError::io)?)
     };
     let listeners = Listeners::open(&loaded.settings, inherited).map_err(|taken| {
         let is_taken = |taken: &BindError| taken.error.kind() == io::ErrorKind::AddrInUse;
@@ -296,9 +296,9 @@ fn serve(Start { serve, takeover }: Start) -> Result<(), Failure> {
             true => "\nsignpost: if it is a running signpost that this one is to replace, add --takeover",
             false => "",
         };
-        Failure::listen(&taken, advice)
+        CliError::listen(&taken, advice)
     })?;
-    let family = Family { predecessor, notifier };
+    let family = ProcessContext { predecessor, notifier };
     let ended =
         run_server(&runtime, &loaded.settings, Some(layers), listeners, &telemetry, family, |_, _| {
             String::new()
@@ -315,9 +315,9 @@ fn run_server(
     layers: Option<Layers>,
     listeners: Listeners,
     telemetry: &Telemetry,
-    family: Family,
+    family: ProcessContext,
     invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let ready = |traffic: &[(ListenerProtocol, SocketAddr)], admin: SocketAddr| {
         let line = |(speaks, address): &(ListenerProtocol, SocketAddr)| match speaks {
             ListenerProtocol::Http => format!("listening on http://{address}\n"),
@@ -329,20 +329,20 @@ fn run_server(
         telemetry.announce(&format!("{lines}admin on http://{admin}\n{}", invite(first, admin)));
     };
     let serving = run(settings, layers, listeners, telemetry, family, ready);
-    let ended = LocalSet::new().block_on(runtime, serving).map_err(Failure::io)?;
+    let ended = LocalSet::new().block_on(runtime, serving).map_err(CliError::io)?;
     match ended {
-        Ended::Drained => Ok(()),
-        Ended::CutShort => {
+        ExitReason::Drained => Ok(()),
+        ExitReason::CutShort => {
             tracing::warn!("shutdown_grace is over; what was still under way was cut short");
             Ok(())
         }
-        Ended::AtOnce => Err(Failure::run("ended at once by a second signal")),
+        ExitReason::AtOnce => Err(CliError::run("ended at once by a second signal")),
     }
 }
 
-fn run_demo(flags: Demo) -> Result<(), Failure> {
+fn run_demo(flags: Demo) -> Result<(), CliError> {
     let runtime = runtime()?;
-    let backends = runtime.block_on(demo::start_backends(flags.backends)).map_err(Failure::io)?;
+    let backends = runtime.block_on(demo::start_backends(flags.backends)).map_err(CliError::io)?;
     let local = |first| match demo::free_port(first) {
         Some(port) => {
             if port != first {
@@ -350,7 +350,7 @@ fn run_demo(flags: Demo) -> Result<(), Failure> {
             }
             Ok(format!("127.0.0.1:{port}"))
         }
-        None => Err(Failure::run(format!("no port from {first} to {} is free", first + 99))),
+        None => Err(CliError::run(format!("no port from {first} to {} is free", first + 99))),
     };
     let listen = flags.listen.map_or_else(|| local(8080), Ok)?;
     let admin = flags.admin.map_or_else(|| local(9090), Ok)?;
@@ -372,26 +372,32 @@ fn run_demo(flags: Demo) -> Result<(), Failure> {
     let telemetry = Telemetry::start(&settings.log);
     raise_limit();
     let listeners =
-        Listeners::open(&settings, Inherited::default()).map_err(|taken| Failure::listen(&taken, ""))?;
-    run_server(&runtime, &settings, None, listeners, &telemetry, Family::default(), |dispatcher, admin| {
-        demo::invitation(dispatcher, admin, &backends, flags.pin)
-    })
+        Listeners::open(&settings, Inherited::default()).map_err(|taken| CliError::listen(&taken, ""))?;
+    run_server(
+        &runtime,
+        &settings,
+        None,
+        listeners,
+        &telemetry,
+        ProcessContext::default(),
+        |dispatcher, admin| demo::invitation(dispatcher, admin, &backends, flags.pin),
+    )
 }
 
-fn demo_id(backend: &demo::Backend) -> Result<crate::settings::BackendId, Failure> {
-    Leaf::parse(&backend.id).map_err(Failure::run)
+fn demo_id(backend: &demo::DemoBackend) -> Result<crate::settings::BackendId, CliError> {
+    Leaf::parse(&backend.id).map_err(CliError::run)
 }
 
-fn healthcheck(flags: Healthcheck) -> Result<(), Failure> {
+fn healthcheck(flags: Healthcheck) -> Result<(), CliError> {
     let layers = Serve { settings: flags.settings, admin: flags.admin, ..Serve::default() }.layers();
     let Listen(address) =
-        Settings::load_admin(&layers).map_err(|problems| Failure::settings(&problems))?.listen;
-    runtime()?.block_on(admin::healthcheck(address)).map_err(Failure::run)
+        Settings::load_admin(&layers).map_err(|problems| CliError::settings(&problems))?.listen;
+    runtime()?.block_on(admin::healthcheck(address)).map_err(CliError::run)
 }
 
-fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
+fn run_simulation(flags: &Simulate) -> Result<(), CliError> {
     let _handles_signals = runtime()?;
-    let usage = |text: String| Failure { code: USAGE, text: format!("signpost: {text}") };
+    let usage = |text: String| CliError { code: USAGE, text: format!("signpost: {text}") };
     let scenario = match &flags.scenario {
         Some(path) => simulate::Scenario::read(path).map_err(usage)?,
         None => simulate::Scenario::default(),
@@ -409,26 +415,26 @@ fn run_simulation(flags: &Simulate) -> Result<(), Failure> {
     let bar = ProgressBar::new(visitors);
     let compared = simulate::compare(&scenario, &strategies, seeds, &|came| bar.inc(came));
     bar.finish_and_clear();
-    let compared = compared.map_err(Failure::run)?;
+    let compared = compared.map_err(CliError::run)?;
     let printed = output::print(&simulate::table(&compared));
     let write = |path: &Option<PathBuf>, text: String| match path {
         Some(path) => {
-            std::fs::write(path, text).map_err(|error| Failure::run(format!("{}: {error}", path.display())))
+            std::fs::write(path, text).map_err(|error| CliError::run(format!("{}: {error}", path.display())))
         }
         None => Ok(()),
     };
-    write(&flags.json, simulate::json(&scenario, &compared).map_err(Failure::run)? + "\n")?;
+    write(&flags.json, simulate::json(&scenario, &compared).map_err(CliError::run)? + "\n")?;
     write(&flags.html, simulate::page(&scenario, &compared))?;
     // Last, so that the files are written even if the table cannot be.
-    printed.map_err(Failure::unwritten)
+    printed.map_err(CliError::unwritten)
 }
 
 /// The runtime of everything that is not a request: signals, the admin listener, the demo's backends. From now on
 /// signals such as `SIGUSR1` don't end the process.
-fn runtime() -> Result<Runtime, Failure> {
+fn runtime() -> Result<Runtime, CliError> {
     // Without descriptors for its signal handler tokio panics.
-    check_spare().map_err(Failure::io)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::io)?;
-    runtime.block_on(async { ignore_signals() }).map_err(Failure::io)?;
+    check_spare().map_err(CliError::io)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::io)?;
+    runtime.block_on(async { ignore_signals() }).map_err(CliError::io)?;
     Ok(runtime)
 }

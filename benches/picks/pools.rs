@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::StatusCode;
-use signpost::estimate::{Claim, Learner, Loads, Report};
+use signpost::estimate::{Estimates, LoadModel, RawReport, Report};
 use signpost::fleet::{
     AgentDescription, Backend, BackendStatus, ErrorPages, LastCheck, Pool, PoolConfig, Roles, Slot,
     SlowStart, StrategySlot, Weight,
@@ -86,7 +86,7 @@ impl Shape {
     }
 
     pub fn pool(self, kind: StrategyKind) -> Pool {
-        let loads = if kind == StrategyKind::LeastLoad { self.loads() } else { Loads::default() };
+        let loads = if kind == StrategyKind::LeastLoad { self.loads() } else { Estimates::default() };
         Pool::new(
             self.config(kind),
             self.standings(),
@@ -99,12 +99,13 @@ impl Shape {
     }
 
     /// Estimates as they are while a pool is at work: of two reports, with visitors between them.
-    fn loads(self) -> Loads {
+    fn loads(self) -> Estimates {
         let expires = Duration::from_secs(3600);
-        let mut learner = Learner::new(self.backends, expires);
+        let mut learner = LoadModel::new(self.backends, expires);
         for at in [NOW.0 - 7_000_000_000, NOW.0 - 2_000_000_000].map(Moment) {
             for backend in 0..self.backends {
-                let claim = Claim { sessions: Some(100.0), capacity: Some(200.0), ..Claim::default() };
+                let claim =
+                    RawReport { sessions: Some(100.0), capacity: Some(200.0), ..RawReport::default() };
                 learner.report(backend, &Report::new(claim, expires).unwrap(), at);
                 (0..20).for_each(|_| learner.loads()[backend].dispatched(at));
             }

@@ -14,8 +14,8 @@ use signpost::dispatch::client_limits::ClientLimits;
 use signpost::dispatch::{DispatchConfig, Worker, dispatch};
 use signpost::estimate::Report;
 use signpost::load;
-use signpost::load::agent::Line;
-use signpost::metrics::{Counter, Told};
+use signpost::load::agent::AgentReply;
+use signpost::metrics::{Counter, ReportResult};
 use signpost::request::ClientInfo;
 use signpost::request::client_address::{ClientIpHeader, TrustedProxies};
 use signpost::server::proxy_protocol::{Header, MAX, Parsed, parse};
@@ -150,7 +150,7 @@ pub fn proxy_protocol(data: &[u8]) {
 /// Whatever a backend says, in whatever form: it is refused, or becomes a report whose numbers are finite and in bounds.
 pub fn load(data: &[u8]) {
     let expires = Duration::from_secs(15);
-    let line = Line::parse(data);
+    let line = AgentReply::parse(data);
     let asked = line.as_ref().ok().and_then(|line| line.claim()).map(Ok);
     let mut claims: Vec<_> = asked.into_iter().collect();
     let root = Pointer::parse("").expect("a pointer");
@@ -172,7 +172,7 @@ pub fn load(data: &[u8]) {
                 );
                 assert!(most.iter().any(|(value, _)| value.is_some()) && report.age() <= expires);
             }
-            Err(refused) => assert!(!refused.to_string().is_empty() && refused.told() != Told::Ok),
+            Err(refused) => assert!(!refused.to_string().is_empty() && refused.told() != ReportResult::Ok),
         }
     }
 }

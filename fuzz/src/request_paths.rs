@@ -23,7 +23,7 @@ use signpost::control::Controller;
 use signpost::dispatch::access_log::{AccessLog, Format};
 use signpost::dispatch::client_limits::ClientLimits;
 use signpost::dispatch::{DispatchConfig, HealthPath, Worker};
-use signpost::metrics::{Counter, Registry, Roll, Sources};
+use signpost::metrics::{Counter, CounterRegistry, Registry, Sources};
 use signpost::output::{LogWriter, Lossy};
 use signpost::readiness::Readiness;
 use signpost::request::ClientInfo;
@@ -244,13 +244,13 @@ type ExpectsBody = bool;
 /// One of the two paths, with its counts.
 struct Path {
     has_fast_path: bool,
-    roll: Arc<Roll>,
+    roll: Arc<CounterRegistry>,
     counter: Counter,
 }
 
 impl Path {
     fn new(has_fast_path: bool) -> Self {
-        let roll = Arc::new(Roll::new(Arc::default()));
+        let roll = Arc::new(CounterRegistry::new(Arc::default()));
         let counter = Counter::new(roll.enlist());
         Self { has_fast_path, roll, counter }
     }

@@ -15,7 +15,7 @@ use crate::request::hash_key;
 use crate::strategy::Score;
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct ExplainDocument<'a> {
     pool: &'a str,
     /// Who of its backends new visitors are sent to.
     priority: Priority,
@@ -36,11 +36,11 @@ struct Explained<'a> {
     /// What the scores are; `None` where nobody may be picked.
     score: Option<Score>,
     /// All of the pool: in the order in which the strategy turns to them, then those who may not be picked.
-    candidates: Vec<Candidate<'a>>,
+    candidates: Vec<CandidateView<'a>>,
 }
 
 #[derive(Serialize)]
-struct Candidate<'a> {
+struct CandidateView<'a> {
     backend: &'a str,
     state: EffectiveState,
     score: Option<f64>,
@@ -73,7 +73,7 @@ pub(super) async fn explain(
     });
     let hash = hash.transpose()?;
     let strategies = (0..pool.config.arms.len()).map(|arm| explained(&shown, pool, arm, hash));
-    Ok(json(&Document {
+    Ok(json(&ExplainDocument {
         pool: &pool.config.name,
         priority: pool.priority,
         hashed_by,
@@ -84,7 +84,7 @@ pub(super) async fn explain(
 
 fn explained<'a>(shown: &Shown, pool: &'a Pool, arm: usize, hash: Option<u64>) -> Explained<'a> {
     let explanation = pool.explain(arm, hash.unwrap_or(0), shown.clock.now());
-    let candidate = |backend: usize, score, picked, why| Candidate {
+    let candidate = |backend: usize, score, picked, why| CandidateView {
         backend: &pool.config.backends[backend].id,
         state: pool.statuses[backend].state(),
         score,

@@ -9,9 +9,9 @@ use crate::estimate::Load;
 /// A number of visitors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub(super) struct Count(pub(super) u64);
+pub(super) struct CountText(pub(super) u64);
 
-impl fmt::Display for Count {
+impl fmt::Display for CountText {
     /// In groups of three digits, between them thin spaces that don't break.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = self.0.to_string();
@@ -28,9 +28,9 @@ impl fmt::Display for Count {
 /// A part of a whole, mostly 0 to 1; `None`: of nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
-pub(super) struct Share(pub(super) Option<f64>);
+pub(super) struct ShareText(pub(super) Option<f64>);
 
-impl Share {
+impl ShareText {
     pub(super) fn of(part: f64, whole: f64) -> Self {
         Self((whole > 0.0).then(|| part / whole))
     }
@@ -41,7 +41,7 @@ impl Share {
     }
 }
 
-impl fmt::Display for Share {
+impl fmt::Display for ShareText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(part) => write!(f, "{:.1}\u{202f}%", part * 100.0),
@@ -53,9 +53,9 @@ impl fmt::Display for Share {
 /// A quotient or an index, where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
-pub(super) struct Ratio(pub(super) Option<f64>);
+pub(super) struct RatioText(pub(super) Option<f64>);
 
-impl fmt::Display for Ratio {
+impl fmt::Display for RatioText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(ratio) => write!(f, "{ratio:.3}"),
@@ -66,9 +66,9 @@ impl fmt::Display for Ratio {
 
 /// How long something still takes, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Countdown(pub(super) u64);
+pub(super) struct CountdownText(pub(super) u64);
 
-impl fmt::Display for Countdown {
+impl fmt::Display for CountdownText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0 / 60, self.0 % 60) {
             (0, seconds) => write!(f, "{seconds} s"),
@@ -97,7 +97,8 @@ impl LoadView {
 
     /// In per cent, 0 to 100, of what it can take; where that is unknown, of the most loaded of its pool.
     pub(super) fn length(&self, most: f64) -> f64 {
-        Share::of(self.utilisation.unwrap_or(0.0), if self.capacity.is_some() { 1.0 } else { most }).length()
+        ShareText::of(self.utilisation.unwrap_or(0.0), if self.capacity.is_some() { 1.0 } else { most })
+            .length()
     }
 
     /// How near to being full, for the bar's colour.
@@ -113,7 +114,7 @@ impl LoadView {
 impl fmt::Display for LoadView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.capacity {
-            Some(_) => Share(self.utilisation).fmt(f),
+            Some(_) => ShareText(self.utilisation).fmt(f),
             None => write!(f, "{:.1}", self.level),
         }
     }
@@ -125,31 +126,37 @@ mod tests {
 
     #[test]
     fn a_person_reads_groups_per_cent_and_three_places() {
-        let count = |count| Count(count).to_string();
+        let count = |count| CountText(count).to_string();
         assert_eq!(
             [0, 999, 1000, 1_234_567].map(count),
             ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]
         );
-        assert_eq!(Share::of(1.0, 3.0).to_string(), "33.3\u{202f}%");
-        assert_eq!((Share::of(0.0, 0.0).to_string(), Share::of(0.0, 0.0).length()), ("–".to_owned(), 0.0));
-        assert_eq!((Share::of(1.0, 3.0).length(), Share::of(5.0, 3.0).length()), (33.3, 100.0));
+        assert_eq!(ShareText::of(1.0, 3.0).to_string(), "33.3\u{202f}%");
         assert_eq!(
-            (Ratio(Some(1.0 / 3.0)).to_string(), Ratio(None).to_string()),
+            (ShareText::of(0.0, 0.0).to_string(), ShareText::of(0.0, 0.0).length()),
+            ("–".to_owned(), 0.0)
+        );
+        assert_eq!((ShareText::of(1.0, 3.0).length(), ShareText::of(5.0, 3.0).length()), (33.3, 100.0));
+        assert_eq!(
+            (RatioText(Some(1.0 / 3.0)).to_string(), RatioText(None).to_string()),
             ("0.333".into(), "–".into())
         );
     }
 
     #[test]
     fn countdown_has_minutes_and_seconds() {
-        let text = [0, 59, 60, 61, 300].map(|seconds| Countdown(seconds).to_string());
+        let text = [0, 59, 60, 61, 300].map(|seconds| CountdownText(seconds).to_string());
         assert_eq!(text, ["0 s", "59 s", "1 min", "1 min 1 s", "5 min"]);
     }
 
     #[test]
     fn a_program_reads_numbers() {
-        let json = |share: Share| serde_json::to_string(&share).unwrap();
-        assert_eq!((json(Share::of(1.0, 4.0)), json(Share::of(1.0, 0.0))), ("0.25".into(), "null".into()));
-        assert_eq!(serde_json::to_string(&Count(1_000)).unwrap(), "1000");
+        let json = |share: ShareText| serde_json::to_string(&share).unwrap();
+        assert_eq!(
+            (json(ShareText::of(1.0, 4.0)), json(ShareText::of(1.0, 0.0))),
+            ("0.25".into(), "null".into())
+        );
+        assert_eq!(serde_json::to_string(&CountText(1_000)).unwrap(), "1000");
     }
 
     #[test]

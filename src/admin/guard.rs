@@ -34,22 +34,22 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What the settings say of who may do what.
 #[derive(Clone, Debug)]
-pub(super) struct Guard(Arc<Rules>);
+pub(super) struct Guard(Arc<AccessRules>);
 
 #[derive(Debug)]
-struct Rules {
+struct AccessRules {
     /// Names besides addresses and `localhost`.
     hosts: Vec<HostPattern>,
     /// For changes by the operator.
-    admin: Key,
+    admin: AccessToken,
     /// For backends that push their load.
-    load: Key,
+    load: AccessToken,
     on_loopback: bool,
 }
 
 /// What must be shown for some of the changes.
 #[derive(Debug)]
-struct Key {
+struct AccessToken {
     /// A hash of the token: of one length whatever the token's.
     token: Option<[u8; 32]>,
     /// What is told who has none, and none is set.
@@ -61,14 +61,14 @@ struct Key {
 impl Guard {
     pub(super) fn new(settings: &Admin, address: SocketAddr) -> Self {
         let hash = |token: &Option<Secret>| token.as_ref().map(|token| Sha256::digest(token.expose()).into());
-        Self(Arc::new(Rules {
+        Self(Arc::new(AccessRules {
             hosts: settings.hosts.clone(),
-            admin: Key {
+            admin: AccessToken {
                 token: hash(&settings.token),
                 none: "changes need admin.token where the listener is not on loopback",
                 wrong: "changes need the admin token as a bearer token",
             },
-            load: Key {
+            load: AccessToken {
                 token: hash(&settings.load_token),
                 none: "pushes need admin.load_token where the listener is not on loopback",
                 wrong: "pushes need the load token as a bearer token",
@@ -85,7 +85,7 @@ pub(super) async fn guard(State(Guard(rules)): State<Guard>, mut request: Reques
     let path =
         request.extensions().get::<MatchedPath>().and_then(|path| path.as_str().strip_prefix(API_BASE));
     let key = if path == Some(LOAD) { &rules.load } else { &rules.admin };
-    let verdict = Fields::read(request.headers()).and_then(|fields| {
+    let verdict = CredentialFields::read(request.headers()).and_then(|fields| {
         rules.host(&fields)?;
         if changes { rules.change(&fields, request.headers(), key) } else { Ok(()) }
     });
@@ -104,7 +104,7 @@ pub(super) async fn guard(State(Guard(rules)): State<Guard>, mut request: Reques
     }
 }
 
-impl Rules {
+impl AccessRules {
     /// Whether changes are taken.
     fn changes(&self) -> Changes {
         match (&self.admin.token, self.on_loopback) {
@@ -114,7 +114,7 @@ impl Rules {
         }
     }
 
-    fn host(&self, fields: &Fields<'_>) -> Result<(), Problem> {
+    fn host(&self, fields: &CredentialFields<'_>) -> Result<(), Problem> {
         let host = fields.host.and_then(|host| host.to_str().ok()).and_then(Host::parse);
         let name = host.map(|host| host.name.trim_end_matches('.').to_ascii_lowercase());
         let name =
@@ -130,7 +130,12 @@ impl Rules {
         }
     }
 
-    fn change(&self, fields: &Fields<'_>, headers: &HeaderMap, key: &Key) -> Result<(), Problem> {
+    fn change(
+        &self,
+        fields: &CredentialFields<'_>,
+        headers: &HeaderMap,
+        key: &AccessToken,
+    ) -> Result<(), Problem> {
         let forbidden = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, detail));
         let site = fields.site.map(HeaderValue::as_bytes);
         if !matches!(site, None | Some(b"same-origin" | b"none")) {
@@ -165,7 +170,7 @@ impl Rules {
 }
 
 /// The fields that access depends on.
-struct Fields<'a> {
+struct CredentialFields<'a> {
     host: Option<&'a HeaderValue>,
     origin: Option<&'a HeaderValue>,
     site: Option<&'a HeaderValue>,
@@ -173,7 +178,7 @@ struct Fields<'a> {
     content_type: Option<&'a HeaderValue>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> CredentialFields<'a> {
     /// Returns the one value of each.
     ///
     /// # Errors
@@ -201,7 +206,7 @@ impl<'a> Fields<'a> {
 
 /// Whether an `Origin` is the one this request was sent to: the same host and port, by plain HTTP, or by HTTPS if the
 /// browser says that it is the same origin.
-fn same_origin(origin: &HeaderValue, fields: &Fields<'_>) -> bool {
+fn same_origin(origin: &HeaderValue, fields: &CredentialFields<'_>) -> bool {
     let (origin, host) = (origin.to_str().ok(), fields.host.and_then(|host| host.to_str().ok()));
     let Some(((scheme, authority), host)) = origin.and_then(|origin| origin.split_once("://")).zip(host)
     else {

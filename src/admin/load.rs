@@ -18,7 +18,7 @@ use super::problem::Problem;
 use crate::control::Event;
 use crate::estimate::Report;
 use crate::load::{Refused, push as read};
-use crate::metrics::Told;
+use crate::metrics::ReportResult;
 
 /// Takes a report, or says what is wrong with it. Whatever the pool's source is: a backend whose load has moved need not
 /// wait to be asked.
@@ -43,12 +43,12 @@ pub(super) async fn push(
     };
     let claim = read(&body);
     let report = claim.as_ref().map_err(Clone::clone).and_then(|claim| Ok(Report::new(*claim, expires)?));
-    shown.counter.told(known.reports, report.as_ref().map_or_else(Refused::told, |_| Told::Ok));
+    shown.counter.told(known.reports, report.as_ref().map_or_else(Refused::told, |_| ReportResult::Ok));
     let report = report.map_err(|refused| {
         let detail = match &refused {
-            Refused::Nonsense(nonsense) => {
+            Refused::InvalidReport(nonsense) => {
                 let got = claim.map(|claim| claim.to_string()).unwrap_or_default();
-                format!("got {got}: {}", nonsense.takes())
+                format!("got {got}: {}", nonsense.expected())
             }
             other => other.to_string(),
         };

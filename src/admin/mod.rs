@@ -67,11 +67,11 @@ pub use healthcheck::healthcheck;
 pub use scrape::Scrapes;
 
 use crate::control::Event;
-use crate::control::reload::Answer as ReloadAnswer;
+use crate::control::reload::ReloadReply as ReloadAnswer;
 use crate::fleet::{Fleet, Slot};
 use crate::metrics::{Counter, Limit, Registry};
 use crate::os::fd_limit;
-use crate::overrides::Saved;
+use crate::overrides::SaveStatus;
 use crate::readiness::Readiness;
 use crate::settings;
 use crate::util::clock::Clock;
@@ -118,7 +118,7 @@ pub struct Shown {
     /// The way to the controller.
     pub events: mpsc::Sender<Event>,
     /// Tells whether changes are in the state file.
-    pub saved: Saved,
+    pub saved: SaveStatus,
     /// Whether a successor has been told how things stand: nothing may change then.
     pub handing_over: Arc<AtomicBool>,
     /// The control thread's.

@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::Shown;
 use super::cause::{BackoffView, Cause, LastCheckView};
-use super::figures::{Count, Countdown, LoadView, Ratio, Share};
+use super::figures::{CountText, CountdownText, LoadView, RatioText, ShareText};
 use crate::estimate::Load;
 use crate::fleet::{
     AdminState, AgentWeight, BackendStatus, CheckResult, EffectiveState, Excluded, Fleet, HealthState,
     PinAction, Pool, Priority, Role, SlowStart, StateReason, Weight,
 };
-use crate::metrics::{Figures, Source};
+use crate::metrics::{LoadSource, StrategyFigures};
 use crate::util::fairness::{Imbalance, Measure};
 
 /// Everything.
@@ -52,7 +52,7 @@ pub(super) struct PoolView<'a> {
     /// Whether its backends report their loads.
     pub(super) reports_load: bool,
     /// The share of its visitors that this process sends, as it is learnt from reports.
-    pub(super) own_share: Share,
+    pub(super) own_share: ShareText,
     pub(super) strategies: Vec<StrategyView>,
     pub(super) backends: Vec<BackendView<'a>>,
     /// Whether pinned clients still get a backend that new ones don't. Not one that is down: that ends with its grace
@@ -67,7 +67,7 @@ pub(super) struct StrategyView {
     pub(super) name: &'static str,
     pub(super) role: Role,
     /// Visitors it sent to each backend, in the pool's order; of a shadow, whom it would have sent there.
-    pub(super) dispatches: Vec<Count>,
+    pub(super) dispatches: Vec<CountText>,
     /// How evenly, for the weights in effect, lately; `None` where it was nobody.
     pub(super) dispatch_imbalance: Option<Imbalance>,
     /// How even its load is now, where it has one that is its own, or a shadow's model of one.
@@ -75,11 +75,11 @@ pub(super) struct StrategyView {
     /// The same over all the time that it was looked at.
     pub(super) mean_load_imbalance: Option<Imbalance>,
     /// How that load is known.
-    pub(super) load_source: Option<Source>,
+    pub(super) load_source: Option<LoadSource>,
     /// Of a shadow: the part of its picks that were others than the visitor was sent to.
-    pub(super) disagrees: Share,
+    pub(super) disagrees: ShareText,
     /// Of a shadow: the part of visitors with a valid pin that it would have sent elsewhere.
-    pub(super) breaks_pins: Share,
+    pub(super) breaks_pins: ShareText,
     /// The mean of the picks that were timed, in nanoseconds.
     pub(super) pick_nanoseconds: Option<f64>,
 }
@@ -111,9 +111,9 @@ pub(super) struct BackendView<'a> {
     /// While in slow start: when it has its full weight, RFC 3339.
     pub(super) full_weight_at: Option<String>,
     /// Its part of the weights of those who may be picked: what of the visitors it should get.
-    pub(super) weight_share: Share,
+    pub(super) weight_share: ShareText,
     /// Its part of the visitors so far: what it got.
-    pub(super) dispatch_share: Share,
+    pub(super) dispatch_share: ShareText,
     /// What is estimated of its load now; `None` before its first report and once its last one has expired.
     pub(super) load: Option<LoadView>,
     /// What of `admin` and `weight` was set at run time.
@@ -121,10 +121,10 @@ pub(super) struct BackendView<'a> {
     /// While draining: when no pin to it can be valid any more.
     pub(super) drained_at: Option<String>,
     /// While draining: about how many pinned requests a minute reach it lately.
-    pub(super) pinned_last_minute: Option<Count>,
+    pub(super) pinned_last_minute: Option<CountText>,
     pub(super) redirects: Redirects,
     /// Visitors who were sent elsewhere for want of room there.
-    pub(super) spilled: Count,
+    pub(super) spilled: CountText,
     #[serde(skip)]
     status: &'a BackendStatus,
 }
@@ -132,15 +132,15 @@ pub(super) struct BackendView<'a> {
 /// Visitors sent to a backend, by the reason why there.
 #[derive(Serialize)]
 pub(super) struct Redirects {
-    pub(super) pinned: Count,
-    pub(super) repinned: Count,
-    pub(super) picked: Count,
+    pub(super) pinned: CountText,
+    pub(super) repinned: CountText,
+    pub(super) picked: CountText,
 }
 
 impl Redirects {
     /// In the order of `Decision::ALL`, as the registry has them.
     fn of(redirects: [u64; 3]) -> Self {
-        let [pinned, repinned, picked] = redirects.map(Count);
+        let [pinned, repinned, picked] = redirects.map(CountText);
         Self { pinned, repinned, picked }
     }
 }
@@ -166,7 +166,7 @@ impl Overview<'_> {
 }
 
 impl<'a> PoolView<'a> {
-    fn of(shown: &Shown, imbalances: &[Figures], pool: &'a Pool) -> Self {
+    fn of(shown: &Shown, imbalances: &[StrategyFigures], pool: &'a Pool) -> Self {
         let arms = 0..pool.config.arms.len();
         let redirects = redirects(shown, pool);
         Self {
@@ -178,7 +178,7 @@ impl<'a> PoolView<'a> {
                 redirects.iter().fold([0; 3], |sum, one| std::array::from_fn(|at| sum[at] + one[at])),
             ),
             reports_load: pool.config.reports_expire.is_some(),
-            own_share: Share(pool.own_share.get()),
+            own_share: ShareText(pool.own_share.get()),
             strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, arm)).collect(),
             backends: BackendView::of(shown, pool, &redirects),
             serves_pinned: pool.config.pins.is_some()
@@ -212,34 +212,35 @@ impl PoolView<'_> {
 }
 
 impl StrategyView {
-    fn of(shown: &Shown, imbalances: &[Figures], pool: &Pool, index: usize) -> Self {
+    fn of(shown: &Shown, imbalances: &[StrategyFigures], pool: &Pool, index: usize) -> Self {
         let (arm, role) = (&pool.config.arms[index], pool.roles.of(index));
         let [agreed, disagreed, kept, broken] = shown.registry.comparisons(arm).map(|count| count as f64);
-        let is = |of: &&Figures| of.pool == pool.config.name && of.strategy == arm.kind && of.role == role;
+        let is =
+            |of: &&StrategyFigures| of.pool == pool.config.name && of.strategy == arm.kind && of.role == role;
         let figures = imbalances.iter().find(is);
         let load = figures.and_then(|figures| figures.load.as_ref());
         Self {
             name: arm.kind.name(),
             role,
-            dispatches: shown.registry.dispatches(pool, index).into_iter().map(Count).collect(),
+            dispatches: shown.registry.dispatches(pool, index).into_iter().map(CountText).collect(),
             dispatch_imbalance: figures.and_then(|figures| figures.dispatches),
             load_imbalance: load.and_then(|load| load.now),
             mean_load_imbalance: load.and_then(|load| load.so_far.mean_of_all()),
             load_source: load.map(|load| load.source),
-            disagrees: Share::of(disagreed, agreed + disagreed),
-            breaks_pins: Share::of(broken, kept + broken),
+            disagrees: ShareText::of(disagreed, agreed + disagreed),
+            breaks_pins: ShareText::of(broken, kept + broken),
             pick_nanoseconds: shown.registry.pick_nanoseconds(arm),
         }
     }
 
     /// How many visitors that were in all.
-    pub(super) fn total(&self) -> Count {
-        Count(self.dispatches.iter().map(|count| count.0).sum())
+    pub(super) fn total(&self) -> CountText {
+        CountText(self.dispatches.iter().map(|count| count.0).sum())
     }
 
     /// One of the figures of an imbalance.
-    pub(super) fn figure(imbalance: &Option<Imbalance>, measure: Measure) -> Ratio {
-        Ratio(imbalance.map(|imbalance| imbalance.get(measure)))
+    pub(super) fn figure(imbalance: &Option<Imbalance>, measure: Measure) -> RatioText {
+        RatioText(imbalance.map(|imbalance| imbalance.get(measure)))
     }
 }
 
@@ -254,12 +255,12 @@ impl<'a> BackendView<'a> {
         let (all_weights, all_sent) = (weights.iter().sum(), sent.iter().sum());
         let now = shown.clock.now();
         let one = |index: usize| {
-            let shares = (Share::of(weights[index], all_weights), Share::of(sent[index], all_sent));
+            let shares = (ShareText::of(weights[index], all_weights), ShareText::of(sent[index], all_sent));
             let load = pool.load(pool.roles.live, index, now);
             let mut one = Self::one(pool, index, redirects[index], shares, load);
             if one.status.admin == AdminState::Draining {
                 let lately = shown.registry.pinned_lately(&pool.config, index).unwrap_or_default();
-                one.pinned_last_minute = Some(Count(lately.round() as u64));
+                one.pinned_last_minute = Some(CountText(lately.round() as u64));
             }
             one
         };
@@ -270,7 +271,7 @@ impl<'a> BackendView<'a> {
         pool: &'a Pool,
         index: usize,
         redirects: [u64; 3],
-        (weight_share, dispatch_share): (Share, Share),
+        (weight_share, dispatch_share): (ShareText, ShareText),
         load: Option<Load>,
     ) -> Self {
         let (backend, status) = (&pool.config.backends[index], &pool.statuses[index]);
@@ -300,7 +301,7 @@ impl<'a> BackendView<'a> {
             drained_at: status.drained_at.map(date),
             pinned_last_minute: None,
             redirects: Redirects::of(redirects),
-            spilled: Count(pool.spilled(index)),
+            spilled: CountText(pool.spilled(index)),
             status,
         }
     }
@@ -321,10 +322,10 @@ impl<'a> BackendView<'a> {
     }
 
     /// While `flap_backoff` keeps it down: how often it fell, until when, RFC 3339, and how long that still is.
-    pub(super) fn held_back(&self) -> Option<(u32, &str, Countdown)> {
+    pub(super) fn held_back(&self) -> Option<(u32, &str, CountdownText)> {
         let held = self.flap_backoff.as_ref().filter(|_| self.reason == StateReason::FlapBackoff)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Some((held.falls, &held.until, Countdown(held.until_unix.saturating_sub(now))))
+        Some((held.falls, &held.until, CountdownText(held.until_unix.saturating_sub(now))))
     }
 
     /// What else a person should know of where it stands, a few words each.

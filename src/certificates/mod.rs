@@ -14,8 +14,8 @@ use arc_swap::ArcSwap;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-pub use pair::{Pair, Wrong};
-pub use watch::{Asked, watch};
+pub use pair::{LoadError, Pair};
+pub use watch::{ReloadRequest, watch};
 
 /// Where a pair is read from: two files in PEM. A relative path starts at the working directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Files {
 
 /// A pair in its place.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct CertificateEntry {
     /// Where it is read from.
     pub files: Files,
     /// What is served.
@@ -39,8 +39,8 @@ pub struct Place {
 
 /// Every pair, and which names each is for. Immutable: a change makes a new one.
 #[derive(Debug)]
-pub struct Shelf {
-    places: Vec<Place>,
+pub struct CertificateStore {
+    places: Vec<CertificateEntry>,
     /// By host name, lower-cased: places in the order of the settings.
     exact: HashMap<Box<str>, Vec<usize>>,
     /// By what stands behind `*.`.
@@ -48,26 +48,28 @@ pub struct Shelf {
 }
 
 /// The shelf that new connections are served from.
-pub type Published = Arc<ArcSwap<Shelf>>;
+pub type Published = Arc<ArcSwap<CertificateStore>>;
 
-impl Shelf {
+impl CertificateStore {
     /// Reads every pair.
     ///
     /// # Errors
     /// What is wrong, with the index of the pair.
-    pub fn load(files: impl IntoIterator<Item = Files>) -> Result<Self, Vec<(usize, Wrong)>> {
+    pub fn load(files: impl IntoIterator<Item = Files>) -> Result<Self, Vec<(usize, LoadError)>> {
         let mut places = Vec::new();
         let mut wrongs = Vec::new();
         for (index, files) in files.into_iter().enumerate() {
             match Pair::read(&files) {
-                Ok(pair) => places.push(Place { files, pair: Arc::new(pair), last_read_successful: true }),
+                Ok(pair) => {
+                    places.push(CertificateEntry { files, pair: Arc::new(pair), last_read_successful: true })
+                }
                 Err(wrong) => wrongs.push((index, wrong)),
             }
         }
         if wrongs.is_empty() { Ok(Self::new(places)) } else { Err(wrongs) }
     }
 
-    fn new(places: Vec<Place>) -> Self {
+    fn new(places: Vec<CertificateEntry>) -> Self {
         let mut this = Self { places, exact: HashMap::new(), wildcard: HashMap::new() };
         for (index, place) in this.places.iter().enumerate() {
             for name in place.pair.names() {
@@ -82,7 +84,7 @@ impl Shelf {
     }
 
     /// Every pair, in the order of the settings.
-    pub fn places(&self) -> &[Place] {
+    pub fn places(&self) -> &[CertificateEntry] {
         &self.places
     }
 
@@ -110,9 +112,9 @@ impl Shelf {
 
 /// Chooses from what is published at the time of each handshake.
 #[derive(Debug)]
-pub struct Resolver(pub Published);
+pub struct CertificateResolver(pub Published);
 
-impl ResolvesServerCert for Resolver {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load().choose(&hello)
     }

@@ -32,14 +32,14 @@ pub struct Pair {
 
 /// Why two files are no pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wrong {
+pub enum LoadError {
     /// The certificate's file; the text names it.
     Cert(String),
     /// The key's file; the text names it.
     Key(String),
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Cert(text) | Self::Key(text)) = self;
         f.write_str(text)
@@ -50,12 +50,12 @@ impl fmt::Display for Wrong {
 const MOST: u64 = 1 << 20;
 
 /// What two files hold, unread.
-pub(super) struct Contents {
+pub(super) struct PairContents {
     cert: io::Result<Vec<u8>>,
     key: io::Result<Vec<u8>>,
 }
 
-impl Contents {
+impl PairContents {
     /// Reads both files.
     pub(super) fn of(of: &Files) -> Self {
         let read = |file| files::read_first(file, MOST);
@@ -72,9 +72,9 @@ impl Contents {
     }
 
     /// Parses both files and holds them against each other.
-    pub(super) fn parse(&self, files: &Files) -> Result<Pair, Wrong> {
-        let wrong_cert = |why: String| Wrong::Cert(format!("{} {why}", files.cert.display()));
-        let wrong_key = |why: String| Wrong::Key(format!("{} {why}", files.key.display()));
+    pub(super) fn parse(&self, files: &Files) -> Result<Pair, LoadError> {
+        let wrong_cert = |why: String| LoadError::Cert(format!("{} {why}", files.cert.display()));
+        let wrong_key = |why: String| LoadError::Key(format!("{} {why}", files.key.display()));
         let unreadable = |error: &io::Error| format!("can't be read: {error}");
         let cert = self.cert.as_ref().map_err(|error| wrong_cert(unreadable(error)))?;
         let key = self.key.as_ref().map_err(|error| wrong_key(unreadable(error)))?;
@@ -125,8 +125,8 @@ impl Pair {
     ///
     /// # Errors
     /// Which file is wrong, and how.
-    pub fn read(files: &Files) -> Result<Self, Wrong> {
-        Contents::of(files).parse(files)
+    pub fn read(files: &Files) -> Result<Self, LoadError> {
+        PairContents::of(files).parse(files)
     }
 
     /// When the certificate ends, in seconds since 1970.

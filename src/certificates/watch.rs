@@ -6,24 +6,24 @@ use std::time::Duration;
 use tokio::sync::watch::Receiver;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::pair::Contents;
-use super::{Pair, Place, Published, Shelf, Wrong};
+use super::pair::PairContents;
+use super::{CertificateEntry, CertificateStore, LoadError, Pair, Published};
 
 /// Counts the times that somebody asked for everything to be read again.
-pub type Asked = Receiver<u64>;
+pub type ReloadRequest = Receiver<u64>;
 
 /// What became of a pair's files since the look before.
-enum Look {
+enum FileState {
     /// They hold what was last read, or are still being written.
     Nothing,
     /// They hold something else, and have for two looks.
-    Read(Result<Arc<Pair>, Wrong>),
+    Read(Result<Arc<Pair>, LoadError>),
 }
 
 /// Reads each pair whose files have changed and publishes it, for as long as it is polled. A pair that is wrong
 /// leaves the one before in its place. `every` is how often the files are looked at, 0: never; `asked` has them
 /// read at once.
-pub async fn watch(published: Published, every: Duration, mut asked: Asked) {
+pub async fn watch(published: Published, every: Duration, mut asked: ReloadRequest) {
     let mut looks = interval(if every.is_zero() { Duration::MAX } else { every });
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let places = published.load().places().to_vec();
@@ -43,16 +43,20 @@ pub async fn watch(published: Published, every: Duration, mut asked: Asked) {
             let files = places[index].files.clone();
             let (was_read, was_seen) = (*read, *seen);
             let look = tokio::task::spawn_blocking(move || {
-                let contents = Contents::of(&files);
+                let contents = PairContents::of(&files);
                 let now = contents.fingerprint();
                 // Twice the same: whoever writes two files is given the time to finish.
                 let due = at_once || (now != was_read && now == was_seen);
-                let look = if due { Look::Read(contents.parse(&files).map(Arc::new)) } else { Look::Nothing };
+                let look = if due {
+                    FileState::Read(contents.parse(&files).map(Arc::new))
+                } else {
+                    FileState::Nothing
+                };
                 (now, look)
             });
             let Ok((now, look)) = look.await else { continue };
             *seen = now;
-            if let Look::Read(pair) = look {
+            if let FileState::Read(pair) = look {
                 *read = now;
                 publish(&published, index, pair);
             }
@@ -61,9 +65,11 @@ pub async fn watch(published: Published, every: Duration, mut asked: Asked) {
 }
 
 /// Puts a pair in its place, or says what is wrong with it. Nobody else publishes.
-fn publish(published: &Published, index: usize, pair: Result<Arc<Pair>, Wrong>) {
+fn publish(published: &Published, index: usize, pair: Result<Arc<Pair>, LoadError>) {
     let mut places = published.load().places().to_vec();
-    let Some(Place { files, pair: current, last_read_successful }) = places.get_mut(index) else { return };
+    let Some(CertificateEntry { files, pair: current, last_read_successful }) = places.get_mut(index) else {
+        return;
+    };
     let was_wrong = !std::mem::replace(last_read_successful, pair.is_ok());
     match pair {
         Ok(pair) => {
@@ -79,5 +85,5 @@ fn publish(published: &Published, index: usize, pair: Result<Arc<Pair>, Wrong>) 
             tracing::error!(cert = %files.cert.display(), "wrong certificate, the one before stays: {wrong}");
         }
     }
-    published.store(Arc::new(Shelf::new(places)));
+    published.store(Arc::new(CertificateStore::new(places)));
 }

@@ -8,26 +8,26 @@ use crate::fleet::Slot;
 /// Counts that fade: what came a [`WINDOW`] ago weighs 1/e of what comes now, so that it takes one number a series and
 /// not one for each second.
 #[derive(Debug, Default)]
-pub(super) struct Recent(HashMap<Slot, Faded>);
+pub(super) struct DecayingCounter(HashMap<Slot, DecayedCount>);
 
 /// The time constant.
 const WINDOW: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
-struct Faded {
+struct DecayedCount {
     counted: u64,
     lately: f64,
 }
 
-impl Recent {
+impl DecayingCounter {
     /// Notes how far all series have been counted by now. Those that are left out are forgotten; what a new one has had
     /// before is not lately.
     pub(super) fn note(&mut self, counts: impl Iterator<Item = (Slot, u64)>, passed: Duration) {
         let fade = (-passed.as_secs_f64() / WINDOW.as_secs_f64()).exp();
         let noted = counts.map(|(slot, counted)| {
-            let before = self.0.get(&slot).copied().unwrap_or(Faded { counted, lately: 0.0 });
+            let before = self.0.get(&slot).copied().unwrap_or(DecayedCount { counted, lately: 0.0 });
             let more = counted.wrapping_sub(before.counted) as f64;
-            (slot, Faded { counted, lately: before.lately * fade + more })
+            (slot, DecayedCount { counted, lately: before.lately * fade + more })
         });
         self.0 = noted.collect();
     }
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn counts_fade() {
-        let mut recent = Recent::default();
+        let mut recent = DecayingCounter::default();
         let [a, b] = [Slot(1), Slot(2)];
         recent.note([(a, 1000), (b, 0)].into_iter(), WINDOW);
         assert_eq!(recent.of(a), 0.0, "that was before");

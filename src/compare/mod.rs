@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::fleet::{AdminState, Fleet, PinAction, Pool, Role, Slot, StrategySlot};
-use crate::metrics::{Figures, Imbalances, Integral, LoadFigures, Roll, Source};
+use crate::metrics::{CounterRegistry, Imbalances, Integral, LoadFigures, LoadSource, StrategyFigures};
 use crate::strategy::StrategyKind;
 use crate::util::clock::{Clock, Moment};
 use crate::util::fairness::Imbalance;
-use decaying_counter::Recent;
-use rotation::Turns;
+use decaying_counter::DecayingCounter;
+use rotation::Rotation;
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(1);
@@ -28,24 +28,29 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Looks at all pools again and again.
 pub struct Comparer {
     fleet: Arc<ArcSwap<Fleet>>,
-    roll: Arc<Roll>,
+    roll: Arc<CounterRegistry>,
     shown: Arc<Imbalances>,
     /// What each arm sent or picked lately, by the pool's name, the strategy's and the role.
-    recent: HashMap<(Box<str>, &'static str, Role), Recent>,
+    recent: HashMap<(Box<str>, &'static str, Role), DecayingCounter>,
     /// What pinned clients sent to draining backends lately, by where the pool's first strategy counts each.
-    pinned: Recent,
+    pinned: DecayingCounter,
     /// How even the load of each was over time, by the pool's name.
-    so_far: HashMap<(Box<str>, StrategyKind, Source), Integral>,
-    turns: Turns,
+    so_far: HashMap<(Box<str>, StrategyKind, LoadSource), Integral>,
+    turns: Rotation,
     clock: Clock,
     last: Instant,
 }
 
 impl Comparer {
     /// Publishes what it finds in `shown`.
-    pub fn new(fleet: Arc<ArcSwap<Fleet>>, clock: Clock, roll: Arc<Roll>, shown: Arc<Imbalances>) -> Self {
-        let (recent, so_far, turns) = (HashMap::new(), HashMap::new(), Turns::default());
-        let pinned = Recent::default();
+    pub fn new(
+        fleet: Arc<ArcSwap<Fleet>>,
+        clock: Clock,
+        roll: Arc<CounterRegistry>,
+        shown: Arc<Imbalances>,
+    ) -> Self {
+        let (recent, so_far, turns) = (HashMap::new(), HashMap::new(), Rotation::default());
+        let pinned = DecayingCounter::default();
         Self { fleet, roll, shown, recent, pinned, so_far, turns, clock, last: Instant::now() }
     }
 
@@ -78,7 +83,7 @@ impl Comparer {
                     Role::Live | Role::Split => self.roll.redirects(*slot),
                 };
                 recent.note(arm.counts.iter().map(|slot| (*slot, count(slot))), passed);
-                figures.push(Figures {
+                figures.push(StrategyFigures {
                     pool: pool.config.name.clone(),
                     strategy: arm.kind,
                     role,
@@ -118,10 +123,10 @@ impl Comparer {
     ) -> Option<LoadFigures> {
         pool.config.reports_expire?;
         let (source, is_own) = match pool.roles.of(arm) {
-            Role::Live if pool.roles.split.is_empty() => (Source::Reported, is_settled),
+            Role::Live if pool.roles.split.is_empty() => (LoadSource::Reported, is_settled),
             // The load of all of them together is nobody's.
             Role::Live | Role::Split => return None,
-            Role::Shadow => (Source::Modelled, true),
+            Role::Shadow => (LoadSource::Modelled, true),
         };
         let now = is_own.then(|| loads(pool, arm, self.clock.moment(now))).flatten();
         let key = (pool.config.name.clone(), pool.config.arms[arm].kind, source);
@@ -145,7 +150,7 @@ fn loads(pool: &Pool, arm: usize, now: Moment) -> Option<Imbalance> {
 }
 
 /// How even what an arm sent lately is, per weight, over those who may be picked now.
-fn dispatches(pool: &Pool, arm: &StrategySlot, recent: &Recent) -> Option<Imbalance> {
+fn dispatches(pool: &Pool, arm: &StrategySlot, recent: &DecayingCounter) -> Option<Imbalance> {
     let levels = pool.statuses.iter().zip(&arm.counts).zip(&pool.keeps);
     let eligible = levels.filter(|(_, keeps)| **keeps == PinAction::AndRenews);
     Imbalance::of(eligible.map(|((status, slot), _)| {

@@ -7,10 +7,10 @@ use crate::strategy::StrategyKind;
 
 /// Which strategy sends each pool's visitors, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Turns(HashMap<Box<str>, Turn>);
+pub(super) struct Rotation(HashMap<Box<str>, PoolRotation>);
 
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct PoolRotation {
     live: StrategyKind,
     since: Instant,
     /// Whether it was the one already when it was first looked.
@@ -20,7 +20,7 @@ struct Turn {
 /// How much of the beginning of a turn is another's load still; of turns below twice this half of each.
 const CUT: Duration = Duration::from_secs(120);
 
-impl Turns {
+impl Rotation {
     /// Whether what is seen now is the live strategy's own doing; `rotate` is how long turns are where strategies take
     /// turns. To be asked at each look, since it notes what it is told.
     pub(super) fn is_settled(
@@ -30,10 +30,10 @@ impl Turns {
         rotate: Option<Duration>,
         now: Instant,
     ) -> bool {
-        let first = Turn { live, since: now, is_first: true };
+        let first = PoolRotation { live, since: now, is_first: true };
         let turn = self.0.entry(pool.into()).or_insert(first);
         if turn.live != live {
-            *turn = Turn { live, since: now, is_first: false };
+            *turn = PoolRotation { live, since: now, is_first: false };
         }
         let cut = match rotate {
             Some(rotate) => CUT.min(rotate / 2),
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_beginning_of_a_turn_is_not_its_own() {
-        let (mut turns, start) = (Turns::default(), Instant::now());
+        let (mut turns, start) = (Rotation::default(), Instant::now());
         let mut at = |live, rotate: u64, seconds: u32| {
             let rotate = (rotate > 0).then(|| Duration::from_secs(rotate));
             turns.is_settled("p", live, rotate, start + SECOND * seconds)
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn who_was_there_from_the_start_is_settled() {
-        let (mut turns, start) = (Turns::default(), Instant::now());
+        let (mut turns, start) = (Rotation::default(), Instant::now());
         assert!(turns.is_settled("p", StrategyKind::Random, None, start));
         assert!(!turns.is_settled("p", StrategyKind::First, None, start + SECOND), "settings changed");
         assert!(turns.is_settled("p", StrategyKind::First, None, start + 121 * SECOND));

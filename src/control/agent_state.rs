@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::fleet::{AdminState, AgentWeight};
-use crate::load::agent::Line;
+use crate::load::agent::AgentReply;
 
 /// All that an agent has said so far. What it never spoke of is as if there were no agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct AgentState {
     admin: AdminState,
     /// Since when, in seconds since 1970.
     since: u64,
@@ -16,9 +16,9 @@ pub(super) struct Asked {
     weight: Option<(AgentWeight, Instant)>,
 }
 
-impl Asked {
+impl AgentState {
     /// Returns the state after one more line that was received now. Its weight holds for as long as reports do.
-    pub(super) fn after(self, line: &Line, now: Instant, unix_now: u64, expires: Duration) -> Self {
+    pub(super) fn after(self, line: &AgentReply, now: Instant, unix_now: u64, expires: Duration) -> Self {
         let admin = line.admin.unwrap_or(self.admin);
         Self {
             admin,
@@ -66,8 +66,8 @@ mod tests {
     #[test]
     fn words_hold_until_others_come_and_a_weight_until_it_expires() {
         let (now, expires) = (Instant::now(), Duration::from_secs(15));
-        let line = |text: &str| Line::parse(text.as_bytes()).unwrap();
-        let asked = Asked::default().after(&line("75% drain down"), now, 1000, expires);
+        let line = |text: &str| AgentReply::parse(text.as_bytes()).unwrap();
+        let asked = AgentState::default().after(&line("75% drain down"), now, 1000, expires);
         assert_eq!((asked.admin(), asked.since(), asked.is_down()), (AdminState::Draining, 1000, true));
         assert_eq!(asked.weight(now, false), AgentWeight::percent(75));
         assert_eq!(

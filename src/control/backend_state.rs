@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::agent_state::Asked;
+use super::agent_state::AgentState;
 use crate::fleet::{EffectiveState, HealthState, SlowStart};
 
 /// What probes and its agent have told of a backend so far. Every method is given the time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BackendState {
     probed: HealthState,
-    asked: Asked,
+    asked: AgentState,
     /// When [`Self::health`] last changed.
     health_since: Instant,
     /// The state as it was last published, and since when, in seconds since 1970.
@@ -25,7 +25,7 @@ impl BackendState {
     pub(super) fn new(now: Instant, waits_until: Option<Instant>) -> Self {
         Self {
             probed: HealthState::Unknown,
-            asked: Asked::default(),
+            asked: AgentState::default(),
             health_since: now,
             published: None,
             ramps_since: None,
@@ -44,7 +44,7 @@ impl BackendState {
     }
 
     /// What its agent asks for.
-    pub(super) fn asked(&self) -> &Asked {
+    pub(super) fn asked(&self) -> &AgentState {
         &self.asked
     }
 
@@ -58,7 +58,7 @@ impl BackendState {
     }
 
     /// Notes what its agent asks for from now on; the rest is as in [`Self::note`].
-    pub(super) fn ask(&mut self, asked: Asked, now: Instant, others_up: bool) {
+    pub(super) fn ask(&mut self, asked: AgentState, now: Instant, others_up: bool) {
         let before = self.health();
         self.asked = asked;
         self.changed(before, now, others_up);
@@ -130,44 +130,44 @@ mod tests {
     #[test]
     fn a_recovered_backend_takes_ten_steps() {
         let start = Instant::now();
-        let mut vitals = BackendState::new(start, None);
-        vitals.note(HealthState::Down, start, true);
-        vitals.note(HealthState::Up, start, true);
+        let mut state = BackendState::new(start, None);
+        state.note(HealthState::Down, start, true);
+        state.note(HealthState::Up, start, true);
         let slow = 10 * SECOND;
         let mut now = start;
         for step in 1..=9 {
-            assert_eq!(vitals.ramp(now, slow).tenths(), step);
-            let next = vitals.next_change(now, slow, SECOND).unwrap();
+            assert_eq!(state.ramp(now, slow).tenths(), step);
+            let next = state.next_change(now, slow, SECOND).unwrap();
             assert_eq!(next, now + SECOND);
             now = next;
         }
-        assert_eq!(vitals.ramp(now, slow), SlowStart::FULL);
-        assert_eq!(vitals.next_change(now, slow, SECOND), None);
+        assert_eq!(state.ramp(now, slow), SlowStart::FULL);
+        assert_eq!(state.next_change(now, slow, SECOND), None);
     }
 
     #[test]
     fn nobody_ramps_at_the_start_or_alone() {
         let start = Instant::now();
-        let mut vitals = BackendState::new(start, Some(start + SECOND));
-        assert!(vitals.waits(start) && !vitals.waits(start + SECOND));
-        vitals.note(HealthState::Up, start, true);
-        assert!(!vitals.waits(start));
-        assert_eq!(vitals.ramp(start, SECOND), SlowStart::FULL);
-        vitals.note(HealthState::Down, start, true);
-        vitals.note(HealthState::Up, start, false);
-        assert_eq!(vitals.ramp(start, SECOND), SlowStart::FULL);
-        vitals.note(HealthState::Down, start, true);
-        vitals.note(HealthState::Up, start, true);
-        assert_eq!(vitals.ramp(start, Duration::ZERO), SlowStart::FULL, "no slow start");
+        let mut state = BackendState::new(start, Some(start + SECOND));
+        assert!(state.waits(start) && !state.waits(start + SECOND));
+        state.note(HealthState::Up, start, true);
+        assert!(!state.waits(start));
+        assert_eq!(state.ramp(start, SECOND), SlowStart::FULL);
+        state.note(HealthState::Down, start, true);
+        state.note(HealthState::Up, start, false);
+        assert_eq!(state.ramp(start, SECOND), SlowStart::FULL);
+        state.note(HealthState::Down, start, true);
+        state.note(HealthState::Up, start, true);
+        assert_eq!(state.ramp(start, Duration::ZERO), SlowStart::FULL, "no slow start");
     }
 
     #[test]
     fn a_pin_is_held_for_a_while() {
         let start = Instant::now();
-        let mut vitals = BackendState::new(start, None);
-        assert!(!vitals.held(start, SECOND));
-        vitals.note(HealthState::Down, start, true);
-        assert!(vitals.held(start, SECOND) && !vitals.held(start + SECOND, SECOND));
-        assert_eq!(vitals.next_change(start, SECOND, SECOND), Some(start + SECOND));
+        let mut state = BackendState::new(start, None);
+        assert!(!state.held(start, SECOND));
+        state.note(HealthState::Down, start, true);
+        assert!(state.held(start, SECOND) && !state.held(start + SECOND, SECOND));
+        assert_eq!(state.next_change(start, SECOND, SECOND), Some(start + SECOND));
     }
 }

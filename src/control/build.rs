@@ -8,8 +8,8 @@ use http::HeaderValue;
 
 use super::Change;
 use super::backend_state::BackendState;
-use super::load_state::Known;
-use crate::estimate::{Loads, OwnShare};
+use super::load_state::LoadState;
+use crate::estimate::{Estimates, OwnShare};
 use crate::fleet::{
     AdminState, AgentDescription, AllowedOrigin, Backend, BackendStatus, CLOCK_SKEW, Caching, Cookie, Cors,
     ErrorPages, HostMatch, LastCheck, PinPolicy, Pool, PoolConfig, Role, Roles, Route, Routes, StrategySlot,
@@ -31,7 +31,7 @@ pub(super) struct PersistentState {
     /// The clock of all estimates.
     pub(super) clock: Clock,
     /// By pool.
-    loads: HashMap<String, Known>,
+    loads: HashMap<String, LoadState>,
     /// What the operator set at run time, by pool and in it by backend.
     overrides: HashMap<String, HashMap<String, Override>>,
     /// How many times these have changed.
@@ -66,7 +66,7 @@ impl PersistentState {
     }
 
     /// Sets or ends what the operator says of a backend. `now` is in seconds since 1970.
-    pub(super) fn operate(&mut self, pool: &str, backend: &str, change: Change, now: u64) {
+    pub(super) fn set_override(&mut self, pool: &str, backend: &str, change: Change, now: u64) {
         self.override_changes += 1;
         let of_pool = self.overrides.entry(pool.to_owned()).or_default();
         let set = of_pool.entry(backend.to_owned()).or_default();
@@ -104,25 +104,25 @@ impl PersistentState {
     pub(super) fn statuses<'a>(
         &'a self,
         pool: &'a settings::Pool,
-        vitals: &'a [BackendState],
+        state: &'a [BackendState],
         now: Instant,
     ) -> impl Iterator<Item = BackendStatus> + 'a {
         let of_pool = self.overrides.get(pool.name.as_str());
         let pins_end = pool.pin.as_ref().map_or(0, |pin| pin.max_age.0.as_secs() + CLOCK_SKEW);
-        pool.backends.iter().zip(vitals).map(move |(backend, vitals)| {
+        pool.backends.iter().zip(state).map(move |(backend, state)| {
             let set = of_pool.and_then(|set| set.get(backend.id.as_str())).copied().unwrap_or_default();
-            let asked = vitals.asked();
+            let asked = state.asked();
             let admin = set.admin.unwrap_or(asked.admin());
             let since = if set.admin.is_some() { set.since } else { asked.since() };
             BackendStatus {
                 admin,
                 weight: set.weight.unwrap_or(backend.weight),
-                health: vitals.health(),
+                health: state.health(),
                 backup: backend.backup,
-                ramp: vitals.ramp(now, pool.slow_start.0),
+                ramp: state.ramp(now, pool.slow_start.0),
                 agent_weight: asked.weight(now, set.weight.is_some()),
-                waits: vitals.waits(now),
-                held: pool.pin.as_ref().is_some_and(|pin| vitals.held(now, pin.hold.0)),
+                waits: state.waits(now),
+                held: pool.pin.as_ref().is_some_and(|pin| state.held(now, pin.hold.0)),
                 agent_is_down: asked.is_down(),
                 // Both are known once it is published.
                 full_weight_at: None,
@@ -249,7 +249,7 @@ impl PersistentState {
         config: &PoolConfig,
         roles: &Roles,
         now: Moment,
-    ) -> (impl Iterator<Item = Loads> + use<>, Arc<OwnShare>) {
+    ) -> (impl Iterator<Item = Estimates> + use<>, Arc<OwnShare>) {
         let kinds = || config.arms.iter().map(|arm| arm.kind).enumerate();
         let is_shadow = |index: usize| roles.of(index) == Role::Shadow;
         let Some(known) = self.loads_of(config) else { return (Vec::new().into_iter(), Arc::default()) };
@@ -266,7 +266,7 @@ impl PersistentState {
     }
 
     /// What is known of the load of a pool's backends; `None` where they report none.
-    pub(super) fn loads_of(&mut self, config: &PoolConfig) -> Option<&mut Known> {
+    pub(super) fn loads_of(&mut self, config: &PoolConfig) -> Option<&mut LoadState> {
         let name = &*config.name;
         let Some(expires) = config.reports_expire else {
             self.loads.remove(name);
@@ -274,7 +274,7 @@ impl PersistentState {
         };
         if !self.loads.get(name).is_some_and(|known| known.is_of(config)) {
             let before = self.loads.remove(name);
-            self.loads.insert(name.to_owned(), Known::of(config, expires, before));
+            self.loads.insert(name.to_owned(), LoadState::of(config, expires, before));
         }
         self.loads.get_mut(name)
     }

@@ -4,26 +4,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::estimate::{Learner, Loads, OwnShare, Report};
+use crate::estimate::{Estimates, LoadModel, OwnShare, Report};
 use crate::fleet::PoolConfig;
 use crate::strategy::StrategyKind;
 use crate::util::clock::Moment;
 
 /// The load of a pool's backends as they report it, and as it would be were it for one of the shadows.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct LoadState {
     /// Whose load it is: the hash of each backend's id, in the order of the roster.
     names: Arc<[u64]>,
-    learner: Learner,
-    modelled: HashMap<StrategyKind, Loads>,
+    learner: LoadModel,
+    modelled: HashMap<StrategyKind, Estimates>,
 }
 
-impl Known {
+impl LoadState {
     /// Of a roster whose reports are good for `expires`, with what is known `before`.
     pub(super) fn of(config: &PoolConfig, expires: Duration, before: Option<Self>) -> Self {
         let names = &config.rules.names;
         let Some(before) = before else {
-            let learner = Learner::new(names.len(), expires);
+            let learner = LoadModel::new(names.len(), expires);
             return Self { names: Arc::clone(names), learner, modelled: HashMap::new() };
         };
         if before.names == *names {
@@ -31,7 +31,7 @@ impl Known {
         }
         let places: HashMap<u64, usize> = before.names.iter().copied().zip(0..).collect();
         let place = |name: &u64| places.get(name).copied();
-        let rearrange = |loads: &Loads| {
+        let rearrange = |loads: &Estimates| {
             let stays = |name| Some(Arc::clone(loads.get(place(name)?)?));
             names.iter().map(|name| stays(name).unwrap_or_default()).collect()
         };
@@ -48,7 +48,7 @@ impl Known {
     }
 
     /// What is estimated of each backend.
-    pub(super) fn loads(&self) -> &Loads {
+    pub(super) fn loads(&self) -> &Estimates {
         self.learner.loads()
     }
 
@@ -58,7 +58,7 @@ impl Known {
     }
 
     /// The loads that a shadow would make. It begins with those that there are.
-    pub(super) fn modelled(&mut self, shadow: StrategyKind, now: Moment) -> Loads {
+    pub(super) fn modelled(&mut self, shadow: StrategyKind, now: Moment) -> Estimates {
         let begin = || {
             let truths = self.learner.loads().iter();
             truths.map(|truth| Arc::new(truth.copied(now))).collect()

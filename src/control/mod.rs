@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::estimate::Report;
 use crate::fleet::{AdminState, Check, ErrorPages, Fleet, HealthState, Routes, Slot, Weight};
-use crate::load::agent::Line;
+use crate::load::agent::AgentReply;
 use crate::metrics::{Counter, Slots};
 use crate::settings::{self, BackendUrl, Settings};
 use crate::util::clock::Clock;
@@ -54,7 +54,7 @@ pub enum Event {
     /// Health checks of a backend have found something new: another state, or another reason for the same.
     HealthState {
         /// What was checked. Ignored if it is no longer a target.
-        target: Arc<Target>,
+        target: Arc<ProbeTarget>,
         /// The state that follows from the checks.
         health: HealthState,
         /// The last of them.
@@ -74,9 +74,9 @@ pub enum Event {
     /// A backend's agent has said its line.
     Agent {
         /// Whose agent. Where that is no target any more, nothing changes.
-        target: Arc<Target>,
+        target: Arc<ProbeTarget>,
         /// What it said.
-        line: Line,
+        line: AgentReply,
     },
     /// Makes the controller panic.
     #[cfg(test)]
@@ -97,7 +97,7 @@ pub struct Change {
 
 /// A backend that is to be probed, or whose agent is to be asked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Target {
+pub struct ProbeTarget {
     /// The pool's name.
     pub pool: Arc<str>,
     /// The backend's id.
@@ -116,7 +116,7 @@ pub struct Target {
     pub reports: Slot,
 }
 
-impl Target {
+impl ProbeTarget {
     /// Whether what is known of `other` holds for this one too.
     pub fn is_at(&self, other: &Self) -> bool {
         self.pool == other.pool && self.backend == other.backend && self.url == other.url
@@ -137,7 +137,7 @@ pub struct Controller {
     routes: Arc<Routes>,
     error_pages: Arc<ErrorPages>,
     lasting: PersistentState,
-    targets: watch::Sender<Vec<Arc<Target>>>,
+    targets: watch::Sender<Vec<Arc<ProbeTarget>>>,
     settled: watch::Sender<bool>,
     /// The number of times that operator overrides have changed, and that is published.
     override_changes: watch::Sender<u64>,
@@ -191,7 +191,7 @@ impl Controller {
     }
 
     /// What is to be probed.
-    pub fn targets(&self) -> watch::Receiver<Vec<Arc<Target>>> {
+    pub fn targets(&self) -> watch::Receiver<Vec<Arc<ProbeTarget>>> {
         self.targets.subscribe()
     }
 
@@ -290,7 +290,7 @@ impl Controller {
                 kept.index(&backend)?;
                 let unix_now =
                     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                self.lasting.operate(&pool, &backend, change, unix_now);
+                self.lasting.set_override(&pool, &backend, change, unix_now);
                 kept.changed();
                 Some(published)
             }

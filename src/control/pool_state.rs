@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::Target;
-use super::agent_state::Asked;
+use super::ProbeTarget;
+use super::agent_state::AgentState;
 use super::backend_state::BackendState;
 use super::build::PersistentState;
 use crate::fleet::{
     BackendStatus, Check, CheckProgress, HealthState, Pool, PoolConfig, Priority, Roles, SplitRange,
 };
-use crate::load::agent::Line;
+use crate::load::agent::AgentReply;
 use crate::settings::{self, Load};
 
 /// How long shares that agents ask for may wait for those of others.
@@ -24,9 +24,9 @@ pub(super) struct PoolState {
     settings: Arc<settings::Pool>,
     config: Arc<PoolConfig>,
     /// One for each backend of the settings.
-    vitals: Vec<BackendState>,
+    state: Vec<BackendState>,
     /// One for each backend that is probed: all or none.
-    targets: Vec<Arc<Target>>,
+    targets: Vec<Arc<ProbeTarget>>,
     indices: Arc<HashMap<String, usize>>,
     /// `None` until it is first built.
     pool: Option<Arc<Pool>>,
@@ -59,38 +59,38 @@ impl PoolState {
         let config = Arc::new(lasting.config(&settings, known));
         let targets = targets(&settings, &config);
         let waits_until = settings.health.is_on().then(|| now + settings.health.startup_timeout.0);
-        let vitals = |(index, backend): (usize, &settings::Backend)| {
+        let state = |(index, backend): (usize, &settings::Backend)| {
             let id = backend.id.as_str();
             let known = last.as_ref().and_then(|last| Some((last, last.known(id, targets.get(index))?)));
-            let mut vitals = match known {
+            let mut state = match known {
                 Some((last, before)) => {
                     let [built, before_it] = [&config.backends[index], &last.config.backends[before]];
                     built.agent_description.set(before_it.agent_description.get());
-                    let mut vitals = last.vitals[before];
+                    let mut state = last.state[before];
                     if settings.health.is_on() {
                         built.check.set(before_it.check.get());
                     } else {
                         // No check would ever change it.
-                        vitals.note(HealthState::Unknown, now, false);
+                        state.note(HealthState::Unknown, now, false);
                     }
-                    vitals
+                    state
                 }
                 None => BackendState::new(now, waits_until),
             };
             if !asks_agents(&settings) {
                 // Nobody would ever say that it is over.
-                vitals.ask(Asked::default(), now, false);
+                state.ask(AgentState::default(), now, false);
             }
-            vitals
+            state
         };
         let indices = settings.backends.iter().enumerate();
         let indices = indices.map(|(index, backend)| (backend.id.as_str().to_owned(), index));
-        let vitals: Vec<_> = settings.backends.iter().enumerate().map(vitals).collect();
+        let state: Vec<_> = settings.backends.iter().enumerate().map(state).collect();
         Self {
             is_first_round: last.as_ref().is_some_and(|last| last.is_first_round)
-                || vitals.iter().all(|vitals| vitals.waits(now)),
+                || state.iter().all(|state| state.waits(now)),
             logged: last.as_ref().map_or(Priority::Primaries, |last| last.logged),
-            vitals,
+            state,
             indices: Arc::new(indices.collect()),
             targets,
             settings,
@@ -102,7 +102,7 @@ impl PoolState {
     }
 
     /// The index of a backend if what is known of it still holds: it is checked at the same place as before.
-    fn known(&self, id: &str, target: Option<&Arc<Target>>) -> Option<usize> {
+    fn known(&self, id: &str, target: Option<&Arc<ProbeTarget>>) -> Option<usize> {
         let index = self.index(id)?;
         let same = match (self.targets.get(index), target) {
             (Some(before), Some(now)) => before.is_at(now),
@@ -120,7 +120,7 @@ impl PoolState {
         &self.config
     }
 
-    pub(super) fn targets(&self) -> &[Arc<Target>] {
+    pub(super) fn targets(&self) -> &[Arc<ProbeTarget>] {
         &self.targets
     }
 
@@ -149,13 +149,13 @@ impl PoolState {
 
     /// Whether some backend's first probe is waited for.
     pub(super) fn waits(&self, now: Instant) -> bool {
-        self.vitals.iter().any(|vitals| vitals.waits(now))
+        self.state.iter().any(|state| state.waits(now))
     }
 
     /// Notes what health checks found of a backend, and logs what that changes. Ignored if the target is one no longer.
     pub(super) fn note(
         &mut self,
-        target: &Target,
+        target: &ProbeTarget,
         health: HealthState,
         check: Check,
         lasting: &PersistentState,
@@ -170,12 +170,12 @@ impl PoolState {
         let (result, detail) = (check.result.name(), Arc::clone(&check.detail));
         // Before the fleet is published: whoever reads the new state finds its reason.
         place.set(Some(Arc::new(check)));
-        let before = self.vitals[index].probed();
+        let before = self.state[index].probed();
         if before == health {
             return;
         }
         let others_up = self.others_up(index, lasting, now);
-        self.vitals[index].note(health, now, others_up);
+        self.state[index].note(health, now, others_up);
         self.changed();
         let (pool, backend, was) = (&*target.pool, &*target.backend, before.name());
         match health {
@@ -189,8 +189,8 @@ impl PoolState {
     /// Whether visitors have somewhere else to go, where a backend is down and may be so no more. Asked only then: it
     /// may take a look at the whole pool.
     fn others_up(&self, index: usize, lasting: &PersistentState, now: Instant) -> bool {
-        self.vitals[index].health() == HealthState::Down
-            && lasting.statuses(&self.settings, &self.vitals, now).enumerate().any(|(other, status)| {
+        self.state[index].health() == HealthState::Down
+            && lasting.statuses(&self.settings, &self.state, now).enumerate().any(|(other, status)| {
                 other != index && !status.backup && status.is_active() && status.is_up()
             })
     }
@@ -198,18 +198,18 @@ impl PoolState {
     /// Notes a line of a backend's agent; `None` where that target is none any more.
     pub(super) fn ask(
         &mut self,
-        target: &Target,
-        line: Line,
+        target: &ProbeTarget,
+        line: AgentReply,
         lasting: &PersistentState,
         now: Instant,
     ) -> Option<()> {
         let index = self.index(&target.backend)?;
         self.targets.get(index).filter(|known| known.is_at(target))?;
         let load = self.settings.load.as_ref().filter(|load| load.asks_agents())?;
-        let before = *self.vitals[index].asked();
+        let before = *self.state[index].asked();
         let asked = before.after(&line, now, unix_now().as_secs(), load.expires.0);
         let others_up = before.is_down() && !asked.is_down() && self.others_up(index, lasting, now);
-        self.vitals[index].ask(asked, now, others_up);
+        self.state[index].ask(asked, now, others_up);
         if line.admin.is_some() || line.is_down.is_some() {
             let place = &self.config.backends[index].agent_description;
             if place.get().as_deref() != line.description.as_ref() {
@@ -234,17 +234,16 @@ impl PoolState {
         if !self.is_changed && self.due.is_none_or(|due| now < due) {
             return;
         }
-        let mut statuses: Box<[BackendStatus]> =
-            lasting.statuses(&self.settings, &self.vitals, now).collect();
+        let mut statuses: Box<[BackendStatus]> = lasting.statuses(&self.settings, &self.state, now).collect();
         let hold = self.settings.pin.as_ref().map_or(Duration::ZERO, |pin| pin.hold.0);
         let slow_start = self.settings.slow_start.0;
         let unix = unix_now();
-        for (status, vitals) in statuses.iter_mut().zip(&mut self.vitals) {
-            status.since = vitals.publish(status.state(), unix.as_secs());
-            let full = vitals.ramp_ends(now, slow_start);
+        for (status, state) in statuses.iter_mut().zip(&mut self.state) {
+            status.since = state.publish(status.state(), unix.as_secs());
+            let full = state.ramp_ends(now, slow_start);
             status.full_weight_at = full.map(|at| (unix + at.saturating_duration_since(now)).as_secs());
         }
-        self.due = self.vitals.iter().filter_map(|vitals| vitals.next_change(now, slow_start, hold)).min();
+        self.due = self.state.iter().filter_map(|state| state.next_change(now, slow_start, hold)).min();
         self.is_changed = false;
         let (roles, rotates_in) = roles(&self.settings, unix);
         self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();
@@ -296,7 +295,7 @@ impl PoolState {
 }
 
 /// Logs that a backend is held back by `flap_backoff` from now on, or no longer.
-fn log_backoff(target: &Target, before: Option<&Check>, health: HealthState, check: &Check) {
+fn log_backoff(target: &ProbeTarget, before: Option<&Check>, health: HealthState, check: &Check) {
     let held = |check: &Check| match check.progress {
         CheckProgress::Backoff { falls, until } => Some((falls, until)),
         _ => None,
@@ -345,14 +344,14 @@ fn asks_agents(settings: &settings::Pool) -> bool {
     settings.load.as_ref().is_some_and(Load::asks_agents)
 }
 
-fn targets(settings: &settings::Pool, config: &PoolConfig) -> Vec<Arc<Target>> {
+fn targets(settings: &settings::Pool, config: &PoolConfig) -> Vec<Arc<ProbeTarget>> {
     if !settings.health.is_on() && !asks_agents(settings) {
         return Vec::new();
     }
     let (pool, health): (Arc<str>, _) = (settings.name.as_str().into(), Arc::new(settings.health.clone()));
     let load = settings.load.clone().map(Arc::new);
     let target = |(backend, built): (&settings::Backend, &crate::fleet::Backend)| {
-        Arc::new(Target {
+        Arc::new(ProbeTarget {
             pool: Arc::clone(&pool),
             backend: backend.id.as_str().into(),
             url: backend.probe_url.as_ref().unwrap_or(&backend.url).clone(),

@@ -23,7 +23,7 @@ use crate::os::sd_notify::Notifier;
 use crate::settings::{Layers, Loaded, Problem, Settings};
 
 /// Where the outcome of a reload that was asked for goes: an error has one line per problem.
-pub type Answer = oneshot::Sender<Result<(), Vec<String>>>;
+pub type ReloadReply = oneshot::Sender<Result<(), Vec<String>>>;
 
 /// How long reading files may take.
 const LONG: Duration = Duration::from_secs(5);
@@ -36,20 +36,20 @@ const CHANGED: &str = "a file has changed";
 
 /// Asks for other listeners and workers, since `[server]` or `[admin]` have changed.
 #[derive(Debug)]
-pub struct NewFront {
+pub struct ReplaceDataPlane {
     /// All settings, valid.
     pub settings: Settings,
     /// Is told once they serve, or why they can't: then nothing has changed.
-    pub answer: Answer,
+    pub answer: ReloadReply,
 }
 
 /// Who is told of a reload.
 #[derive(Debug)]
-pub struct Told {
+pub struct ReloadTargets {
     /// The controller.
     pub events: mpsc::Sender<Event>,
     /// Who has the listeners.
-    pub fronts: mpsc::Sender<NewFront>,
+    pub fronts: mpsc::Sender<ReplaceDataPlane>,
     /// Who reads certificates.
     pub certificates: watch::Sender<u64>,
     /// Who writes the state file, and where it is.
@@ -66,7 +66,7 @@ pub struct Reloader {
     layers: Layers,
     /// The settings in effect; of `log` those of the start.
     current: Settings,
-    told: Told,
+    told: ReloadTargets,
     /// What was last read, also if it was wrong: a file that was missing may be there later.
     files: Vec<PathBuf>,
     /// The fingerprint of that.
@@ -84,12 +84,12 @@ fn looks(every: Duration) -> Interval {
 
 impl Reloader {
     /// For a process that was started with `current`, as `layers` say.
-    pub fn new(layers: Layers, current: Settings, told: Told) -> Self {
+    pub fn new(layers: Layers, current: Settings, told: ReloadTargets) -> Self {
         Self { layers, current, told, files: Vec::new(), fingerprint: None, looking: None }
     }
 
     /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP, `asked` comes from the API.
-    pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Answer>) {
+    pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<ReloadReply>) {
         let mut every = self.current.server.watch.0;
         let mut looks = looks(every);
         // What changed between the start's own reading and this one would never be seen.
@@ -214,7 +214,7 @@ impl Reloader {
         current.error_pages.clone_from(&settings.server.error_pages);
         if (&settings.server, &settings.admin) != (&current, &self.current.admin) {
             let (answer, served) = oneshot::channel();
-            let asked = NewFront { settings: settings.clone(), answer };
+            let asked = ReplaceDataPlane { settings: settings.clone(), answer };
             self.told.fronts.send(asked).await.map_err(|_| lost())?;
             served.await.map_err(|_| lost())??;
             self.current.server = settings.server.clone();

@@ -4,26 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::rates::{Chance, Flow, Pull, Rates, Unit};
-use super::snapshot::Basis;
-use super::{Estimate, Loads, OwnShare, Report};
+use super::rates::{DriftFit, RateFit, Rates, Unit, VarianceFit};
+use super::snapshot::ModelSnapshot;
+use super::{Estimate, Estimates, OwnShare, Report};
 use crate::util::clock::Moment;
 
 /// Makes estimates of reports: one for each pool, and the one writer of its estimates.
 ///
-/// What it learns is in `rates`: `Flow`, `Pull` and `Chance`; each fades, so that it follows the time of day. Reports that
+/// What it learns is in `rates`: `RateFit`, `DriftFit` and `VarianceFit`; each fades, so that it follows the time of day. Reports that
 /// were lost merely make an interval longer. Cost: O(1) for a report, some hundred bytes for a backend.
 #[derive(Debug)]
-pub struct Learner {
-    backends: Vec<Known>,
-    loads: Loads,
+pub struct LoadModel {
+    backends: Vec<BackendModel>,
+    loads: Estimates,
     expires: Duration,
     /// When anything was last learnt.
     at: Moment,
     /// Of all backends together.
-    flow: Flow,
-    pull: Pull,
-    chance: Chance,
+    flow: RateFit,
+    pull: DriftFit,
+    chance: VarianceFit,
     /// What reported rates come to in visitors of all dispatchers, and our own in the same times.
     arrivals: f64,
     own: f64,
@@ -34,11 +34,11 @@ pub struct Learner {
 
 /// What is known of one backend.
 #[derive(Debug, Default)]
-struct Known {
+struct BackendModel {
     estimate: Arc<Estimate>,
     last: Option<Last>,
     capacity: Option<f64>,
-    flow: Flow,
+    flow: RateFit,
     /// Seconds from one report to the next. Its own: one that reports whenever something moves is no reason to take what
     /// others said seconds ago for outdated.
     interval: Option<f64>,
@@ -64,13 +64,13 @@ const INTERVAL_STEP: f64 = 0.1;
 /// So many intervals without a report are a gap.
 const LONGEST_GAP: f64 = 3.0;
 
-impl Learner {
+impl LoadModel {
     /// For so many backends, of whom nothing is known yet. A report is good for `expires`.
     pub fn new(backends: usize, expires: Duration) -> Self {
-        Self::of((0..backends).map(|_| Known::default()).collect(), expires)
+        Self::of((0..backends).map(|_| BackendModel::default()).collect(), expires)
     }
 
-    fn of(backends: Vec<Known>, expires: Duration) -> Self {
+    fn of(backends: Vec<BackendModel>, expires: Duration) -> Self {
         let told = backends.iter().filter_map(|known| known.capacity);
         Self {
             capacities: told.fold((0.0, 0.0), |(sum, count), capacity| (sum + capacity, count + 1.0)),
@@ -78,9 +78,9 @@ impl Learner {
             backends,
             expires,
             at: Moment::default(),
-            flow: Flow::default(),
-            pull: Pull::default(),
-            chance: Chance::default(),
+            flow: RateFit::default(),
+            pull: DriftFit::default(),
+            chance: VarianceFit::default(),
             arrivals: 0.0,
             own: 0.0,
             own_share: Arc::default(),
@@ -90,7 +90,7 @@ impl Learner {
     /// For another roster: `places` has, for each of its backends, the place it had before, if any. What was learnt of
     /// the pool and of those who stay is kept.
     pub fn rearranged(self, places: impl IntoIterator<Item = Option<usize>>, expires: Duration) -> Self {
-        let mut before: Vec<Option<Known>> = self.backends.into_iter().map(Some).collect();
+        let mut before: Vec<Option<BackendModel>> = self.backends.into_iter().map(Some).collect();
         let mut take = |place: usize| before.get_mut(place)?.take();
         let backends = places.into_iter().map(|place| place.and_then(&mut take).unwrap_or_default());
         let Self { loads, backends, expires, capacities, .. } = Self::of(backends.collect(), expires);
@@ -98,7 +98,7 @@ impl Learner {
     }
 
     /// The estimates that it writes.
-    pub fn loads(&self) -> &Loads {
+    pub fn loads(&self) -> &Estimates {
         &self.loads
     }
 
@@ -118,7 +118,8 @@ impl Learner {
             return Some((self.own / self.arrivals).min(1.0));
         }
         // What a dispatch adds to anything else says nothing of other dispatchers.
-        let rates = (unit == Unit::Sessions).then(|| self.rates(unit, &Known::default(), 1.0)).flatten()?;
+        let rates =
+            (unit == Unit::Sessions).then(|| self.rates(unit, &BackendModel::default(), 1.0)).flatten()?;
         Some((1.0 / rates.gain).min(1.0))
     }
 
@@ -141,7 +142,7 @@ impl Learner {
         self.backends[backend].last = Some(reported);
         let rates = self.rates_of(backend, unit);
         let known = &self.backends[backend];
-        known.estimate.basis.write(&Basis {
+        known.estimate.basis.write(&ModelSnapshot {
             at: now,
             expires: now + self.expires.saturating_sub(report.age()),
             level: reported.level,
@@ -201,7 +202,7 @@ impl Learner {
         if basis.decay > 0.0 {
             self.pull.note(basis.gain / basis.decay * sent - course, moved, weight);
         }
-        let flow = Flow { level_seconds: (last.level + next.level) / 2.0 * seconds, dispatches: sent };
+        let flow = RateFit { level_seconds: (last.level + next.level) / 2.0 * seconds, dispatches: sent };
         self.flow.add(flow);
         known.flow.add(flow);
     }
@@ -211,7 +212,7 @@ impl Learner {
     }
 
     /// How levels go at such a backend; `None` before anything is known.
-    fn rates(&self, unit: Unit, known: &Known, doubt: f64) -> Option<Rates> {
+    fn rates(&self, unit: Unit, known: &BackendModel, doubt: f64) -> Option<Rates> {
         // Who has reported once so far will report before that is outdated.
         let interval = known.interval.unwrap_or(self.expires.as_secs_f64() / 3.0);
         let stay = known.flow.stay(&self.flow)?;
@@ -254,18 +255,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::estimate::Claim;
+    use crate::estimate::RawReport;
 
     const EXPIRES: Duration = Duration::from_secs(60);
 
-    fn report(claim: Claim) -> Report {
+    fn report(claim: RawReport) -> Report {
         Report::new(claim, EXPIRES).unwrap()
     }
 
     /// Backends that really hold sessions, as many as flow in and out on average: each tenth of a second some come, ours
     /// and others', and a share goes.
     struct Truth {
-        learner: Learner,
+        learner: LoadModel,
         now: Moment,
         /// The level of each.
         levels: Vec<f64>,
@@ -281,16 +282,16 @@ mod tests {
 
     impl Truth {
         fn new(sizes: &[f64], visitors: f64) -> Self {
-            let (learner, levels) = (Learner::new(sizes.len(), EXPIRES), vec![0.0; sizes.len()]);
+            let (learner, levels) = (LoadModel::new(sizes.len(), EXPIRES), vec![0.0; sizes.len()]);
             Self { learner, now: Moment(1), levels, sizes: sizes.to_vec(), leaving: 0.05, visitors, step: 0 }
         }
 
         /// Runs so many seconds; each backend reports every five, in turn. Dispatches vary by time and backend.
-        fn run(&mut self, seconds: u64, claim: impl Fn(f64) -> Claim) {
+        fn run(&mut self, seconds: u64, claim: impl Fn(f64) -> RawReport) {
             (0..seconds * 10).for_each(|_| self.run_step(&claim));
         }
 
-        fn run_step(&mut self, claim: impl Fn(f64) -> Claim) {
+        fn run_step(&mut self, claim: impl Fn(f64) -> RawReport) {
             self.step += 1;
             self.now = self.now + Duration::from_millis(100);
             for (backend, level) in self.levels.iter_mut().enumerate() {
@@ -320,8 +321,8 @@ mod tests {
         }
     }
 
-    fn sessions(level: f64) -> Claim {
-        Claim { sessions: Some(level), ..Claim::default() }
+    fn sessions(level: f64) -> RawReport {
+        RawReport { sessions: Some(level), ..RawReport::default() }
     }
 
     #[test]
@@ -364,7 +365,7 @@ mod tests {
     #[test]
     fn rates_tell_the_share_of_several_dispatchers() {
         let mut truth = Truth::new(&[1.0; 2], 3.0);
-        truth.run(300, |level| Claim { sessions: Some(level), rate: Some(60.0), ..Claim::default() });
+        truth.run(300, |level| RawReport { sessions: Some(level), rate: Some(60.0), ..RawReport::default() });
         let share = truth.learner.own_share().get().unwrap();
         assert!((share - 20.0 / 60.0).abs() < 0.01, "{share}");
     }
@@ -375,7 +376,7 @@ mod tests {
         truth.run(600, sessions);
         let before = truth.levels[0];
         truth.run(2, sessions);
-        let late = Claim { age: 2.0, ..sessions(before) };
+        let late = RawReport { age: 2.0, ..sessions(before) };
         truth.learner.report(0, &report(late), truth.now);
         assert!(truth.off() < 0.12, "{}", truth.off());
     }
@@ -395,7 +396,7 @@ mod tests {
         let mut truth = Truth::new(&[1.0; 3], 1.0);
         truth.run(300, sessions);
         let (before, loads) = (truth.learner.rates_of(2, Unit::Sessions), truth.learner.loads().clone());
-        let learner = std::mem::replace(&mut truth.learner, Learner::new(0, EXPIRES));
+        let learner = std::mem::replace(&mut truth.learner, LoadModel::new(0, EXPIRES));
         let learner = learner.rearranged([Some(2), None, Some(7)], EXPIRES);
         assert_eq!(learner.rates_of(0, Unit::Sessions), before);
         assert!(Arc::ptr_eq(&learner.loads()[0], &loads[2]));
@@ -403,8 +404,8 @@ mod tests {
         assert!(learner.loads()[1].load(truth.now).is_none() && learner.loads()[2].load(truth.now).is_none());
     }
 
-    fn utilisation(level: f64) -> Claim {
-        Claim { utilisation: Some(level), ..Claim::default() }
+    fn utilisation(level: f64) -> RawReport {
+        RawReport { utilisation: Some(level), ..RawReport::default() }
     }
 
     #[test]
@@ -509,7 +510,7 @@ mod tests {
             (0..2).for_each(|backend| truth.learner.report(backend, &report(sessions(5.0)), now));
         }
         let now = truth.now + Duration::from_secs(60 * 599 + 30);
-        let level = |learner: &Learner| learner.loads()[0].load(now).unwrap().level;
+        let level = |learner: &LoadModel| learner.loads()[0].load(now).unwrap().level;
         assert!((level(&truth.learner) - 5.0).abs() < 0.5, "{}", level(&truth.learner));
         truth.learner.loads()[0].dispatched(now);
         assert!((level(&truth.learner) - 6.0).abs() < 0.5, "{}", level(&truth.learner));
@@ -546,8 +547,8 @@ mod tests {
 
     #[test]
     fn a_capacity_that_was_told_once_stays_and_who_told_none_counts_as_average() {
-        let mut learner = Learner::new(3, EXPIRES);
-        let told = |capacity| Claim { capacity: Some(capacity), ..sessions(1.0) };
+        let mut learner = LoadModel::new(3, EXPIRES);
+        let told = |capacity| RawReport { capacity: Some(capacity), ..sessions(1.0) };
         let now = Moment(1);
         learner.report(2, &report(sessions(1.0)), now);
         assert_eq!(learner.loads()[2].load(now).unwrap().capacity, None);
@@ -569,14 +570,14 @@ mod tests {
                 1..60,
             )
         ) {
-            let mut learner = Learner::new(3, EXPIRES);
+            let mut learner = LoadModel::new(3, EXPIRES);
             let mut now = Moment(0);
             for (backend, sessions, utilisation, capacity, rate, age, later, dispatches) in steps {
                 for _ in 0..dispatches {
                     learner.loads()[backend].dispatched(now);
                 }
                 now = Moment(now.0 + later);
-                let claim = Claim { sessions, utilisation, capacity, rate, age };
+                let claim = RawReport { sessions, utilisation, capacity, rate, age };
                 if let Ok(report) = Report::new(claim, EXPIRES) {
                     learner.report(backend, &report, now);
                 }

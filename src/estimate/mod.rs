@@ -3,7 +3,7 @@
 //!
 //! Whoever goes by the last report alone sends every visitor of the next seconds to whoever looked idle. So a level is
 //! carried on from report to report: it rises with each dispatch, and falls as sessions end. How fast, and by how much
-//! one dispatch raises it where other dispatchers send visitors too, the [`Learner`] learns from how reports and
+//! one dispatch raises it where other dispatchers send visitors too, the [`LoadModel`] learns from how reports and
 //! dispatches differ.
 
 mod snapshot;
@@ -16,21 +16,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-pub use learner::Learner;
-pub use report::{Claim, Nonsense, Report};
+pub use learner::LoadModel;
+pub use report::{InvalidReport, RawReport, Report};
 
 use crate::util::clock::Moment;
-use snapshot::{Basis, Shared};
+use snapshot::{ModelSnapshot, SharedSnapshot};
 
 /// The estimates of a pool's backends, by their place in the roster.
-pub type Loads = Arc<[Arc<Estimate>]>;
+pub type Estimates = Arc<[Arc<Estimate>]>;
 
-/// One backend's load. Workers tell it what they dispatch, strategies read it, and one [`Learner`] says what to make of
+/// One backend's load. Workers tell it what they dispatch, strategies read it, and one [`LoadModel`] says what to make of
 /// that.
 #[derive(Debug, Default)]
 pub struct Estimate {
     sent: CachePadded<Sent>,
-    basis: Shared,
+    basis: SharedSnapshot,
 }
 
 /// What was dispatched to it, by all workers together.
@@ -50,7 +50,7 @@ const UNIT: f64 = (1u64 << 20) as f64;
 /// worth.
 const HORIZON: f64 = 5.0;
 
-/// The share of all visitors that this process sends, as far as that is known. Written by the [`Learner`].
+/// The share of all visitors that this process sends, as far as that is known. Written by the [`LoadModel`].
 #[derive(Debug)]
 pub struct OwnShare(AtomicU64);
 
@@ -117,7 +117,7 @@ impl Estimate {
         let Some((basis, load)) = truth.basis.read().zip(truth.load(now)) else { return };
         let level = self.load(now).map_or(load.level, |load| load.level);
         let counted = self.sent.worth.load(Ordering::Relaxed);
-        self.basis.write(&Basis { at: now, level, counted, ..basis });
+        self.basis.write(&ModelSnapshot { at: now, level, counted, ..basis });
     }
 
     /// How many visitors were sent there so far.
@@ -126,13 +126,13 @@ impl Estimate {
     }
 
     /// What dispatches are worth that came since a basis began.
-    fn worth_since(&self, basis: &Basis) -> f64 {
+    fn worth_since(&self, basis: &ModelSnapshot) -> f64 {
         // One who read the basis before may add after: never less than nothing.
         self.sent.worth.load(Ordering::Relaxed).wrapping_sub(basis.counted) as f64 / UNIT
     }
 }
 
-impl Basis {
+impl ModelSnapshot {
     /// Returns its age in time constants of the decay.
     fn age(&self, now: Moment) -> f64 {
         self.decay * now.since(self.at).as_secs_f64()
@@ -171,8 +171,8 @@ mod tests {
         Moment(number * 1_000_000_000)
     }
 
-    fn basis() -> Basis {
-        Basis {
+    fn basis() -> ModelSnapshot {
+        ModelSnapshot {
             at: second(10),
             expires: second(25),
             level: 100.0,
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(estimate.load(second(4)), None);
         // However short sessions seem to be.
         for decay in [0.0, 0.1, 1.0, 1e6, 1e18] {
-            estimate.basis.write(&Basis { decay, ..basis() });
+            estimate.basis.write(&ModelSnapshot { decay, ..basis() });
             assert!(estimate.load(second(25)).is_some_and(|load| load.level.is_finite()), "{decay}");
             assert_eq!(estimate.load(second(26)), None);
         }
@@ -202,7 +202,7 @@ mod tests {
         let estimate = Estimate::default();
         let at = |tenths: u64| Moment(tenths * 100_000_000);
         // 10 dispatches a second of sessions that seem to last a third of a second keep up 10 / 3 sessions.
-        estimate.basis.write(&Basis { gain: 1.0, decay: 3.0, level: 10.0 / 3.0, ..basis() });
+        estimate.basis.write(&ModelSnapshot { gain: 1.0, decay: 3.0, level: 10.0 / 3.0, ..basis() });
         for tenths in 100..250 {
             let level = estimate.load(at(tenths)).unwrap().level;
             assert!((level - 10.0 / 3.0).abs() < 0.6, "{level} after {tenths} tenths");
@@ -210,7 +210,7 @@ mod tests {
         }
         // At twice the rate it rises, and without dispatches it falls.
         let quiet = Estimate::default();
-        quiet.basis.write(&Basis { gain: 1.0, decay: 3.0, level: 10.0 / 3.0, ..basis() });
+        quiet.basis.write(&ModelSnapshot { gain: 1.0, decay: 3.0, level: 10.0 / 3.0, ..basis() });
         assert!(quiet.load(second(20)).unwrap().level < 0.01);
         for tenths in 100..250 {
             quiet.dispatched(at(tenths));
@@ -225,7 +225,7 @@ mod tests {
         let estimate = Estimate::default();
         estimate.dispatched(second(9));
         let counted = estimate.sent.worth.load(Ordering::Relaxed);
-        estimate.basis.write(&Basis { counted, ..basis() });
+        estimate.basis.write(&ModelSnapshot { counted, ..basis() });
         for _ in 0..10 {
             estimate.dispatched(second(12));
         }
@@ -246,7 +246,13 @@ mod tests {
         assert_eq!(model.load(second(10)), truth.load(second(10)));
         // Ten come here who went elsewhere in truth.
         (0..10).for_each(|_| model.dispatched(second(12)));
-        truth.basis.write(&Basis { at: second(15), expires: second(30), level: 50.0, decay: 0.2, ..basis() });
+        truth.basis.write(&ModelSnapshot {
+            at: second(15),
+            expires: second(30),
+            level: 50.0,
+            decay: 0.2,
+            ..basis()
+        });
         model.carry_on(&truth, second(15));
         let expected = 100.0 * (-0.5f64).exp() + 20.0 * (-0.3f64).exp();
         let level = |at| model.load(second(at)).unwrap().level;
@@ -259,7 +265,7 @@ mod tests {
     #[test]
     fn what_is_less_certain_is_likely_more() {
         let estimate = Estimate::default();
-        estimate.basis.write(&Basis { capacity: 200.0, ..basis() });
+        estimate.basis.write(&ModelSnapshot { capacity: 200.0, ..basis() });
         let [new, old] = [10, 14].map(|at| estimate.load(second(at)).unwrap());
         assert_eq!((new.deviation, new.utilisation(0.0)), (0.0, Some(0.5)));
         assert!(old.deviation > 3.0 && old.likely_most(7.0) > old.utilisation(7.0).unwrap());

@@ -2,10 +2,10 @@
 //!
 //! Between reports a level goes by `dn/dt = gain × dispatches − decay × n`. Two figures say both rates:
 //!
-//! - the **stay** ([`Flow`]): for how many seconds one dispatch makes the level one higher. In the long run it is the time
+//! - the **stay** ([`RateFit`]): for how many seconds one dispatch makes the level one higher. In the long run it is the time
 //!   integral of the level over the dispatches, whatever the distribution of session lengths; where others send visitors
 //!   too, each of ours stands for theirs.
-//! - the **decay** ([`Pull`]): how much of an imbalance goes in a second. In the long run as much comes as goes, so `gain =
+//! - the **decay** ([`DriftFit`]): how much of an imbalance goes in a second. In the long run as much comes as goes, so `gain =
 //!   decay × stay`, and this is the one figure left: the slope of how levels moved over how far they were from what the
 //!   dispatches would keep up, by least squares.
 //!
@@ -61,13 +61,13 @@ const SENSIBLE: std::ops::RangeInclusive<f64> = 1e-18..=1e18;
 
 impl Rates {
     /// Returns the rates of a backend with this stay in a pool with that mean stay. `interval` is the time from a report to
-    /// the next in seconds; `doubt` is [`Chance::doubt`], or 1 for what was learned and no more. Returns `None` if the
+    /// the next in seconds; `doubt` is [`VarianceFit::doubt`], or 1 for what was learned and no more. Returns `None` if the
     /// result is out of range, because there is too little to learn from.
     pub(super) fn new(
         unit: Unit,
         mean_stay: f64,
         stay: f64,
-        pull: &Pull,
+        pull: &DriftFit,
         interval: f64,
         doubt: f64,
     ) -> Option<Self> {
@@ -99,7 +99,7 @@ impl Rates {
 
 /// The time integral of a level, and our dispatches meanwhile. Fades.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Flow {
+pub(super) struct RateFit {
     pub(super) level_seconds: f64,
     pub(super) dispatches: f64,
 }
@@ -108,7 +108,7 @@ pub(super) struct Flow {
 /// hundredths of what leaves between reports.
 const PRIOR_DISPATCHES: f64 = 100.0;
 
-impl Flow {
+impl RateFit {
     pub(super) fn fade(&mut self, by: f64) {
         self.level_seconds *= by;
         self.dispatches *= by;
@@ -137,12 +137,12 @@ impl Flow {
 /// How far a level was from there has to be taken from the forecast, never from the report that ends the time: a
 /// departure that is late would be on both sides, and bend the line.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pull {
+pub(super) struct DriftFit {
     products: f64,
     squares: f64,
 }
 
-impl Pull {
+impl DriftFit {
     pub(super) fn fade(&mut self, by: f64) {
         self.products *= by;
         self.squares *= by;
@@ -169,7 +169,7 @@ struct Slope {
 
 /// How far forecasts were off, over how far they should be if visitors come and go by chance and one by one. Fades.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chance {
+pub(super) struct VarianceFit {
     squares: f64,
     count: f64,
 }
@@ -184,13 +184,13 @@ const DOUBTED: f64 = 1.5;
 const MOST_SPREAD: f64 = 4.0;
 const LEAST_SPREAD: f64 = 0.1;
 
-impl Default for Chance {
+impl Default for VarianceFit {
     fn default() -> Self {
         Self { squares: PRIOR_FORECASTS, count: PRIOR_FORECASTS }
     }
 }
 
-impl Chance {
+impl VarianceFit {
     pub(super) fn fade(&mut self, by: f64) {
         self.squares *= by;
         self.count *= by;

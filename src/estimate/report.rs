@@ -11,7 +11,7 @@ use crate::util::enum_all;
 
 /// What a backend says of itself, as it was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Claim {
+pub struct RawReport {
     /// Sessions that are active there now, of all dispatchers' visitors.
     pub sessions: Option<f64>,
     /// The share of it that is in use: 1 is full, more is overload.
@@ -25,7 +25,7 @@ pub struct Claim {
 }
 
 /// The members of a push that were told, with their numbers.
-impl fmt::Display for Claim {
+impl fmt::Display for RawReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told = [
             ("sessions", self.sessions),
@@ -46,7 +46,7 @@ impl fmt::Display for Claim {
 /// A claim that makes sense: every number is finite, from 0 to [`Self::MOST`], and it says something of the load.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
-    claim: Claim,
+    claim: RawReport,
     age: Duration,
 }
 
@@ -63,9 +63,9 @@ impl Report {
     /// Takes a claim that is at most `expires` old.
     ///
     /// # Errors
-    /// Why it makes no sense; the first reason in the order of [`Nonsense::ALL`].
-    pub fn new(claim: Claim, expires: Duration) -> Result<Self, Nonsense> {
-        let Claim { sessions, utilisation, capacity, rate, age } = claim;
+    /// Why it makes no sense; the first reason in the order of [`InvalidReport::ALL`].
+    pub fn new(claim: RawReport, expires: Duration) -> Result<Self, InvalidReport> {
+        let RawReport { sessions, utilisation, capacity, rate, age } = claim;
         let most = [
             (sessions, Self::MOST),
             (utilisation, Self::MOST_UTILISATION),
@@ -74,19 +74,19 @@ impl Report {
         ];
         let claimed = || most.iter().filter_map(|(value, most)| Some(((*value)?, *most)));
         if claimed().any(|(value, _)| !value.is_finite()) || !age.is_finite() {
-            Err(Nonsense::NotFinite)
+            Err(InvalidReport::NotFinite)
         } else if claimed().any(|(value, _)| value < 0.0) {
-            Err(Nonsense::Negative)
+            Err(InvalidReport::Negative)
         } else if claimed().any(|(value, most)| value > most) {
-            Err(Nonsense::TooLarge)
+            Err(InvalidReport::TooLarge)
         } else if capacity.is_some_and(|capacity| capacity < Self::LEAST_CAPACITY) {
-            Err(Nonsense::NoCapacity)
+            Err(InvalidReport::NoCapacity)
         } else if age < -Self::CLOCK_SKEW.as_secs_f64() {
-            Err(Nonsense::Future)
+            Err(InvalidReport::Future)
         } else if age > expires.as_secs_f64() {
-            Err(Nonsense::TooOld)
+            Err(InvalidReport::TooOld)
         } else if sessions.or(utilisation).or(rate).is_none() {
-            Err(Nonsense::Empty)
+            Err(InvalidReport::Empty)
         } else {
             // At most `expires`, so it fits.
             let age = Duration::try_from_secs_f64(age.max(0.0)).unwrap_or(expires);
@@ -123,7 +123,7 @@ impl Report {
 enum_all! {
     /// Why a claim makes no sense.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Nonsense {
+    pub enum InvalidReport {
         /// A number is infinite, or none.
         NotFinite,
         /// A number is less than 0.
@@ -141,7 +141,7 @@ enum_all! {
     }
 }
 
-impl Nonsense {
+impl InvalidReport {
     /// Its name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -156,7 +156,7 @@ impl Nonsense {
     }
 
     /// What would have made sense, for who sent it.
-    pub const fn takes(self) -> &'static str {
+    pub const fn expected(self) -> &'static str {
         match self {
             Self::NotFinite => "a number is not finite, takes finite ones",
             Self::Negative => "a number is below 0, takes none that is",
@@ -179,29 +179,29 @@ mod tests {
 
     const EXPIRES: Duration = Duration::from_secs(15);
 
-    fn of(change: impl FnOnce(&mut Claim)) -> Result<Report, Nonsense> {
-        let mut claim = Claim { sessions: Some(3.0), capacity: Some(4.0), ..Claim::default() };
+    fn of(change: impl FnOnce(&mut RawReport)) -> Result<Report, InvalidReport> {
+        let mut claim = RawReport { sessions: Some(3.0), capacity: Some(4.0), ..RawReport::default() };
         change(&mut claim);
         Report::new(claim, EXPIRES)
     }
 
     #[test]
     fn nonsense_is_told_by_its_name() {
-        type Change = fn(&mut Claim);
-        let cases: [(Change, Nonsense); 13] = [
-            (|claim| claim.sessions = Some(f64::NAN), Nonsense::NotFinite),
-            (|claim| claim.rate = Some(f64::INFINITY), Nonsense::NotFinite),
-            (|claim| claim.age = f64::NAN, Nonsense::NotFinite),
-            (|claim| claim.sessions = Some(-1.0), Nonsense::Negative),
-            (|claim| claim.capacity = Some(-1e-9), Nonsense::Negative),
-            (|claim| claim.sessions = Some(1e12), Nonsense::TooLarge),
-            (|claim| claim.utilisation = Some(101.0), Nonsense::TooLarge),
-            (|claim| claim.capacity = Some(0.0), Nonsense::NoCapacity),
-            (|claim| claim.capacity = Some(1e-320), Nonsense::NoCapacity),
-            (|claim| claim.age = -3600.0, Nonsense::Future),
-            (|claim| claim.age = 15.5, Nonsense::TooOld),
-            (|claim| claim.age = 1e300, Nonsense::TooOld),
-            (|claim| claim.sessions = None, Nonsense::Empty),
+        type Change = fn(&mut RawReport);
+        let cases: [(Change, InvalidReport); 13] = [
+            (|claim| claim.sessions = Some(f64::NAN), InvalidReport::NotFinite),
+            (|claim| claim.rate = Some(f64::INFINITY), InvalidReport::NotFinite),
+            (|claim| claim.age = f64::NAN, InvalidReport::NotFinite),
+            (|claim| claim.sessions = Some(-1.0), InvalidReport::Negative),
+            (|claim| claim.capacity = Some(-1e-9), InvalidReport::Negative),
+            (|claim| claim.sessions = Some(1e12), InvalidReport::TooLarge),
+            (|claim| claim.utilisation = Some(101.0), InvalidReport::TooLarge),
+            (|claim| claim.capacity = Some(0.0), InvalidReport::NoCapacity),
+            (|claim| claim.capacity = Some(1e-320), InvalidReport::NoCapacity),
+            (|claim| claim.age = -3600.0, InvalidReport::Future),
+            (|claim| claim.age = 15.5, InvalidReport::TooOld),
+            (|claim| claim.age = 1e300, InvalidReport::TooOld),
+            (|claim| claim.sessions = None, InvalidReport::Empty),
         ];
         for (change, nonsense) in cases {
             assert_eq!(of(change), Err(nonsense));
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!((report.sessions(), report.capacity(), report.age()), (Some(3.0), Some(4.0), EXPIRES));
         let ahead = of(|claim| claim.age = -4.0).unwrap();
         assert_eq!(ahead.age(), Duration::ZERO, "a clock that is a little ahead");
-        let idle = Report::new(Claim { utilisation: Some(0.0), ..Claim::default() }, EXPIRES);
+        let idle = Report::new(RawReport { utilisation: Some(0.0), ..RawReport::default() }, EXPIRES);
         assert_eq!(idle.unwrap().utilisation(), Some(0.0));
         assert!(of(|claim| claim.sessions = Some(0.0)).is_ok() && of(|claim| claim.rate = Some(0.0)).is_ok());
     }
@@ -224,7 +224,7 @@ mod tests {
         fn whatever_is_taken_is_in_bounds(
             sessions: Option<f64>, utilisation: Option<f64>, capacity: Option<f64>, rate: Option<f64>, age: f64,
         ) {
-            let claim = Claim { sessions, utilisation, capacity, rate, age };
+            let claim = RawReport { sessions, utilisation, capacity, rate, age };
             if let Ok(report) = Report::new(claim, EXPIRES) {
                 for value in [report.sessions(), report.utilisation(), report.capacity(), report.rate()] {
                     prop_assert!(value.is_none_or(|value| (0.0..=Report::MOST).contains(&value)));

@@ -9,7 +9,7 @@ use crate::util::clock::Moment;
 /// Between reports its level `n` goes by `dn/dt = gain × dispatches − decay × n`. A level is in the unit of the reports:
 /// sessions, or a utilisation, or requests a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Basis {
+pub(super) struct ModelSnapshot {
     /// When the level was what it is.
     pub(super) at: Moment,
     /// From when on it says nothing any more.
@@ -28,19 +28,19 @@ pub(super) struct Basis {
     pub(super) capacity: f64,
 }
 
-/// A [`Basis`] that one thread writes and all read, without a lock: a writer never waits, and a reader only begins again
+/// A [`ModelSnapshot`] that one thread writes and all read, without a lock: a writer never waits, and a reader only begins again
 /// where a whole new basis was written while it read.
 ///
 /// There are two places. The version's lowest bit says which one is read; the next version is written into the other.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct SharedSnapshot {
     version: AtomicU64,
     places: [[AtomicU64; 8]; 2],
 }
 
-impl Shared {
+impl SharedSnapshot {
     /// Replaces it. One thread may do so at a time.
-    pub(super) fn write(&self, basis: &Basis) {
+    pub(super) fn write(&self, basis: &ModelSnapshot) {
         let version = self.version.load(Ordering::Relaxed).wrapping_add(1);
         // Who reads this place, which is two versions old by now, finds the version changed where it sees one of these.
         fence(Ordering::Release);
@@ -51,13 +51,13 @@ impl Shared {
     }
 
     /// The last that was written; `None` where none was.
-    pub(super) fn read(&self) -> Option<Basis> {
+    pub(super) fn read(&self) -> Option<ModelSnapshot> {
         loop {
             let version = self.version.load(Ordering::Acquire);
             if version == 0 {
                 return None;
             }
-            let basis = Basis::from_bits(
+            let basis = ModelSnapshot::from_bits(
                 self.places[(version & 1) as usize].each_ref().map(|place| place.load(Ordering::Relaxed)),
             );
             fence(Ordering::Acquire);
@@ -68,7 +68,7 @@ impl Shared {
     }
 }
 
-impl Basis {
+impl ModelSnapshot {
     fn to_bits(self) -> [u64; 8] {
         let Self { at, expires, level, counted, gain, decay, spread, capacity } = self;
         let [level, gain, decay, spread, capacity] = [level, gain, decay, spread, capacity].map(f64::to_bits);
@@ -88,9 +88,9 @@ mod tests {
     use super::*;
 
     /// A basis every field of which is told by `number`.
-    fn numbered(number: u64) -> Basis {
+    fn numbered(number: u64) -> ModelSnapshot {
         let value = number as f64;
-        Basis {
+        ModelSnapshot {
             at: Moment(number),
             expires: Moment(number),
             level: value,
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn none_is_read_before_one_was_written() {
-        let shared = Shared::default();
+        let shared = SharedSnapshot::default();
         assert_eq!(shared.read(), None);
         shared.write(&numbered(7));
         assert_eq!(shared.read(), Some(numbered(7)));
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_reader_never_sees_half_of_one() {
-        let shared = Shared::default();
+        let shared = SharedSnapshot::default();
         const LAST: u64 = 200_000;
         std::thread::scope(|scope| {
             let readers: Vec<_> = (0..2)

@@ -94,7 +94,7 @@ mod tests {
     use rand::rngs::SmallRng;
 
     use super::*;
-    use crate::estimate::{Claim, Learner, Report};
+    use crate::estimate::{LoadModel, RawReport, Report};
     use crate::strategy::{StrategyConfig, StrategyKind, StrategyState, Weights};
 
     /// How many of so many visitors, who come at once, each backend is sent under these limits.
@@ -147,8 +147,8 @@ mod tests {
         let limits = [RateLimit::per_second(1000.0); 4];
         let shares: Vec<_> =
             (0..4).map(|backend| WeightedBackend { backend, weight: NonZeroU16::MIN }).collect();
-        let mut learner = Learner::new(4, Duration::from_secs(15));
-        let claim = Claim { utilisation: Some(0.9), ..Claim::default() };
+        let mut learner = LoadModel::new(4, Duration::from_secs(15));
+        let claim = RawReport { utilisation: Some(0.9), ..RawReport::default() };
         let report = Report::new(claim, Duration::from_secs(15)).unwrap();
         (0..4).for_each(|backend| learner.report(backend, &report, Moment(1)));
         let memory = StrategyState::default().with_loads(learner.loads().clone());

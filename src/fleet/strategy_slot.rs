@@ -2,7 +2,7 @@
 //! beside it to be compared.
 
 use super::Slot;
-use crate::estimate::Loads;
+use crate::estimate::Estimates;
 use crate::strategy::{RateMeters, Strategy, StrategyKind};
 use crate::util::enum_all;
 
@@ -93,7 +93,7 @@ pub struct ActiveStrategy {
     pub role: Role,
     /// What is estimated of the load of each backend of the roster, of nobody where they report none. For a shadow: what
     /// would be, were its picks those that are made.
-    pub loads: Loads,
+    pub loads: Estimates,
     /// What it did as one that sends visitors, where it has had a turn of that and asks.
     pub(super) sent: RateMeters,
     /// Over those who may be picked, where there is somebody.

@@ -9,18 +9,18 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, make_rng};
 use tokio::io::AsyncReadExt as _;
 
-use super::reports::Reports;
-use super::{Shared, wait_for_turn};
-use crate::control::{Event, Target};
+use super::reports::ReportSink;
+use super::{HealthContext, wait_for_turn};
+use crate::control::{Event, ProbeTarget};
 use crate::load::Refused;
-use crate::load::agent::{Line, MAX_LINE};
-use crate::metrics::Told;
+use crate::load::agent::{AgentReply, MAX_LINE};
+use crate::metrics::ReportResult;
 
 /// Reads the line of one agent at the interval of probes. An agent that fails changes nothing: probes check the backend.
-pub(super) async fn listen(shared: Rc<Shared>, target: Arc<Target>, spread: Duration) {
+pub(super) async fn listen(shared: Rc<HealthContext>, target: Arc<ProbeTarget>, spread: Duration) {
     let interval = target.health.interval.0;
     let mut rng: SmallRng = make_rng();
-    let mut reports = Reports::new(Arc::clone(&target));
+    let mut reports = ReportSink::new(Arc::clone(&target));
     let mut ignored = None;
     wait_for_turn(&mut rng, spread.min(interval)).await;
     loop {
@@ -35,7 +35,7 @@ pub(super) async fn listen(shared: Rc<Shared>, target: Arc<Target>, spread: Dura
                 ignored.clone_from(&line.ignored);
                 match line.claim() {
                     Some(claim) => reports.take(&shared, Ok(claim)).await,
-                    None => reports.note(&shared, Told::Ok, String::new),
+                    None => reports.note(&shared, ReportResult::Ok, String::new),
                 }
                 let event = Event::Agent { target: Arc::clone(&target), line };
                 if shared.events.send(event).await.is_err() {
@@ -49,18 +49,18 @@ pub(super) async fn listen(shared: Rc<Shared>, target: Arc<Target>, spread: Dura
     }
 }
 
-async fn ask(shared: &Shared, target: &Target) -> Result<Line, Refused> {
+async fn ask(shared: &HealthContext, target: &ProbeTarget) -> Result<AgentReply, Refused> {
     let _place = shared.places.acquire().await;
     let patience = target.health.timeout.0;
     let asked = tokio::time::timeout(patience, read_line(shared, target)).await;
     let late =
         || Err(Refused::Unreachable(format!("the agent said no line within {}", target.health.timeout)));
-    Line::parse(&asked.unwrap_or_else(|_| late())?)
+    AgentReply::parse(&asked.unwrap_or_else(|_| late())?)
 }
 
 /// Reads the agent's first line, up to CR or LF. As in HAProxy, a line without one is incomplete and does not count: an
 /// agent that is cut off must not turn `100%` into `10`.
-async fn read_line(shared: &Shared, target: &Target) -> Result<Vec<u8>, Refused> {
+async fn read_line(shared: &HealthContext, target: &ProbeTarget) -> Result<Vec<u8>, Refused> {
     let unreachable = |why: String| Refused::Unreachable(format!("the agent: {why}"));
     let port = target.load.as_ref().map_or(0, |load| load.agent_port.0);
     let socket = shared

@@ -26,39 +26,39 @@ use rand::{RngExt as _, make_rng};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::control::{Event, Target};
+use crate::control::{Event, ProbeTarget};
 use crate::fleet::{Check, CheckResult, HealthState};
 use crate::metrics::Counter;
-pub use redirect_loop::{Entry, Listening};
+pub use redirect_loop::{EntryPoints, Listening};
 
-use probe::{Failure, Passed, Stage, Tools};
-use reports::Reports;
+use probe::{ProbeClient, ProbeError, ProbeSuccess, Stage};
+use reports::ReportSink;
 use resolver::Resolver;
 use verdict::{Verdict, VerdictProgress};
 
 /// Probes what the controller says is to be probed.
 pub struct Prober {
-    shared: Rc<Shared>,
-    running: HashMap<(Arc<str>, Arc<str>), Running>,
+    shared: Rc<HealthContext>,
+    running: HashMap<(Arc<str>, Arc<str>), ProbeTasks>,
 }
 
 /// What all probes share.
-struct Shared {
-    tools: Tools,
+struct HealthContext {
+    tools: ProbeClient,
     places: Semaphore,
     events: mpsc::Sender<Event>,
     counter: Counter,
 }
 
 /// A target that is probed, or whose agent is asked. Its tasks end with this.
-struct Running {
-    target: Arc<Target>,
+struct ProbeTasks {
+    target: Arc<ProbeTarget>,
     /// What its checks come to: it outlives them, so that a reload forgets no fall.
     verdict: Rc<RefCell<Verdict>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Drop for Running {
+impl Drop for ProbeTasks {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
@@ -70,14 +70,14 @@ const STAGGER: Duration = Duration::from_millis(1);
 impl Prober {
     /// At most `at_once` probes run at one time; what they find goes to `events`. `entry` is what a redirect must not
     /// lead back to.
-    pub fn new(at_once: usize, events: mpsc::Sender<Event>, counter: Counter, entry: Entry) -> Self {
-        let tools = Tools::new(Resolver::new(), entry);
-        let shared = Shared { tools, places: Semaphore::new(at_once), events, counter };
+    pub fn new(at_once: usize, events: mpsc::Sender<Event>, counter: Counter, entry: EntryPoints) -> Self {
+        let tools = ProbeClient::new(Resolver::new(), entry);
+        let shared = HealthContext { tools, places: Semaphore::new(at_once), events, counter };
         Self { shared: Rc::new(shared), running: HashMap::new() }
     }
 
     /// Probes for as long as it is polled, inside a [`tokio::task::LocalSet`].
-    pub async fn run(mut self, mut targets: watch::Receiver<Vec<Arc<Target>>>) {
+    pub async fn run(mut self, mut targets: watch::Receiver<Vec<Arc<ProbeTarget>>>) {
         loop {
             let now = targets.borrow_and_update().clone();
             self.take(now);
@@ -89,10 +89,10 @@ impl Prober {
     }
 
     /// Begins with new targets, goes on with those that stay, and ends the others.
-    fn take(&mut self, targets: Vec<Arc<Target>>) {
+    fn take(&mut self, targets: Vec<Arc<ProbeTarget>>) {
         self.shared.tools.forget(&targets);
         let mut before = std::mem::take(&mut self.running);
-        let is_new = |target: &Arc<Target>| !before.contains_key(&key(target));
+        let is_new = |target: &Arc<ProbeTarget>| !before.contains_key(&key(target));
         let spread = STAGGER * targets.iter().filter(|target| is_new(target)).count() as u32;
         for target in targets {
             let running = match before.remove(&key(&target)) {
@@ -106,47 +106,47 @@ impl Prober {
         }
     }
 
-    fn begin(&self, target: Arc<Target>, verdict: Rc<RefCell<Verdict>>, spread: Duration) -> Running {
+    fn begin(&self, target: Arc<ProbeTarget>, verdict: Rc<RefCell<Verdict>>, spread: Duration) -> ProbeTasks {
         let mut tasks = Vec::new();
         if target.health.is_on() {
-            let work = watch_over(Rc::clone(&self.shared), Arc::clone(&target), Rc::clone(&verdict), spread);
+            let work = probe_loop(Rc::clone(&self.shared), Arc::clone(&target), Rc::clone(&verdict), spread);
             tasks.push(tokio::task::spawn_local(work));
         }
         if target.load.as_ref().is_some_and(|load| load.asks_agents()) {
             let work = agent::listen(Rc::clone(&self.shared), Arc::clone(&target), spread);
             tasks.push(tokio::task::spawn_local(work));
         }
-        Running { target, verdict, tasks }
+        ProbeTasks { target, verdict, tasks }
     }
 }
 
-fn key(target: &Target) -> (Arc<str>, Arc<str>) {
+fn key(target: &ProbeTarget) -> (Arc<str>, Arc<str>) {
     (Arc::clone(&target.pool), Arc::clone(&target.backend))
 }
 
 /// Probes one target again and again.
-async fn watch_over(
-    shared: Rc<Shared>,
-    target: Arc<Target>,
+async fn probe_loop(
+    shared: Rc<HealthContext>,
+    target: Arc<ProbeTarget>,
     verdict: Rc<RefCell<Verdict>>,
     spread: Duration,
 ) {
     let rules = &*target.health;
     let mut rng: SmallRng = make_rng();
-    let mut reports = Reports::new(Arc::clone(&target));
-    let mut reported: Option<Finding> = None;
+    let mut reports = ReportSink::new(Arc::clone(&target));
+    let mut reported: Option<CheckOutcome> = None;
     wait_for_turn(&mut rng, spread.min(rules.interval.0)).await;
     loop {
         let began = Instant::now();
         let (result, detail) = match probe_once(&shared, &target).await {
-            Ok(Passed { heard, detail }) => {
+            Ok(ProbeSuccess { heard, detail }) => {
                 if let Some(heard) = heard {
                     reports.take(&shared, heard).await;
                 }
                 (Some(CheckResult::Ok), detail)
             }
-            Err(Failure { is_ours: true, text, .. }) => (None, text),
-            Err(Failure { result, text, .. }) => (Some(result), text),
+            Err(ProbeError { is_local_error: true, text, .. }) => (None, text),
+            Err(ProbeError { result, text, .. }) => (Some(result), text),
         };
         let (pool, backend) = (&*target.pool, &*target.backend);
         if let Some(result) = result {
@@ -159,7 +159,7 @@ async fn watch_over(
             if result != CheckResult::Ok {
                 tracing::debug!(pool, backend, reason = result.name(), detail, "a probe failed");
             }
-            let finding = Finding { health, result, progress, detail };
+            let finding = CheckOutcome { health, result, progress, detail };
             // Thousands of backends that stay as they are send the controller nothing.
             if reported.as_ref() != Some(&finding) {
                 let event = Event::HealthState {
@@ -187,14 +187,14 @@ async fn watch_over(
 
 /// What the checks of a backend come to after one more of them.
 #[derive(PartialEq)]
-struct Finding {
+struct CheckOutcome {
     health: HealthState,
     result: CheckResult,
     progress: VerdictProgress,
     detail: String,
 }
 
-impl Finding {
+impl CheckOutcome {
     fn check(&self, now: Instant) -> Check {
         let unix_now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Check {
@@ -212,14 +212,17 @@ async fn wait_for_turn(rng: &mut SmallRng, spread: Duration) {
     }
 }
 
-async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<Passed, Failure> {
+async fn probe_once(
+    shared: &Rc<HealthContext>,
+    target: &Arc<ProbeTarget>,
+) -> Result<ProbeSuccess, ProbeError> {
     // The semaphore is never closed; waiting for a place is not the backend's fault and does not count.
     let _place = shared.places.acquire().await;
     let began = Instant::now();
     let stage = Rc::<Cell<Stage>>::default();
     let late = || {
         let text = format!("timed out after {} {}", target.health.timeout, stage.get().text());
-        Err(Failure { result: CheckResult::Timeout, text, is_ours: false })
+        Err(ProbeError { result: CheckResult::Timeout, text, is_local_error: false })
     };
     // A task of its own: were it to panic, this backend would never be probed again.
     let probing = {
@@ -231,7 +234,7 @@ async fn probe_once(shared: &Rc<Shared>, target: &Arc<Target>) -> Result<Passed,
         Err(_) => {
             shared.counter.panicked();
             let text = "the health check panicked".to_owned();
-            Err(Failure { result: CheckResult::Protocol, text, is_ours: true })
+            Err(ProbeError { result: CheckResult::Protocol, text, is_local_error: true })
         }
     };
     let result = outcome.as_ref().err().map_or(CheckResult::Ok, |failure| failure.result);

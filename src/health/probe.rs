@@ -21,11 +21,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::redirect_loop::Entry;
+use super::redirect_loop::EntryPoints;
 use super::resolver::Resolver;
 use super::{error_text, tls};
-use crate::control::Target;
-use crate::estimate::Claim;
+use crate::control::ProbeTarget;
+use crate::estimate::RawReport;
 use crate::fleet::CheckResult;
 use crate::load::{self, Refused};
 use crate::os::fd_limit;
@@ -44,12 +44,12 @@ const FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format
 const MAX_BYTES: u64 = 256 << 10;
 
 /// What an answer says of the backend's load; `None` where it is not asked.
-pub(super) type Heard = Option<Result<Claim, Refused>>;
+pub(super) type ReportedLoad = Option<Result<RawReport, Refused>>;
 
 /// What probes share.
-pub(super) struct Tools {
+pub(super) struct ProbeClient {
     resolver: Resolver,
-    entry: Entry,
+    entry: EntryPoints,
     tls: RefCell<HashMap<Trusted, Arc<ClientConfig>>>,
 }
 
@@ -57,24 +57,24 @@ pub(super) struct Tools {
 type Trusted = (bool, Option<PathBuf>);
 
 /// A probe that succeeded.
-pub(super) struct Passed {
-    pub(super) heard: Heard,
+pub(super) struct ProbeSuccess {
+    pub(super) heard: ReportedLoad,
     /// How, in words.
     pub(super) detail: String,
 }
 
 /// Why a probe failed.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ProbeError {
     pub(super) result: CheckResult,
     /// The same in words, for people.
     pub(super) text: String,
     /// Whether the cause is local, so that it says nothing of the backend.
-    pub(super) is_ours: bool,
+    pub(super) is_local_error: bool,
 }
 
-fn failure(result: CheckResult, text: impl Into<String>) -> Failure {
-    Failure { result, text: text.into(), is_ours: false }
+fn failure(result: CheckResult, text: impl Into<String>) -> ProbeError {
+    ProbeError { result, text: text.into(), is_local_error: false }
 }
 
 /// What a probe is doing, so that a timeout can say it.
@@ -100,18 +100,18 @@ impl Stage {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+trait ProbeStream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> ProbeStream for T {}
 
-impl Tools {
-    pub(super) fn new(resolver: Resolver, entry: Entry) -> Self {
+impl ProbeClient {
+    pub(super) fn new(resolver: Resolver, entry: EntryPoints) -> Self {
         Self { resolver, entry, tls: RefCell::default() }
     }
 
     /// Forgets certificates, so that files are read again, and names that no target has.
-    pub(super) fn forget(&self, targets: &[Arc<Target>]) {
+    pub(super) fn forget(&self, targets: &[Arc<ProbeTarget>]) {
         self.tls.borrow_mut().clear();
-        let host = |target: &Arc<Target>| target.url.host_as_written().to_ascii_lowercase();
+        let host = |target: &Arc<ProbeTarget>| target.url.host_as_written().to_ascii_lowercase();
         self.resolver.retain(&targets.iter().map(host).collect());
     }
 
@@ -119,7 +119,11 @@ impl Tools {
     ///
     /// # Errors
     /// Why the backend is not well.
-    pub(super) async fn probe(&self, target: &Target, stage: &Cell<Stage>) -> Result<Passed, Failure> {
+    pub(super) async fn probe(
+        &self,
+        target: &ProbeTarget,
+        stage: &Cell<Stage>,
+    ) -> Result<ProbeSuccess, ProbeError> {
         let stream = self.connect(target, stage).await?;
         match target.health.kind {
             ProbeKind::Http => {
@@ -128,7 +132,7 @@ impl Tools {
             }
             ProbeKind::Tcp | ProbeKind::None => {
                 let detail = if target.url.is_https() { "TLS handshake completed" } else { "connected" };
-                Ok(Passed { heard: None, detail: detail.to_owned() })
+                Ok(ProbeSuccess { heard: None, detail: detail.to_owned() })
             }
         }
     }
@@ -136,10 +140,10 @@ impl Tools {
     /// A connection to a port of the host that is probed. The caller bounds the time.
     pub(super) async fn connect_to(
         &self,
-        target: &Target,
+        target: &ProbeTarget,
         port: u16,
         stage: &Cell<Stage>,
-    ) -> Result<TcpStream, Failure> {
+    ) -> Result<TcpStream, ProbeError> {
         let patience = target.health.timeout.0;
         let host = target.url.host_as_written();
         let addresses = self.resolver.resolve(host, patience).await;
@@ -151,7 +155,11 @@ impl Tools {
         Ok(socket)
     }
 
-    async fn connect(&self, target: &Target, stage: &Cell<Stage>) -> Result<Box<dyn Stream>, Failure> {
+    async fn connect(
+        &self,
+        target: &ProbeTarget,
+        stage: &Cell<Stage>,
+    ) -> Result<Box<dyn ProbeStream>, ProbeError> {
         let host = target.url.host();
         let socket = self.connect_to(target, target.url.port(), stage).await?;
         if !target.url.is_https() {
@@ -167,7 +175,7 @@ impl Tools {
         Ok(Box::new(session.map_err(|error| failure(CheckResult::Tls, error_text::handshake(&error)))?))
     }
 
-    fn tls_config(&self, health: &settings::Health) -> Result<Arc<ClientConfig>, Failure> {
+    fn tls_config(&self, health: &settings::Health) -> Result<Arc<ClientConfig>, ProbeError> {
         let key = (health.verify, health.ca_file.clone());
         let mut known = self.tls.borrow_mut();
         if let Some(config) = known.get(&key) {
@@ -180,8 +188,8 @@ impl Tools {
 }
 
 /// The first address that takes the connection. Where there are several, none may use up the time of the others.
-async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Result<TcpStream, Failure> {
-    let mut failures: Vec<Failure> = Vec::new();
+async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Result<TcpStream, ProbeError> {
+    let mut failures: Vec<ProbeError> = Vec::new();
     let share = patience / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     for &address in addresses {
         let to = SocketAddr::new(address, port);
@@ -189,9 +197,9 @@ async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Res
         failures.push(match connected {
             Ok(Ok(socket)) => return Ok(socket),
             Ok(Err(error)) => {
-                let is_ours = fd_limit::are_out(&error);
+                let is_local_error = fd_limit::are_out(&error);
                 let text = format!("{} ({to})", error_text::io(&error));
-                Failure { is_ours, ..failure(CheckResult::Connect, text) }
+                ProbeError { is_local_error, ..failure(CheckResult::Connect, text) }
             }
             Err(_) => {
                 let text = format!("timed out after {} while connecting ({to})", Span(share));
@@ -202,9 +210,9 @@ async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Res
     let Some(last) = failures.last() else {
         return Err(failure(CheckResult::Dns, "the name has no address"));
     };
-    let (result, is_ours) = (last.result, last.is_ours);
+    let (result, is_local_error) = (last.result, last.is_local_error);
     let texts: Vec<_> = failures.into_iter().map(|failure| failure.text).collect();
-    Err(Failure { result, text: texts.join("; "), is_ours })
+    Err(ProbeError { result, text: texts.join("; "), is_local_error })
 }
 
 fn without_port(host: &str) -> &str {
@@ -214,14 +222,14 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-impl Tools {
+impl ProbeClient {
     /// Sends the request and reads the answer to its end, or to a bound.
     async fn ask(
         &self,
-        stream: Box<dyn Stream>,
-        target: &Target,
+        stream: Box<dyn ProbeStream>,
+        target: &ProbeTarget,
         stage: &Cell<Stage>,
-    ) -> Result<Passed, Failure> {
+    ) -> Result<ProbeSuccess, ProbeError> {
         let (reader, writer) = split(stream);
         let stream = TokioIo::new(join(reader.take(MAX_BYTES), writer));
         let handshake = http1::Builder::new().max_buf_size(MAX_ANSWER).handshake(stream);
@@ -238,7 +246,7 @@ impl Tools {
             if let Some(expected) = expected.filter(|expected| !expected.matches(&body)) {
                 return Err(failure(CheckResult::Body, expected.complaint()));
             }
-            Ok(Passed { heard: heard(&head.headers, &body, target), detail })
+            Ok(ProbeSuccess { heard: heard(&head.headers, &body, target), detail })
         };
         tokio::select! {
             answer = answer => answer,
@@ -247,7 +255,7 @@ impl Tools {
         }
     }
 
-    fn judge(&self, response: &Response<Incoming>, target: &Target) -> Result<(), Failure> {
+    fn judge(&self, response: &Response<Incoming>, target: &ProbeTarget) -> Result<(), ProbeError> {
         let status = response.status();
         // No redirect is followed; one that leads back to here leads every client in circles.
         if status.is_redirection()
@@ -269,11 +277,11 @@ impl Tools {
     }
 }
 
-fn protocol(error: &hyper::Error) -> Failure {
+fn protocol(error: &hyper::Error) -> ProbeError {
     failure(CheckResult::Protocol, error_text::http(error))
 }
 
-fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Failure> {
+fn request(target: &ProbeTarget) -> Result<Request<Empty<Bytes>>, ProbeError> {
     let health = &target.health;
     let host = health.host_header().unwrap_or(target.url.authority());
     let mut request = Request::builder()
@@ -295,7 +303,7 @@ fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Failure> {
 }
 
 /// What is asked for: the path of the settings, unless the probed URL has one of its own.
-fn path(target: &Target) -> &str {
+fn path(target: &ProbeTarget) -> &str {
     let url = &target.url;
     if url.has_path() { url.path() } else { target.health.path.as_str() }
 }
@@ -303,7 +311,7 @@ fn path(target: &Target) -> &str {
 /// Reads to the end of the body: a backend that stops halfway is not well. What is over the bound is a failure too:
 /// reading it each time would cost both sides more than a probe should. What is returned is the body where it is
 /// `wanted`, and else nothing.
-async fn read_body(mut body: Incoming, wanted: bool) -> Result<Vec<u8>, Failure> {
+async fn read_body(mut body: Incoming, wanted: bool) -> Result<Vec<u8>, ProbeError> {
     let mut left = MAX_ANSWER;
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -323,7 +331,7 @@ async fn read_body(mut body: Incoming, wanted: bool) -> Result<Vec<u8>, Failure>
 }
 
 /// What the answer of a backend that is well says of its load, where the settings look for it there.
-fn heard(headers: &HeaderMap, body: &[u8], target: &Target) -> Heard {
+fn heard(headers: &HeaderMap, body: &[u8], target: &ProbeTarget) -> ReportedLoad {
     let settings = target.load.as_deref()?;
     match settings.source {
         LoadSource::ProbeHeader => Some(match headers.get(&settings.header.0) {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use url::{Host, Url};
 
-use crate::control::Target;
+use crate::control::ProbeTarget;
 use crate::fleet::{self, Fleet};
 
 /// The longest target of a redirect that is shown.
 const SHOWN: usize = 200;
 
 /// Where clients enter: what a backend must not redirect to.
-pub struct Entry {
+pub struct EntryPoints {
     /// The published fleet, for its routes.
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// Where clients are listened for at present.
@@ -29,14 +29,14 @@ pub struct Listening {
     pub https_port: Option<u16>,
 }
 
-impl Entry {
+impl EntryPoints {
     /// Where a redirect leads, in words, if that is back to where the client came from: to the URL that was requested,
     /// to a host of the backend's pool, or to this dispatcher's own address, none of which is the `Host` that the settings
     /// have probes send. `path` is what was requested.
     ///
     /// # Trust
     /// `location` comes from the network. It is resolved as browsers do (WHATWG URL), and no name is looked up.
-    pub(super) fn leads_back(&self, location: &[u8], target: &Target, path: &str) -> Option<String> {
+    pub(super) fn leads_back(&self, location: &[u8], target: &ProbeTarget, path: &str) -> Option<String> {
         let requested = Url::parse(&format!("{}{path}", target.url.origin())).ok()?;
         let mut to = requested.join(std::str::from_utf8(location).ok()?).ok()?;
         to.set_fragment(None);
@@ -65,7 +65,7 @@ impl Entry {
     }
 
     /// Whether it leads to a backend of the same pool, as checks or clients reach it.
-    fn is_own_backend(&self, to: &Url, target: &Target) -> bool {
+    fn is_own_backend(&self, to: &Url, target: &ProbeTarget) -> bool {
         let is = |base: &str| {
             let Some((scheme, rest)) = base.split_once("://") else { return false };
             let authority = rest.split('/').next().unwrap_or(rest);
@@ -81,7 +81,7 @@ impl Entry {
     }
 
     /// Whether another pool of this dispatcher serves it.
-    fn is_other_pool(&self, to: &Url, target: &Target) -> bool {
+    fn is_other_pool(&self, to: &Url, target: &ProbeTarget) -> bool {
         let fleet = self.fleet.load();
         let found = fleet.route(to.host_str().map(bare), to.path());
         found.is_ok_and(|pool| *pool.config.name != *target.pool)
@@ -89,7 +89,7 @@ impl Entry {
 
     /// Whether a client that follows it is routed to the backend's pool again, by a host that the settings name.
     /// Ports are those that are listened on, and the standard ones: a port mapping in front is usually of these.
-    fn is_host_of_pool(&self, to: &Url, target: &Target) -> bool {
+    fn is_host_of_pool(&self, to: &Url, target: &ProbeTarget) -> bool {
         let (Some(host), Some(port)) = (to.host_str(), to.port_or_known_default()) else { return false };
         let host = bare(host);
         let fleet = self.fleet.load();
@@ -127,7 +127,7 @@ impl Entry {
 
 /// Whether it is on the `Host` that the settings have probes send. Applications build such a URL from the `Host` of the
 /// request, and clients send the backend's own: it says nothing of where those are redirected to.
-fn is_on_host_sent(to: &Url, requested: &Url, target: &Target) -> bool {
+fn is_on_host_sent(to: &Url, requested: &Url, target: &ProbeTarget) -> bool {
     let Some(host) = target.health.host_header() else { return false };
     let Ok(sent) = Url::parse(&format!("{}://{host}", requested.scheme())) else { return false };
     let ports = (to.port_or_known_default(), sent.port_or_known_default());

@@ -16,7 +16,7 @@
 //! What a line does not mention stays as it was; a weight holds until it expires.
 
 use super::{Refused, malformed};
-use crate::estimate::Claim;
+use crate::estimate::RawReport;
 use crate::fleet::{AdminState, AgentWeight, Weight};
 
 /// The longest line, without its end: HAProxy's default buffer (`tune.bufsize`).
@@ -27,7 +27,7 @@ const MAX_TEXT: usize = 128;
 
 /// What a line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Line {
+pub struct AgentReply {
     /// The weight that it asks for.
     pub weight: Option<AgentWeight>,
     /// Whether it accepts clients.
@@ -40,7 +40,7 @@ pub struct Line {
     pub ignored: Option<Box<str>>,
 }
 
-impl Line {
+impl AgentReply {
     /// Parses a line without its end.
     ///
     /// # Errors
@@ -69,9 +69,9 @@ impl Line {
             let (word, after) = rest.split_at(ends);
             rest = after;
             match parsed.take(word) {
-                Word::Known => is_known = true,
-                Word::Weight(number) => weight = Some((word, number)),
-                Word::Unknown => parsed.ignore(word),
+                AgentWord::Known => is_known = true,
+                AgentWord::Weight(number) => weight = Some((word, number)),
+                AgentWord::Unknown => parsed.ignore(word),
             }
         }
         if let Some((word, number)) = weight {
@@ -87,24 +87,26 @@ impl Line {
         }
     }
 
-    fn take<'a>(&mut self, word: &'a [u8]) -> Word<'a> {
+    fn take<'a>(&mut self, word: &'a [u8]) -> AgentWord<'a> {
         match word.to_ascii_lowercase().as_slice() {
             b"ready" => self.admin = Some(AdminState::Active),
             b"drain" => self.admin = Some(AdminState::Draining),
             b"maint" => self.admin = Some(AdminState::Maintenance),
             b"up" => self.is_down = Some(false),
             b"down" | b"stopped" | b"fail" => self.is_down = Some(true),
-            [b'0'..=b'9', rest @ ..] if rest.contains(&b'%') => return Word::Weight(word),
-            [b'w', b'e', b'i', b'g', b'h', b't', b':', ..] => return Word::Weight(&word[b"weight:".len()..]),
+            [b'0'..=b'9', rest @ ..] if rest.contains(&b'%') => return AgentWord::Weight(word),
+            [b'w', b'e', b'i', b'g', b'h', b't', b':', ..] => {
+                return AgentWord::Weight(&word[b"weight:".len()..]);
+            }
             [b'm', b'a', b'x', b'c', b'o', b'n', b'n', b':', number @ ..] => {
                 // Any number: HAProxy rejects only what is none.
                 if split_number(number).is_none_or(|(_, rest)| !rest.is_empty()) {
-                    return Word::Unknown;
+                    return AgentWord::Unknown;
                 }
             }
-            _ => return Word::Unknown,
+            _ => return AgentWord::Unknown,
         }
-        Word::Known
+        AgentWord::Known
     }
 
     fn ignore(&mut self, word: &[u8]) {
@@ -112,15 +114,15 @@ impl Line {
     }
 
     /// Returns the load that a percentage means, if there is one. An absolute weight means none.
-    pub fn claim(&self) -> Option<Claim> {
+    pub fn claim(&self) -> Option<RawReport> {
         let AgentWeight::Percent(percent) = self.weight? else { return None };
         let in_use = (1.0 - f64::from(percent) / 100.0).max(0.0);
-        Some(Claim { utilisation: Some(in_use), ..Claim::default() })
+        Some(RawReport { utilisation: Some(in_use), ..RawReport::default() })
     }
 }
 
 /// What a word is.
-enum Word<'a> {
+enum AgentWord<'a> {
     Known,
     /// A weight, with its number and perhaps `%`.
     Weight(&'a [u8]),
@@ -163,18 +165,18 @@ fn split_number(text: &[u8]) -> Option<(i32, &[u8])> {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Line {
-        Line::parse(line.as_bytes()).unwrap_or_else(|why| panic!("{line:?}: {why}"))
+    fn parse(line: &str) -> AgentReply {
+        AgentReply::parse(line.as_bytes()).unwrap_or_else(|why| panic!("{line:?}: {why}"))
     }
 
     // What HAProxy makes of many more lines is compared in tests/it/agent.rs.
     #[test]
     fn accepts_words_in_any_order() {
-        let all = Line {
+        let all = AgentReply {
             weight: Some(AgentWeight::percent(75)),
             admin: Some(AdminState::Maintenance),
             is_down: Some(true),
-            ..Line::default()
+            ..AgentReply::default()
         };
         for line in ["75%,maxconn:30,maint,down", "down maint\t75%  maxconn:0", "DOWN, Maint weight:75%"] {
             assert_eq!(parse(line), all, "{line:?}");
@@ -204,8 +206,8 @@ mod tests {
     #[test]
     fn rejects_lines_without_a_known_word() {
         for bad in ["", "  ,", "# down", "busy", "x%", "-5%", "+5%", "7.5%", "%", "weight:257", "up\0"] {
-            assert!(matches!(Line::parse(bad.as_bytes()), Err(Refused::Malformed(_))), "{bad:?}");
+            assert!(matches!(AgentReply::parse(bad.as_bytes()), Err(Refused::Malformed(_))), "{bad:?}");
         }
-        assert!(Line::parse(b"\xff").is_err());
+        assert!(AgentReply::parse(b"\xff").is_err());
     }
 }

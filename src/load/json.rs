@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Map, Value};
 
 use super::{Refused, age_of, in_unit, malformed};
-use crate::estimate::Claim;
+use crate::estimate::RawReport;
 use crate::settings::{LoadUnit, Pointer};
 
 /// The members of a push, for who sends another.
@@ -20,7 +20,7 @@ const MEMBERS: &str = "sessions, utilisation, capacity, requests_per_second, and
 ///
 /// # Errors
 /// There is no such part, or it is in no form that is known.
-pub fn body(body: &[u8], field: &Pointer, unit: LoadUnit) -> Result<Claim, Refused> {
+pub fn body(body: &[u8], field: &Pointer, unit: LoadUnit) -> Result<RawReport, Refused> {
     let document: Value = match serde_json::from_slice(body) {
         Ok(document) => document,
         Err(_) => return malformed("the body is no JSON"),
@@ -39,7 +39,7 @@ pub fn body(body: &[u8], field: &Pointer, unit: LoadUnit) -> Result<Claim, Refus
 ///
 /// # Errors
 /// What is wrong with which member, and what it takes.
-pub fn push(body: &[u8]) -> Result<Claim, Refused> {
+pub fn push(body: &[u8]) -> Result<RawReport, Refused> {
     let document: Value = match serde_json::from_slice(body) {
         Ok(document) => document,
         Err(error) => return malformed(format!("the body is no JSON: {error}")),
@@ -54,8 +54,8 @@ pub fn push(body: &[u8]) -> Result<Claim, Refused> {
 }
 
 /// Reads an object, and says which member of it nobody knows.
-fn object(members: &Map<String, Value>) -> Result<(Claim, Option<&str>), Refused> {
-    let mut claim = Claim::default();
+fn object(members: &Map<String, Value>) -> Result<(RawReport, Option<&str>), Refused> {
+    let mut claim = RawReport::default();
     let (mut age, mut unknown) = (None, None);
     for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
         let (place, parsed, takes) = match name.as_str() {
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::settings::Leaf as _;
 
-    fn at(text: &str, field: &str) -> Result<Claim, Refused> {
+    fn at(text: &str, field: &str) -> Result<RawReport, Refused> {
         body(text.as_bytes(), &Pointer::parse(field).unwrap(), LoadUnit::Sessions)
     }
 
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(at(r#"{"a": [{"b/c": 3}]}"#, "/a/0/b~1c").unwrap().sessions, Some(3.0));
         let text = r#"{"load": {"sessions": 3, "utilization": 0.5, "capacity": 6, "requests_per_second": 9.5,
                        "age": 1.5, "name": "x", "note": null}}"#;
-        let expected = Claim {
+        let expected = RawReport {
             sessions: Some(3.0),
             utilisation: Some(0.5),
             capacity: Some(6.0),

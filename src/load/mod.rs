@@ -1,4 +1,4 @@
-//! What backends say of their load: every form that is read, from bytes to a [`Claim`].
+//! What backends say of their load: every form that is read, from bytes to a [`RawReport`].
 //!
 //! # Trust
 //! All of it comes from the network. Whoever reads it bounds its length; nothing here panics or allocates more than
@@ -11,8 +11,8 @@ mod orca;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::estimate::{Claim, Nonsense, Report};
-use crate::metrics::Told;
+use crate::estimate::{InvalidReport, RawReport, Report};
+use crate::metrics::ReportResult;
 use crate::settings::{Load, LoadUnit};
 
 pub use json::{body, push};
@@ -27,17 +27,17 @@ pub enum Refused {
     /// The agent did not answer.
     Unreachable(String),
     /// It makes no sense.
-    Nonsense(Nonsense),
+    InvalidReport(InvalidReport),
 }
 
 impl Refused {
     /// As what it is counted.
-    pub fn told(&self) -> Told {
+    pub fn told(&self) -> ReportResult {
         match self {
-            Self::Missing => Told::Missing,
-            Self::Malformed(_) => Told::Malformed,
-            Self::Unreachable(_) => Told::Unreachable,
-            Self::Nonsense(nonsense) => Told::from(*nonsense),
+            Self::Missing => ReportResult::Missing,
+            Self::Malformed(_) => ReportResult::Malformed,
+            Self::Unreachable(_) => ReportResult::Unreachable,
+            Self::InvalidReport(nonsense) => ReportResult::from(*nonsense),
         }
     }
 }
@@ -47,14 +47,14 @@ impl fmt::Display for Refused {
         match self {
             Self::Missing => f.write_str("no load where it should be"),
             Self::Malformed(why) | Self::Unreachable(why) => f.write_str(why),
-            Self::Nonsense(nonsense) => f.write_str(nonsense.takes()),
+            Self::InvalidReport(nonsense) => f.write_str(nonsense.expected()),
         }
     }
 }
 
-impl From<Nonsense> for Refused {
-    fn from(nonsense: Nonsense) -> Self {
-        Self::Nonsense(nonsense)
+impl From<InvalidReport> for Refused {
+    fn from(nonsense: InvalidReport) -> Self {
+        Self::InvalidReport(nonsense)
     }
 }
 
@@ -66,7 +66,7 @@ fn malformed<T>(why: impl Into<String>) -> Result<T, Refused> {
 ///
 /// # Errors
 /// It is in no such form.
-pub fn header(value: &[u8], unit: LoadUnit) -> Result<Claim, Refused> {
+pub fn header(value: &[u8], unit: LoadUnit) -> Result<RawReport, Refused> {
     let Ok(text) = std::str::from_utf8(value) else { return malformed("the header is no text") };
     let text = text.trim();
     match text.split_once(' ') {
@@ -81,8 +81,8 @@ pub fn header(value: &[u8], unit: LoadUnit) -> Result<Claim, Refused> {
 }
 
 /// What a number claims that stands alone.
-fn in_unit(number: f64, unit: LoadUnit) -> Claim {
-    let mut claim = Claim::default();
+fn in_unit(number: f64, unit: LoadUnit) -> RawReport {
+    let mut claim = RawReport::default();
     match unit {
         LoadUnit::Sessions => claim.sessions = Some(number),
         LoadUnit::Utilisation => claim.utilisation = Some(number),
@@ -96,7 +96,7 @@ fn in_unit(number: f64, unit: LoadUnit) -> Claim {
 ///
 /// # Errors
 /// It makes none.
-pub fn report(claim: Claim, load: &Load) -> Result<Report, Refused> {
+pub fn report(claim: RawReport, load: &Load) -> Result<Report, Refused> {
     Ok(Report::new(claim, load.expires.0)?)
 }
 
@@ -111,7 +111,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::agent::Line;
+    use crate::load::agent::AgentReply;
     use crate::settings::{Leaf as _, Pointer};
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
         #[test]
         fn nothing_panics(bytes: Vec<u8>, text in "(TEXT|JSON|BIN)? ?[{}\\[\\]\",:=a-z_.0-9%e +-]{0,60}") {
             for said in [&bytes[..], text.as_bytes()] {
-                let _ = (header(said, LoadUnit::Sessions), push(said), Line::parse(said));
+                let _ = (header(said, LoadUnit::Sessions), push(said), AgentReply::parse(said));
                 let _ = body(said, &Pointer::parse("/load").unwrap(), LoadUnit::Sessions);
             }
         }

@@ -13,7 +13,7 @@
 use serde_json::{Map, Value};
 
 use super::{Refused, malformed};
-use crate::estimate::Claim;
+use crate::estimate::RawReport;
 
 /// What is read, before one of two is preferred.
 #[derive(Default)]
@@ -38,12 +38,12 @@ impl Metrics {
         })
     }
 
-    fn claim(self) -> Claim {
+    fn claim(self) -> RawReport {
         let said = [self.application, self.cpu];
         // A wrong one is never passed over for the other: it is to be refused.
         let wrong = said.into_iter().flatten().find(|value| !(0.0..).contains(value));
         let preferred = self.application.filter(|value| *value > 0.0);
-        Claim {
+        RawReport {
             sessions: self.sessions,
             utilisation: wrong.or(preferred).or(self.cpu).or(self.application),
             capacity: self.capacity,
@@ -54,7 +54,7 @@ impl Metrics {
 }
 
 /// Reads what follows `TEXT`.
-pub(super) fn text(list: &str) -> Result<Claim, Refused> {
+pub(super) fn text(list: &str) -> Result<RawReport, Refused> {
     let mut metrics = Metrics::default();
     for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = pair.split_once('=') else {
@@ -71,7 +71,7 @@ pub(super) fn text(list: &str) -> Result<Claim, Refused> {
 }
 
 /// Reads what follows `JSON`.
-pub(super) fn json(document: &str) -> Result<Claim, Refused> {
+pub(super) fn json(document: &str) -> Result<RawReport, Refused> {
     let members: Map<String, Value> = match serde_json::from_str(document) {
         Ok(members) => members,
         Err(_) => return malformed("ORCA's JSON form takes an object"),
@@ -119,7 +119,7 @@ mod tests {
             " cpu_utilization=0.3, mem_utilization=0.8, application_utilization=0.5, rps_fractional=10, eps=1,\
              named_metrics.q=0.4, named_metrics.sessions = 12, named_metrics.capacity=40",
         );
-        let expected = Claim {
+        let expected = RawReport {
             sessions: Some(12.0),
             utilisation: Some(0.5),
             capacity: Some(40.0),

@@ -2,29 +2,29 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{SHADOW_AT, Slab};
+use super::{SHADOW_AT, ThreadCounters};
 use crate::certificates::Published;
 use crate::fleet::Slot;
 use crate::request::outcome::Decision;
 
 /// The slabs of every thread that counts, and the listeners and certificates that figures are shown of.
 #[derive(Debug)]
-pub struct Roll {
+pub struct CounterRegistry {
     /// Of the control thread, which keeps the counts of threads that have ended.
-    own: Arc<Slab>,
+    own: Arc<ThreadCounters>,
     lists: Mutex<Lists>,
 }
 
 #[derive(Debug, Default)]
 struct Lists {
-    slabs: Vec<Arc<Slab>>,
+    slabs: Vec<Arc<ThreadCounters>>,
     listeners: Vec<(String, Slot)>,
     certificates: Option<Published>,
 }
 
-impl Roll {
+impl CounterRegistry {
     /// With the control thread's slab alone.
-    pub fn new(own: Arc<Slab>) -> Self {
+    pub fn new(own: Arc<ThreadCounters>) -> Self {
         Self { own, lists: Mutex::default() }
     }
 
@@ -33,14 +33,14 @@ impl Roll {
     }
 
     /// A slab for a thread that is about to count.
-    pub fn enlist(&self) -> Arc<Slab> {
-        let slab = Arc::<Slab>::default();
+    pub fn enlist(&self) -> Arc<ThreadCounters> {
+        let slab = Arc::<ThreadCounters>::default();
         self.lists().slabs.push(Arc::clone(&slab));
         slab
     }
 
     /// Takes over the counts of a thread that has ended. To be called on the control thread alone.
-    pub fn retire(&self, slab: &Arc<Slab>) {
+    pub fn retire(&self, slab: &Arc<ThreadCounters>) {
         let mut lists = self.lists();
         lists.slabs.retain(|known| !Arc::ptr_eq(known, slab));
         self.own.absorb(slab);

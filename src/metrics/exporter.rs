@@ -12,10 +12,10 @@ use prometheus::{Encoder, TextEncoder};
 use super::family::{counter, family, gauge, pairs};
 use super::pools::{fail_open, spilled};
 use super::{
-    ABORTED_AT, CLOSED_AT, CODES, CODES_AT, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT, Limit,
-    OPENED_AT, PANICS_AT, REFUSALS_AT, Reloads, Roll, StateFileStatus,
+    ABORTED_AT, CLOSED_AT, CODES, CODES_AT, CounterRegistry, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT,
+    Limit, OPENED_AT, PANICS_AT, REFUSALS_AT, Reloads, StateFileStatus,
 };
-use crate::certificates::Place;
+use crate::certificates::CertificateEntry;
 use crate::fleet::{Fleet, Slot};
 use crate::request::outcome::Rejection;
 use crate::util::clock::Clock;
@@ -25,7 +25,7 @@ pub struct Sources {
     /// Says which pools and backends there are.
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// Who counts, and what for.
-    pub roll: Arc<Roll>,
+    pub roll: Arc<CounterRegistry>,
     /// Returns the number of lines that the log writers have dropped.
     pub dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
     /// How reloads went.
@@ -43,7 +43,7 @@ pub struct Sources {
 /// Everything `/metrics` shows. A registry of our own: nothing is global.
 pub struct Registry {
     registry: prometheus::Registry,
-    pub(super) roll: Arc<Roll>,
+    pub(super) roll: Arc<CounterRegistry>,
     pub(super) imbalances: Arc<Imbalances>,
 }
 
@@ -177,8 +177,8 @@ impl Signpost {
     /// When each certificate ends, and whether its files are what is served.
     fn certificates(&self) -> [MetricFamily; 2] {
         let shelf = self.sources.roll.certificates().map(|published| published.load_full());
-        let of = |figure: fn(&Place) -> f64| {
-            let metric = move |place: &Place| {
+        let of = |figure: fn(&CertificateEntry) -> f64| {
+            let metric = move |place: &CertificateEntry| {
                 let name = place.files.cert.to_string_lossy();
                 gauge(&[("name", &name)], figure(place))
             };

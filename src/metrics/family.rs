@@ -26,7 +26,7 @@ pub(super) fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
     labels.iter().map(pair).collect()
 }
 
-pub(super) fn counter(labels: &[(&str, &str)], value: impl Count) -> Metric {
+pub(super) fn counter(labels: &[(&str, &str)], value: impl CounterValue) -> Metric {
     let mut counter = Counter::default();
     counter.set_value(value.number());
     let mut metric = Metric::default();
@@ -36,17 +36,17 @@ pub(super) fn counter(labels: &[(&str, &str)], value: impl Count) -> Metric {
 }
 
 /// What a counter takes.
-pub(super) trait Count {
+pub(super) trait CounterValue {
     fn number(self) -> f64;
 }
 
-impl Count for u64 {
+impl CounterValue for u64 {
     fn number(self) -> f64 {
         self as f64
     }
 }
 
-impl Count for f64 {
+impl CounterValue for f64 {
     fn number(self) -> f64 {
         self
     }

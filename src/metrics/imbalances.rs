@@ -15,7 +15,7 @@ enum_all! {
     /// How a load is known.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
     #[serde(rename_all = "lowercase")]
-    pub enum Source {
+    pub enum LoadSource {
         /// By what backends report, carried on from one report to the next.
         Reported,
         /// By what a shadow would have sent where: nobody has seen this load.
@@ -23,7 +23,7 @@ enum_all! {
     }
 }
 
-impl Source {
+impl LoadSource {
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Source {
 
 /// The figures of one strategy in one role.
 #[derive(Clone, Debug)]
-pub struct Figures {
+pub struct StrategyFigures {
     /// The pool's name.
     pub pool: Box<str>,
     /// The strategy.
@@ -52,7 +52,7 @@ pub struct Figures {
 #[derive(Clone, Debug)]
 pub struct LoadFigures {
     /// How that is known.
-    pub source: Source,
+    pub source: LoadSource,
     /// Now; `None` where there is no load, or where it is not this strategy's yet.
     pub now: Option<Imbalance>,
     /// Over time.
@@ -97,20 +97,20 @@ impl Integral {
 /// What is shown of all of them. Written once a second, read at scrapes.
 #[derive(Debug, Default)]
 pub struct Imbalances {
-    figures: Mutex<Vec<Figures>>,
+    figures: Mutex<Vec<StrategyFigures>>,
     /// Pinned requests that reached draining backends in the last minute or so, by where the pool's first strategy counts each.
     pinned: Mutex<HashMap<Slot, f64>>,
 }
 
 impl Imbalances {
     /// Shows these from now on.
-    pub fn publish(&self, figures: Vec<Figures>, pinned: HashMap<Slot, f64>) {
+    pub fn publish(&self, figures: Vec<StrategyFigures>, pinned: HashMap<Slot, f64>) {
         *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
         *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = pinned;
     }
 
     /// What was published last.
-    pub fn shown(&self) -> Vec<Figures> {
+    pub fn shown(&self) -> Vec<StrategyFigures> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

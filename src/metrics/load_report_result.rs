@@ -1,12 +1,12 @@
 //! What becomes of load reports, as it is counted.
 
-use crate::estimate::Nonsense;
+use crate::estimate::InvalidReport;
 use crate::util::enum_all;
 
 enum_all! {
     /// What became of a backend's word about its load.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Told {
+    pub enum ReportResult {
         /// It was taken.
         Ok,
         /// There was none where it should be.
@@ -15,24 +15,24 @@ enum_all! {
         Malformed,
         /// The agent did not answer.
         Unreachable,
-        /// [`Nonsense::NotFinite`].
+        /// [`InvalidReport::NotFinite`].
         NotFinite,
-        /// [`Nonsense::Negative`].
+        /// [`InvalidReport::Negative`].
         Negative,
-        /// [`Nonsense::TooLarge`].
+        /// [`InvalidReport::TooLarge`].
         TooLarge,
-        /// [`Nonsense::NoCapacity`].
+        /// [`InvalidReport::NoCapacity`].
         NoCapacity,
-        /// [`Nonsense::Future`].
+        /// [`InvalidReport::Future`].
         Future,
-        /// [`Nonsense::TooOld`].
+        /// [`InvalidReport::TooOld`].
         TooOld,
-        /// [`Nonsense::Empty`].
+        /// [`InvalidReport::Empty`].
         Empty,
     }
 }
 
-impl Told {
+impl ReportResult {
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,27 +40,27 @@ impl Told {
             Self::Missing => "missing",
             Self::Malformed => "malformed",
             Self::Unreachable => "unreachable",
-            Self::NotFinite => Nonsense::NotFinite.name(),
-            Self::Negative => Nonsense::Negative.name(),
-            Self::TooLarge => Nonsense::TooLarge.name(),
-            Self::NoCapacity => Nonsense::NoCapacity.name(),
-            Self::Future => Nonsense::Future.name(),
-            Self::TooOld => Nonsense::TooOld.name(),
-            Self::Empty => Nonsense::Empty.name(),
+            Self::NotFinite => InvalidReport::NotFinite.name(),
+            Self::Negative => InvalidReport::Negative.name(),
+            Self::TooLarge => InvalidReport::TooLarge.name(),
+            Self::NoCapacity => InvalidReport::NoCapacity.name(),
+            Self::Future => InvalidReport::Future.name(),
+            Self::TooOld => InvalidReport::TooOld.name(),
+            Self::Empty => InvalidReport::Empty.name(),
         }
     }
 }
 
-impl From<Nonsense> for Told {
-    fn from(nonsense: Nonsense) -> Self {
+impl From<InvalidReport> for ReportResult {
+    fn from(nonsense: InvalidReport) -> Self {
         match nonsense {
-            Nonsense::NotFinite => Self::NotFinite,
-            Nonsense::Negative => Self::Negative,
-            Nonsense::TooLarge => Self::TooLarge,
-            Nonsense::NoCapacity => Self::NoCapacity,
-            Nonsense::Future => Self::Future,
-            Nonsense::TooOld => Self::TooOld,
-            Nonsense::Empty => Self::Empty,
+            InvalidReport::NotFinite => Self::NotFinite,
+            InvalidReport::Negative => Self::Negative,
+            InvalidReport::TooLarge => Self::TooLarge,
+            InvalidReport::NoCapacity => Self::NoCapacity,
+            InvalidReport::Future => Self::Future,
+            InvalidReport::TooOld => Self::TooOld,
+            InvalidReport::Empty => Self::Empty,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is counted, where, and how it is shown.
 //!
-//! Workers count in slabs of their own ([`Slab`]); a scrape sums them. Which series exist is said by the
+//! Workers count in slabs of their own ([`ThreadCounters`]); a scrape sums them. Which series exist is said by the
 //! published fleet and by the enums whose `ALL` gives the order in a slab, so no label ever takes a value from
 //! a request and every series stands there with 0 from the start.
 
@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-pub use counter_registry::Roll;
+pub use counter_registry::CounterRegistry;
 pub use exporter::{Registry, Sources};
-pub use imbalances::{Figures, Imbalances, Integral, LoadFigures, Source};
-pub use load_report_result::Told;
-pub use thread_counters::{Slab, Slots};
+pub use imbalances::{Imbalances, Integral, LoadFigures, LoadSource, StrategyFigures};
+pub use load_report_result::ReportResult;
+pub use thread_counters::{Slots, ThreadCounters};
 
 use crate::fleet::{CheckResult, PoolConfig, Slot, StrategySlot};
 use crate::request::outcome::{Decision, Rejection, Selection};
@@ -220,7 +220,7 @@ impl Slots {
 
     /// The place of a backend's load reports, whatever the strategy.
     pub fn reports(&self, pool: &str, id: &str) -> Slot {
-        self.give(format!("reports/{pool}/{id}"), Told::ALL.len())
+        self.give(format!("reports/{pool}/{id}"), ReportResult::ALL.len())
     }
 
     /// The place of the times that a pool's probes took.
@@ -242,11 +242,11 @@ impl Default for Slots {
 
 /// A thread's way to count. Every method is a load and a store, or two.
 #[derive(Clone, Debug, Default)]
-pub struct Counter(Arc<Slab>);
+pub struct Counter(Arc<ThreadCounters>);
 
 impl Counter {
     /// For one thread; the same slab goes to the [`Registry`].
-    pub fn new(slab: Arc<Slab>) -> Self {
+    pub fn new(slab: Arc<ThreadCounters>) -> Self {
         Self(slab)
     }
 
@@ -315,7 +315,7 @@ impl Counter {
     }
 
     /// A backend told its load, or should have.
-    pub fn told(&self, reports: Slot, told: Told) {
+    pub fn told(&self, reports: Slot, told: ReportResult) {
         self.0.add(reports, told as usize, 1);
     }
 
@@ -345,7 +345,7 @@ impl Counter {
 
 /// A connection that is open.
 struct Open {
-    slab: Arc<Slab>,
+    slab: Arc<ThreadCounters>,
     listener: Slot,
 }
 

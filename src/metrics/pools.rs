@@ -5,7 +5,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 use super::exporter::Signpost;
 use super::family::{counter, family, gauge};
 use super::{
-    COMPARED_AT, Comparison, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, SHADOW_AT, Told,
+    COMPARED_AT, Comparison, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, ReportResult, SHADOW_AT,
 };
 use crate::fleet::{
     Backend, CheckProgress, CheckResult, EffectiveState, Fleet, PinAction, Pool, Priority, Role, Slot,
@@ -197,7 +197,7 @@ impl Signpost {
         let mut metrics = Vec::new();
         for pool in fleet.pools.iter().filter(|pool| pool.config.reports_expire.is_some()) {
             for backend in &pool.config.backends {
-                metrics.extend(Told::ALL.map(|told| {
+                metrics.extend(ReportResult::ALL.map(|told| {
                     let labels =
                         [("pool", &*pool.config.name), ("backend", &*backend.id), ("result", told.name())];
                     counter(&labels, self.sum(backend.reports, told as usize))

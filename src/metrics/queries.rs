@@ -1,6 +1,6 @@
 //! Single figures, for the operator's API and page: the same sums that a scrape shows.
 
-use super::{COMPARED_AT, Comparison, Figures, PICK_BOUNDS, PICK_SUM_AT, PICKS_AT, Registry};
+use super::{COMPARED_AT, Comparison, PICK_BOUNDS, PICK_SUM_AT, PICKS_AT, Registry, StrategyFigures};
 use crate::fleet::{Pool, PoolConfig, Role, StrategySlot};
 use crate::request::outcome::Decision;
 
@@ -37,7 +37,7 @@ impl Registry {
     }
 
     /// How evenly strategies spread visitors and load lately.
-    pub fn imbalances(&self) -> Vec<Figures> {
+    pub fn imbalances(&self) -> Vec<StrategyFigures> {
         self.imbalances.shown()
     }
 }

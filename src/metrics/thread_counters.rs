@@ -10,14 +10,14 @@ use crate::fleet::Slot;
 ///
 /// It grows without moving: block k holds 2^k × 4096 counts and is made when one of them is first written.
 #[derive(Debug, Default)]
-pub struct Slab {
+pub struct ThreadCounters {
     blocks: [OnceLock<Box<[AtomicU64]>>; 20],
 }
 
 /// How many counts the first block holds.
 const FIRST: u32 = 1 << 12;
 
-impl Slab {
+impl ThreadCounters {
     /// Adds to a count. Only the slab's own thread may call it: load and store are two steps, which is what
     /// makes them cheap.
     pub fn add(&self, slot: Slot, offset: usize, count: u64) {
@@ -38,7 +38,7 @@ impl Slab {
     }
 }
 
-impl Slab {
+impl ThreadCounters {
     /// Adds all counts of another, whose thread has ended. Only this slab's own thread may call it.
     pub fn absorb(&self, other: &Self) {
         for (block, counts) in other.blocks.iter().enumerate() {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn counts_stay_where_they_were_when_it_grows() {
-        let slab = Slab::default();
+        let slab = ThreadCounters::default();
         slab.add(Slot(1), 1, 5);
         slab.add(Slot(100_000), 0, 7);
         slab.add(Slot(1), 1, 1);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_one_absorbs_is_added() {
-        let (slab, ended) = (Slab::default(), Slab::default());
+        let (slab, ended) = (ThreadCounters::default(), ThreadCounters::default());
         for (at, count) in [(3, 5), (FIRST, 7), (50_000, 11)] {
             ended.add(Slot(at), 0, count);
             slab.add(Slot(at), 0, 1);

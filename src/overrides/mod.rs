@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-pub use saver::{Saved, Saver};
-use state_file::Contents;
+pub use saver::{SaveStatus, Saver};
+use state_file::FileContents;
 pub use state_file::StateFile;
 
 use crate::control::{Change, Event};
@@ -78,22 +78,24 @@ pub async fn restore(overrides: Vec<OperatorOverride>, events: &mpsc::Sender<Eve
 /// serves as if none were set.
 pub async fn load(path: PathBuf, events: &mpsc::Sender<Event>) -> StateFile {
     let (file, contents) = read(path).await;
-    if let Contents::Valid(overrides, _) = contents {
+    if let FileContents::Valid(overrides, _) = contents {
         restore(overrides, events).await;
     }
     file
 }
 
 /// Reads a state file, on a thread that may block, and logs what is wrong with it.
-async fn read(path: PathBuf) -> (StateFile, Contents) {
+async fn read(path: PathBuf) -> (StateFile, FileContents) {
     let of_thread = path.clone();
     let read = tokio::task::spawn_blocking(move || StateFile::read(of_thread));
     let (file, contents) = match tokio::time::timeout(READ, read).await {
         Ok(Ok(read)) => read,
-        Ok(Err(error)) => (StateFile::unread(path), Contents::Broken(error.to_string())),
-        Err(_) => (StateFile::unread(path), Contents::Broken(format!("reading takes longer than {READ:?}"))),
+        Ok(Err(error)) => (StateFile::unread(path), FileContents::Broken(error.to_string())),
+        Err(_) => {
+            (StateFile::unread(path), FileContents::Broken(format!("reading takes longer than {READ:?}")))
+        }
     };
-    if let Contents::Broken(reason) = &contents {
+    if let FileContents::Broken(reason) = &contents {
         let path = file.path().display();
         tracing::error!(%path, reason, "broken state file ignored: no operator override restored");
     }

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::state_file::Contents;
+use super::state_file::FileContents;
 use super::{StateFile, load, of, read};
 use crate::control::Event;
 use crate::fleet::Fleet;
@@ -39,13 +39,13 @@ pub struct Saver {
 
 /// Tells whether changes are in the file. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Saved {
+pub struct SaveStatus {
     changes: watch::Receiver<u64>,
     paths: watch::Receiver<Option<PathBuf>>,
     done: watch::Receiver<u64>,
 }
 
-impl Saved {
+impl SaveStatus {
     /// Waits until every published change is in the file, or could not be written, or the disk takes too long. Returns at
     /// once without a file.
     pub async fn up_to_date(&self) {
@@ -65,9 +65,9 @@ impl Saver {
         paths: watch::Receiver<Option<PathBuf>>,
         status: Arc<StateFileStatus>,
         events: mpsc::Sender<Event>,
-    ) -> (Self, Saved) {
+    ) -> (Self, SaveStatus) {
         let done = watch::Sender::new(0);
-        let saved = Saved { changes: changes.clone(), paths: paths.clone(), done: done.subscribe() };
+        let saved = SaveStatus { changes: changes.clone(), paths: paths.clone(), done: done.subscribe() };
         (Self { fleet, changes, paths, done, status, events, failed: false }, saved)
     }
 
@@ -116,7 +116,7 @@ impl Saver {
     /// Reads a file that is to be replaced. Overrides in it that are not in effect are kept aside.
     async fn supersede(&self, path: PathBuf) -> StateFile {
         let (mut file, contents) = read(path).await;
-        if let Contents::Valid(overrides, _) = contents
+        if let FileContents::Valid(overrides, _) = contents
             && !overrides.is_empty()
             && overrides != of(&self.fleet)
         {

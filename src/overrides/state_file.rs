@@ -28,14 +28,14 @@ const LINKS: usize = 40;
 /// The file as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct StateDocument {
     version: u32,
-    overrides: Vec<Entry>,
+    overrides: Vec<OverrideEntry>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct OverrideEntry {
     pool: String,
     backend: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,7 +49,7 @@ struct Entry {
 
 /// What a file contains.
 #[derive(Debug)]
-pub enum Contents {
+pub enum FileContents {
     /// There is no file.
     Missing,
     /// Overrides, and the bytes that they were read from.
@@ -77,12 +77,12 @@ enum OnDisk {
 
 impl StateFile {
     /// Reads the file. Blocks.
-    pub fn read(path: PathBuf) -> (Self, Contents) {
-        let contents = read(&path).unwrap_or_else(Contents::Broken);
+    pub fn read(path: PathBuf) -> (Self, FileContents) {
+        let contents = read(&path).unwrap_or_else(FileContents::Broken);
         let on_disk = match &contents {
-            Contents::Missing => OnDisk::Anything,
-            Contents::Valid(_, bytes) => OnDisk::Known(bytes.clone()),
-            Contents::Broken(_) => OnDisk::Ignored(".broken"),
+            FileContents::Missing => OnDisk::Anything,
+            FileContents::Valid(_, bytes) => OnDisk::Known(bytes.clone()),
+            FileContents::Broken(_) => OnDisk::Ignored(".broken"),
         };
         (Self { path, on_disk }, contents)
     }
@@ -210,14 +210,14 @@ fn folder(target: &Path) -> &Path {
     target.parent().unwrap_or(target)
 }
 
-fn read(path: &Path) -> Result<Contents, String> {
+fn read(path: &Path) -> Result<FileContents, String> {
     let (target, about) = target(path).map_err(|error| error.to_string())?;
-    let Some(about) = about else { return Ok(Contents::Missing) };
+    let Some(about) = about else { return Ok(FileContents::Missing) };
     if about.len() > LONGEST {
         return Err(format!("{} bytes (at most {LONGEST} expected)", about.len()));
     }
     let bytes = files::read_first(&target, LONGEST).map_err(|error| error.to_string())?;
-    Ok(Contents::Valid(parse(&bytes)?, bytes))
+    Ok(FileContents::Valid(parse(&bytes)?, bytes))
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<OperatorOverride>, String> {
@@ -229,21 +229,23 @@ fn parse(bytes: &[u8]) -> Result<Vec<OperatorOverride>, String> {
     if version != VERSION {
         return Err(format!("version {version} (version {VERSION} expected)"));
     }
-    let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let document: StateDocument = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     document.overrides.into_iter().map(OperatorOverride::try_from).collect()
 }
 
 fn document(overrides: &[OperatorOverride]) -> io::Result<Vec<u8>> {
-    let overrides = overrides.iter().map(Entry::from).collect();
-    let mut bytes = serde_json::to_vec_pretty(&Document { version: VERSION, overrides })?;
+    let overrides = overrides.iter().map(OverrideEntry::from).collect();
+    let mut bytes = serde_json::to_vec_pretty(&StateDocument { version: VERSION, overrides })?;
     bytes.push(b'\n');
     Ok(bytes)
 }
 
-impl TryFrom<Entry> for OperatorOverride {
+impl TryFrom<OverrideEntry> for OperatorOverride {
     type Error = String;
 
-    fn try_from(Entry { pool, backend, admin, weight, drained_at }: Entry) -> Result<Self, String> {
+    fn try_from(
+        OverrideEntry { pool, backend, admin, weight, drained_at }: OverrideEntry,
+    ) -> Result<Self, String> {
         if let Some(weight) = weight.filter(|&weight| Weight::new(weight).is_none()) {
             return Err(format!("weight {weight} (0 to {} expected)", Weight::MAX));
         }
@@ -256,7 +258,7 @@ impl TryFrom<Entry> for OperatorOverride {
     }
 }
 
-impl From<&OperatorOverride> for Entry {
+impl From<&OperatorOverride> for OverrideEntry {
     fn from(set: &OperatorOverride) -> Self {
         let text = |seconds: u64| {
             let time = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_DATE));

@@ -17,12 +17,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Shown};
-use crate::certificates::{self, Published, Shelf};
+use crate::certificates::{self, CertificateStore, Published};
 use crate::dispatch::client_limits::ClientLimits;
 use crate::dispatch::{DispatchConfig, HealthPath, Worker};
 use crate::fleet::Slot;
 use crate::health::Listening;
-use crate::metrics::{Counter, Roll, Slab, Slots};
+use crate::metrics::{Counter, CounterRegistry, Slots, ThreadCounters};
 use crate::os::fd_limit::{explained, max_connections};
 use crate::readiness::Readiness;
 use crate::request::client_address::{ClientIpHeader, TrustedProxies};
@@ -35,11 +35,11 @@ use crate::telemetry::Telemetry;
 use crate::util::clock::Clock;
 
 /// What every front stands on.
-pub(super) struct Ground<'t> {
+pub(super) struct SharedState<'t> {
     pub(super) shown: Shown,
     pub(super) clock: Clock,
     pub(super) slots: Slots,
-    pub(super) roll: Arc<Roll>,
+    pub(super) roll: Arc<CounterRegistry>,
     pub(super) places: Arc<ConnectionLimit>,
     /// Where clients are listened for at present.
     pub(super) listening: Arc<ArcSwap<Listening>>,
@@ -51,7 +51,7 @@ pub(super) struct Ground<'t> {
 }
 
 /// The listeners and who serves them.
-pub(super) struct Front {
+pub(super) struct DataPlane {
     pub(super) settings: Settings,
     /// Where visitors are served, in the order of the settings.
     pub(super) traffic: Vec<(ListenerProtocol, SocketAddr)>,
@@ -60,7 +60,7 @@ pub(super) struct Front {
     crew: WorkerPool,
     /// Workers that don't serve yet.
     staffed: Vec<(Worker, Vec<Listener>)>,
-    slabs: Vec<Arc<Slab>>,
+    slabs: Vec<Arc<ThreadCounters>>,
     /// A second descriptor of every listening socket.
     held: Vec<BoundListener>,
     /// How many connections there may be.
@@ -68,13 +68,13 @@ pub(super) struct Front {
     /// Each listener with the place of its counts.
     counted: Vec<(String, Slot)>,
     certificates: Published,
-    office: Office,
+    office: AdminServer,
     /// Ended with this.
-    _upkeep: [Upkeep; 2],
+    _upkeep: [AbortOnDrop; 2],
 }
 
 /// The admin listener.
-struct Office {
+struct AdminServer {
     /// Until it serves.
     closed: Option<admin::Listener>,
     open: Option<JoinHandle<()>>,
@@ -82,20 +82,24 @@ struct Office {
 }
 
 /// A task that ends with its owner.
-struct Upkeep(JoinHandle<()>);
+struct AbortOnDrop(JoinHandle<()>);
 
-impl Drop for Upkeep {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Front {
+impl DataPlane {
     /// Has everything that could be lacking; serves nobody yet. Must be called inside a [`tokio::task::LocalSet`].
     ///
     /// # Errors
     /// What is lacking.
-    pub(super) fn new(settings: &Settings, listeners: Listeners, ground: &Ground<'_>) -> io::Result<Self> {
+    pub(super) fn new(
+        settings: &Settings,
+        listeners: Listeners,
+        ground: &SharedState<'_>,
+    ) -> io::Result<Self> {
         let limits = &settings.server.limits;
         let most = max_connections(limits.max_connections, limits.max_probes.0).map_err(io::Error::other)?;
         let certificates = read_certificates(settings)?;
@@ -160,14 +164,14 @@ impl Front {
             most,
             counted,
             certificates,
-            office: Office {
+            office: AdminServer {
                 closed: Some(admin::Listener::new(admin_bound)?),
                 open: None,
                 stop: CancellationToken::new(),
             },
             _upkeep: [
-                Upkeep(tokio::task::spawn_local(watching)),
-                Upkeep(tokio::task::spawn_local(sweep(clients))),
+                AbortOnDrop(tokio::task::spawn_local(watching)),
+                AbortOnDrop(tokio::task::spawn_local(sweep(clients))),
             ],
         })
     }
@@ -177,7 +181,7 @@ impl Front {
     ///
     /// # Errors
     /// A line for each thing that could not be had; nothing has changed then.
-    pub(super) fn next(&self, settings: &Settings, ground: &Ground<'_>) -> Result<Self, Vec<String>> {
+    pub(super) fn next(&self, settings: &Settings, ground: &SharedState<'_>) -> Result<Self, Vec<String>> {
         let line = |error: io::Error| vec![explained(&error)];
         let mut inherited = Inherited::default();
         for held in &self.held {
@@ -220,7 +224,7 @@ impl Front {
     ///
     /// # Errors
     /// A thread or a runtime could not be had.
-    pub(super) fn serve(&mut self, ground: &Ground<'_>) -> io::Result<()> {
+    pub(super) fn serve(&mut self, ground: &SharedState<'_>) -> io::Result<()> {
         self.crew.start(std::mem::take(&mut self.staffed))?;
         ground.places.resize(self.most);
         ground.listening.store(Arc::new(self.listening()));
@@ -244,7 +248,7 @@ impl Front {
     }
 
     /// Has the operator served.
-    pub(super) fn open_office(&mut self, ground: &Ground<'_>) {
+    pub(super) fn open_office(&mut self, ground: &SharedState<'_>) {
         let Some(listener) = self.office.closed.take() else { return };
         let slot = ground.slots.listener(&listener.address().to_string());
         let (counter, shown) = (ground.counter.clone(), ground.shown.clone());
@@ -295,7 +299,7 @@ impl Front {
     }
 
     /// Leaves everything to the next front, and returns once what is under way is finished or `shutdown_grace` over.
-    pub(super) async fn retire(mut self, next: Vec<(ListenerKind, SocketAddr)>, roll: Arc<Roll>) {
+    pub(super) async fn retire(mut self, next: Vec<(ListenerKind, SocketAddr)>, roll: Arc<CounterRegistry>) {
         for held in self.held.iter().filter(|held| next.contains(&(held.kind, held.address))) {
             held.passed.set();
         }
@@ -327,7 +331,7 @@ async fn sweep(clients: Arc<ClientLimits>) {
 
 /// Reads every certificate. The settings have read them before; what has changed since then may be wrong.
 fn read_certificates(settings: &Settings) -> io::Result<Published> {
-    let shelf = Shelf::load(settings.server.tls.files()).map_err(|wrongs| {
+    let shelf = CertificateStore::load(settings.server.tls.files()).map_err(|wrongs| {
         let lines: Vec<_> = wrongs.iter().map(|(_, wrong)| wrong.to_string()).collect();
         io::Error::other(lines.join("; "))
     })?;

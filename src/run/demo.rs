@@ -12,7 +12,7 @@ pub const MAX_BACKENDS: u16 = 26;
 
 /// A small HTTP server that answers everything with its own name.
 #[derive(Debug)]
-pub struct Backend {
+pub struct DemoBackend {
     /// `a`, `b`, `c`, …
     pub id: String,
     /// Where it listens.
@@ -23,7 +23,7 @@ pub struct Backend {
 ///
 /// # Errors
 /// That no port could be had.
-pub async fn start_backends(count: u16) -> io::Result<Vec<Backend>> {
+pub async fn start_backends(count: u16) -> io::Result<Vec<DemoBackend>> {
     let mut backends = Vec::new();
     for letter in ('a'..='z').take(count.into()) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -34,7 +34,7 @@ pub async fn start_backends(count: u16) -> io::Result<Vec<Backend>> {
         };
         let app = Router::new().fallback(page);
         tokio::spawn(async move { axum::serve(listener, app).await });
-        backends.push(Backend { id: letter.to_string(), address });
+        backends.push(DemoBackend { id: letter.to_string(), address });
     }
     Ok(backends)
 }
@@ -46,9 +46,14 @@ pub fn free_port(first: u16) -> Option<u16> {
 }
 
 /// What a person can try, as lines to print.
-pub fn invitation(dispatcher: SocketAddr, admin: SocketAddr, backends: &[Backend], pinned: bool) -> String {
+pub fn invitation(
+    dispatcher: SocketAddr,
+    admin: SocketAddr,
+    backends: &[DemoBackend],
+    pinned: bool,
+) -> String {
     let mut text = String::from("\n");
-    for Backend { id, address } in backends {
+    for DemoBackend { id, address } in backends {
         text += &format!("  backend {id}   http://{address}\n");
     }
     text += "\nTry:\n";

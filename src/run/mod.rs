@@ -20,26 +20,28 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{Scrapes, Shown};
 use crate::compare::Comparer;
 use crate::control::Controller;
-use crate::control::reload::{NewFront, Reloader, Told};
+use crate::control::reload::{ReloadTargets, Reloader, ReplaceDataPlane};
 use crate::dispatch::client_limits::ClientLimits;
-use crate::health::{Entry, Prober};
-use crate::metrics::{Counter, Imbalances, Registry, Reloads, Roll, Slab, Sources, StateFileStatus};
+use crate::health::{EntryPoints, Prober};
+use crate::metrics::{
+    Counter, CounterRegistry, Imbalances, Registry, Reloads, Sources, StateFileStatus, ThreadCounters,
+};
 use crate::os::fd_limit::explained;
 use crate::os::sd_notify::Notifier;
 use crate::overrides::{self, Saver, StateFile};
 use crate::readiness::Readiness;
 use crate::server::{BoundListener, ConnectionLimit, ListenerProtocol, Listeners, Shutdown};
 use crate::settings::{Layers, Settings, Span};
-use crate::takeover::{Offer, Predecessor, TakenOver};
+use crate::takeover::{Predecessor, ReadySuccessor, TakeoverServer};
 use crate::telemetry::Telemetry;
-use data_plane::{Front, Ground};
+use data_plane::{DataPlane, SharedState};
 use retiring::Retiring;
 pub(crate) use signals::ignore_signals;
-use signals::{Asked, Signals};
+use signals::{ShutdownSignal, ShutdownSignals};
 
 /// How the process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ExitReason {
     /// Every request was answered.
     Drained,
     /// `shutdown_grace` was over with requests still under way.
@@ -59,7 +61,7 @@ const LAST_FIGURES: Duration = Duration::from_millis(500);
 
 /// Who started this process, and who is told how it goes.
 #[derive(Debug, Default)]
-pub struct Family {
+pub struct ProcessContext {
     /// The instance that is replaced, which waits for this one to serve.
     pub predecessor: Option<Predecessor>,
     /// The way to the service manager.
@@ -81,20 +83,20 @@ pub async fn run(
     layers: Option<Layers>,
     listeners: Listeners,
     telemetry: &Telemetry,
-    mut family: Family,
+    mut family: ProcessContext,
     ready: impl FnOnce(&[(ListenerProtocol, SocketAddr)], SocketAddr),
-) -> io::Result<Ended> {
-    let mut signals = Signals::listen()?;
+) -> io::Result<ExitReason> {
+    let mut signals = ShutdownSignals::listen()?;
     let hangup = signal(SignalKind::hangup())?;
     // Settings without layers can't be reloaded.
     let is_fixed = layers.is_none();
     signals::log_ignored(is_fixed)?;
     // Of this thread, on which controller, probes and admin listener run.
-    let own = Arc::<Slab>::default();
+    let own = Arc::<ThreadCounters>::default();
     let counter = Counter::new(Arc::clone(&own));
     let controller = Controller::start(settings, counter.clone());
     let (fleet, slots, settled) = (controller.published(), controller.slots(), controller.settled());
-    let (roll, reloads) = (Arc::new(Roll::new(own)), Arc::<Reloads>::default());
+    let (roll, reloads) = (Arc::new(CounterRegistry::new(own)), Arc::<Reloads>::default());
     let imbalances = Arc::<Imbalances>::default();
     let (events, changes) = mpsc::channel(QUEUE);
     let state_file = Arc::<StateFileStatus>::default();
@@ -120,7 +122,7 @@ pub async fn run(
     let (ask_reload, asked) = mpsc::channel(1);
     let readiness = Readiness::default();
     let busy = Arc::<AtomicBool>::default();
-    let ground = Ground {
+    let ground = SharedState {
         shown: Shown {
             saved,
             handing_over: Arc::clone(&busy),
@@ -143,7 +145,7 @@ pub async fn run(
         counter: counter.clone(),
         certificates: watch::Sender::new(0),
     };
-    let mut front = Front::new(settings, listeners, &ground)?;
+    let mut front = DataPlane::new(settings, listeners, &ground)?;
     let watchdog = family.predecessor.as_ref().and_then(|predecessor| predecessor.watchdog);
     let notifier = family
         .notifier
@@ -152,7 +154,7 @@ pub async fn run(
 
     // A redirect to an address that will be listened on is one already, while the first round of checks runs.
     ground.listening.store(Arc::new(front.listening()));
-    let entry = Entry { fleet: Arc::clone(&fleet), listening: Arc::clone(&ground.listening) };
+    let entry = EntryPoints { fleet: Arc::clone(&fleet), listening: Arc::clone(&ground.listening) };
     let at_once = settings.server.limits.max_probes.0.into();
     let prober = Prober::new(at_once, events.clone(), counter, entry);
     tokio::task::spawn_local(prober.run(controller.targets()));
@@ -178,7 +180,7 @@ pub async fn run(
     let reloading = layers.map(|layers| {
         let certificates = ground.certificates.clone();
         let (state_path, notifier) = (state_path.clone(), notifier.clone());
-        let told = Told { events, fronts: ask_front, certificates, state_path, reloads, notifier };
+        let told = ReloadTargets { events, fronts: ask_front, certificates, state_path, reloads, notifier };
         tokio::task::spawn_local(Reloader::new(layers, settings.clone(), told).run(hangup, asked))
     });
     // A predecessor's admin listener is this one's too, and there `/readyz` must not say "starting".
@@ -193,11 +195,11 @@ pub async fn run(
         () = starting(family.predecessor.as_ref()) => {}
         signal = signals.next() => {
             if family.predecessor.is_some() {
-                return Ok(Ended::Drained);
+                return Ok(ExitReason::Drained);
             }
             // Who waits in the queue by now is answered still.
             front.serve(&ground)?;
-            let (why, no_offer) = (Why::Asked(signal), Box::pin(pending()));
+            let (why, no_offer) = (ShutdownCause::ShutdownSignal(signal), Box::pin(pending()));
             return Ok(leave(why, no_offer, &mut signals, &mut front, Retiring::default()).await);
         }
     }
@@ -229,12 +231,18 @@ pub async fn run(
     }
     front.tune();
     save(&mut saver);
-    let offer = |front: &Front, held: io::Result<Vec<BoundListener>>| -> Offering {
+    let offer = |front: &DataPlane, held: io::Result<Vec<BoundListener>>| -> TakeoverOffer {
         match held {
             _ if is_fixed => Box::pin(pending()),
             Ok(held) => Box::pin(
-                Offer::new(front.admin, held, Arc::clone(&fleet), Arc::clone(&busy), notifier.watchdog())
-                    .taken(),
+                TakeoverServer::new(
+                    front.admin,
+                    held,
+                    Arc::clone(&fleet),
+                    Arc::clone(&busy),
+                    notifier.watchdog(),
+                )
+                .taken(),
             ),
             Err(error) => {
                 tracing::error!(%error, "out of file descriptors: takeover unavailable");
@@ -247,10 +255,11 @@ pub async fn run(
     ready(&front.traffic, front.admin);
 
     let mut retiring = Retiring::default();
-    let mut asked: Option<NewFront> = None;
+    let mut asked: Option<ReplaceDataPlane> = None;
     let why = loop {
         // While a successor is being spoken with, what it was told must stay true: a change waits for how that ends.
-        if let Some(NewFront { settings, answer }) = asked.take_if(|_| !busy.load(Ordering::Relaxed)) {
+        if let Some(ReplaceDataPlane { settings, answer }) = asked.take_if(|_| !busy.load(Ordering::Relaxed))
+        {
             let replaced = front.next(&settings, &ground).map(|next| {
                 let old = std::mem::replace(&mut front, next);
                 retiring.add(old, &front, Arc::clone(&ground.roll));
@@ -264,8 +273,8 @@ pub async fn run(
             let _ = answer.send(replaced);
         }
         tokio::select! {
-            signal = signals.next() => break Why::Asked(signal),
-            taken_over = &mut offering => break Why::TakenOver(taken_over),
+            signal = signals.next() => break ShutdownCause::ShutdownSignal(signal),
+            taken_over = &mut offering => break ShutdownCause::ReadySuccessor(taken_over),
             () = front.one_ended() => return Err(io::Error::other("a worker ended by itself")),
             Some(next) = fronts_asked.recv(), if asked.is_none() => asked = Some(next),
             () = tokio::time::sleep(LOOK_AGAIN), if asked.is_some() => {}
@@ -275,19 +284,19 @@ pub async fn run(
         reloading.abort();
     }
     match &why {
-        Why::Asked(_) => {
+        ShutdownCause::ShutdownSignal(_) => {
             readiness.leave();
             notifier.stopping();
         }
         // The address is served and the service goes on; the successor speaks for both, and writes the state file.
-        Why::TakenOver(_) => {
+        ShutdownCause::ReadySuccessor(_) => {
             alive.abort();
             state_path.send_replace(None);
         }
     }
     let ended = leave(why, offering, &mut signals, &mut front, retiring).await;
     front.close_office();
-    if ended == Ended::Drained {
+    if ended == ExitReason::Drained {
         let _ = tokio::time::timeout(LAST_FIGURES, front.office_closed()).await;
     }
     Ok(ended)
@@ -301,7 +310,7 @@ fn save(saver: &mut Option<(Saver, Option<StateFile>)>) {
 }
 
 /// Says where visitors and operator are served from now on.
-fn log_listeners(front: &Front) {
+fn log_listeners(front: &DataPlane) {
     let traffic: Vec<_> = front.traffic.iter().map(|(_, address)| address.to_string()).collect();
     tracing::info!(traffic = traffic.join(", "), admin = %front.admin, "listeners are served by new workers");
 }
@@ -324,29 +333,29 @@ async fn starting(predecessor: Option<&Predecessor>) {
 }
 
 /// Ends when a successor serves. Until it is dropped it holds a descriptor of every listening socket.
-type Offering = Pin<Box<dyn Future<Output = TakenOver>>>;
+type TakeoverOffer = Pin<Box<dyn Future<Output = ReadySuccessor>>>;
 
 /// Why to leave.
 #[derive(Debug)]
-enum Why {
-    Asked(Asked),
-    TakenOver(TakenOver),
+enum ShutdownCause {
+    ShutdownSignal(ShutdownSignal),
+    ReadySuccessor(ReadySuccessor),
 }
 
 /// Stops accepting and waits for what is under way.
 async fn leave(
-    why: Why,
-    mut offering: Offering,
-    signals: &mut Signals,
-    front: &mut Front,
+    why: ShutdownCause,
+    mut offering: TakeoverOffer,
+    signals: &mut ShutdownSignals,
+    front: &mut DataPlane,
     mut retiring: Retiring,
-) -> Ended {
+) -> ExitReason {
     let (delay, grace) = (front.settings.server.shutdown_delay, front.settings.server.shutdown_grace);
     let mut successor = None;
-    let prompt = matches!(why, Why::Asked(Asked::Interrupt));
+    let prompt = matches!(why, ShutdownCause::ShutdownSignal(ShutdownSignal::Interrupt));
     match why {
-        Why::TakenOver(by) => successor = Some(by),
-        Why::Asked(signal) => {
+        ShutdownCause::ReadySuccessor(by) => successor = Some(by),
+        ShutdownCause::ShutdownSignal(signal) => {
             let delay = if prompt { Span::seconds(0) } else { delay };
             tracing::info!(signal = signal.name(), %delay, %grace, "leaving");
             if !delay.0.is_zero() {
@@ -355,7 +364,7 @@ async fn leave(
                     by = &mut offering => successor = Some(by),
                     _ = signals.second() => {
                         cut_off(front, &mut retiring).await;
-                        return Ended::AtOnce;
+                        return ExitReason::AtOnce;
                     }
                 }
             }
@@ -375,22 +384,22 @@ async fn leave(
         successor.left().await;
     }
     let ended = tokio::select! {
-        () = all_served(front, &mut retiring) => return Ended::Drained,
-        () = tokio::time::sleep(grace.0) => Ended::CutShort,
-        _ = signals.second() => Ended::AtOnce,
+        () = all_served(front, &mut retiring) => return ExitReason::Drained,
+        () = tokio::time::sleep(grace.0) => ExitReason::CutShort,
+        _ = signals.second() => ExitReason::AtOnce,
     };
     cut_off(front, &mut retiring).await;
     ended
 }
 
 /// Waits until every client has its response.
-async fn all_served(front: &mut Front, retiring: &mut Retiring) {
+async fn all_served(front: &mut DataPlane, retiring: &mut Retiring) {
     front.served().await;
     retiring.finished().await;
 }
 
 /// Has all workers end at once, so that they log what they could not write.
-async fn cut_off(front: &mut Front, retiring: &mut Retiring) {
+async fn cut_off(front: &mut DataPlane, retiring: &mut Retiring) {
     [front.shutdown()].into_iter().chain(retiring.shutdowns()).for_each(Shutdown::abort);
     let _ = tokio::time::timeout(CUT_OFF, all_served(front, retiring)).await;
 }

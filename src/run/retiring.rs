@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::data_plane::Front;
-use crate::metrics::Roll;
+use super::data_plane::DataPlane;
+use crate::metrics::CounterRegistry;
 use crate::server::Shutdown;
 
 /// These fronts: how each stops, and the task that waits for it.
@@ -14,7 +14,7 @@ pub(super) struct Retiring(Vec<(Shutdown, JoinHandle<()>)>);
 
 impl Retiring {
     /// Has a front leave everything to the next one. Must be called inside a [`tokio::task::LocalSet`].
-    pub(super) fn add(&mut self, front: Front, next: &Front, roll: Arc<Roll>) {
+    pub(super) fn add(&mut self, front: DataPlane, next: &DataPlane, roll: Arc<CounterRegistry>) {
         self.0.retain(|(_, task)| !task.is_finished());
         let shutdown = front.shutdown().clone();
         self.0.push((shutdown, tokio::task::spawn_local(front.retire(next.listeners(), roll))));

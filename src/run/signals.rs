@@ -76,13 +76,13 @@ pub(super) fn log_ignored(is_fixed: bool) -> io::Result<()> {
 
 /// A signal that asks the process to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum ShutdownSignal {
     Interrupt,
     Terminate,
     Quit,
 }
 
-impl Asked {
+impl ShutdownSignal {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Interrupt => "SIGINT",
@@ -93,13 +93,13 @@ impl Asked {
 }
 
 /// Receives the signals that ask the process to leave.
-pub(super) struct Signals {
+pub(super) struct ShutdownSignals {
     interrupt: Signal,
     terminate: Signal,
     quit: Signal,
 }
 
-impl Signals {
+impl ShutdownSignals {
     /// Installs the handlers.
     pub(super) fn listen() -> io::Result<Self> {
         Ok(Self {
@@ -110,21 +110,21 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub(super) async fn next(&mut self) -> Asked {
+    pub(super) async fn next(&mut self) -> ShutdownSignal {
         tokio::select! {
-            _ = self.interrupt.recv() => Asked::Interrupt,
-            _ = self.terminate.recv() => Asked::Terminate,
-            _ = self.quit.recv() => Asked::Quit,
+            _ = self.interrupt.recv() => ShutdownSignal::Interrupt,
+            _ = self.terminate.recv() => ShutdownSignal::Terminate,
+            _ = self.quit.recv() => ShutdownSignal::Quit,
         }
     }
 
     /// Waits for the signal that ends a process which drains already. `SIGQUIT` asks for no more than that: a
     /// container's hook may send it before the runtime sends `SIGTERM`.
-    pub(super) async fn second(&mut self) -> Asked {
+    pub(super) async fn second(&mut self) -> ShutdownSignal {
         loop {
             match self.next().await {
-                Asked::Quit => {
-                    tracing::info!(signal = Asked::Quit.name(), "signal ignored: draining already")
+                ShutdownSignal::Quit => {
+                    tracing::info!(signal = ShutdownSignal::Quit.name(), "signal ignored: draining already")
                 }
                 signal => return signal,
             }

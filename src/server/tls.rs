@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 use super::connection_tracker::ConnectionHandle;
 use super::http1::connection_state::{patience_ends, prompt_patience_ends};
 use super::tcp_stream::Socket;
-use crate::certificates::{Published, Resolver};
+use crate::certificates::{CertificateResolver, Published};
 use crate::metrics::{Counter, Handshake, Limit};
 use crate::settings;
 
@@ -59,7 +59,7 @@ impl Tls {
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Resolver(certificates)));
+            .with_cert_resolver(Arc::new(CertificateResolver(certificates)));
         config.alpn_protocols = [HTTP2, HTTP1, HTTP1_0].map(<[u8]>::to_vec).into();
         // Tickets keep a session at the visitor; a table of ours would be a lock that all workers share.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::listener::{self, Listener};
 use super::reader::{Notes, Section};
 use super::values::Span;
-use crate::certificates::{Files, Shelf, Wrong};
+use crate::certificates::{CertificateStore, Files, LoadError};
 
 /// `[server.tls]`: the listeners that speak TLS.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -130,7 +130,7 @@ pub(super) fn check(tls: &Tls, notes: &Notes, warnings: &mut Vec<String>) {
             );
         }
     }
-    match Shelf::load(tls.files()) {
+    match CertificateStore::load(tls.files()) {
         Ok(shelf) => {
             let expired = shelf.places().iter().filter_map(|place| place.pair.expired(&place.files.cert));
             warnings.extend(expired.map(|expired| format!("{KEY}: {expired}")));
@@ -138,8 +138,8 @@ pub(super) fn check(tls: &Tls, notes: &Notes, warnings: &mut Vec<String>) {
         Err(wrongs) => {
             for (index, wrong) in wrongs {
                 let file = match wrong {
-                    Wrong::Cert(_) => "cert",
-                    Wrong::Key(_) => "key",
+                    LoadError::Cert(_) => "cert",
+                    LoadError::Key(_) => "key",
                 };
                 notes.problem(&format!("{KEY}[{index}].{file}"), wrong.to_string());
             }

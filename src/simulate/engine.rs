@@ -10,10 +10,10 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
 use super::draw::{Lengths, exponential};
-use super::outcome::{Figures, Outcome, Point};
-use super::recorded::{Arrival, Recorded};
-use super::scenario::{Figure, Scenario, To};
-use crate::estimate::{Claim, Learner, Report};
+use super::outcome::{Outcome, Point, RunFigures};
+use super::recorded::{Recorded, RecordedSession};
+use super::scenario::{Figure, ReportRecipient, Scenario};
+use crate::estimate::{LoadModel, RawReport, Report};
 use crate::strategy::{
     PickContext, Strategy, StrategyConfig, StrategyKind, StrategyState, WeightedBackend, Weights, hash,
 };
@@ -32,7 +32,7 @@ pub(super) struct Engine<'a> {
     scenario: &'a Scenario,
     kind: StrategyKind,
     rules: StrategyConfig,
-    backends: Vec<Backend>,
+    backends: Vec<SimulatedBackend>,
     dispatchers: Vec<Dispatcher>,
     departures: BinaryHeap<Reverse<Departure>>,
     events: BinaryHeap<Reverse<Scheduled>>,
@@ -50,28 +50,28 @@ pub(super) struct Engine<'a> {
 
 /// Chances of one run are drawn from streams of their own, so that strategies that are compared have the same visitors.
 #[derive(Clone, Copy)]
-enum Stream {
+enum RandomStream {
     Visitors,
-    Reports,
+    ReportModel,
     Who,
     Unfollowed,
     Dispatcher(usize),
 }
 
-fn stream(seed: u64, stream: Stream) -> SmallRng {
+fn stream(seed: u64, stream: RandomStream) -> SmallRng {
     let number = match stream {
-        Stream::Visitors => 0,
-        Stream::Reports => 1,
-        Stream::Who => 2,
-        Stream::Dispatcher(index) => 3 + index as u64,
-        Stream::Unfollowed => u64::MAX,
+        RandomStream::Visitors => 0,
+        RandomStream::ReportModel => 1,
+        RandomStream::Who => 2,
+        RandomStream::Dispatcher(index) => 3 + index as u64,
+        RandomStream::Unfollowed => u64::MAX,
     };
     // The generator's own seeding spreads neighbouring numbers.
     SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number))
 }
 
 /// A server that holds sessions.
-struct Backend {
+struct SimulatedBackend {
     capacity: f64,
     weight: NonZeroU16,
     sessions: u64,
@@ -92,7 +92,7 @@ struct Life {
 
 /// Who sends visitors, as far as a strategy has to do with it.
 struct Dispatcher {
-    learner: Learner,
+    learner: LoadModel,
     memory: StrategyState,
     /// None where nobody is known to be alive.
     strategy: Option<Strategy>,
@@ -111,10 +111,10 @@ struct Departure {
 struct Scheduled {
     at: Moment,
     number: u64,
-    event: Event,
+    event: SimulationEvent,
 }
 
-enum Event {
+enum SimulationEvent {
     /// A backend makes a report; `None`: for all dispatchers.
     Make {
         backend: usize,
@@ -124,7 +124,7 @@ enum Event {
     Arrive {
         backend: usize,
         dispatcher: Option<usize>,
-        claim: Claim,
+        claim: RawReport,
     },
     Joins(usize),
     Dies(usize),
@@ -156,7 +156,7 @@ impl Ord for Scheduled {
 /// Visitors to come.
 struct Visitors<'a> {
     rng: SmallRng,
-    recorded: Option<&'a [Arrival]>,
+    recorded: Option<&'a [RecordedSession]>,
     /// How many came.
     count: usize,
     rate: f64,
@@ -191,7 +191,7 @@ fn seconds(seconds: f64) -> Duration {
 #[derive(Default)]
 struct Measured {
     looks: u32,
-    sums: Figures,
+    sums: RunFigures,
     /// Dispatches to each backend, and of all to one that had died.
     dispatched: Vec<u64>,
     lost: u64,
@@ -209,7 +209,7 @@ impl<'a> Engine<'a> {
     ) -> Self {
         let backend = |(described, weight): (&super::scenario::Backends, u16)| {
             let is_up = described.joins.is_none();
-            Backend {
+            SimulatedBackend {
                 capacity: described.capacity,
                 weight: NonZeroU16::new(weight).unwrap_or(NonZeroU16::MIN),
                 sessions: 0,
@@ -219,15 +219,15 @@ impl<'a> Engine<'a> {
                 is_known: is_up,
             }
         };
-        let backends: Vec<Backend> = scenario.each_backend().map(backend).collect();
+        let backends: Vec<SimulatedBackend> = scenario.each_backend().map(backend).collect();
         let rules = StrategyConfig {
             names: (0..backends.len()).map(|index| hash(&index.to_le_bytes())).collect(),
             bound: scenario.strategies.bound,
             max_utilisation: scenario.strategies.max_utilisation,
         };
         let dispatcher = |index| {
-            let learner = Learner::new(backends.len(), scenario.expires());
-            let rng = stream(seed, Stream::Dispatcher(index));
+            let learner = LoadModel::new(backends.len(), scenario.expires());
+            let rng = stream(seed, RandomStream::Dispatcher(index));
             // A draw of its own, so that strategies without turns draw what they did.
             let begin = rng.clone().next_u32();
             let mut memory = StrategyState::from_turn(begin.into()).with_loads(learner.loads().clone());
@@ -245,16 +245,16 @@ impl<'a> Engine<'a> {
             events: BinaryHeap::new(),
             made: 0,
             visitors: Visitors {
-                rng: stream(seed, Stream::Visitors),
+                rng: stream(seed, RandomStream::Visitors),
                 recorded: recorded.map(|recorded| &**recorded),
                 count: 0,
                 rate: scenario.arrivals.rate,
                 lengths: scenario.lengths(),
                 next: None,
             },
-            chance: stream(seed, Stream::Reports),
-            who: stream(seed, Stream::Who),
-            unfollowed: stream(seed, Stream::Unfollowed),
+            chance: stream(seed, RandomStream::ReportModel),
+            who: stream(seed, RandomStream::Who),
+            unfollowed: stream(seed, RandomStream::Unfollowed),
             measured: Measured { dispatched: vec![0; backends.len()], ..Measured::default() },
             backends,
         };
@@ -267,27 +267,28 @@ impl<'a> Engine<'a> {
     fn schedule_all(&mut self) {
         let interval = self.scenario.reports.interval;
         for (backend, (described, _)) in self.scenario.each_backend().enumerate() {
-            for (time, event) in
-                [(described.joins, Event::Joins(backend)), (described.dies, Event::Dies(backend))]
-            {
+            for (time, event) in [
+                (described.joins, SimulationEvent::Joins(backend)),
+                (described.dies, SimulationEvent::Dies(backend)),
+            ] {
                 if let Some(time) = time {
                     self.schedule(Moment::default() + time, event);
                 }
             }
             let asking: Vec<Option<usize>> = match self.scenario.reports.to {
-                To::All => vec![None],
-                To::Each => (0..self.dispatchers.len()).map(Some).collect(),
+                ReportRecipient::All => vec![None],
+                ReportRecipient::Each => (0..self.dispatchers.len()).map(Some).collect(),
             };
             for dispatcher in asking {
                 let first = interval.mul_f64(self.chance.random());
-                self.schedule(Moment::default() + first, Event::Make { backend, dispatcher });
+                self.schedule(Moment::default() + first, SimulationEvent::Make { backend, dispatcher });
             }
         }
-        self.schedule(Moment::default() + self.scenario.warm_up, Event::Look);
+        self.schedule(Moment::default() + self.scenario.warm_up, SimulationEvent::Look);
         self.visitors.advance(Moment::default());
     }
 
-    fn schedule(&mut self, at: Moment, event: Event) {
+    fn schedule(&mut self, at: Moment, event: SimulationEvent) {
         self.made += 1;
         self.events.push(Reverse(Scheduled { at, number: self.made, event }));
     }
@@ -364,10 +365,10 @@ impl<'a> Engine<'a> {
         self.departures.push(Reverse(departure));
     }
 
-    fn happens(&mut self, event: Event, now: Moment) {
+    fn happens(&mut self, event: SimulationEvent, now: Moment) {
         match event {
-            Event::Make { backend, dispatcher } => self.make_report(backend, dispatcher, now),
-            Event::Arrive { backend, dispatcher, claim } => {
+            SimulationEvent::Make { backend, dispatcher } => self.make_report(backend, dispatcher, now),
+            SimulationEvent::Arrive { backend, dispatcher, claim } => {
                 let Ok(report) = Report::new(claim, self.scenario.expires()) else {
                     self.measured.refused += 1;
                     return;
@@ -380,18 +381,18 @@ impl<'a> Engine<'a> {
                     dispatcher.learner.report(backend, &report, now);
                 }
             }
-            Event::Joins(backend) | Event::Dies(backend) => {
-                let is_up = matches!(event, Event::Joins(_));
+            SimulationEvent::Joins(backend) | SimulationEvent::Dies(backend) => {
+                let is_up = matches!(event, SimulationEvent::Joins(_));
                 let backend_of = &mut self.backends[backend];
                 backend_of.life = Life { is_up, number: backend_of.life.number + 1 };
                 backend_of.sessions = 0;
-                self.schedule(now + self.scenario.detection, Event::Noticed(backend));
+                self.schedule(now + self.scenario.detection, SimulationEvent::Noticed(backend));
             }
-            Event::Noticed(backend) => {
+            SimulationEvent::Noticed(backend) => {
                 self.backends[backend].is_known = self.backends[backend].life.is_up;
                 self.build();
             }
-            Event::Look => self.look(now),
+            SimulationEvent::Look => self.look(now),
         }
     }
 
@@ -410,27 +411,29 @@ impl<'a> Engine<'a> {
         let is_lost = reports.loss > 0.0 && self.chance.random_bool(reports.loss);
         if is_up && !is_lost {
             let says = |figure| reports.of.contains(&figure);
-            let claim = Claim {
+            let claim = RawReport {
                 sessions: says(Figure::Sessions).then_some(sessions),
                 capacity: says(Figure::Capacity).then_some(capacity),
                 utilisation: says(Figure::Utilisation).then_some(sessions / capacity),
                 rate: says(Figure::Rate).then_some(rate),
                 age: if reports.dated { reports.delay.as_secs_f64() } else { 0.0 },
             };
-            let event = Event::Arrive { backend, dispatcher, claim };
+            let event = SimulationEvent::Arrive { backend, dispatcher, claim };
             if reports.delay.is_zero() {
                 self.happens(event, now)
             } else {
                 self.schedule(now + reports.delay, event)
             }
         }
-        self.schedule(now + reports.interval, Event::Make { backend, dispatcher });
+        self.schedule(now + reports.interval, SimulationEvent::Make { backend, dispatcher });
     }
 
     /// Builds all strategies anew, for those who are known to be alive.
     fn build(&mut self) {
-        let share =
-            |(backend, of): (usize, &Backend)| WeightedBackend { backend: backend as u16, weight: of.weight };
+        let share = |(backend, of): (usize, &SimulatedBackend)| WeightedBackend {
+            backend: backend as u16,
+            weight: of.weight,
+        };
         let known = self.backends.iter().enumerate().filter(|(_, backend)| backend.is_known);
         let shares: Vec<WeightedBackend> = known.map(share).collect();
         for dispatcher in &mut self.dispatchers {
@@ -459,7 +462,7 @@ impl<'a> Engine<'a> {
             });
         }
         self.measured.looks += 1;
-        self.schedule(now + self.scenario.measured / LOOKS, Event::Look);
+        self.schedule(now + self.scenario.measured / LOOKS, SimulationEvent::Look);
     }
 
     fn outcome(self) -> Outcome {

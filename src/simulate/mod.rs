@@ -45,11 +45,11 @@ pub fn compare(
 /// Where that can't be written, which is a mistake of the program's.
 pub fn json(scenario: &Scenario, compared: &[Compared]) -> Result<String, serde_json::Error> {
     #[derive(Serialize)]
-    struct All<'a> {
+    struct JsonResults<'a> {
         scenario: &'a Scenario,
         strategies: &'a [Compared],
     }
-    serde_json::to_string_pretty(&All { scenario, strategies: compared })
+    serde_json::to_string_pretty(&JsonResults { scenario, strategies: compared })
 }
 
 /// How many visitors a comparison has, about.

@@ -39,14 +39,14 @@ pub struct Point {
 
 /// Sums of the figures of imbalances.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Figures {
+pub(super) struct RunFigures {
     highest_over_mean: f64,
     variation: f64,
     jain: f64,
     count: f64,
 }
 
-impl Figures {
+impl RunFigures {
     pub(super) fn add(&mut self, imbalance: &Imbalance) {
         self.highest_over_mean += imbalance.highest_over_mean;
         self.variation += imbalance.variation;
@@ -104,7 +104,7 @@ impl Compared {
 
 impl Spread {
     fn of(imbalances: impl Iterator<Item = Imbalance> + Clone) -> Option<Self> {
-        let mut figures = Figures::default();
+        let mut figures = RunFigures::default();
         imbalances.clone().for_each(|imbalance| figures.add(&imbalance));
         let highest_over_mean = imbalances.map(|imbalance| imbalance.highest_over_mean);
         Some(Self {

@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// Visitors in the order of their coming.
-pub(super) type Recorded = Arc<[Arrival]>;
+pub(super) type Recorded = Arc<[RecordedSession]>;
 
 /// A recorded visitor.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Arrival {
+pub(super) struct RecordedSession {
     /// Since the first one.
     pub(super) at: Duration,
     /// How long it stayed, where the log says.
@@ -53,7 +53,7 @@ fn parse(log: impl BufRead, length: Option<&str>) -> Result<Recorded, String> {
     // Lines of several workers are not quite in order.
     visitors.sort_by_key(|(time, _)| *time);
     let first = visitors.first().ok_or("no visitor in it")?.0;
-    let arrival = |(time, stays): (std::time::SystemTime, _)| Arrival {
+    let arrival = |(time, stays): (std::time::SystemTime, _)| RecordedSession {
         at: time.duration_since(first).unwrap_or_default(),
         stays,
     };
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn visitors_come_as_they_came() {
-        let arrival = |millis, stays| Arrival { at: Duration::from_millis(millis), stays };
+        let arrival = |millis, stays| RecordedSession { at: Duration::from_millis(millis), stays };
         let read = parse(LOG.as_bytes(), Some("session_seconds")).unwrap();
         assert_eq!(*read, [arrival(0, Some(3.0)), arrival(1500, Some(12.5))]);
         assert_eq!(parse(LOG.as_bytes(), None).unwrap()[1], arrival(1500, None));

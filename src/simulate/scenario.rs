@@ -30,7 +30,7 @@ pub struct Scenario {
     /// How long they stay.
     pub sessions: Sessions,
     /// What backends tell.
-    pub reports: Reports,
+    pub reports: ReportModel,
     /// What some strategies go by.
     pub strategies: Strategies,
     /// Who they are.
@@ -99,7 +99,7 @@ pub enum Law {
 /// What backends tell of their load, and how well that arrives.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Reports {
+pub struct ReportModel {
     /// From one to the next.
     #[serde(with = "span")]
     pub interval: Duration,
@@ -117,7 +117,7 @@ pub struct Reports {
     #[serde(with = "maybe_span", skip_serializing_if = "Option::is_none")]
     pub expires: Option<Duration>,
     /// Whether every dispatcher asks for its own, at times of its own, or all are told at once.
-    pub to: To,
+    pub to: ReportRecipient,
     /// What they say.
     pub of: Vec<Figure>,
 }
@@ -125,7 +125,7 @@ pub struct Reports {
 /// Who is told at once.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum To {
+pub enum ReportRecipient {
     /// One dispatcher, which has asked.
     Each,
     /// All dispatchers.
@@ -180,7 +180,7 @@ impl Default for Scenario {
             detection: Duration::from_secs(3),
             arrivals: Arrivals::default(),
             sessions: Sessions::default(),
-            reports: Reports::default(),
+            reports: ReportModel::default(),
             strategies: Strategies::default(),
             backends: vec![backends(5, 200.0), backends(3, 400.0), backends(2, 800.0)],
         }
@@ -206,7 +206,7 @@ impl Default for Sessions {
     }
 }
 
-impl Default for Reports {
+impl Default for ReportModel {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(5),
@@ -215,7 +215,7 @@ impl Default for Reports {
             loss: 0.0,
             stop: None,
             expires: None,
-            to: To::Each,
+            to: ReportRecipient::Each,
             of: vec![Figure::Sessions, Figure::Capacity],
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::percent;
 use super::{RateMeters, StrategyState, Weights};
-use crate::estimate::Loads;
+use crate::estimate::Estimates;
 use crate::util::clock::Moment;
 
 /// How many dispatches a second a backend is never held for too many: in a pool that has few of them, two of one second
@@ -23,7 +23,7 @@ pub(super) struct LoadBound {
     /// By roster index: what of all dispatches a backend may have, its share times one and epsilon.
     parts: Box<[f64]>,
     meters: RateMeters,
-    loads: Loads,
+    loads: Estimates,
     /// Who may be picked.
     backends: Box<[u16]>,
     mean: Mean,
@@ -152,7 +152,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::estimate::{Claim, Learner, Report};
+    use crate::estimate::{LoadModel, RawReport, Report};
     use crate::strategy::tests::shares;
 
     const NOW: Moment = Moment(1_000_000_000_000);
@@ -160,9 +160,9 @@ mod tests {
     /// Which of these, who can hold ten sessions each and hold so many, may have one more.
     fn takes(sessions: &[f64]) -> Vec<bool> {
         let expires = Duration::from_secs(60);
-        let mut learner = Learner::new(sessions.len(), expires);
+        let mut learner = LoadModel::new(sessions.len(), expires);
         for (backend, &sessions) in sessions.iter().enumerate() {
-            let claim = Claim { sessions: Some(sessions), capacity: Some(10.0), ..Claim::default() };
+            let claim = RawReport { sessions: Some(sessions), capacity: Some(10.0), ..RawReport::default() };
             learner.report(backend, &Report::new(claim, expires).unwrap(), NOW);
         }
         let memory = StrategyState::default().with_loads(learner.loads().clone());

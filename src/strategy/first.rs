@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::Candidate;
 use super::{PickContext, Random, StrategyConfig, StrategyState, WeightedBackend, Weights};
-use crate::estimate::Loads;
+use crate::estimate::Estimates;
 use crate::util::clock::Moment;
 
 /// Backends in order, and what is sent on where none has room: by weights, at random, so that it is everybody's.
@@ -16,7 +16,7 @@ pub struct First {
     order: Box<[u16]>,
     overflow: Random,
     max_utilisation: f64,
-    loads: Loads,
+    loads: Estimates,
     hint: AtomicU64,
 }
 
@@ -104,7 +104,7 @@ mod tests {
     use rand::rngs::SmallRng;
 
     use super::*;
-    use crate::estimate::{Claim, Learner, Report};
+    use crate::estimate::{LoadModel, RawReport, Report};
     use crate::strategy::tests::shares;
 
     fn build(weights: &[u16]) -> First {
@@ -137,9 +137,9 @@ mod tests {
     #[test]
     fn who_reports_to_be_full_is_passed_over() {
         let expires = Duration::from_secs(60);
-        let mut learner = Learner::new(3, expires);
+        let mut learner = LoadModel::new(3, expires);
         for (backend, utilisation) in [(0, 0.9), (1, 0.7)] {
-            let claim = Claim { utilisation: Some(utilisation), ..Claim::default() };
+            let claim = RawReport { utilisation: Some(utilisation), ..RawReport::default() };
             learner.report(backend, &Report::new(claim, expires).unwrap(), Moment(0));
         }
         let memory = StrategyState::default().with_loads(learner.loads().clone());

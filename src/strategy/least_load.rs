@@ -6,7 +6,7 @@ use rand::Rng;
 
 use super::explain::{Candidate, percent};
 use super::{PickContext, Random, RoundRobin, StrategyState, WeightedBackend, Weights};
-use crate::estimate::{Load, Loads};
+use crate::estimate::{Estimates, Load};
 use crate::util::clock::Moment;
 
 /// Compares the one whose turn it is in a weighted round robin with others drawn by weight, and takes the least loaded.
@@ -19,7 +19,7 @@ use crate::util::clock::Moment;
 pub struct LeastLoad {
     turns: RoundRobin,
     dice: Random,
-    loads: Loads,
+    loads: Estimates,
     /// By place in the roster. What a backend's level is measured by where its capacity is not known.
     weights: Box<[u16]>,
 }
@@ -142,24 +142,24 @@ mod tests {
     use rand::rngs::SmallRng;
 
     use super::*;
-    use crate::estimate::{Claim, Learner, Report};
+    use crate::estimate::{LoadModel, RawReport, Report};
     use crate::strategy::tests::shares;
 
     const NOW: Moment = Moment(1_000_000_000);
     const EXPIRES: Duration = Duration::from_secs(15);
 
-    fn report(learner: &mut Learner, backend: usize, claim: Claim) {
+    fn report(learner: &mut LoadModel, backend: usize, claim: RawReport) {
         learner.report(backend, &Report::new(claim, EXPIRES).unwrap(), NOW);
     }
 
-    fn sessions(learner: &mut Learner, levels: &[f64]) {
+    fn sessions(learner: &mut LoadModel, levels: &[f64]) {
         for (backend, &level) in levels.iter().enumerate() {
-            report(learner, backend, Claim { sessions: Some(level), ..Claim::default() });
+            report(learner, backend, RawReport { sessions: Some(level), ..RawReport::default() });
         }
     }
 
     /// How many of so many picks each gets, each told to the estimates.
-    fn picks(weights: &[u16], learner: &Learner, count: usize) -> Vec<usize> {
+    fn picks(weights: &[u16], learner: &LoadModel, count: usize) -> Vec<usize> {
         let memory = StrategyState::default().with_loads(learner.loads().clone());
         let strategy = LeastLoad::build(Weights::new(&shares(weights)).unwrap(), &memory);
         let mut rng = SmallRng::seed_from_u64(3);
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn who_has_room_is_filled_up_first() {
-        let mut learner = Learner::new(4, EXPIRES);
+        let mut learner = LoadModel::new(4, EXPIRES);
         sessions(&mut learner, &[50.0, 20.0, 50.0, 50.0]);
         let picked = picks(&[1; 4], &learner, 30);
         assert!(
@@ -193,12 +193,12 @@ mod tests {
 
     #[test]
     fn weights_stand_for_capacities_where_none_is_told() {
-        let mut learner = Learner::new(3, EXPIRES);
+        let mut learner = LoadModel::new(3, EXPIRES);
         sessions(&mut learner, &[0.0; 3]);
         assert_eq!(picks(&[1, 2, 5], &learner, 800), [100, 200, 500]);
-        let mut learner = Learner::new(3, EXPIRES);
+        let mut learner = LoadModel::new(3, EXPIRES);
         for (backend, capacity) in [100.0, 100.0, 200.0].into_iter().enumerate() {
-            let claim = Claim { sessions: Some(0.0), capacity: Some(capacity), ..Claim::default() };
+            let claim = RawReport { sessions: Some(0.0), capacity: Some(capacity), ..RawReport::default() };
             report(&mut learner, backend, claim);
         }
         let picked = picks(&[1; 3], &learner, 800);
@@ -207,19 +207,19 @@ mod tests {
 
     #[test]
     fn whose_load_is_unknown_has_its_turns_exactly() {
-        let mut learner = Learner::new(4, EXPIRES);
+        let mut learner = LoadModel::new(4, EXPIRES);
         sessions(&mut learner, &[10.0, 0.0]);
         // The last two never said a word.
         let picked = picks(&[1, 1, 2, 4], &learner, 800);
         assert_eq!(picked[2..], [200, 400]);
         assert!((8..=12).contains(&(picked[1] - picked[0])), "{picked:?}");
-        let unknown = Learner::new(4, EXPIRES);
+        let unknown = LoadModel::new(4, EXPIRES);
         assert_eq!(picks(&[1, 1, 2, 4], &unknown, 800), [100, 100, 200, 400]);
     }
 
     #[test]
     fn ties_are_broken_by_chance() {
-        let mut learner = Learner::new(3, EXPIRES);
+        let mut learner = LoadModel::new(3, EXPIRES);
         sessions(&mut learner, &[5.0; 3]);
         let memory = StrategyState::default().with_loads(learner.loads().clone());
         let strategy = LeastLoad::build(Weights::new(&shares(&[1; 3])).unwrap(), &memory);
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn chances_are_as_explained() {
         let weights = [2, 1, 3, 1, 2];
-        let mut learner = Learner::new(5, EXPIRES);
+        let mut learner = LoadModel::new(5, EXPIRES);
         sessions(&mut learner, &[20.0, 10.0, 45.0, 5.0]);
         let memory = StrategyState::default().with_loads(learner.loads().clone());
         let shares = shares(&weights);

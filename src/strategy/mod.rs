@@ -34,7 +34,7 @@ pub use round_robin::RoundRobin;
 
 use explain::DecidedBy;
 
-use crate::estimate::Loads;
+use crate::estimate::Estimates;
 use crate::util::clock::Moment;
 use crate::util::enum_all;
 
@@ -163,7 +163,7 @@ pub struct StrategyState {
     pub sent: RateMeters,
     /// What is known of the backends' load, by their place in the roster; of nobody where they report none. For a shadow
     /// it is what would be, were its picks those that are made.
-    loads: Loads,
+    loads: Estimates,
 }
 
 impl StrategyState {
@@ -174,12 +174,12 @@ impl StrategyState {
     }
 
     /// The estimates of the load.
-    pub fn loads(&self) -> &Loads {
+    pub fn loads(&self) -> &Estimates {
         &self.loads
     }
 
     /// With these estimates of the load.
-    pub fn with_loads(self, loads: Loads) -> Self {
+    pub fn with_loads(self, loads: Estimates) -> Self {
         Self { loads, ..self }
     }
 }

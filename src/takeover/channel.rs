@@ -38,9 +38,9 @@ fn socket() -> io::Result<OwnedFd> {
 
 /// The place where an instance is met. It is free again once this is dropped.
 #[derive(Debug)]
-pub(super) struct Place(UnixListener);
+pub(super) struct MeetingPoint(UnixListener);
 
-impl Place {
+impl MeetingPoint {
     /// Takes an abstract name; must be called inside a runtime.
     pub(super) fn take(name: &str) -> io::Result<Self> {
         let socket = socket()?;

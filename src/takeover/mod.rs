@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use predecessor::{Offer, TakenOver};
-pub use successor::{Nobody, Predecessor};
+pub use predecessor::{ReadySuccessor, TakeoverServer};
+pub use successor::{NoPredecessor, Predecessor};
 
 use crate::overrides::OperatorOverride;
 use crate::server::ListenerKind;
@@ -54,7 +54,7 @@ enum Message {
     Sockets {
         version: String,
         pid: u32,
-        sockets: Vec<Key>,
+        sockets: Vec<ListenerKey>,
         /// How long the service manager lets its process be silent, in microseconds.
         #[serde(default)]
         watchdog_usec: Option<u64>,
@@ -63,7 +63,7 @@ enum Message {
     /// The successor is not dead: it waits for its first round of probes.
     Starting,
     /// The successor serves, and these are its listeners.
-    Ready { sockets: Vec<Key> },
+    Ready { sockets: Vec<ListenerKey> },
     /// The old one accepts no more.
     Left,
     /// Why nothing comes of it.
@@ -72,7 +72,7 @@ enum Message {
 
 /// Which listener is meant. `kind` is text: another version may know other kinds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Key {
+struct ListenerKey {
     kind: String,
     address: SocketAddr,
     /// The address of the setting that led to it, where that is known: systemd may have given it another.
@@ -80,7 +80,7 @@ struct Key {
     setting: Option<SocketAddr>,
 }
 
-impl Key {
+impl ListenerKey {
     fn new(kind: ListenerKind, address: SocketAddr) -> Self {
         Self { kind: kind.name().to_owned(), address, setting: None }
     }

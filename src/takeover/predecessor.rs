@@ -10,8 +10,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::sleep;
 
-use super::channel::{BATCH, Channel, Place};
-use super::{Key, Message, PROMPT, PROTOCOL, UNTIL_READY, name, trusted};
+use super::channel::{BATCH, Channel, MeetingPoint};
+use super::{ListenerKey, Message, PROMPT, PROTOCOL, UNTIL_READY, name, trusted};
 use crate::fleet::Fleet;
 use crate::overrides;
 use crate::server::BoundListener;
@@ -26,7 +26,7 @@ const FIRST_WORD: Duration = Duration::from_secs(1);
 
 /// A successor that serves.
 #[derive(Debug)]
-pub struct TakenOver {
+pub struct ReadySuccessor {
     /// Its version.
     pub version: String,
     /// Its process id, as it sees it.
@@ -34,7 +34,7 @@ pub struct TakenOver {
     channel: Channel,
 }
 
-impl TakenOver {
+impl ReadySuccessor {
     /// Tells it that nothing is accepted here any more.
     pub async fn left(self) {
         // It has what it needs, whether it hears this or not.
@@ -44,16 +44,16 @@ impl TakenOver {
 
 /// The listeners, offered to whoever comes for them. Dropped, it closes its descriptors and can't be found any more.
 #[derive(Debug)]
-pub struct Offer {
+pub struct TakeoverServer {
     name: String,
-    place: io::Result<Place>,
+    place: io::Result<MeetingPoint>,
     held: Vec<BoundListener>,
     fleet: Arc<ArcSwap<Fleet>>,
     busy: Arc<AtomicBool>,
     watchdog: Option<Duration>,
 }
 
-impl Offer {
+impl TakeoverServer {
     /// Takes the place where a successor looks; it can come from now on. `admin` is the admin listener's real address,
     /// `fleet` knows what the operator has set. Must be called inside a runtime.
     /// `busy` says from now on whether a successor is being spoken with; `watchdog` is how long the service manager
@@ -66,11 +66,11 @@ impl Offer {
         watchdog: Option<Duration>,
     ) -> Self {
         let name = name(admin);
-        Self { place: Place::take(&name), name, held, fleet, busy, watchdog }
+        Self { place: MeetingPoint::take(&name), name, held, fleet, busy, watchdog }
     }
 
     /// Hears successors until one of them serves. What it serves is then marked as passed.
-    pub async fn taken(self) -> TakenOver {
+    pub async fn taken(self) -> ReadySuccessor {
         let place = match self.place {
             Ok(place) => place,
             Err(error) => {
@@ -90,7 +90,7 @@ impl Offer {
             // From here on what it was told must stay true.
             self.busy.store(true, Ordering::Relaxed);
             match hand_over(&channel, &self.held, &self.fleet, self.watchdog).await {
-                Ok((version, pid)) => return TakenOver { version, pid, channel },
+                Ok((version, pid)) => return ReadySuccessor { version, pid, channel },
                 Err(error) => {
                     // Everybody on the machine can come and be refused: that must not fill the log.
                     if error.kind() == io::ErrorKind::PermissionDenied {
@@ -108,10 +108,10 @@ impl Offer {
     }
 }
 
-async fn take_place(name: &str) -> Place {
+async fn take_place(name: &str) -> MeetingPoint {
     loop {
         sleep(AGAIN).await;
-        if let Ok(place) = Place::take(name) {
+        if let Ok(place) = MeetingPoint::take(name) {
             return place;
         }
     }
@@ -160,7 +160,7 @@ async fn hand_over(
 
 async fn send_all(channel: &Channel, held: &[BoundListener], watchdog: Option<Duration>) -> io::Result<()> {
     let keyed = held.iter().flat_map(|held| {
-        let key = Key { setting: Some(held.setting), ..Key::new(held.kind, held.address) };
+        let key = ListenerKey { setting: Some(held.setting), ..ListenerKey::new(held.kind, held.address) };
         held.sockets.iter().map(move |socket| (key.clone(), socket.as_fd()))
     });
     let keyed: Vec<_> = keyed.collect();

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::channel::Channel;
-use super::{Key, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real_addresses, trusted};
+use super::{
+    ListenerKey, Message, PROMPT, PROTOCOL, STILL_STARTING, name, own_user, real_addresses, trusted,
+};
 use crate::control::Event;
 use crate::os::fd_limit;
 use crate::overrides::{self, OperatorOverride};
@@ -32,7 +34,7 @@ pub struct Predecessor {
 
 /// Why there is nothing to take over.
 #[derive(Debug)]
-pub enum Nobody {
+pub enum NoPredecessor {
     /// No instance with this admin address runs here.
     Runs(SocketAddr),
     /// The setting has port 0, by which nobody can be found.
@@ -41,7 +43,7 @@ pub enum Nobody {
     HandsOver(io::Error),
 }
 
-impl fmt::Display for Nobody {
+impl fmt::Display for NoPredecessor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Runs(admin) => write!(
@@ -66,18 +68,18 @@ impl Predecessor {
     ///
     /// # Errors
     /// There is none, or it refuses, or it breaks off, or it is silent for 10 s.
-    pub async fn meet(admin: SocketAddr) -> Result<(Self, Inherited), Nobody> {
+    pub async fn meet(admin: SocketAddr) -> Result<(Self, Inherited), NoPredecessor> {
         if admin.port() == 0 {
-            return Err(Nobody::CanBeFound(admin));
+            return Err(NoPredecessor::CanBeFound(admin));
         }
         for real in real_addresses(admin) {
             match Channel::connect(&name(real)) {
-                Ok(channel) => return Self::ask(channel).await.map_err(Nobody::HandsOver),
+                Ok(channel) => return Self::ask(channel).await.map_err(NoPredecessor::HandsOver),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(error) => return Err(Nobody::HandsOver(error)),
+                Err(error) => return Err(NoPredecessor::HandsOver(error)),
             }
         }
-        Err(Nobody::Runs(admin))
+        Err(NoPredecessor::Runs(admin))
     }
 
     async fn ask(channel: Channel) -> io::Result<(Self, Inherited)> {
@@ -143,7 +145,7 @@ impl Predecessor {
     /// # Errors
     /// It was told to go away meanwhile: the old one goes on serving, so this one must not.
     pub async fn ready(self, served: impl IntoIterator<Item = (ListenerKind, SocketAddr)>) -> io::Result<()> {
-        let sockets = served.into_iter().map(|(kind, address)| Key::new(kind, address)).collect();
+        let sockets = served.into_iter().map(|(kind, address)| ListenerKey::new(kind, address)).collect();
         let sent = self.channel.send(&Message::Ready { sockets }, &[], PROMPT).await;
         match self.channel.receive(PROMPT).await {
             Ok(Some((Message::Left, _))) => tracing::info!(pid = self.pid, "taken over"),
@@ -159,7 +161,7 @@ impl Predecessor {
 }
 
 /// Takes one listener. One of a kind that this version does not know is left to the old one, which empties it.
-fn receive(inherited: &mut Inherited, key: Key, descriptor: OwnedFd) -> io::Result<()> {
+fn receive(inherited: &mut Inherited, key: ListenerKey, descriptor: OwnedFd) -> io::Result<()> {
     match ListenerKind::of_name(&key.kind) {
         Some(kind) => {
             let socket = TcpListener::from(descriptor);

@@ -25,7 +25,7 @@ use super::Shown;
 use super::problem::Problem;
 use super::view::{Changes, Overview, StrategyView};
 use crate::fleet::{EffectiveState, Priority};
-use crate::metrics::Source;
+use crate::metrics::LoadSource;
 use crate::util::fairness::Measure;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \

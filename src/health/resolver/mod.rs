@@ -22,7 +22,7 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout_at};
 
-use query::{Answer, Failure, MIN_TTL, NameServers};
+use query::{DnsAnswer, MIN_TTL, NameServers, QueryError};
 use system::{NotAName, ResolvConf, SystemFiles};
 
 /// How often, at most, the system's files are read.
@@ -38,7 +38,7 @@ const DOUBT: Duration = Duration::from_secs(5);
 /// of a change, or at the next lookup after it.
 pub(super) struct Resolver {
     system: Mutex<System>,
-    hosts: RefCell<HashMap<String, Rc<Host>>>,
+    hosts: RefCell<HashMap<String, Rc<DnsHost>>>,
 }
 
 /// The system's files, and the name servers they lead to.
@@ -52,15 +52,15 @@ struct System {
 #[derive(Debug)]
 pub(super) struct LookupError {
     host: String,
-    reason: Reason,
+    reason: LookupFailure,
 }
 
 #[derive(Clone, Debug)]
-enum Reason {
+enum LookupFailure {
     Invalid,
     NoName,
     NoAddress,
-    Failure(Failure),
+    QueryError(QueryError),
 }
 
 impl fmt::Display for LookupError {
@@ -69,18 +69,18 @@ impl fmt::Display for LookupError {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for LookupFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid => f.write_str("not a valid name"),
             Self::NoName => f.write_str("no such name"),
             Self::NoAddress => f.write_str("the name has no address"),
-            Self::Failure(failure) => failure.fmt(f),
+            Self::QueryError(failure) => failure.fmt(f),
         }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent => f.write_str("name servers do not answer"),
@@ -121,7 +121,7 @@ impl Resolver {
             self.lookup(&host, &system)
         };
         let error = |reason| LookupError { host: name.to_owned(), reason };
-        let lookup = lookup.map_err(|NotAName| error(Reason::Invalid))?;
+        let lookup = lookup.map_err(|NotAName| error(LookupFailure::Invalid))?;
         let mut waits_shortly = false;
         loop {
             let known = lookup.known();
@@ -165,13 +165,13 @@ impl Resolver {
     }
 
     /// The lookup of a host, begun anew if `/etc/resolv.conf` has changed.
-    fn lookup(&self, host: &str, system: &System) -> Result<Rc<Host>, NotAName> {
+    fn lookup(&self, host: &str, system: &System) -> Result<Rc<DnsHost>, NotAName> {
         let mut hosts = self.hosts.borrow_mut();
         let before = hosts.get(host);
         if let Some(lookup) = before.filter(|lookup| Rc::ptr_eq(&lookup.servers, &system.servers)) {
             return Ok(Rc::clone(lookup));
         }
-        let lookup = Host::new(host, system, before.map(|lookup| &**lookup))?;
+        let lookup = DnsHost::new(host, system, before.map(|lookup| &**lookup))?;
         let lookup = Rc::new(lookup);
         hosts.insert(host.to_owned(), Rc::clone(&lookup));
         Ok(lookup)
@@ -200,7 +200,7 @@ impl Drop for Attempt<'_> {
 }
 
 /// What is known about a host that is looked up in DNS.
-struct Host {
+struct DnsHost {
     /// The questions about each name that the host may stand for, in the order of preference: AAAA and A.
     candidates: Vec<Vec<Rc<Question>>>,
     servers: Rc<NameServers>,
@@ -216,15 +216,15 @@ struct Host {
 struct Question {
     name: Name,
     kind: RecordType,
-    state: RefCell<State>,
+    state: RefCell<QuestionState>,
 }
 
 #[derive(Default)]
-struct State {
+struct QuestionState {
     /// The last answer. It holds while name servers fail.
-    answer: Option<Answer>,
+    answer: Option<DnsAnswer>,
     /// Why there is no newer one, if name servers have failed since.
-    failure: Option<Failure>,
+    failure: Option<QueryError>,
     /// When it was answered or failed.
     since: Option<Instant>,
     /// How long after that it is asked again.
@@ -234,26 +234,26 @@ struct State {
 
 /// What the questions about a host have come to.
 #[derive(Default)]
-struct Known {
+struct KnownAddresses {
     addresses: Vec<IpAddr>,
     /// Whether answers are outstanding that would add to this, or change it.
     is_pending: bool,
     /// Why some question has no answer, or no newer one.
-    failure: Option<Failure>,
+    failure: Option<QueryError>,
     /// Why addresses that are returned are not newer.
-    stale: Option<Failure>,
+    stale: Option<QueryError>,
     /// Whether some name exists, without an address.
     exists: bool,
 }
 
-impl Host {
+impl DnsHost {
     /// What other name servers have answered holds until these answer.
     fn new(host: &str, system: &System, before: Option<&Self>) -> Result<Self, NotAName> {
         let conf: &ResolvConf = system.files.resolv_conf();
         let kinds = [RecordType::AAAA, RecordType::A];
         let kinds = if conf.ipv6 { &kinds[..] } else { &kinds[1..] };
         let question = |name: &Name, kind: &RecordType| {
-            let mut state = State::default();
+            let mut state = QuestionState::default();
             let mut questions = before.iter().flat_map(|before| before.candidates.iter().flatten());
             if let Some(same) = questions.find(|before| before.name == *name && before.kind == *kind) {
                 state.answer = same.state.borrow().answer.clone();
@@ -275,8 +275,8 @@ impl Host {
     ///
     /// Addresses are those of the first name that has any, never of several names. As in the C library, a name server's
     /// error leads on to the next name, and silence does not.
-    fn known(&self) -> Known {
-        let mut known = Known::default();
+    fn known(&self) -> KnownAddresses {
+        let mut known = KnownAddresses::default();
         for questions in &self.candidates {
             let (mut is_open, mut is_missing) = (false, false);
             for question in questions {
@@ -285,14 +285,14 @@ impl Host {
                 known.is_pending |= state.is_asked;
                 known.failure = known.failure.max(state.failure.clone());
                 match &state.answer {
-                    Some(Answer::Addresses(addresses)) => {
+                    Some(DnsAnswer::Addresses(addresses)) => {
                         known.addresses.extend(addresses);
                         known.stale = known.stale.max(state.failure.clone());
                     }
-                    Some(Answer::NoAddress) => known.exists = true,
+                    Some(DnsAnswer::NoAddress) => known.exists = true,
                     // A name that does not exist has addresses of neither family.
-                    Some(Answer::NoName) => is_missing = true,
-                    None => is_open |= matches!(state.failure, None | Some(Failure::Silent)),
+                    Some(DnsAnswer::NoName) => is_missing = true,
+                    None => is_open |= matches!(state.failure, None | Some(QueryError::Silent)),
                 }
             }
             if !known.addresses.is_empty() || is_open && !is_missing {
@@ -303,7 +303,7 @@ impl Host {
     }
 
     /// Logs when addresses stay in use because name servers fail, and when that ends.
-    fn log_change(&self, name: &str, stale: Option<&Failure>) {
+    fn log_change(&self, name: &str, stale: Option<&QueryError>) {
         match (stale, self.is_stale.replace(stale.is_some())) {
             (Some(reason), false) => {
                 tracing::warn!(name, %reason, "name lookup fails: the last known addresses stay in use");
@@ -314,14 +314,14 @@ impl Host {
     }
 }
 
-impl Known {
-    fn into_addresses(self) -> Result<Vec<IpAddr>, Reason> {
+impl KnownAddresses {
+    fn into_addresses(self) -> Result<Vec<IpAddr>, LookupFailure> {
         match self.failure {
             _ if !self.addresses.is_empty() => Ok(self.addresses),
-            Some(failure) => Err(Reason::Failure(failure)),
-            None if self.is_pending => Err(Reason::Failure(Failure::Silent)),
-            None if self.exists => Err(Reason::NoAddress),
-            None => Err(Reason::NoName),
+            Some(failure) => Err(LookupFailure::QueryError(failure)),
+            None if self.is_pending => Err(LookupFailure::QueryError(QueryError::Silent)),
+            None if self.exists => Err(LookupFailure::NoAddress),
+            None => Err(LookupFailure::NoName),
         }
     }
 }
@@ -329,7 +329,7 @@ impl Known {
 impl Question {
     /// Asks the name servers, unless the last answer still holds or they are being asked. Goes on in the background: an
     /// answer that comes late serves the next lookup.
-    fn ask(self: &Rc<Self>, host: &Host) {
+    fn ask(self: &Rc<Self>, host: &DnsHost) {
         let mut state = self.state.borrow_mut();
         let ttl = if host.is_doubted.get() { state.ttl.min(DOUBT) } else { state.ttl };
         if state.is_asked || state.since.is_some_and(|since| since.elapsed() < ttl) {
@@ -346,8 +346,8 @@ impl Question {
     }
 }
 
-impl State {
-    fn note(&mut self, outcome: Result<(Answer, Duration), Failure>) {
+impl QuestionState {
+    fn note(&mut self, outcome: Result<(DnsAnswer, Duration), QueryError>) {
         self.is_asked = false;
         self.ttl = match outcome {
             Ok((answer, ttl)) => {

@@ -31,7 +31,7 @@ const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 
 /// What a name server knows about one name and one family of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum DnsAnswer {
     Addresses(Vec<IpAddr>),
     /// The name exists and has no such address.
     NoAddress,
@@ -40,7 +40,7 @@ pub(super) enum Answer {
 
 /// Why no name server gave an answer. Of several, the greatest tells most.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Failure {
+pub(super) enum QueryError {
     /// No answer in time, no name server can be reached, or there is no descriptor to ask with.
     Silent,
     Refused,
@@ -72,12 +72,16 @@ impl NameServers {
     /// # Errors
     /// No name server answers; to find that out takes 1 s, or up to what `/etc/resolv.conf` allows if few questions are
     /// open.
-    pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Result<(Answer, Duration), Failure> {
+    pub(super) async fn ask(
+        &self,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<(DnsAnswer, Duration), QueryError> {
         let permit = self.long_questions.try_acquire().ok();
         let limit = if permit.is_some() { self.limit } else { self.limit.min(SHORT) };
         let deadline = tokio::time::Instant::now() + limit;
         let first = self.next.as_ref().map_or(0, |next| next.replace(next.get().wrapping_add(1)));
-        let mut failure = Failure::Silent;
+        let mut failure = QueryError::Silent;
         // Tasks, so that a panic in the library is one more failure. They end with the set.
         let mut asked = JoinSet::new();
         for index in 0..self.servers.len() {
@@ -95,12 +99,12 @@ impl NameServers {
     }
 }
 
-type Asked = JoinSet<Result<(Answer, Duration), Failure>>;
+type PendingQuery = JoinSet<Result<(DnsAnswer, Duration), QueryError>>;
 
 /// The first answer among those that are under way, or `None` once all have failed.
-async fn first_answer(asked: &mut Asked, failure: &mut Failure) -> Option<(Answer, Duration)> {
+async fn first_answer(asked: &mut PendingQuery, failure: &mut QueryError) -> Option<(DnsAnswer, Duration)> {
     while let Some(outcome) = asked.join_next().await {
-        let outcome = outcome.unwrap_or_else(|error| Err(Failure::Failed(error.to_string())));
+        let outcome = outcome.unwrap_or_else(|error| Err(QueryError::Failed(error.to_string())));
         match outcome {
             Ok(answer) => return Some(answer),
             Err(worse) => *failure = worse.max(failure.clone()),
@@ -133,7 +137,7 @@ async fn ask_one(
     server: Resolver<Sockets>,
     name: Name,
     kind: RecordType,
-) -> Result<(Answer, Duration), Failure> {
+) -> Result<(DnsAnswer, Duration), QueryError> {
     let negative = |answer, ttl: Option<u32>| {
         let ttl = Duration::from_secs(ttl.unwrap_or(0).into());
         Ok((answer, ttl.clamp(MIN_TTL, MAX_NEGATIVE_TTL)))
@@ -144,24 +148,24 @@ async fn ask_one(
             let addresses: Vec<_> = addresses.collect();
             let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
             match addresses.is_empty() {
-                true => negative(Answer::NoAddress, None),
-                false => Ok((Answer::Addresses(addresses), ttl.max(MIN_TTL))),
+                true => negative(DnsAnswer::NoAddress, None),
+                false => Ok((DnsAnswer::Addresses(addresses), ttl.max(MIN_TTL))),
             }
         }
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none {
             NoRecords { response_code: ResponseCode::NXDomain, negative_ttl, .. } => {
-                negative(Answer::NoName, negative_ttl)
+                negative(DnsAnswer::NoName, negative_ttl)
             }
             // Other servers are named, and nothing says that there is no address: it does not resolve for us.
-            NoRecords { ns: Some(_), soa: None, .. } => Err(Failure::Failed("lame delegation".to_owned())),
+            NoRecords { ns: Some(_), soa: None, .. } => Err(QueryError::Failed("lame delegation".to_owned())),
             NoRecords { response_code: ResponseCode::NoError, negative_ttl, .. } => {
-                negative(Answer::NoAddress, negative_ttl)
+                negative(DnsAnswer::NoAddress, negative_ttl)
             }
-            NoRecords { response_code, .. } => Err(Failure::Failed(response_code.to_string())),
+            NoRecords { response_code, .. } => Err(QueryError::Failed(response_code.to_string())),
         },
-        Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused))) => Err(Failure::Refused),
-        Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(Failure::Failed(code.to_string())),
-        Err(NetError::Proto(_)) => Err(Failure::Failed("malformed answer".to_owned())),
-        Err(_) => Err(Failure::Silent),
+        Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused))) => Err(QueryError::Refused),
+        Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(QueryError::Failed(code.to_string())),
+        Err(NetError::Proto(_)) => Err(QueryError::Failed("malformed answer".to_owned())),
+        Err(_) => Err(QueryError::Silent),
     }
 }
