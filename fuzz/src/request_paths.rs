@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -332,10 +333,9 @@ impl Setup {
     fn serve(&self, input: &[u8], cut: usize, path: &Path, access_log: Option<AccessLog>) -> Observed {
         let Scenario { respond, by_tls, is_draining, takes_last_place, .. } = *self.scenario;
         let is_plain_http = matches!(respond, Respond::PlainHttp);
-        let worker = self.worker(path, access_log);
         let limits = &self.settings.server.limits;
         let max_requests = limits.max_requests_per_connection;
-        let rules = ConnectionLimits {
+        let limits = ConnectionLimits {
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
             max_header_bytes: limits.max_header_bytes.0,
@@ -344,11 +344,11 @@ impl Setup {
             keep_alive: !is_plain_http,
         };
         let connection = SingleConnection {
-            worker: &worker,
-            peer: ClientInfo { address: PROXY, by_tls },
+            worker: Rc::new(self.worker(path, access_log)),
+            client: ClientInfo { address: PROXY, by_tls },
             respond,
             hsts: by_tls.then_some(HeaderValue::from_static("max-age=63072000")),
-            rules,
+            limits,
             has_fast_path: path.has_fast_path,
             is_draining,
             takes_last_place,
@@ -366,7 +366,7 @@ impl Setup {
         let mut is_kept_open = false;
         let end = loop {
             if let Poll::Ready(served) = serving.as_mut().poll(&mut Context::from_waker(&waker)) {
-                break Some((served.end, served.is_over(), served.expects_body()));
+                break Some((served.end, served.is_closed(), served.expects_body()));
             }
             if woken.0.swap(false, Ordering::Relaxed) {
                 continue;
@@ -522,7 +522,7 @@ impl AsyncWrite for Wire<'_> {
 }
 
 impl Transport for Wire<'_> {
-    const SAYS_GOODBYE: bool = false;
+    const HAS_CLOSE_NOTIFY: bool = false;
 
     fn socket(&mut self) -> &mut Socket {
         self.socket

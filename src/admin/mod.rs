@@ -34,7 +34,6 @@ mod problem;
 mod scrape;
 mod view;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -79,8 +78,8 @@ use guard::Guard;
 use problem::Problem;
 
 use crate::server::{
-    AcceptQueue, BoundListener, ConnectionEnd, ConnectionLimit, ConnectionLimits, ConnectionTracker,
-    Eviction, HandedOver, NOTHING_AT_ONCE, Unsent, serve as serve_connection,
+    AcceptQueue, BoundListener, Connection, ConnectionEnd, ConnectionLimit, ConnectionLimits,
+    ConnectionState, ConnectionTracker, Eviction, HandedOver, Responder,
 };
 
 /// How many connections it serves at once, where descriptors allow as many.
@@ -93,7 +92,7 @@ const EVICTION: Eviction =
     Eviction { min_wait: Duration::ZERO, batch: MAX_CONNECTIONS / 8, interval: Duration::from_millis(10) };
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const RULES: ConnectionLimits = ConnectionLimits {
+const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60),
     max_header_bytes: 16 << 10,
@@ -259,25 +258,17 @@ pub(crate) async fn serve(
     let most = fd_limit::max_admin_connections(MAX_CONNECTIONS);
     let router = router(shown, Guard::new(settings, listener.address), most);
     let counter = Rc::new(counter);
-    let tracker = Rc::new(ConnectionTracker::with_eviction(ConnectionLimit::new(most), EVICTION));
+    let tracker = ConnectionTracker::with_eviction(ConnectionLimit::new(most), EVICTION);
     let spawn = |socket| {
-        let (router, counter) = (router.clone(), Rc::clone(&counter));
-        let place = tracker.enter();
+        let counter = Rc::clone(&counter);
+        let state = ConnectionState::new(Endpoints(router.clone()), CONNECTION_LIMITS, tracker.enter());
         spawn_local(async move {
             let _open = counter.open(slot);
-            let served = serve_connection(
-                socket,
-                Endpoints(router),
-                NOTHING_AT_ONCE,
-                &RULES,
-                place.handle(),
-                &Unsent::default(),
-            )
-            .await;
-            if let ConnectionEnd::Limited(limit) = served.end {
+            let finished = Connection::new(socket, state).serve().await;
+            if let ConnectionEnd::Limited(limit) = finished.end {
                 counter.limited(limit);
             }
-            served.linger(place.handle()).await;
+            finished.lingering_close().await;
         });
     };
     for queue in listener.queues {
@@ -310,15 +301,15 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// The router as a service of one connection.
+/// The router, which answers the requests of one connection.
 struct Endpoints(Router);
 
-impl hyper::service::Service<Request<Incoming>> for Endpoints {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>>>>;
+impl Responder for Endpoints {
+    type Body = Body;
+    type Response = Pin<Box<dyn Future<Output = Response>>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        Box::pin(self.0.clone().oneshot(request.map(Body::new)))
+    fn respond(&self, request: Request<Incoming>) -> Self::Response {
+        let response = self.0.clone().oneshot(request.map(Body::new));
+        Box::pin(async move { response.await.unwrap_or_else(|never| match never {}) })
     }
 }

@@ -1,67 +1,24 @@
-//! How many connections there are, who goes when there are too many, and how all are told that it is over.
+//! The connections of a worker: which of them are closed when there are too many, and how draining reaches all.
 //!
-//! All workers share one count. At the cap nobody is accepted: who comes waits in the kernel's queue, and those who
-//! have been waiting longest for a request of theirs are closed to make room. From half of the cap on, connections
-//! may be idle for less and less; from four fifths on, an answer over HTTP/1.1 is its connection's last.
+//! At the limit no connection is accepted: new ones wait in the kernel's queue, and the connections that have waited
+//! longest for a request are closed. From half of the limit on, connections may be idle for less and less; from four
+//! fifths on, a response over HTTP/1.1 is the last of its connection.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use slab::Slab;
 use tokio::sync::Notify;
 
-/// The count that all workers share.
-#[derive(Debug)]
-pub struct ConnectionLimit {
-    taken: AtomicUsize,
-    most: AtomicUsize,
-    /// Is told when a place at the cap is free again.
-    freed: Notify,
-}
+use super::connection_limit::ConnectionLimit;
 
-impl ConnectionLimit {
-    /// As many as that.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), most: AtomicUsize::new(most), freed: Notify::new() })
-    }
-
-    /// Changes how many there are; nobody who has one loses it.
-    pub fn resize(&self, most: usize) {
-        self.most.store(most, Ordering::Relaxed);
-    }
-
-    /// Whether connections should not outlive their next answer.
-    fn are_few(&self) -> bool {
-        let most = self.most.load(Ordering::Relaxed);
-        self.taken.load(Ordering::Relaxed) >= most - most / 5
-    }
-
-    fn are_none(&self) -> bool {
-        self.taken.load(Ordering::Acquire) >= self.most.load(Ordering::Relaxed)
-    }
-
-    /// How long a connection may be idle that may be idle for `timeout` while there is room: from half of the cap
-    /// on less, in a straight line down to [`HASTE`] at the cap. `None` while there is room.
-    fn shortened(&self, timeout: Duration) -> Option<Duration> {
-        let most = self.most.load(Ordering::Relaxed);
-        let free = most.saturating_sub(self.taken.load(Ordering::Relaxed));
-        let half = most / 2;
-        (free < half).then(|| timeout.mul_f64(free as f64 / half as f64).max(HASTE))
-    }
-
-    fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-        self.freed.notify_one();
-    }
-}
-
-/// How connections make room at the cap. Those that wait for a request, or for the rest of its head, are closed in the
-/// order in which they began to wait.
+/// How connections are closed for others at the limit. Those that wait for a request, or for the rest of its head, are
+/// closed in the order in which they began to wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Eviction {
     /// How long a connection must have waited to be closed.
@@ -83,126 +40,123 @@ impl Eviction {
 /// come, and can be closed only after that.
 const YIELDS: u32 = 8;
 /// How many of a worker's connections keep what they are served with while they wait for the next request: some 3 MB.
-/// Where there are more, they give it back at once, for what was taken at a peak is not given back to the system.
-const AWAKE: usize = 256;
-/// What a shortened idle timeout comes down to.
-const HASTE: Duration = Duration::from_secs(1);
+/// If there are more, they give it back at once, because memory that was taken at a peak is not returned to the system.
+const MAX_ACTIVE: usize = 256;
+/// While draining, how long a connection that waits for a request goes on waiting: a request that was sent before our
+/// FIN could arrive still gets its response.
+pub(super) const DRAIN_WAIT: Duration = Duration::from_millis(250);
 
 /// One worker's connections.
 #[derive(Debug)]
 pub(crate) struct ConnectionTracker {
-    places: Arc<ConnectionLimit>,
+    limit: Arc<ConnectionLimit>,
     eviction: Eviction,
-    seats: RefCell<Vec<Rc<ConnectionHandle>>>,
+    connections: RefCell<Slab<Tracked>>,
     /// How many are being served or were a moment ago, and so have what that takes.
-    awake: Cell<usize>,
+    active: Cell<usize>,
     draining_since: Cell<Option<Instant>>,
     /// Since when draining does not wait for the rest of incomplete requests.
     prompt_since: Cell<Option<Instant>>,
-    /// Is told when the last has left while draining.
+    /// Notified when the last connection ends while draining.
     emptied: Notify,
 }
 
-/// What a connection and its worker know together: whether it is to make room, and whether it is over.
-pub struct ConnectionHandle {
-    /// Its place among the worker's seats.
-    at: Cell<usize>,
+/// What the tracker knows of a connection.
+#[derive(Debug, Default)]
+struct Tracked {
     /// Since when it waits for a request, or for the rest of its head.
-    idle_since: Cell<Option<Instant>>,
-    is_evicted: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-    tracker: Rc<ConnectionTracker>,
+    idle_since: Option<Instant>,
+    is_evicted: bool,
+    /// Its task's, woken on eviction and when draining begins.
+    waker: Option<Waker>,
 }
 
-impl fmt::Debug for ConnectionHandle {
-    /// Without the crowd, which has it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, idle_since, is_evicted, .. } = self;
-        let mut handle = f.debug_struct("ConnectionHandle");
-        handle.field("at", at).field("idle_since", idle_since).field("is_evicted", is_evicted);
-        handle.finish_non_exhaustive()
+impl Tracked {
+    fn evict(&mut self) {
+        self.is_evicted = true;
+        // The next eviction closes others, whether or not this connection ends at once.
+        self.idle_since = None;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
     }
 }
 
 impl ConnectionTracker {
-    pub(crate) fn new(places: Arc<ConnectionLimit>) -> Self {
-        Self::with_eviction(places, Eviction::CLIENTS)
+    pub(crate) fn new(limit: Arc<ConnectionLimit>) -> Rc<Self> {
+        Self::with_eviction(limit, Eviction::CLIENTS)
     }
 
-    pub(crate) fn with_eviction(places: Arc<ConnectionLimit>, eviction: Eviction) -> Self {
-        Self {
-            places,
+    pub(crate) fn with_eviction(limit: Arc<ConnectionLimit>, eviction: Eviction) -> Rc<Self> {
+        Rc::new(Self {
+            limit,
             eviction,
-            seats: RefCell::default(),
-            awake: Cell::new(0),
+            connections: RefCell::default(),
+            active: Cell::new(0),
             draining_since: Cell::new(None),
             prompt_since: Cell::new(None),
             emptied: Notify::new(),
-        }
+        })
     }
 
-    /// Waits until there is a place. Where there is none, makes some; `full` is told once.
+    /// Waits until another connection is allowed. If none is, closes some; `full` is called once.
     ///
-    /// A place is taken only once somebody has come, so that each worker may be one over the cap.
+    /// A connection counts only once it is accepted, so that each worker may exceed the limit by one.
     pub(crate) async fn room(&self, full: impl FnOnce()) {
-        if !self.places.are_none() {
+        if !self.limit.is_reached() {
             return;
         }
         full();
         let mut yields = 0;
-        while self.places.are_none() {
+        while self.limit.is_reached() {
             if self.evict() == 0 && yields < YIELDS {
                 yields += 1;
                 tokio::task::yield_now().await;
                 continue;
             }
-            let _ = tokio::time::timeout(self.eviction.interval, self.places.freed.notified()).await;
+            let _ = tokio::time::timeout(self.eviction.interval, self.limit.one_closed()).await;
         }
     }
 
-    /// Takes a place.
-    pub(crate) fn enter(self: &Rc<Self>) -> ConnectionPermit {
-        self.places.taken.fetch_add(1, Ordering::AcqRel);
-        let mut seats = self.seats.borrow_mut();
-        let handle = Rc::new(ConnectionHandle {
-            at: Cell::new(seats.len()),
-            idle_since: Cell::new(None),
-            is_evicted: Cell::new(false),
-            waker: RefCell::default(),
-            tracker: Rc::clone(self),
-        });
-        seats.push(Rc::clone(&handle));
-        ConnectionPermit(handle)
+    /// Counts a connection until the handle is dropped.
+    pub(crate) fn enter(self: &Rc<Self>) -> ConnectionHandle {
+        self.limit.opened();
+        let key = self.connections.borrow_mut().insert(Tracked::default());
+        ConnectionHandle { tracker: Rc::clone(self), key }
     }
 
-    /// Closes the connections that have waited longest, of those that have waited for long enough, and returns how many. O(connections).
+    /// Closes the connections that have waited longest, of those that have waited for long enough, and returns how
+    /// many. O(connections).
     pub(crate) fn evict(&self) -> usize {
         let Eviction { min_wait, batch, .. } = self.eviction;
-        let seats = self.seats.borrow();
-        let mut idle: Vec<(Instant, &Rc<ConnectionHandle>)> = seats
-            .iter()
-            .filter_map(|handle| {
-                Some((handle.idle_since.get().filter(|since| since.elapsed() >= min_wait)?, handle))
+        let mut connections = self.connections.borrow_mut();
+        let idle = connections.iter_mut().map(|(_, connection)| connection);
+        let mut idle: Vec<_> = idle
+            .filter_map(|connection| {
+                Some((connection.idle_since.filter(|since| since.elapsed() >= min_wait)?, connection))
             })
             .collect();
         if idle.len() > batch {
             idle.select_nth_unstable_by_key(batch, |(since, _)| *since);
             idle.truncate(batch);
         }
-        for (_, handle) in &idle {
-            handle.evict();
-        }
-        idle.len()
+        let count = idle.len();
+        idle.into_iter().for_each(|(_, connection)| connection.evict());
+        count
     }
 
-    /// Closes those who have been idle for too long, now that there are so many. To be called now and then;
-    /// O(connections) from half of the cap on.
+    /// Closes connections that have been idle for too long, considering how many there are. To be called now and then;
+    /// O(connections) from half of the limit on.
     pub(crate) fn tidy(&self, idle_timeout: Duration) {
-        let Some(patience) = self.places.shortened(idle_timeout) else { return };
+        let Some(timeout) = self.limit.shortened(idle_timeout) else { return };
         let now = Instant::now();
-        for handle in &*self.seats.borrow() {
-            if handle.idle_since.get().is_some_and(|since| now.saturating_duration_since(since) >= patience) {
-                handle.evict();
+        for (_, connection) in &mut *self.connections.borrow_mut() {
+            if connection.idle_since.is_some_and(|since| now.saturating_duration_since(since) >= timeout) {
+                connection.evict();
             }
         }
     }
@@ -220,56 +174,87 @@ impl ConnectionTracker {
     }
 
     fn wake_all(&self) {
-        self.seats.borrow().iter().for_each(|handle| handle.wake());
+        self.connections.borrow().iter().for_each(|(_, connection)| connection.wake());
     }
 
-    /// Waits until nobody is left of those who are drained.
+    /// Waits until all connections have ended. Draining must have begun.
     pub(crate) async fn emptied(&self) {
-        while !self.seats.borrow().is_empty() {
+        while !self.connections.borrow().is_empty() {
             self.emptied.notified().await;
         }
     }
 }
 
+/// A connection, which counts until this is dropped, and what its worker wants of it: to make room, or to end.
+pub(crate) struct ConnectionHandle {
+    tracker: Rc<ConnectionTracker>,
+    key: usize,
+}
+
+impl fmt::Debug for ConnectionHandle {
+    /// Without the other connections.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ConnectionHandle").field(&self.key).finish()
+    }
+}
+
+impl Drop for ConnectionHandle {
+    fn drop(&mut self) {
+        let mut connections = self.tracker.connections.borrow_mut();
+        let gone = connections.try_remove(self.key);
+        let is_last = connections.is_empty();
+        drop(connections);
+        drop(gone);
+        self.tracker.limit.closed();
+        if is_last && self.tracker.draining_since.get().is_some() {
+            self.tracker.emptied.notify_one();
+        }
+    }
+}
+
 impl ConnectionHandle {
-    /// Its last answer is out: what was asked of it so far has been done, or is no more to be done.
+    fn tracked<R>(&self, read: impl FnOnce(&mut Tracked) -> R) -> R {
+        read(&mut self.tracker.connections.borrow_mut()[self.key])
+    }
+
+    /// Notes that the last response is written: an eviction so far has been obeyed, or does not matter any more.
     pub(super) fn ended(&self) {
-        self.idle_since.set(None);
-        self.is_evicted.set(false);
+        self.tracked(|tracked| (tracked.idle_since, tracked.is_evicted) = (None, false));
     }
 
     /// Notes since when the connection waits for a request, or for the rest of its head; `None` while it does not.
     pub(super) fn idle(&self, since: Option<Instant>) {
-        self.idle_since.set(since);
+        self.tracked(|tracked| tracked.idle_since = since);
     }
 
-    /// Has the waker told when it is to make room, or when draining begins.
+    /// Has `waker` woken when the connection is evicted, and when draining begins.
     pub(super) fn listen(&self, waker: &Waker) {
-        let mut known = self.waker.borrow_mut();
-        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *known = Some(waker.clone());
-        }
+        let replaced = self.tracked(|tracked| {
+            let is_known = tracked.waker.as_ref().is_some_and(|known| known.will_wake(waker));
+            if is_known { None } else { tracked.waker.replace(waker.clone()) }
+        });
+        drop(replaced);
     }
 
-    /// Whether its next answer should be its last, for there is little room.
+    /// Whether its next response should be its last because there are many connections.
     pub(super) fn is_pressed(&self) -> bool {
-        self.is_evicted() || self.tracker.places.are_few()
+        self.is_evicted() || self.tracker.limit.is_nearly_reached()
     }
 
     /// Whether it is to make room.
     pub(super) fn is_evicted(&self) -> bool {
-        self.is_evicted.get()
+        self.tracked(|tracked| tracked.is_evicted)
     }
 
-    /// Takes note that the connection is awake until what is returned is dropped.
-    pub(super) fn wakes(&self) -> impl Drop {
-        self.tracker.awake.update(|awake| awake + 1);
+    /// Notes that the connection is active until the guard is dropped.
+    pub(super) fn activate(&self) -> ActiveGuard<'_> {
+        self.tracker.active.update(|active| active + 1);
         ActiveGuard(&self.tracker)
     }
 
-    /// Whether it should rest as soon as it can, for many others are awake.
+    /// Whether it should rest as soon as it can because many others are active.
     pub(super) fn should_rest(&self) -> bool {
-        self.tracker.awake.get() > AWAKE
+        self.tracker.active.get() > MAX_ACTIVE
     }
 
     /// Since when the worker has been draining.
@@ -287,72 +272,34 @@ impl ConnectionHandle {
         self.until(|| self.is_evicted()).await;
     }
 
-    /// Waits until draining has begun.
-    pub(super) async fn drained(&self) {
+    /// Waits until draining begins, and [`DRAIN_WAIT`] more.
+    pub(super) async fn drain_wait(&self) {
         self.until(|| self.draining_since().is_some()).await;
+        tokio::time::sleep(DRAIN_WAIT).await;
     }
 
-    /// Waits until draining has begun that does not wait for the rest of incomplete requests.
-    pub(super) async fn drained_promptly(&self) {
+    /// Waits until draining does not wait for the rest of incomplete requests, and [`DRAIN_WAIT`] more.
+    pub(super) async fn prompt_drain_wait(&self) {
         self.until(|| self.draining_promptly_since().is_some()).await;
+        tokio::time::sleep(DRAIN_WAIT).await;
     }
 
-    /// One task waits at a time, for as many things as it likes.
-    async fn until(&self, is_so: impl Fn() -> bool) {
+    /// One task waits at a time, for any number of conditions.
+    async fn until(&self, holds: impl Fn() -> bool) {
         poll_fn(|cx| {
             self.listen(cx.waker());
-            if is_so() { Poll::Ready(()) } else { Poll::Pending }
+            if holds() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
-
-    fn evict(&self) {
-        self.is_evicted.set(true);
-        // Others are looked for next time, whether or not it goes at once.
-        self.idle_since.set(None);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
-    }
 }
 
-/// A connection that is awake.
-struct ActiveGuard<'a>(&'a ConnectionTracker);
+/// Counts a connection as active until it is dropped.
+pub(super) struct ActiveGuard<'a>(&'a ConnectionTracker);
 
 impl Drop for ActiveGuard<'_> {
     fn drop(&mut self) {
-        self.0.awake.update(|awake| awake - 1);
-    }
-}
-
-/// A place that is taken until this is dropped.
-#[derive(Debug)]
-pub(crate) struct ConnectionPermit(Rc<ConnectionHandle>);
-
-impl ConnectionPermit {
-    /// What the connection is to know of it.
-    pub(crate) fn handle(&self) -> &ConnectionHandle {
-        &self.0
-    }
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        let tracker = &self.0.tracker;
-        let mut seats = tracker.seats.borrow_mut();
-        let at = self.0.at.get();
-        seats.swap_remove(at);
-        if let Some(moved) = seats.get(at) {
-            moved.at.set(at);
-        }
-        tracker.places.give_back();
-        if seats.is_empty() && tracker.draining_since.get().is_some() {
-            tracker.emptied.notify_one();
-        }
+        self.0.active.update(|active| active - 1);
     }
 }
 
@@ -361,36 +308,34 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_is_idle_longest_makes_room() {
-        let tracker = Rc::new(ConnectionTracker::new(ConnectionLimit::new(3)));
-        let mut taken: Vec<_> = (0..3).map(|_| tracker.enter()).collect();
+    async fn evicts_longest_idle_connection_first() {
+        let limit = ConnectionLimit::new(3);
+        let tracker = ConnectionTracker::new(Arc::clone(&limit));
+        let mut handles: Vec<_> = (0..3).map(|_| tracker.enter()).collect();
         let ago = |millis| Instant::now().checked_sub(Duration::from_millis(millis)).unwrap();
-        taken[0].0.idle(Some(ago(100)));
-        taken[1].0.idle(Some(ago(10_000)));
-        taken[2].0.idle(None);
+        handles[0].idle(Some(ago(100)));
+        handles[1].idle(Some(ago(10_000)));
+        handles[2].idle(None);
         let mut is_full = false;
         let waited = tokio::time::timeout(Duration::ZERO, tracker.room(|| is_full = true)).await;
-        assert!(waited.is_err() && is_full, "nobody has gone yet");
-        let evicted: Vec<_> = taken.iter().map(|taken| taken.0.is_evicted.get()).collect();
+        assert!(waited.is_err() && is_full, "no connection has ended yet");
+        let evicted: Vec<_> = handles.iter().map(ConnectionHandle::is_evicted).collect();
         assert_eq!(evicted, [false, true, false]);
-        drop(taken.remove(1));
+        drop(handles.remove(1));
         tracker.room(|| panic!("there is room")).await;
         let next = tracker.enter();
-        assert_eq!(
-            tracker.seats.borrow().iter().map(|handle| handle.at.get()).collect::<Vec<_>>(),
-            [0, 1, 2]
-        );
-        drop((next, taken));
-        assert_eq!((tracker.seats.borrow().len(), tracker.places.taken.load(Ordering::Relaxed)), (0, 0));
+        assert!(!next.is_evicted());
+        drop((next, handles));
+        assert_eq!((tracker.connections.borrow().len(), limit.open()), (0, 0));
     }
 
     #[test]
-    fn from_four_fifths_on_places_are_few() {
-        let tracker = Rc::new(ConnectionTracker::new(ConnectionLimit::new(10)));
-        let mut taken = Vec::new();
+    fn asks_connections_to_end_from_four_fifths_of_the_limit_on() {
+        let tracker = ConnectionTracker::new(ConnectionLimit::new(10));
+        let mut handles = Vec::new();
         for count in 1..=10 {
-            taken.push(tracker.enter());
-            assert_eq!(taken[0].0.is_pressed(), count >= 8, "{count}");
+            handles.push(tracker.enter());
+            assert_eq!(handles[0].is_pressed(), count >= 8, "{count}");
         }
     }
 }

@@ -25,13 +25,13 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection_tracker::ConnectionHandle;
-use super::http1::connection::{ConnectionEnd, ConnectionLimits};
-use super::http1::connection_state::{LAST_WAIT, Transport, passes};
+use super::connection_state::{ConnectionEnd, ConnectionState, poll_deadline};
+use super::connection_tracker::DRAIN_WAIT;
 use super::lingering::{ExpectedBytes, Finished};
+use super::responder::TrafficResponder;
+use super::transport::Transport;
 use super::unsent::{Made, UnsentStreams};
 use crate::dispatch::response::Answer;
-use crate::dispatch::{OpenLine, Worker};
 use crate::metrics::Limit;
 
 /// The most streams that may be open at once.
@@ -48,97 +48,85 @@ const HELD: Duration = Duration::from_millis(500);
 /// How many streams of which we sent the reset are remembered.
 const RESETS: usize = 128;
 /// How long a peer may take to end once it was told to: streams it knows of are answered, it acknowledges.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+const GOAWAY_WAIT: Duration = Duration::from_secs(3);
 /// How many requests beyond the most may come before the peer has read that it was the last.
 const OVERDRAFT: u32 = 2 * STREAMS;
 
 /// Serves one connection until its last stream has ended.
 ///
-/// A stream is answered at once, and a body is never read: its stream is reset with `NO_ERROR` a moment after the
-/// answer.
-/// Whatever ends a connection is said by GOAWAY first, so that a request that is under way is still answered.
-pub(super) async fn serve<T: Transport>(
-    io: T,
-    answer: impl Fn(Request<()>) -> (Answer, OpenLine),
-    worker: Rc<Worker>,
-    rules: &ConnectionLimits,
-    handle: &ConnectionHandle,
-) -> Finished<T> {
-    let unsent = UnsentStreams::new(worker);
-    let tally = StreamTracker::new(rules, handle);
+/// A request gets its response at once, and a body is never read: its stream is reset with `NO_ERROR` a moment after the
+/// response. Whatever ends a connection is announced by GOAWAY first, so that a request that is under way still gets its
+/// response.
+pub(super) async fn serve<T: Transport>(io: T, state: ConnectionState<TrafficResponder>) -> Finished<T> {
+    let unsent = UnsentStreams::new(Rc::clone(&state.responder.worker));
     let back = Rc::new(Cell::new(None));
-    let (end, broken) = {
+    let (end, is_aborted) = {
         let io = TokioIo::new(Lent { io: Some(io), back: Rc::clone(&back), unsent: Rc::clone(&unsent) });
         let connection = http2::Builder::new(Local)
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(u32::try_from(rules.max_header_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(state.limits.max_header_bytes).unwrap_or(u32::MAX))
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
-            .serve_connection(io, TrackedService { answer, tally: &tally, unsent });
-        drive(pin!(connection), &tally, rules).await
+            .serve_connection(io, TrackedService { state: &state, unsent });
+        drive(pin!(connection), &state).await
     };
-    tally.handle.ended();
     // The connection is dropped and has given back what it was served over. Last frames of the peer's may be under
-    // way, and would be answered with a reset; nobody reads on from a peer that was cut off.
-    Finished { end, rest: back.take(), expected: (!broken).then_some(ExpectedBytes::Body) }
+    // way, and would be answered with a reset; nothing more is read from a peer that was cut off.
+    let expected = (!is_aborted).then_some(ExpectedBytes::Body);
+    Finished { end, io: back.take(), expected, handle: state.into_handle() }
 }
 
-/// Polls a connection to its end; returns how it ended and whether it was cut off.
-async fn drive<C>(
+/// Polls a connection to its end; returns how it ended and whether it was aborted.
+async fn drive<C: Graceful>(
     mut connection: Pin<&mut C>,
-    tally: &StreamTracker<'_>,
-    rules: &ConnectionLimits,
-) -> (ConnectionEnd, bool)
-where
-    C: Graceful,
-{
+    state: &ConnectionState<TrafficResponder>,
+) -> (ConnectionEnd, bool) {
     let mut timer = pin!(None);
-    // Since when the peer is being told to end, and the limit that is the reason, where it is one.
-    let mut leaving: Option<(Instant, Option<Limit>)> = None;
+    // Since when the peer is being told to end, and why.
+    let mut leaving: Option<(Instant, ConnectionEnd)> = None;
     poll_fn(|cx| {
-        let end = |limit: Option<Limit>| limit.map_or(ConnectionEnd::Closed, ConnectionEnd::Limited);
-        tally.handle.listen(cx.waker());
         loop {
+            let is_evicted = state.is_evicted(cx.waker());
             let why = match leaving {
                 Some(_) => None,
-                None if tally.handle.draining_since().is_some() => Some(None),
-                None if tally.handle.is_evicted() => Some(Some(Limit::Evicted)),
-                None if tally.requests_left() == 0 => Some(Some(Limit::Requests)),
-                None if tally.deadline(rules) <= Instant::now() => Some(Some(tally.limit())),
+                None if state.is_draining() => Some(ConnectionEnd::Closed),
+                None if is_evicted => Some(ConnectionEnd::Limited(Limit::Evicted)),
+                None if state.limit_reached() => Some(ConnectionEnd::Limited(Limit::Requests)),
+                None if state.deadline() <= Instant::now() => Some(state.end_at_deadline()),
                 None => None,
             };
-            if let Some(limit) = why {
-                tally.handle.idle(None);
-                leaving = Some((Instant::now(), limit));
+            if let Some(end) = why {
+                state.leaving();
+                leaving = Some((Instant::now(), end));
                 connection.as_mut().leave();
             }
-            let limit = leaving.and_then(|(_, limit)| limit);
+            let end = leaving.map_or(ConnectionEnd::Closed, |(_, end)| end);
             match connection.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready((end(limit), false)),
+                Poll::Ready(Ok(())) => return Poll::Ready((end, false)),
                 Poll::Ready(Err(error)) if is_flood(&error) => {
                     return Poll::Ready((ConnectionEnd::Limited(Limit::Http2Flood), true));
                 }
-                Poll::Ready(Err(_)) => return Poll::Ready((end(limit), true)),
-                Poll::Pending if tally.overdraft.get() > OVERDRAFT => {
+                Poll::Ready(Err(_)) => return Poll::Ready((end, true)),
+                Poll::Pending if state.overdraft() > OVERDRAFT => {
                     return Poll::Ready((ConnectionEnd::Limited(Limit::Requests), true));
                 }
                 Poll::Pending => {}
             }
-            if leaving.is_none() && tally.requests_left() == 0 {
+            if leaving.is_none() && state.limit_reached() {
                 continue;
             }
-            ready!(passes(timer.as_mut(), cx, || match leaving {
-                Some((since, _)) if tally.handle.draining_promptly_since().is_some() => since + LAST_WAIT,
-                Some((since, _)) => since + LAST_WORDS,
-                None => tally.deadline(rules),
+            ready!(poll_deadline(timer.as_mut(), cx, || match leaving {
+                Some((since, _)) if state.is_draining_promptly() => since + DRAIN_WAIT,
+                Some((since, _)) => since + GOAWAY_WAIT,
+                None => state.deadline(),
             }));
             if leaving.is_some() {
-                return Poll::Ready((end(limit), true));
+                return Poll::Ready((end, true));
             }
         }
     })
@@ -157,88 +145,27 @@ trait Graceful: Future<Output = hyper::Result<()>> {
     fn leave(self: Pin<&mut Self>);
 }
 
-impl<T, F> Graceful for http2::Connection<TokioIo<Lent<T>>, TrackedService<'_, F>, Local>
-where
-    T: Transport,
-    F: Fn(Request<()>) -> (Answer, OpenLine),
-{
+impl<T: Transport> Graceful for http2::Connection<TokioIo<Lent<T>>, TrackedService<'_>, Local> {
     fn leave(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
-/// What service and driver of one connection know together.
-struct StreamTracker<'a> {
-    started: Instant,
-    handle: &'a ConnectionHandle,
-    /// When the last request came.
-    last: Cell<Option<Instant>>,
-    left: Cell<u32>,
-    overdraft: Cell<u32>,
-}
-
-impl<'a> StreamTracker<'a> {
-    fn new(rules: &ConnectionLimits, handle: &'a ConnectionHandle) -> Self {
-        let now = Instant::now();
-        handle.idle(Some(now));
-        Self {
-            started: now,
-            handle,
-            last: Cell::new(None),
-            left: Cell::new(rules.max_requests),
-            overdraft: Cell::new(0),
-        }
-    }
-
-    fn request(&self) {
-        let now = Instant::now();
-        self.last.set(Some(now));
-        if !self.handle.is_evicted() {
-            self.handle.idle(Some(now));
-        }
-        match self.left.get() {
-            0 => self.overdraft.set(self.overdraft.get().saturating_add(1)),
-            left => self.left.set(left - 1),
-        }
-    }
-
-    fn requests_left(&self) -> u32 {
-        self.left.get()
-    }
-
-    /// When the peer is to be told to end if no request comes.
-    fn deadline(&self, rules: &ConnectionLimits) -> Instant {
-        match self.last.get() {
-            None => self.started + rules.header_timeout,
-            Some(last) => last + rules.idle_timeout,
-        }
-    }
-
-    /// The limit that a passed deadline stands for.
-    fn limit(&self) -> Limit {
-        match self.last.get() {
-            None => Limit::HeaderTimeout,
-            Some(_) => Limit::IdleTimeout,
-        }
-    }
-}
-
-/// A service that tells the [`StreamTracker`] what it serves.
-struct TrackedService<'a, F> {
-    answer: F,
-    tally: &'a StreamTracker<'a>,
+/// A service that notes in the [`ConnectionState`] what it serves.
+struct TrackedService<'a> {
+    state: &'a ConnectionState<TrafficResponder>,
     unsent: Rc<UnsentStreams>,
 }
 
-impl<F: Fn(Request<()>) -> (Answer, OpenLine)> Service<Request<Incoming>> for TrackedService<'_, F> {
+impl Service<Request<Incoming>> for TrackedService<'_> {
     type Response = Answer;
     type Error = Infallible;
     type Future = Made;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.tally.request();
+        self.state.stream_opened();
         let (head, body) = request.into_parts();
-        let made = self.unsent.made((self.answer)(Request::from_parts(head, ())));
+        let made = self.unsent.made(self.state.responder.answer(Request::from_parts(head, ())));
         if !body.is_end_stream() {
             tokio::task::spawn_local(hold(body));
         }

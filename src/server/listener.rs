@@ -78,6 +78,17 @@ impl ListenerKind {
     }
 }
 
+/// What a traffic listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerProtocol {
+    /// HTTP/1.1.
+    Http,
+    /// TLS, and in it HTTP/2 or HTTP/1.1.
+    Tls,
+    /// HTTP/1.1, to send visitors to TLS.
+    Upgrade,
+}
+
 /// The sockets of one address.
 #[derive(Debug)]
 pub struct BoundListener {

@@ -1,6 +1,8 @@
 //! The traffic listeners: sockets bound, workers that serve them, connections from accept to close.
 
 mod systemd_sockets;
+mod connection_limit;
+mod connection_state;
 mod connection_tracker;
 mod deferred;
 mod http1;
@@ -11,11 +13,14 @@ mod lingering;
 mod listener;
 pub mod proxy_protocol;
 mod accept;
+mod responder;
+mod serve_connection;
 mod shutdown;
 #[doc(hidden)]
 pub mod single_connection;
 mod tcp_stream;
 mod tls;
+mod transport;
 mod unsent;
 mod worker;
 
@@ -29,22 +34,22 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub(crate) use accept::AcceptQueue;
-pub use connection_tracker::{ConnectionHandle, ConnectionLimit};
+pub use connection_limit::ConnectionLimit;
+pub use connection_state::{ConnectionEnd, ConnectionLimits, ConnectionState};
 pub(crate) use connection_tracker::{ConnectionTracker, Eviction};
-pub(crate) use http1::connection::NOTHING_AT_ONCE;
-pub use http1::connection::{ConnectionEnd, ConnectionLimits, serve};
-pub use http1::connection_state::Transport;
+pub use http1::connection::Connection;
 pub use inherited_sockets::Inherited;
 pub use lingering::Finished;
-pub use listener::{BoundListener, HandedOver, ListenerKind, bind};
+pub use listener::{BoundListener, HandedOver, ListenerKind, ListenerProtocol, bind};
+pub use responder::Responder;
 pub use systemd_sockets::from_systemd;
 pub use tcp_stream::Socket;
 pub use tls::Tls;
-pub use unsent::Unsent;
-pub use worker::{Listener, ListenerProtocol};
+pub use transport::Transport;
+pub use worker::Listener;
 
+use serve_connection::ConnectionConfig;
 pub use shutdown::Shutdown;
-use worker::ConnectionConfig;
 
 use crate::dispatch::Worker;
 use crate::os::fd_limit;
@@ -190,7 +195,7 @@ impl WorkerPool {
     pub fn new(settings: &Server, tls: Option<Tls>, places: Arc<ConnectionLimit>) -> Self {
         let limits = &settings.limits;
         let (last_word, ends) = mpsc::unbounded_channel();
-        let rules = ConnectionLimits {
+        let limits = ConnectionLimits {
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
             max_header_bytes: limits.max_header_bytes.0,
@@ -201,7 +206,7 @@ impl WorkerPool {
             },
             keep_alive: true,
         };
-        let config = ConnectionConfig { rules, tls, upgrade_port: settings.tls.upgrade_port };
+        let config = ConnectionConfig { limits, tls, upgrade_port: settings.tls.upgrade_port };
         let (shutdown, defers) = (Shutdown::default(), settings.tcp_defer_accept.0);
         let has_affinity = settings.worker_affinity;
         Self { shutdown, defers, ends, last_word, working: 0, config, places, has_affinity }

@@ -28,7 +28,7 @@ pub struct Socket {
     /// has been polled, so that a socket that was made known to it a moment ago seems to be ready for nothing.
     reads_first: bool,
     /// Whether what is sent waits for the FIN.
-    ends: bool,
+    is_corked: bool,
     /// Whether the last read took as much as it could, so that the kernel may have more.
     may_have_more: bool,
 }
@@ -52,15 +52,15 @@ impl Socket {
         Self {
             state: SocketState::Unwatched(socket.into()),
             reads_first: true,
-            ends: false,
+            is_corked: false,
             may_have_more: false,
         }
     }
 
     /// Says that what is written from now on is the last, and that the socket will be shut down or closed as soon as
     /// it is written. Where it is not, the peer gets it up to 200 ms late (`MSG_MORE` in send(2), `TCP_CORK` in tcp(7)).
-    pub fn ends(&mut self) {
-        self.ends = true;
+    pub fn cork_until_close(&mut self) {
+        self.is_corked = true;
     }
 
     /// Whether bytes of the peer's may be left that nobody has read. To close would answer them with a reset.
@@ -177,7 +177,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let more = if self.ends { SendFlags::MORE } else { SendFlags::empty() };
+        let more = if self.is_corked { SendFlags::MORE } else { SendFlags::empty() };
         let flags = SendFlags::NOSIGNAL | more;
         // Tried before readiness is waited for, always: hyper may drop what could not be written when it was asked to.
         if let Some(socket) = self.descriptor()

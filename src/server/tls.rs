@@ -16,7 +16,6 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connection_tracker::ConnectionHandle;
-use super::http1::connection_state::{patience_ends, prompt_patience_ends};
 use super::tcp_stream::Socket;
 use crate::certificates::{CertificateResolver, Published};
 use crate::metrics::{Counter, Handshake, Limit};
@@ -97,7 +96,7 @@ impl Tls {
         let spoke = tokio::select! {
             biased;
             first = timeout_at(deadline, first) => first,
-            () = patience_ends(handle) => return None,
+            () = handle.drain_wait() => return None,
         };
         if byte[0].is_ascii_alphabetic() {
             return Some(Accepted::Plain(socket));
@@ -105,7 +104,7 @@ impl Tls {
         let shaken = match spoke {
             Ok(true) => tokio::select! {
                 shaken = timeout_at(deadline, self.shake(socket, counter)) => shaken,
-                () = prompt_patience_ends(handle) => return None,
+                () = handle.prompt_drain_wait() => return None,
             },
             Ok(false) => return None,
             Err(late) => Err(late),

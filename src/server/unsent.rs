@@ -1,8 +1,4 @@
-//! Responses from the moment they are made to the moment they are written to the socket.
-//!
-//! Only then is their access line ended: as that of a response that was sent, or of one that was aborted, which is
-//! counted too. What is dropped before that was not written, whatever the reason: the client has gone or does not read,
-//! a deadline passed, the process ends.
+//! The responses of a connection with HTTP/2 until they are written to the socket, as `responder` has it for HTTP/1.1.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -11,65 +7,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use http::header::STRICT_TRANSPORT_SECURITY;
-use http::{HeaderMap, HeaderValue};
-
-use crate::dispatch::response::{self, Answer};
+use crate::dispatch::response::Answer;
 use crate::dispatch::{OpenLine, Worker};
-use crate::request::ClientInfo;
-use crate::request::outcome::Rejection;
-
-/// The response of a connection with HTTP/1.1 that is not written yet, if there is one: the next request is answered
-/// only after that.
-#[derive(Debug, Default)]
-pub struct Unsent<'w> {
-    /// Who counts, and from where the requests come; `None` on the admin listener, which has no access log.
-    source: Option<(&'w Worker, ClientInfo)>,
-    hsts: Option<&'w HeaderValue>,
-    line: RefCell<Option<OpenLine>>,
-}
-
-impl<'w> Unsent<'w> {
-    /// For the responses to `client`, each with `hsts` as its `Strict-Transport-Security`.
-    pub(super) fn new(worker: &'w Worker, client: ClientInfo, hsts: Option<&'w HeaderValue>) -> Self {
-        Self { source: Some((worker, client)), hsts, line: RefCell::new(None) }
-    }
-
-    /// A response was made.
-    pub(super) fn made(&self, (mut answer, line): (Answer, OpenLine)) -> Answer {
-        if let Some(hsts) = self.hsts {
-            answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
-        }
-        let before = self.line.replace(Some(line));
-        self.end(before, false);
-        answer
-    }
-
-    /// Makes the response to what can't be read as a request.
-    pub(super) fn reject(&self, rejection: Rejection) -> Answer {
-        match self.source {
-            Some((worker, client)) => self.made(worker.reject_unreadable(rejection, client)),
-            None => response::refuse(rejection, None, None, &HeaderMap::new(), 0),
-        }
-    }
-
-    /// The response was written, or it will not be.
-    pub(super) fn settle(&self, sent: bool) {
-        self.end(self.line.take(), sent);
-    }
-
-    fn end(&self, line: Option<OpenLine>, sent: bool) {
-        if let (Some(line), Some((worker, _))) = (line, self.source) {
-            worker.settle(line, sent);
-        }
-    }
-}
-
-impl Drop for Unsent<'_> {
-    fn drop(&mut self) {
-        self.settle(false);
-    }
-}
 
 /// The responses of a connection with HTTP/2 that are not written yet.
 ///

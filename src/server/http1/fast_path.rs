@@ -19,9 +19,9 @@ use http_body::Body as _;
 use httparse::Status;
 use httpdate::HttpDate;
 
-use super::connection::ConnectionLimits;
 use crate::dispatch::response::Answer;
 use crate::request::outcome::Rejection;
+use crate::server::connection_state::ConnectionLimits;
 
 /// The most header fields that are read here; browsers send some twenty.
 const FIELDS: usize = 64;
@@ -90,11 +90,11 @@ pub(in crate::server) fn read(bytes: &Bytes, max_headers: usize) -> Option<Head>
 
 /// What of a head is too large, where hyper says that something is; `unread` begins with the head if hyper has not
 /// taken it. If it has, the head itself is fine, and its `Content-Length` is beyond 64 bits.
-pub(in crate::server) fn what_is_too_large(unread: &[u8], rules: &ConnectionLimits) -> Rejection {
-    let mut fields = vec![httparse::EMPTY_HEADER; rules.max_headers];
+pub(in crate::server) fn what_is_too_large(unread: &[u8], limits: &ConnectionLimits) -> Rejection {
+    let mut fields = vec![httparse::EMPTY_HEADER; limits.max_headers];
     match httparse::Request::new(&mut fields).parse(unread) {
         Err(httparse::Error::TooManyHeaders) => Rejection::HeadTooLarge,
-        Ok(_) if unread.len() >= rules.max_header_bytes => Rejection::HeadTooLarge,
+        Ok(_) if unread.len() >= limits.max_header_bytes => Rejection::HeadTooLarge,
         // Longer than 65534 bytes.
         Ok(Status::Complete(_)) => Rejection::TargetTooLong,
         _ => Rejection::Malformed,

@@ -1,5 +1,5 @@
-//! HTTP/1.1: a connection, its state, and the commonest requests without hyper.
+//! HTTP/1.1: common requests are answered at once, and all others by hyper.
 
 pub(super) mod connection;
-pub(super) mod connection_state;
 mod fast_path;
+mod hyper_connection;

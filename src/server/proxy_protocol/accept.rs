@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
@@ -10,8 +11,6 @@ use crate::dispatch::Worker;
 use crate::metrics::Limit;
 use crate::request::ClientInfo;
 use crate::server::connection_tracker::ConnectionHandle;
-use crate::server::http1::connection::ConnectionLimits;
-use crate::server::http1::connection_state::patience_ends;
 use crate::server::tcp_stream::Socket;
 
 /// Why there was no header.
@@ -31,7 +30,7 @@ pub(in crate::server) async fn read_header(
     socket: &mut Socket,
     peer: IpAddr,
     worker: &Worker,
-    rules: &ConnectionLimits,
+    header_timeout: Duration,
     handle: &ConnectionHandle,
 ) -> Option<ClientInfo> {
     let close = |limit, why: &str| {
@@ -48,8 +47,8 @@ pub(in crate::server) async fn read_header(
             Err(HeaderError::Gone) => None,
             Err(HeaderError::Malformed(Malformed(why))) => close(Limit::ProxyProtocol, why),
         },
-        () = tokio::time::sleep(rules.header_timeout) => close(Limit::ProxyProtocol, "header_timeout is over"),
-        () = patience_ends(handle) => None,
+        () = tokio::time::sleep(header_timeout) => close(Limit::ProxyProtocol, "header_timeout is over"),
+        () = handle.drain_wait() => None,
     }
 }
 
