@@ -50,11 +50,11 @@ fn run(report: &mut Report) {
     });
     report.holds("it serves again", back.is_some());
     report.at_most("after", ended.elapsed().as_secs_f64(), 1.0, "s");
-    let limited = ["descriptors", "connections"]
-        .map(|limit| signpost.metric("signpost_limited_total", &[("limit", limit)]))
+    let limited = ["file_descriptors", "connections"]
+        .map(|limit| signpost.metric("signpost_limit_hits_total", &[("limit", limit)]))
         .into_iter()
         .sum();
-    report.at_least("signpost_limited_total of it", limited, 1.0, "");
+    report.at_least("signpost_limit_hits_total of it", limited, 1.0, "");
     report.exactly("exit code", signpost.leave(Duration::from_secs(40)).unwrap_or(-1), 0);
 }
 

@@ -59,7 +59,7 @@ fn run(report: &mut Report) {
     };
     const NO: (&str, &str) = ("", "");
     let fail_open = |value| ("signpost_pool_fail_open", [("pool", "p"), NO], value);
-    let reloads = |result| ("signpost_settings_reloads_total", [("result", result), NO], 1.0);
+    let reloads = |result| ("signpost_config_reloads_total", [("result", result), NO], 1.0);
 
     seen("a backend is up", state("b0", "up", 1.0), &["b0", "up"]);
     backends[0].kill();
@@ -80,7 +80,7 @@ fn run(report: &mut Report) {
     seen("settings are reloaded", reloads("success"), &["settings reloaded"]);
     signpost.write_settings(&wrong);
     seen("wrong settings", reloads("error"), &["ERROR", "no_such_strategy"]);
-    seen("they stay wrong", ("signpost_settings_last_reload_successful", [NO, NO], 0.0), &[]);
+    seen("they stay wrong", ("signpost_config_last_reload_successful", [NO, NO], 0.0), &[]);
     replace(&files.cert, "no certificate");
     let name = files.cert.display().to_string();
     let certificate =
@@ -90,7 +90,7 @@ fn run(report: &mut Report) {
     seen("it is repaired", certificate(1.0), &["certificate reloaded", "site.crt"]);
     let mut slow = connect_from(client(2), signpost.traffic).unwrap();
     slow.write_all(b"GET / HT").unwrap();
-    seen("a deadline passes", ("signpost_limited_total", [("limit", "header_timeout"), NO], 1.0), &[]);
+    seen("a deadline passes", ("signpost_limit_hits_total", [("limit", "header_timeout"), NO], 1.0), &[]);
     report.holds("when a drained backend may be switched off", drained.is_some());
 
     signpost.process.signal(Signal::TERM);

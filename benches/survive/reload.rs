@@ -103,7 +103,7 @@ fn run(report: &mut Report) {
     report.exactly("reloads acknowledged", good, GOOD);
     report.at_most("in", took.as_secs_f64(), 21.0, "s");
     report.exactly("broken reloads turned down", refused, broken);
-    let counted = |result| signpost.metric("signpost_settings_reloads_total", &[("result", result)]);
+    let counted = |result| signpost.metric("signpost_config_reloads_total", &[("result", result)]);
     report.exactly("reloads counted as success", counted("success"), f64::from(GOOD));
     report.exactly("reloads counted as error", counted("error"), f64::from(BROKEN));
     report.holds("the log says what was wrong", signpost.log.has(&["wrong settings", "no_such_strategy"]));

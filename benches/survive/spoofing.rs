@@ -121,8 +121,8 @@ fn per_client(report: &mut Report) {
     let what = format!("redirects for {ASKED} requests of a stranger who names {ASKED} clients");
     report.at_most(&what, stranger as f64, allowed.floor(), "");
     report.exactly("for as many of the trusted proxy", redirects(PROXY), ASKED as usize);
-    let limited = signpost.metric("signpost_refusals_total", &[("reason", "rate_limited")]);
-    report.exactly("signpost_refusals_total of it", limited, f64::from(ASKED) - stranger as f64);
+    let limited = signpost.metric("signpost_rejected_requests_total", &[("reason", "rate_limited")]);
+    report.exactly("signpost_rejected_requests_total of it", limited, f64::from(ASKED) - stranger as f64);
 }
 
 fn pages(report: &mut Report, signpost: &Signpost) {
@@ -185,7 +185,7 @@ fn pages(report: &mut Report, signpost: &Signpost) {
     report.holds("a preflight allows nothing", !allows);
     let draining = [("pool", "p"), ("backend", "a"), ("state", "draining")];
     report.exactly("draining after all that", signpost.metric("signpost_backend_state", &draining), 0.0);
-    let reloads = signpost.metric("signpost_settings_reloads_total", &[]);
+    let reloads = signpost.metric("signpost_config_reloads_total", &[]);
     report.exactly("reloads after all that", reloads, 0.0);
     // The operator, by a program or by a page of the listener's own.
     let same = format!("http://{own}");

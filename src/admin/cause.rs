@@ -69,7 +69,7 @@ fn detail(reason: StateReason, status: &BackendStatus, check: Option<&Check>) ->
         }
         (StateReason::Agent, _) => "requested by its agent".to_owned(),
         (StateReason::NotChecked, _) => "not checked: health.kind is \"none\"".to_owned(),
-        (StateReason::FirstCheckPending, _) => "no health check has ended yet".to_owned(),
+        (StateReason::PendingFirstCheck, _) => "no health check has ended yet".to_owned(),
         (_, Some(CheckProgress::Falling { failures, fall })) => {
             format!("{failures} of {fall} failed checks: {of_check}")
         }

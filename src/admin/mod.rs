@@ -285,7 +285,7 @@ pub(crate) async fn serve(
                 Ok((socket, _)) => spawn(socket),
                 Err(error) => {
                     if fd_limit::are_out(&error) {
-                        counter.limited(Limit::Descriptors);
+                        counter.limited(Limit::FileDescriptors);
                         tracker.evict();
                     }
                     tokio::time::sleep(EVICTION.interval).await;

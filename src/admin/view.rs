@@ -52,7 +52,7 @@ pub(super) struct PoolView<'a> {
     /// Whether its backends report their loads.
     pub(super) reports_load: bool,
     /// The share of its visitors that this process sends, as it is learnt from reports.
-    pub(super) own_share: ShareText,
+    pub(super) local_traffic_ratio: ShareText,
     pub(super) strategies: Vec<StrategyView>,
     pub(super) backends: Vec<BackendView<'a>>,
     /// Whether pinned clients still get a backend that new ones don't. Not one that is down: that ends with its grace
@@ -124,7 +124,7 @@ pub(super) struct BackendView<'a> {
     pub(super) pinned_last_minute: Option<CountText>,
     pub(super) redirects: Redirects,
     /// Visitors who were sent elsewhere for want of room there.
-    pub(super) spilled: CountText,
+    pub(super) overflow: CountText,
     #[serde(skip)]
     status: &'a BackendStatus,
 }
@@ -133,15 +133,15 @@ pub(super) struct BackendView<'a> {
 #[derive(Serialize)]
 pub(super) struct Redirects {
     pub(super) pinned: CountText,
-    pub(super) repinned: CountText,
+    pub(super) reassigned: CountText,
     pub(super) picked: CountText,
 }
 
 impl Redirects {
     /// In the order of `Decision::ALL`, as the registry has them.
     fn of(redirects: [u64; 3]) -> Self {
-        let [pinned, repinned, picked] = redirects.map(CountText);
-        Self { pinned, repinned, picked }
+        let [pinned, reassigned, picked] = redirects.map(CountText);
+        Self { pinned, reassigned, picked }
     }
 }
 
@@ -178,7 +178,7 @@ impl<'a> PoolView<'a> {
                 redirects.iter().fold([0; 3], |sum, one| std::array::from_fn(|at| sum[at] + one[at])),
             ),
             reports_load: pool.config.reports_expire.is_some(),
-            own_share: ShareText(pool.own_share.get()),
+            local_traffic_ratio: ShareText(pool.local_traffic_ratio.get()),
             strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, arm)).collect(),
             backends: BackendView::of(shown, pool, &redirects),
             serves_pinned: pool.config.pins.is_some()
@@ -197,7 +197,7 @@ pub(super) fn redirects(shown: &Shown, pool: &Pool) -> Vec<[u64; 3]> {
 impl PoolView<'_> {
     /// Whether clients get no backend that is known to work: it fails open, or has no eligible backend.
     pub(super) fn is_in_trouble(&self) -> bool {
-        matches!(self.priority, Priority::FailOpen | Priority::Nobody)
+        matches!(self.priority, Priority::FailOpen | Priority::None)
     }
 
     /// How many of its backends are in a state.
@@ -301,7 +301,7 @@ impl<'a> BackendView<'a> {
             drained_at: status.drained_at.map(date),
             pinned_last_minute: None,
             redirects: Redirects::of(redirects),
-            spilled: CountText(pool.spilled(index)),
+            overflow: CountText(pool.overflow(index)),
             status,
         }
     }

@@ -126,7 +126,7 @@ impl Comparer {
             Role::Live if pool.roles.split.is_empty() => (LoadSource::Reported, is_settled),
             // The load of all of them together is nobody's.
             Role::Live | Role::Split => return None,
-            Role::Shadow => (LoadSource::Modelled, true),
+            Role::Shadow => (LoadSource::Modeled, true),
         };
         let now = is_own.then(|| loads(pool, arm, self.clock.moment(now))).flatten();
         let key = (pool.config.name.clone(), pool.config.arms[arm].kind, source);

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use super::Change;
 use super::backend_state::BackendState;
 use super::load_state::LoadState;
-use crate::estimate::{Estimates, OwnShare};
+use crate::estimate::{Estimates, LocalTrafficRatio};
 use crate::fleet::{
     AdminState, AgentDescription, AllowedOrigin, Backend, BackendStatus, CLOCK_SKEW, Caching, Cookie, Cors,
     ErrorPages, HostMatch, LastCheck, PinPolicy, Pool, PoolConfig, Role, Roles, Route, Routes, StrategySlot,
@@ -215,7 +215,7 @@ impl PersistentState {
         is_first_round: bool,
         now: Moment,
     ) -> Pool {
-        let (mut loads, own_share) = self.loads_of_arms(&config, &roles, now);
+        let (mut loads, local_traffic_ratio) = self.loads_of_arms(&config, &roles, now);
         // A shadow has a state of its own: what it remembers is not what visitors saw.
         let mut memory = |(index, arm): (usize, &StrategySlot)| {
             let role = roles.of(index);
@@ -240,7 +240,7 @@ impl PersistentState {
         let meters = self.meters.entry(config.name.as_ref().to_owned()).or_default();
         *meters = metered(meters, &config, !config.limits.is_empty());
         let meters = meters.clone();
-        Pool::new(config, statuses, roles, is_first_round, &memories, meters, own_share)
+        Pool::new(config, statuses, roles, is_first_round, &memories, meters, local_traffic_ratio)
     }
 
     /// The loads that each arm goes by, none where backends report none, and the share of visitors that is ours.
@@ -249,7 +249,7 @@ impl PersistentState {
         config: &PoolConfig,
         roles: &Roles,
         now: Moment,
-    ) -> (impl Iterator<Item = Estimates> + use<>, Arc<OwnShare>) {
+    ) -> (impl Iterator<Item = Estimates> + use<>, Arc<LocalTrafficRatio>) {
         let kinds = || config.arms.iter().map(|arm| arm.kind).enumerate();
         let is_shadow = |index: usize| roles.of(index) == Role::Shadow;
         let Some(known) = self.loads_of(config) else { return (Vec::new().into_iter(), Arc::default()) };
@@ -259,10 +259,10 @@ impl PersistentState {
         let loads =
             kinds().map(
                 |(index, kind)| {
-                    if is_shadow(index) { known.modelled(kind, now) } else { known.loads().clone() }
+                    if is_shadow(index) { known.modeled(kind, now) } else { known.loads().clone() }
                 },
             );
-        (loads.collect::<Vec<_>>().into_iter(), Arc::clone(known.own_share()))
+        (loads.collect::<Vec<_>>().into_iter(), Arc::clone(known.local_traffic_ratio()))
     }
 
     /// What is known of the load of a pool's backends; `None` where they report none.

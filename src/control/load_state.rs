@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::estimate::{Estimates, LoadModel, OwnShare, Report};
+use crate::estimate::{Estimates, LoadModel, LocalTrafficRatio, Report};
 use crate::fleet::PoolConfig;
 use crate::strategy::StrategyKind;
 use crate::util::clock::Moment;
@@ -15,7 +15,7 @@ pub(super) struct LoadState {
     /// Whose load it is: the hash of each backend's id, in the order of the roster.
     names: Arc<[u64]>,
     learner: LoadModel,
-    modelled: HashMap<StrategyKind, Estimates>,
+    modeled: HashMap<StrategyKind, Estimates>,
 }
 
 impl LoadState {
@@ -24,7 +24,7 @@ impl LoadState {
         let names = &config.rules.names;
         let Some(before) = before else {
             let learner = LoadModel::new(names.len(), expires);
-            return Self { names: Arc::clone(names), learner, modelled: HashMap::new() };
+            return Self { names: Arc::clone(names), learner, modeled: HashMap::new() };
         };
         if before.names == *names {
             return Self { names: Arc::clone(names), learner: before.learner.good_for(expires), ..before };
@@ -36,7 +36,7 @@ impl LoadState {
             names.iter().map(|name| stays(name).unwrap_or_default()).collect()
         };
         Self {
-            modelled: before.modelled.iter().map(|(kind, loads)| (*kind, rearrange(loads))).collect(),
+            modeled: before.modeled.iter().map(|(kind, loads)| (*kind, rearrange(loads))).collect(),
             learner: before.learner.rearranged(names.iter().map(place), expires),
             names: Arc::clone(names),
         }
@@ -53,29 +53,29 @@ impl LoadState {
     }
 
     /// The share of visitors that this process sends.
-    pub(super) fn own_share(&self) -> &Arc<OwnShare> {
-        self.learner.own_share()
+    pub(super) fn local_traffic_ratio(&self) -> &Arc<LocalTrafficRatio> {
+        self.learner.local_traffic_ratio()
     }
 
     /// The loads that a shadow would make. It begins with those that there are.
-    pub(super) fn modelled(&mut self, shadow: StrategyKind, now: Moment) -> Estimates {
+    pub(super) fn modeled(&mut self, shadow: StrategyKind, now: Moment) -> Estimates {
         let begin = || {
             let truths = self.learner.loads().iter();
             truths.map(|truth| Arc::new(truth.copied(now))).collect()
         };
-        Arc::clone(self.modelled.entry(shadow).or_insert_with(begin))
+        Arc::clone(self.modeled.entry(shadow).or_insert_with(begin))
     }
 
     /// Forgets the loads of all who are no shadows any more.
     pub(super) fn keep_shadows(&mut self, shadows: &[StrategyKind]) {
-        self.modelled.retain(|kind, _| shadows.contains(kind));
+        self.modeled.retain(|kind, _| shadows.contains(kind));
     }
 
     /// Takes a report. What would be there were it for a shadow goes on by the rates that it taught.
     pub(super) fn report(&mut self, backend: usize, report: &Report, now: Moment) {
         self.learner.report(backend, report, now);
         let Some(truth) = self.learner.loads().get(backend) else { return };
-        for loads in self.modelled.values() {
+        for loads in self.modeled.values() {
             loads[backend].carry_on(truth, now);
         }
     }

@@ -287,7 +287,7 @@ impl PoolState {
                 panic_threshold = self.settings.panic_threshold.0,
                 "pool is failing open: backends are used whether they are up or down"
             ),
-            Priority::Nobody => {
+            Priority::None => {
                 tracing::error!(pool, active, down, "no backend is eligible: new clients get 503")
             }
         }

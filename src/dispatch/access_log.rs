@@ -331,7 +331,7 @@ mod tests {
             status: StatusCode::NOT_FOUND,
             config: None,
             choice: None,
-            rejection: Some(Rejection::PathUnknown),
+            rejection: Some(Rejection::UnknownPath),
             took: Duration::from_nanos(1500),
         });
         log.end(OpenLine::default(), sent);
@@ -346,7 +346,7 @@ mod tests {
         let line = logged(Format::Json, &[], &[("user-agent", b"curl")]);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["path"], "/x\"y");
-        assert_eq!(value["rejection"], "path_unknown");
+        assert_eq!(value["rejection"], "unknown_path");
         assert_eq!(value["duration_us"], 1.5);
         assert_eq!((value.get("headers"), value.get("aborted")), (None, None));
         assert!(line.ends_with("}\n"));
@@ -382,14 +382,14 @@ mod tests {
         });
         assert_eq!(value["headers"], expected);
         let line = logged(Format::Human, &copied, &fields);
-        let start = "rejection=path_unknown user-agent=\"a \\\"quoted\\\" [31m\\tline\" via=\"a, b, c\" referer=\"xxx";
+        let start = "rejection=unknown_path user-agent=\"a \\\"quoted\\\" [31m\\tline\" via=\"a, b, c\" referer=\"xxx";
         assert!(line.contains(start) && line.contains(" x-empty=\"\" 1.5µs\n"), "{line}");
         assert!(!line.contains("accept") && !line.contains("x-other"), "{line}");
     }
 
     #[test]
     fn a_line_for_people_is_escaped() {
-        let line = "1970-01-01T00:00:00.000Z 192.0.2.1 GET a.example/x\\\"y 404 rejection=path_unknown 1.5µs";
+        let line = "1970-01-01T00:00:00.000Z 192.0.2.1 GET a.example/x\\\"y 404 rejection=unknown_path 1.5µs";
         let fields = [("user-agent", &b"curl"[..])];
         assert_eq!(logged(Format::Human, &[], &fields), format!("{line}\n"));
         assert_eq!(logged_as(false, Format::Human, &[], &fields), format!("{line} aborted\n"));

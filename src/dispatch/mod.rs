@@ -116,10 +116,10 @@ pub fn upgrade<B>(
             return serve(worker, fleet, request, client, seen);
         }
         let visit = worker.read(request, client)?;
-        let host = visit.host.as_deref().ok_or(Rejection::HostMissing)?;
+        let host = visit.host.as_deref().ok_or(Rejection::MissingHost)?;
         let Target::Path(target) = visit.target else { return Err(Rejection::BadTarget) };
         if !fleet.routes.knows(Some(host)) {
-            return Err(Rejection::HostUnknown);
+            return Err(Rejection::UnknownHost);
         }
         // The pool may serve another path of the host only.
         let config = fleet.route(Some(host), target.path()).ok().map(|pool| &*pool.config);
@@ -209,7 +209,7 @@ fn serve<'f, B>(
         return if fleet.routes.knows(host) {
             Ok(response::options(None, visit.headers))
         } else {
-            Err(Rejection::HostUnknown)
+            Err(Rejection::UnknownHost)
         };
     };
 
@@ -220,7 +220,7 @@ fn serve<'f, B>(
         return Ok(response::options(Some(config), visit.headers));
     }
     if config.has_base_path && escapes_base_path(target.path()) {
-        return Err(Rejection::TargetClimbs);
+        return Err(Rejection::PathEscapesBase);
     }
 
     let issued = if config.pins.is_some() { unix_now() } else { 0 };

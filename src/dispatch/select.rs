@@ -49,7 +49,7 @@ impl Worker {
             }
             _ => {
                 let had_pin = matches!(pinned, Pinned::To { .. } | Pinned::Gone);
-                let decision = if had_pin { Decision::Repinned } else { Decision::Picked };
+                let decision = if had_pin { Decision::Reassigned } else { Decision::Picked };
                 let backend = self.pick(pool, arm, turn).ok_or(Rejection::NoBackend)?;
                 Selection { arm, backend, decision, pin: config.pins.is_some() }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::rates::{DriftFit, RateFit, Rates, Unit, VarianceFit};
 use super::snapshot::ModelSnapshot;
-use super::{Estimate, Estimates, OwnShare, Report};
+use super::{Estimate, Estimates, LocalTrafficRatio, Report};
 use crate::util::clock::Moment;
 
 /// Makes estimates of reports: one for each pool, and the one writer of its estimates.
@@ -27,7 +27,7 @@ pub struct LoadModel {
     /// What reported rates come to in visitors of all dispatchers, and our own in the same times.
     arrivals: f64,
     own: f64,
-    own_share: Arc<OwnShare>,
+    local_traffic_ratio: Arc<LocalTrafficRatio>,
     /// The sum of the capacities that were told, and how many there were.
     capacities: (f64, f64),
 }
@@ -83,7 +83,7 @@ impl LoadModel {
             chance: VarianceFit::default(),
             arrivals: 0.0,
             own: 0.0,
-            own_share: Arc::default(),
+            local_traffic_ratio: Arc::default(),
         }
     }
 
@@ -109,8 +109,8 @@ impl LoadModel {
 
     /// The share of all visitors that this dispatcher sends. Reported rates show it; else it is told by how many sessions
     /// come with one of our own, which are fewer where others send theirs elsewhere at the same time.
-    pub fn own_share(&self) -> &Arc<OwnShare> {
-        &self.own_share
+    pub fn local_traffic_ratio(&self) -> &Arc<LocalTrafficRatio> {
+        &self.local_traffic_ratio
     }
 
     fn learnt_share(&self, unit: Unit) -> Option<f64> {
@@ -152,7 +152,7 @@ impl LoadModel {
             spread: self.chance.spread() * rates.visitor,
             capacity: self.capacity(backend, unit),
         });
-        self.own_share.set(self.learnt_share(unit));
+        self.local_traffic_ratio.set(self.learnt_share(unit));
     }
 
     /// Learns from what became of the last report until the next.
@@ -331,7 +331,7 @@ mod tests {
         truth.run(600, sessions);
         let rates = truth.learnt(0, Unit::Sessions);
         assert!((rates.decay - 0.05).abs() < 0.0075 && (rates.gain - 1.0).abs() < 0.15, "{rates:?}");
-        assert!(truth.learner.own_share().get().unwrap() > 0.85);
+        assert!(truth.learner.local_traffic_ratio().get().unwrap() > 0.85);
         let mut worst = 0.0f64;
         for _ in 0..20 {
             truth.run(1, sessions);
@@ -344,7 +344,7 @@ mod tests {
     fn it_learns_what_others_send() {
         let mut truth = Truth::new(&[1.0; 4], 4.0);
         truth.run(600, sessions);
-        let share = truth.learner.own_share().get().unwrap();
+        let share = truth.learner.local_traffic_ratio().get().unwrap();
         assert!((share - 0.25).abs() < 0.025, "{share}");
         truth.run(3, sessions);
         assert!(truth.off() < 0.12, "{}", truth.off());
@@ -366,7 +366,7 @@ mod tests {
     fn rates_tell_the_share_of_several_dispatchers() {
         let mut truth = Truth::new(&[1.0; 2], 3.0);
         truth.run(300, |level| RawReport { sessions: Some(level), rate: Some(60.0), ..RawReport::default() });
-        let share = truth.learner.own_share().get().unwrap();
+        let share = truth.learner.local_traffic_ratio().get().unwrap();
         assert!((share - 20.0 / 60.0).abs() < 0.01, "{share}");
     }
 
@@ -586,7 +586,7 @@ mod tests {
                     prop_assert!(load.deviation.is_finite() && load.deviation >= 0.0, "{load:?}");
                     prop_assert!(load.likely_most(1.0).is_finite());
                 }
-                prop_assert!(learner.own_share().get().is_none_or(|share| (0.0..=1.0).contains(&share)));
+                prop_assert!(learner.local_traffic_ratio().get().is_none_or(|share| (0.0..=1.0).contains(&share)));
             }
         }
     }

@@ -52,15 +52,15 @@ const HORIZON: f64 = 5.0;
 
 /// The share of all visitors that this process sends, as far as that is known. Written by the [`LoadModel`].
 #[derive(Debug)]
-pub struct OwnShare(AtomicU64);
+pub struct LocalTrafficRatio(AtomicU64);
 
-impl Default for OwnShare {
+impl Default for LocalTrafficRatio {
     fn default() -> Self {
         Self(AtomicU64::new(f64::NAN.to_bits()))
     }
 }
 
-impl OwnShare {
+impl LocalTrafficRatio {
     /// From 0 to 1; `None` before anything is known.
     pub fn get(&self) -> Option<f64> {
         let share = f64::from_bits(self.0.load(Ordering::Relaxed));

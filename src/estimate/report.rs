@@ -80,7 +80,7 @@ impl Report {
         } else if claimed().any(|(value, most)| value > most) {
             Err(InvalidReport::TooLarge)
         } else if capacity.is_some_and(|capacity| capacity < Self::LEAST_CAPACITY) {
-            Err(InvalidReport::NoCapacity)
+            Err(InvalidReport::CapacityTooSmall)
         } else if age < -Self::CLOCK_SKEW.as_secs_f64() {
             Err(InvalidReport::Future)
         } else if age > expires.as_secs_f64() {
@@ -131,7 +131,7 @@ enum_all! {
         /// A number is beyond [`Report::MOST`] or [`Report::MOST_UTILISATION`].
         TooLarge,
         /// A capacity of 0, or below [`Report::LEAST_CAPACITY`]: nothing can be a share of that.
-        NoCapacity,
+        CapacityTooSmall,
         /// It is from the future, by more than [`Report::CLOCK_SKEW`].
         Future,
         /// It was too old when it came.
@@ -148,7 +148,7 @@ impl InvalidReport {
             Self::NotFinite => "not_finite",
             Self::Negative => "negative",
             Self::TooLarge => "too_large",
-            Self::NoCapacity => "no_capacity",
+            Self::CapacityTooSmall => "capacity_too_small",
             Self::Future => "future",
             Self::TooOld => "too_old",
             Self::Empty => "empty",
@@ -163,7 +163,7 @@ impl InvalidReport {
             Self::TooLarge => {
                 "a number is beyond all measure, takes a utilisation up to 100 and others up to 1e9"
             }
-            Self::NoCapacity => "capacity is next to nothing, takes 0.000001 and more",
+            Self::CapacityTooSmall => "capacity is next to nothing, takes 0.000001 and more",
             Self::Future => "it is from the future, takes a time that is past by this machine's clock",
             Self::TooOld => "it is older than reports of this pool may be (load.expires)",
             Self::Empty => "it says nothing of the load, takes sessions, utilisation or requests_per_second",
@@ -196,8 +196,8 @@ mod tests {
             (|claim| claim.capacity = Some(-1e-9), InvalidReport::Negative),
             (|claim| claim.sessions = Some(1e12), InvalidReport::TooLarge),
             (|claim| claim.utilisation = Some(101.0), InvalidReport::TooLarge),
-            (|claim| claim.capacity = Some(0.0), InvalidReport::NoCapacity),
-            (|claim| claim.capacity = Some(1e-320), InvalidReport::NoCapacity),
+            (|claim| claim.capacity = Some(0.0), InvalidReport::CapacityTooSmall),
+            (|claim| claim.capacity = Some(1e-320), InvalidReport::CapacityTooSmall),
             (|claim| claim.age = -3600.0, InvalidReport::Future),
             (|claim| claim.age = 15.5, InvalidReport::TooOld),
             (|claim| claim.age = 1e300, InvalidReport::TooOld),

@@ -187,7 +187,7 @@ impl BackendStatus {
         match (self.admin, self.health) {
             (AdminState::Maintenance, _) => Excluded::Maintenance,
             (AdminState::Draining, _) => Excluded::Draining,
-            _ if self.weight.is_zero() => Excluded::Weightless,
+            _ if self.weight.is_zero() => Excluded::ZeroWeight,
             _ if self.agent_weight.is_zero() => Excluded::Agent,
             (_, HealthState::Down) => Excluded::Down,
             _ if self.waits => Excluded::PendingFirstCheck,
@@ -218,7 +218,7 @@ enum_all! {
         /// The operator keeps new visitors away.
         Draining,
         /// Its weight is 0.
-        Weightless,
+        ZeroWeight,
         /// Its agent asks for no visitors.
         Agent,
         /// Its health checks fail, or its agent reports it as down.
@@ -236,7 +236,7 @@ impl Excluded {
         match self {
             Self::Maintenance => "nobody is sent there",
             Self::Draining => "only those who are pinned to it",
-            Self::Weightless => "weight 0: only those who are pinned to it",
+            Self::ZeroWeight => "weight 0: only those who are pinned to it",
             Self::Agent => "its agent asks for nobody new",
             Self::Down => "it is down",
             Self::PendingFirstCheck => "its first probe is waited for",

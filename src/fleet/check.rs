@@ -154,7 +154,7 @@ enum_all! {
         /// Down and held back by `flap_backoff`, although the checks succeed.
         FlapBackoff,
         /// Checked, but no check has ended yet.
-        FirstCheckPending,
+        PendingFirstCheck,
         /// Not checked: `health.kind` is `none`.
         NotChecked,
         /// The operator has set the state.
@@ -180,7 +180,7 @@ impl StateReason {
             Self::Falling => "falling",
             Self::Rising => "rising",
             Self::FlapBackoff => "flap_backoff",
-            Self::FirstCheckPending => "first_check_pending",
+            Self::PendingFirstCheck => "pending_first_check",
             Self::NotChecked => "not_checked",
             Self::Operator => "operator",
             Self::Agent => "agent",
@@ -195,7 +195,7 @@ impl StateReason {
             EffectiveState::Down if status.agent_is_down && failed.is_none() => Self::Agent,
             _ => match check {
                 Some(check) => Self::of_check(check),
-                None if is_checked => Self::FirstCheckPending,
+                None if is_checked => Self::PendingFirstCheck,
                 None => Self::NotChecked,
             },
         }
@@ -244,7 +244,7 @@ mod tests {
         let of = |status, check| StateReason::of(&status, true, check);
         assert_eq!(of(up, Some(&ok)), StateReason::Ok);
         assert_eq!(of(down, Some(&refused)), StateReason::Connect);
-        assert_eq!(of(BackendStatus::of_settings(Weight::ONE), None), StateReason::FirstCheckPending);
+        assert_eq!(of(BackendStatus::of_settings(Weight::ONE), None), StateReason::PendingFirstCheck);
         assert_eq!(
             StateReason::of(&BackendStatus::of_settings(Weight::ONE), false, None),
             StateReason::NotChecked

@@ -10,7 +10,7 @@ use super::{
     ActiveStrategy, AdminState, AgentWeight, Backend, BackendStatus, Caching, Cors, ErrorPages, Excluded,
     HashKey, HealthState, PinPolicy, Role, Roles, Slot, SlowStart, StrategySlot, rate_limit::RateLimiter,
 };
-use crate::estimate::{Load, OwnShare};
+use crate::estimate::{Load, LocalTrafficRatio};
 use crate::strategy::{
     Explanation, PickContext, RateLimit, RateMeters, Strategy, StrategyConfig, StrategyState,
     WeightedBackend, Weights,
@@ -37,7 +37,7 @@ pub struct Pool {
     /// Whether some of them only run beside, or something goes by where visitors were sent: limits, loads, bounds.
     pub is_watched: bool,
     /// The share of its visitors that this process sends, where backends report what shows that.
-    pub own_share: Arc<OwnShare>,
+    pub local_traffic_ratio: Arc<LocalTrafficRatio>,
     /// Whether the roster has limits: here, so that a pick without need not look there.
     is_limited: bool,
     /// Who has room for one more.
@@ -102,7 +102,7 @@ enum_all! {
         /// `panic_threshold`: the health checks may be what is wrong.
         FailOpen,
         /// Nobody.
-        Nobody,
+        None,
     }
 }
 
@@ -113,7 +113,7 @@ impl Priority {
             Self::Primaries => "primaries",
             Self::Backups => "backups",
             Self::FailOpen => "fail_open",
-            Self::Nobody => "nobody",
+            Self::None => "none",
         }
     }
 }
@@ -131,14 +131,14 @@ pub enum PinAction {
 
 impl PoolConfig {
     /// Whether a backend may be without room for a visitor.
-    pub fn may_spill(&self) -> bool {
+    pub fn may_overflow(&self) -> bool {
         !self.limits.is_empty() || self.arms.iter().any(|arm| arm.kind.is_metered(&self.rules))
     }
 }
 
 impl Pool {
     /// Works out who may be picked and builds the strategies' tables. `statuses` has one for each of the roster's
-    /// backends, `memories` one for each of its arms; `meters` go with its limits, `own_share` with its loads.
+    /// backends, `memories` one for each of its arms; `meters` go with its limits, `local_traffic_ratio` with its loads.
     /// `is_first_round`: nothing was known of any backend, and some still wait for their first check.
     pub fn new(
         config: Arc<PoolConfig>,
@@ -147,7 +147,7 @@ impl Pool {
         is_first_round: bool,
         memories: &[StrategyState],
         meters: RateMeters,
-        own_share: Arc<OwnShare>,
+        local_traffic_ratio: Arc<LocalTrafficRatio>,
     ) -> Self {
         let (priority, eligible) = eligible(&statuses, config.panic_threshold, is_first_round);
         let mut keeps: Box<[PinAction]> = statuses.iter().map(keeps_out_of_tier).collect();
@@ -164,10 +164,21 @@ impl Pool {
         };
         let arms: Box<[ActiveStrategy]> = config.arms.iter().zip(memories).enumerate().map(active).collect();
         let is_watched = arms.iter().any(|active| active.role == Role::Shadow || !active.loads.is_empty())
-            || config.may_spill();
+            || config.may_overflow();
         let room = RateLimiter::new(meters, &shares);
         let is_limited = !config.limits.is_empty();
-        Self { config, statuses, keeps, priority, roles, arms, is_watched, own_share, is_limited, room }
+        Self {
+            config,
+            statuses,
+            keeps,
+            priority,
+            roles,
+            arms,
+            is_watched,
+            local_traffic_ratio,
+            is_limited,
+            room,
+        }
     }
 
     /// Why a backend of the roster may not be picked; `None` where it may.
@@ -232,7 +243,7 @@ impl Pool {
     }
 
     /// How many visitors were sent elsewhere since the process began, for want of room at a backend.
-    pub fn spilled(&self, backend: usize) -> u64 {
+    pub fn overflow(&self, backend: usize) -> u64 {
         let of_arms = self.arms.iter().filter_map(|active| Some(active.sent.of(backend)?.overflowed()));
         of_arms.sum::<u64>() + self.room.overflowed(backend)
     }
@@ -270,7 +281,7 @@ fn eligible(statuses: &[BackendStatus], threshold: f64, is_first_round: bool) ->
     match (waiting.is_empty(), waiting_backups.is_empty()) {
         (false, _) => (Priority::Primaries, waiting),
         (true, false) => (Priority::Backups, waiting_backups),
-        (true, true) => (Priority::Nobody, waiting),
+        (true, true) => (Priority::None, waiting),
     }
 }
 
@@ -344,13 +355,13 @@ mod tests {
         assert_eq!(priority(1.0, &["up", "down", "up backup"]), (Priority::Primaries, vec![0]));
         assert_eq!(priority(1.0, &["down", "down", "up backup"]), (Priority::Backups, vec![2]));
         assert_eq!(priority(1.0, &["down", "down", "down backup"]), (Priority::FailOpen, vec![0, 1]));
-        assert_eq!(priority(0.0, &["down", "down", "down backup"]), (Priority::Nobody, vec![]));
+        assert_eq!(priority(0.0, &["down", "down", "down backup"]), (Priority::None, vec![]));
         assert_eq!(priority(1.0, &["draining", "maintenance", "down backup"]), (Priority::FailOpen, vec![2]));
         assert_eq!(
             priority(1.0, &["draining", "weightless", "unknown backup"]),
             (Priority::Backups, vec![2])
         );
-        assert_eq!(priority(1.0, &["draining", "maintenance", "weightless"]), (Priority::Nobody, vec![]));
+        assert_eq!(priority(1.0, &["draining", "maintenance", "weightless"]), (Priority::None, vec![]));
     }
 
     #[test]
@@ -417,7 +428,7 @@ mod tests {
             None,
             Some(Excluded::Maintenance),
             Some(Excluded::Draining),
-            Some(Excluded::Weightless),
+            Some(Excluded::ZeroWeight),
             Some(Excluded::Agent),
             Some(Excluded::Down),
             Some(Excluded::PendingFirstCheck),

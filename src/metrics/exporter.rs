@@ -10,7 +10,7 @@ use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::family::{counter, family, gauge, pairs};
-use super::pools::{fail_open, spilled};
+use super::pools::{fail_open, overflow};
 use super::{
     ABORTED_AT, CLOSED_AT, CODES, CODES_AT, CounterRegistry, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT,
     Limit, OPENED_AT, PANICS_AT, REFUSALS_AT, Reloads, StateFileStatus,
@@ -104,7 +104,7 @@ impl Collector for Signpost {
         families.extend(self.imbalances());
         families.extend(self.statuses(&fleet));
         families.extend(self.loads(&fleet));
-        families.extend([self.rejected_pins(&fleet), fail_open(&fleet), spilled(&fleet)]);
+        families.extend([self.rejected_pins(&fleet), fail_open(&fleet), overflow(&fleet)]);
         families.extend([self.probes(&fleet), self.probe_times(&fleet), self.reports(&fleet)]);
         // A family may not be empty.
         families.retain(|family| !family.get_metric().is_empty());
@@ -119,7 +119,12 @@ impl Signpost {
 
     fn build_info(&self) -> MetricFamily {
         let labels = [("version", self.sources.version)];
-        family("signpost_build_info", "What was built; always 1.", MetricType::GAUGE, [gauge(&labels, 1.0)])
+        family(
+            "signpost_build_info",
+            "Always 1; the label is the version of the program.",
+            MetricType::GAUGE,
+            [gauge(&labels, 1.0)],
+        )
     }
 
     fn responses(&self) -> MetricFamily {
@@ -127,13 +132,18 @@ impl Signpost {
             .iter()
             .enumerate()
             .map(|(at, code)| counter(&[("code", code.as_str())], self.sum(Slot(0), CODES_AT + at)));
-        family("signpost_responses_total", "Answers on the traffic listeners.", MetricType::COUNTER, metrics)
+        family(
+            "signpost_responses_total",
+            "Responses sent on the traffic listeners, by status code.",
+            MetricType::COUNTER,
+            metrics,
+        )
     }
 
     fn aborted(&self) -> MetricFamily {
         family(
             "signpost_responses_aborted_total",
-            "Responses on the traffic listeners that were not written to the socket as a whole.",
+            "Responses on the traffic listeners that were not written to the socket in full.",
             MetricType::COUNTER,
             [counter(&[], self.sum(Slot(0), ABORTED_AT))],
         )
@@ -143,20 +153,30 @@ impl Signpost {
         let metrics = Rejection::ALL.iter().map(|&rejection| {
             counter(&[("reason", rejection.reason())], self.sum(Slot(0), REFUSALS_AT + rejection as usize))
         });
-        family("signpost_refusals_total", "Requests that were not redirected.", MetricType::COUNTER, metrics)
+        family(
+            "signpost_rejected_requests_total",
+            "Requests answered with an error status, by reason.",
+            MetricType::COUNTER,
+            metrics,
+        )
     }
 
     fn limited(&self) -> MetricFamily {
         let metrics = Limit::ALL
             .iter()
             .map(|&limit| counter(&[("limit", limit.name())], self.sum(Slot(0), LIMITS_AT + limit as usize)));
-        family("signpost_limited_total", "Times that a limit was hit.", MetricType::COUNTER, metrics)
+        family(
+            "signpost_limit_hits_total",
+            "Times that a limit was hit, by limit.",
+            MetricType::COUNTER,
+            metrics,
+        )
     }
 
     fn panics(&self) -> MetricFamily {
         family(
             "signpost_panics_total",
-            "Requests and changes that were given up because of a mistake in the program.",
+            "Panics caught while a request or a change was handled.",
             MetricType::COUNTER,
             [counter(&[], self.sum(Slot(0), PANICS_AT))],
         )
@@ -166,12 +186,7 @@ impl Signpost {
         let metrics = Handshake::ALL.iter().map(|&handshake| {
             counter(&[("result", handshake.name())], self.sum(Slot(0), HANDSHAKES_AT + handshake as usize))
         });
-        family(
-            "signpost_tls_handshakes_total",
-            "TLS handshakes, by how they went.",
-            MetricType::COUNTER,
-            metrics,
-        )
+        family("signpost_tls_handshakes_total", "TLS handshakes, by result.", MetricType::COUNTER, metrics)
     }
 
     /// When each certificate ends, and whether its files are what is served.
@@ -187,13 +202,13 @@ impl Signpost {
         [
             family(
                 "signpost_certificate_expiry_timestamp_seconds",
-                "When the certificate that is served ends.",
+                "Unix time at which the served certificate expires, in seconds.",
                 MetricType::GAUGE,
                 of(|place| place.pair.ends() as f64),
             ),
             family(
                 "signpost_certificate_last_reload_successful",
-                "Whether the certificate's files were right when they were last read.",
+                "1 if the certificate's files were valid when they were last read, otherwise 0.",
                 MetricType::GAUGE,
                 of(|place| f64::from(u8::from(place.last_read_successful))),
             ),
@@ -203,7 +218,7 @@ impl Signpost {
     fn dropped(&self) -> MetricFamily {
         family(
             "signpost_log_lines_dropped_total",
-            "Log and access log lines that were dropped because they were read too slowly or could not be written.",
+            "Log and access log lines dropped because the output was too slow or could not be written.",
             MetricType::COUNTER,
             [counter(&[], (self.sources.dropped_lines)())],
         )
@@ -218,8 +233,18 @@ impl Signpost {
         });
         let total = figures.iter().map(|&(address, (opened, _))| counter(&[("listener", address)], opened));
         [
-            family("signpost_connections", "Connections open now.", MetricType::GAUGE, open),
-            family("signpost_connections_total", "Connections accepted.", MetricType::COUNTER, total),
+            family(
+                "signpost_connections",
+                "Connections that are open, by listener.",
+                MetricType::GAUGE,
+                open,
+            ),
+            family(
+                "signpost_connections_total",
+                "Connections accepted, by listener.",
+                MetricType::COUNTER,
+                total,
+            ),
         ]
     }
 
@@ -230,14 +255,14 @@ impl Signpost {
         let last = f64::from(u8::from(last_successful.load(Ordering::Relaxed)));
         [
             family(
-                "signpost_settings_reloads_total",
-                "Times that settings were read again.",
+                "signpost_config_reloads_total",
+                "Reloads of the settings, by result.",
                 MetricType::COUNTER,
                 results,
             ),
             family(
-                "signpost_settings_last_reload_successful",
-                "Whether the last reload was published.",
+                "signpost_config_last_reload_successful",
+                "1 if the last reload of the settings succeeded, otherwise 0.",
                 MetricType::GAUGE,
                 [gauge(&[], last)],
             ),
@@ -248,7 +273,7 @@ impl Signpost {
         let saved = self.sources.state_file.is_saved().map(u8::from).map(f64::from);
         family(
             "signpost_state_file_last_write_successful",
-            "Whether admin.state_file is valid and could be written when that was last tried.",
+            "1 if admin.state_file is valid and the last write to it succeeded, otherwise 0.",
             MetricType::GAUGE,
             saved.map(|saved| gauge(&[], saved)),
         )

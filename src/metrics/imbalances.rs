@@ -19,7 +19,7 @@ enum_all! {
         /// By what backends report, carried on from one report to the next.
         Reported,
         /// By what a shadow would have sent where: nobody has seen this load.
-        Modelled,
+        Modeled,
     }
 }
 
@@ -28,7 +28,7 @@ impl LoadSource {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Reported => "reported",
-            Self::Modelled => "modelled",
+            Self::Modeled => "modeled",
         }
     }
 }

@@ -21,8 +21,8 @@ enum_all! {
         Negative,
         /// [`InvalidReport::TooLarge`].
         TooLarge,
-        /// [`InvalidReport::NoCapacity`].
-        NoCapacity,
+        /// [`InvalidReport::CapacityTooSmall`].
+        CapacityTooSmall,
         /// [`InvalidReport::Future`].
         Future,
         /// [`InvalidReport::TooOld`].
@@ -43,7 +43,7 @@ impl ReportResult {
             Self::NotFinite => InvalidReport::NotFinite.name(),
             Self::Negative => InvalidReport::Negative.name(),
             Self::TooLarge => InvalidReport::TooLarge.name(),
-            Self::NoCapacity => InvalidReport::NoCapacity.name(),
+            Self::CapacityTooSmall => InvalidReport::CapacityTooSmall.name(),
             Self::Future => InvalidReport::Future.name(),
             Self::TooOld => InvalidReport::TooOld.name(),
             Self::Empty => InvalidReport::Empty.name(),
@@ -57,7 +57,7 @@ impl From<InvalidReport> for ReportResult {
             InvalidReport::NotFinite => Self::NotFinite,
             InvalidReport::Negative => Self::Negative,
             InvalidReport::TooLarge => Self::TooLarge,
-            InvalidReport::NoCapacity => Self::NoCapacity,
+            InvalidReport::CapacityTooSmall => Self::CapacityTooSmall,
             InvalidReport::Future => Self::Future,
             InvalidReport::TooOld => Self::TooOld,
             InvalidReport::Empty => Self::Empty,

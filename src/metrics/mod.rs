@@ -59,7 +59,7 @@ enum_all! {
         /// `idle_timeout`.
         IdleTimeout,
         /// The process had no file descriptor left.
-        Descriptors,
+        FileDescriptors,
         /// `max_connections`.
         Connections,
         /// `max_connections_per_client`.
@@ -73,7 +73,7 @@ enum_all! {
         /// Requests of the API and the status page at once.
         AdminRequests,
         /// A header of the PROXY protocol that was malformed, or was not there within `header_timeout`.
-        ProxyProtocol,
+        ProxyProtocolError,
         /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
         UntrustedProxy,
         /// `max_handshakes`: a handshake had to wait its turn.
@@ -90,14 +90,14 @@ impl Limit {
         match self {
             Self::HeaderTimeout => "header_timeout",
             Self::IdleTimeout => "idle_timeout",
-            Self::Descriptors => "descriptors",
+            Self::FileDescriptors => "file_descriptors",
             Self::Connections => "connections",
             Self::ConnectionsPerClient => "connections_per_client",
             Self::Evicted => "evicted",
             Self::ClientTable => "client_table",
             Self::AdminConnections => "admin_connections",
             Self::AdminRequests => "admin_requests",
-            Self::ProxyProtocol => "proxy_protocol",
+            Self::ProxyProtocolError => "proxy_protocol_error",
             Self::UntrustedProxy => "untrusted_proxy",
             Self::Handshakes => "handshakes",
             Self::Requests => "requests_per_connection",
@@ -115,7 +115,7 @@ enum_all! {
         /// One side turned the other down, or the visitor left.
         Failed,
         /// `handshake_timeout` passed.
-        TimedOut,
+        Timeout,
     }
 }
 
@@ -124,7 +124,7 @@ impl Handshake {
         match self {
             Self::Ok => "ok",
             Self::Failed => "failed",
-            Self::TimedOut => "timed_out",
+            Self::Timeout => "timeout",
         }
     }
 }

@@ -33,7 +33,7 @@ impl Signpost {
         }
         family(
             "signpost_redirects_total",
-            "Visitors sent to a backend, and why there.",
+            "Requests redirected to a backend, by strategy and decision.",
             MetricType::COUNTER,
             metrics,
         )
@@ -46,7 +46,7 @@ impl Signpost {
         });
         family(
             "signpost_pick_duration_seconds",
-            "What a pick by the strategy takes, one in 61 timed; some 25 ns of it are the clock's own.",
+            "Time that a strategy takes to pick a backend, in seconds; one pick in 61 is timed, and about 25 ns are the clock's own.",
             MetricType::HISTOGRAM,
             metrics,
         )
@@ -72,7 +72,7 @@ impl Signpost {
                 };
                 if sends(pool, arm) {
                     let role = if pool.roles.of(arm) == Role::Split { Role::Split } else { Role::Live };
-                    let picked = [Decision::Picked, Decision::Repinned];
+                    let picked = [Decision::Picked, Decision::Reassigned];
                     picks.push(of(
                         role,
                         picked.map(|decision| self.sum(slot, decision as usize)).iter().sum(),
@@ -97,19 +97,19 @@ impl Signpost {
         [
             family(
                 "signpost_strategy_live",
-                "1 for the strategy that sends a pool's visitors now, those of a split aside.",
+                "1 for the live strategy of a pool, 0 for its other strategies.",
                 MetricType::GAUGE,
                 live,
             ),
             family(
                 "signpost_strategy_picks_total",
-                "Picks by each strategy: a shadow's change nothing for the visitor.",
+                "Picks by each strategy in each role; the picks of a shadow route no traffic.",
                 MetricType::COUNTER,
                 picks,
             ),
             family(
                 "signpost_shadow_comparisons_total",
-                "A shadow's picks beside where the visitor was sent: by another strategy, or by a pin.",
+                "Picks of a shadow compared with the backend that the request was redirected to, by result.",
                 MetricType::COUNTER,
                 compared,
             ),
@@ -142,25 +142,25 @@ impl Signpost {
         [
             family(
                 "signpost_dispatch_imbalance",
-                "How unevenly a strategy sent visitors of the last minute or so, per weight; a shadow: would have.",
+                "Imbalance of the requests that a strategy distributed in about the last minute, relative to weight, as a ratio.",
                 MetricType::GAUGE,
                 dispatches,
             ),
             family(
                 "signpost_load_imbalance",
-                "How uneven the load is that a strategy makes, over capacity; modelled: would make.",
+                "Imbalance of the load under a strategy, relative to capacity, as a ratio; for a shadow it is modeled.",
                 MetricType::GAUGE,
                 now,
             ),
             family(
                 "signpost_load_imbalance_seconds_total",
-                "The same summed up over time, the beginning of each turn left out.",
+                "Load imbalance integrated over time without the beginning of each rotation turn, in seconds.",
                 MetricType::COUNTER,
                 sums,
             ),
             family(
-                "signpost_load_observed_seconds_total",
-                "For how long that was summed up.",
+                "signpost_load_imbalance_observed_seconds_total",
+                "Time over which signpost_load_imbalance_seconds_total is integrated, in seconds.",
                 MetricType::COUNTER,
                 observed,
             ),
@@ -178,7 +178,7 @@ impl Signpost {
                 }));
             }
         }
-        family("signpost_probes_total", "Health checks, and how they ended.", MetricType::COUNTER, metrics)
+        family("signpost_probes_total", "Health check probes, by result.", MetricType::COUNTER, metrics)
     }
 
     pub(super) fn probe_times(&self, fleet: &Fleet) -> MetricFamily {
@@ -190,7 +190,12 @@ impl Signpost {
                 self.histogram(&labels, pool.config.probe_times, at, &PROBE_BOUNDS, 1e6)
             }));
         }
-        family("signpost_probe_duration_seconds", "What health checks took.", MetricType::HISTOGRAM, metrics)
+        family(
+            "signpost_probe_duration_seconds",
+            "Duration of health check probes, in seconds.",
+            MetricType::HISTOGRAM,
+            metrics,
+        )
     }
 
     pub(super) fn reports(&self, fleet: &Fleet) -> MetricFamily {
@@ -206,7 +211,7 @@ impl Signpost {
         }
         family(
             "signpost_load_reports_total",
-            "Load reports of backends, and what became of them.",
+            "Load reports of backends, by result.",
             MetricType::COUNTER,
             metrics,
         )
@@ -218,7 +223,7 @@ impl Signpost {
         let [mut loads, mut stale, mut shares] = [const { Vec::new() }; 3];
         for pool in fleet.pools.iter().filter(|pool| pool.config.reports_expire.is_some()) {
             let of_pool = ("pool", &*pool.config.name);
-            shares.extend(pool.own_share.get().map(|share| gauge(&[of_pool], share)));
+            shares.extend(pool.local_traffic_ratio.get().map(|share| gauge(&[of_pool], share)));
             for (index, backend) in pool.config.backends.iter().enumerate() {
                 let labels = [of_pool, ("backend", &*backend.id)];
                 let load = pool.load(pool.roles.live, index, now);
@@ -231,19 +236,19 @@ impl Signpost {
         [
             family(
                 "signpost_backend_load",
-                "The load of a backend as it is estimated now: what is in use over capacity, or weight where that is unknown.",
+                "Estimated load of a backend as a ratio of its capacity, or of its weight if the capacity is unknown.",
                 MetricType::GAUGE,
                 loads,
             ),
             family(
                 "signpost_backend_load_stale",
-                "1 if a backend has not reported its load yet or its last report has expired (load.expires); least_load then picks it by its weight.",
+                "1 if a backend has sent no load report yet or its last one has expired, so that least_load goes by its weight, otherwise 0.",
                 MetricType::GAUGE,
                 stale,
             ),
             family(
-                "signpost_pool_own_share",
-                "The share of a pool's visitors that this process sends, as it is learnt.",
+                "signpost_pool_local_traffic_ratio",
+                "Estimated share of a pool's requests that this process redirects, as a ratio from 0 to 1.",
                 MetricType::GAUGE,
                 shares,
             ),
@@ -282,43 +287,43 @@ impl Signpost {
         [
             family(
                 "signpost_backend_state",
-                "1 for the state that a backend is in.",
+                "1 for the current state of a backend, 0 for the other states.",
                 MetricType::GAUGE,
                 states,
             ),
             family(
                 "signpost_backend_eligible",
-                "1 for a backend that new visitors may be sent to.",
+                "1 if a backend may be picked for new clients, otherwise 0.",
                 MetricType::GAUGE,
                 eligible,
             ),
             family(
                 "signpost_backend_weight",
-                "A backend's weight in effect: in slow start some tenths of it.",
+                "Weight of a backend in effect, reduced during slow start.",
                 MetricType::GAUGE,
                 weights,
             ),
             family(
                 "signpost_backend_drained_timestamp_seconds",
-                "When no pin to a draining backend can be valid any more.",
+                "Unix time from which on no pin to a draining backend is valid, in seconds.",
                 MetricType::GAUGE,
                 drained,
             ),
             family(
                 "signpost_backend_state_since_timestamp_seconds",
-                "When a backend entered the state that it is in, in seconds since 1970.",
+                "Unix time at which a backend entered its current state, in seconds.",
                 MetricType::GAUGE,
                 since,
             ),
             family(
-                "signpost_backend_reason",
-                "Always 1; the label is the reason of a backend's state at present.",
+                "signpost_backend_state_reason",
+                "Always 1; the label is the reason for the current state of a backend.",
                 MetricType::GAUGE,
                 reasons,
             ),
             family(
                 "signpost_backend_flap_backoff_until_timestamp_seconds",
-                "When a backend that answers again but fell too often is admitted, in seconds since 1970.",
+                "Unix time until which flap_backoff keeps a backend down although its checks succeed, in seconds.",
                 MetricType::GAUGE,
                 held,
             ),
@@ -333,7 +338,12 @@ impl Signpost {
                 counter(&labels, self.sum(pool.config.slot, pin_error as usize))
             }));
         }
-        family("signpost_pins_rejected_total", "Pins that did not count.", MetricType::COUNTER, metrics)
+        family(
+            "signpost_pins_rejected_total",
+            "Pin cookies rejected, by reason.",
+            MetricType::COUNTER,
+            metrics,
+        )
     }
 }
 
@@ -370,23 +380,23 @@ pub(super) fn fail_open(fleet: &Fleet) -> MetricFamily {
     });
     family(
         "signpost_pool_fail_open",
-        "1 while a pool sends clients to backends whether they are up or down.",
+        "1 if a pool ignores health because too many of its backends are down, otherwise 0.",
         MetricType::GAUGE,
         metrics,
     )
 }
 
-pub(super) fn spilled(fleet: &Fleet) -> MetricFamily {
-    let pools = fleet.pools.iter().filter(|pool| pool.config.may_spill());
+pub(super) fn overflow(fleet: &Fleet) -> MetricFamily {
+    let pools = fleet.pools.iter().filter(|pool| pool.config.may_overflow());
     let metrics = pools.flat_map(|pool| {
         let backends = pool.config.backends.iter().enumerate();
         backends.map(|(index, backend)| {
-            counter(&[("pool", &*pool.config.name), ("backend", &*backend.id)], pool.spilled(index))
+            counter(&[("pool", &*pool.config.name), ("backend", &*backend.id)], pool.overflow(index))
         })
     });
     family(
-        "signpost_spilled_total",
-        "Visitors who went elsewhere as a backend had no room for them.",
+        "signpost_overflow_total",
+        "Times that a backend was full and the request went on to the next one.",
         MetricType::COUNTER,
         metrics,
     )

@@ -126,7 +126,7 @@ impl<'a> Target<'a> {
                 let host = Host::parse(authority.as_str()).ok_or(Rejection::BadTarget)?;
                 // HTTP/2's `:authority` is what `Host` is; beside it there may only be the same (RFC 9113 §8.3.1).
                 if is_http2 && field.as_ref().is_some_and(|field| !field.is(&host)) {
-                    return Err(Rejection::HostDoubled);
+                    return Err(Rejection::DuplicateHost);
                 }
                 (Some(host), raw)
             }
@@ -154,20 +154,20 @@ fn host_field<B>(request: &Request<B>) -> Result<Option<Host<'_>>, Rejection> {
             Version::HTTP_2 => request.uri().authority().is_some(),
             version => version < Version::HTTP_11,
         };
-        return if may_lack { Ok(None) } else { Err(Rejection::HostMissing) };
+        return if may_lack { Ok(None) } else { Err(Rejection::MissingHost) };
     };
     if fields.next().is_some() {
-        return Err(Rejection::HostDoubled);
+        return Err(Rejection::DuplicateHost);
     }
-    let text = first.to_str().map_err(|_| Rejection::HostMalformed)?;
-    Host::parse(text).map(Some).ok_or(Rejection::HostMalformed)
+    let text = first.to_str().map_err(|_| Rejection::MalformedHost)?;
+    Host::parse(text).map(Some).ok_or(Rejection::MalformedHost)
 }
 
 /// Lower-cased and without the dot that ends a fully qualified name.
 fn lower(name: &str) -> Result<Cow<'_, str>, Rejection> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.is_empty() || name.ends_with('.') {
-        return Err(Rejection::HostMalformed);
+        return Err(Rejection::MalformedHost);
     }
     Ok(if has(name, |b| b.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())
@@ -329,14 +329,14 @@ mod tests {
         for other in ["evil.example", "site.example", "site.example:443"] {
             assert_eq!(
                 read("GET", "https://site.example:8443/p", &[other]),
-                Err(Rejection::HostDoubled),
+                Err(Rejection::DuplicateHost),
                 "{other}"
             );
         }
-        assert_eq!(read("GET", "https://a/p", &["a", "a"]), Err(Rejection::HostDoubled));
-        assert_eq!(read("GET", "https://a/p", &["a b"]), Err(Rejection::HostMalformed));
+        assert_eq!(read("GET", "https://a/p", &["a", "a"]), Err(Rejection::DuplicateHost));
+        assert_eq!(read("GET", "https://a/p", &["a b"]), Err(Rejection::MalformedHost));
         assert_eq!(read("GET", "https://u@a/p", &[]), Err(Rejection::BadTarget));
-        assert_eq!(read("GET", "/p", &[]), Err(Rejection::HostMissing));
+        assert_eq!(read("GET", "/p", &[]), Err(Rejection::MissingHost));
         // `:path` is `*`: a URI in one text has no such form.
         for (method, result) in [("OPTIONS", Ok(true)), ("GET", Err(Rejection::BadTarget))] {
             let mut parts = http::uri::Parts::default();
@@ -356,13 +356,13 @@ mod tests {
             let request = request("GET", "/", hosts, version);
             Visit::read(&request, CLIENT, 8192).map(|visit| visit.host.map(Cow::into_owned))
         };
-        assert_eq!(read(&[], Version::HTTP_11), Err(Rejection::HostMissing));
+        assert_eq!(read(&[], Version::HTTP_11), Err(Rejection::MissingHost));
         assert_eq!(read(&[], Version::HTTP_10), Ok(None));
-        assert_eq!(read(&["a", "a"], Version::HTTP_11), Err(Rejection::HostDoubled));
-        assert_eq!(read(&["A.b.", "c"], Version::HTTP_10), Err(Rejection::HostDoubled));
+        assert_eq!(read(&["a", "a"], Version::HTTP_11), Err(Rejection::DuplicateHost));
+        assert_eq!(read(&["A.b.", "c"], Version::HTTP_10), Err(Rejection::DuplicateHost));
         assert_eq!(read(&["A.b.:8080"], Version::HTTP_11), Ok(Some("a.b".into())));
         for bad in ["", "a b", "a/evil", "[::1", "a:99999", "u@h", ".", "a..", "é"] {
-            assert_eq!(read(&[bad], Version::HTTP_11), Err(Rejection::HostMalformed), "{bad:?}");
+            assert_eq!(read(&[bad], Version::HTTP_11), Err(Rejection::MalformedHost), "{bad:?}");
         }
     }
 }

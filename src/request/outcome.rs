@@ -25,7 +25,7 @@ enum_all! {
         /// By a valid pin.
         Pinned,
         /// By the strategy, in place of a valid pin's backend that can't be used.
-        Repinned,
+        Reassigned,
         /// By the strategy.
         Picked,
     }
@@ -36,7 +36,7 @@ impl Decision {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",
-            Self::Repinned => "repinned",
+            Self::Reassigned => "reassigned",
             Self::Picked => "picked",
         }
     }
@@ -49,29 +49,29 @@ enum_all! {
         /// No valid HTTP; hyper answered.
         Malformed,
         /// HTTP/2 without TLS, which is not spoken here.
-        Http2InTheClear,
+        CleartextHttp2,
         /// Plain HTTP on a TLS listener.
         PlainHttp,
         /// The head is over `max_header_bytes` or `max_headers`; hyper answered.
         HeadTooLarge,
         /// HTTP/1.1 without `Host`.
-        HostMissing,
+        MissingHost,
         /// More than one `Host`.
-        HostDoubled,
+        DuplicateHost,
         /// A `Host` that breaks the grammar.
-        HostMalformed,
+        MalformedHost,
         /// A target that is neither a path nor an http(s) URL without userinfo.
         BadTarget,
         /// Dot segments that would leave a backend's base path.
-        TargetClimbs,
+        PathEscapesBase,
         /// A target over `max_target_bytes`.
         TargetTooLong,
         /// `TRACE` or `CONNECT`.
         MethodNotAllowed,
         /// No pool serves the host.
-        HostUnknown,
+        UnknownHost,
         /// The host is served, this path is not.
-        PathUnknown,
+        UnknownPath,
         /// No backend of the pool is eligible.
         NoBackend,
         /// The client sends more than `requests_per_second_per_client`.
@@ -87,17 +87,17 @@ impl Rejection {
         match self {
             Self::Malformed
             | Self::PlainHttp
-            | Self::HostMissing
-            | Self::HostDoubled
-            | Self::HostMalformed
+            | Self::MissingHost
+            | Self::DuplicateHost
+            | Self::MalformedHost
             | Self::BadTarget
-            | Self::TargetClimbs => StatusCode::BAD_REQUEST,
-            Self::Http2InTheClear => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            | Self::PathEscapesBase => StatusCode::BAD_REQUEST,
+            Self::CleartextHttp2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::HostUnknown => StatusCode::MISDIRECTED_REQUEST,
-            Self::PathUnknown => StatusCode::NOT_FOUND,
+            Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
+            Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
@@ -120,18 +120,18 @@ impl Rejection {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
-            Self::Http2InTheClear => "http2_in_the_clear",
+            Self::CleartextHttp2 => "cleartext_http2",
             Self::PlainHttp => "plain_http_on_tls",
             Self::HeadTooLarge => "head_too_large",
-            Self::HostMissing => "host_missing",
-            Self::HostDoubled => "host_doubled",
-            Self::HostMalformed => "host_malformed",
+            Self::MissingHost => "missing_host",
+            Self::DuplicateHost => "duplicate_host",
+            Self::MalformedHost => "malformed_host",
             Self::BadTarget => "bad_target",
-            Self::TargetClimbs => "target_climbs",
+            Self::PathEscapesBase => "path_escapes_base",
             Self::TargetTooLong => "target_too_long",
             Self::MethodNotAllowed => "method_not_allowed",
-            Self::HostUnknown => "host_unknown",
-            Self::PathUnknown => "path_unknown",
+            Self::UnknownHost => "unknown_host",
+            Self::UnknownPath => "unknown_path",
             Self::NoBackend => "no_backend",
             Self::RateLimited => "rate_limited",
             Self::Panicked => "panicked",
@@ -142,18 +142,18 @@ impl Rejection {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Malformed => "This is not a valid HTTP request.\n",
-            Self::Http2InTheClear => "HTTP/2 is not spoken here without TLS.\n",
+            Self::CleartextHttp2 => "HTTP/2 is not spoken here without TLS.\n",
             Self::PlainHttp => "Plain HTTP was sent to an HTTPS port. Use https:// instead.\n",
             Self::HeadTooLarge => "The request's header fields are too large.\n",
-            Self::HostMissing => "The request has no Host.\n",
-            Self::HostDoubled => "The request has more than one Host.\n",
-            Self::HostMalformed => "The request's Host is not valid.\n",
+            Self::MissingHost => "The request has no Host.\n",
+            Self::DuplicateHost => "The request has more than one Host.\n",
+            Self::MalformedHost => "The request's Host is not valid.\n",
             Self::BadTarget => "The request's target is neither a path nor an http URL.\n",
-            Self::TargetClimbs => "The request's path leads above its root.\n",
+            Self::PathEscapesBase => "The request's path leads above its root.\n",
             Self::TargetTooLong => "The request's target is too long.\n",
             Self::MethodNotAllowed => "This method is not served here.\n",
-            Self::HostUnknown => "This host is not served here.\n",
-            Self::PathUnknown => "Nothing is served under this path.\n",
+            Self::UnknownHost => "This host is not served here.\n",
+            Self::UnknownPath => "Nothing is served under this path.\n",
             Self::NoBackend => "No server is available right now.\n",
             Self::RateLimited => "Too many requests from your address; try again in a second.\n",
             Self::Panicked => "Something went wrong here.\n",
@@ -164,8 +164,8 @@ impl Rejection {
 impl From<NoRoute> for Rejection {
     fn from(no_route: NoRoute) -> Self {
         match no_route {
-            NoRoute::Host => Self::HostUnknown,
-            NoRoute::Path => Self::PathUnknown,
+            NoRoute::Host => Self::UnknownHost,
+            NoRoute::Path => Self::UnknownPath,
         }
     }
 }
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn every_rejection_may_have_a_page() {
         // The connection sends this one, before there is a request.
-        for rejection in Rejection::ALL.iter().filter(|rejection| **rejection != Rejection::Http2InTheClear) {
+        for rejection in Rejection::ALL.iter().filter(|rejection| **rejection != Rejection::CleartextHttp2) {
             assert!(ErrorPages::STATUSES.contains(&rejection.status()), "{rejection:?}");
         }
     }

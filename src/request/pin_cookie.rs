@@ -46,11 +46,11 @@ enum_all! {
         /// No pin of ours at all.
         Malformed,
         /// Another pool's.
-        Foreign,
+        WrongPool,
         /// Signed with none of our secrets, or changed.
-        Forged,
+        BadSignature,
         /// Of another generation.
-        Generation,
+        WrongGeneration,
         /// Older than `max_age`.
         Expired,
         /// Issued more than five minutes from now.
@@ -65,9 +65,9 @@ impl PinError {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
-            Self::Foreign => "foreign",
-            Self::Forged => "forged",
-            Self::Generation => "generation",
+            Self::WrongPool => "wrong_pool",
+            Self::BadSignature => "bad_signature",
+            Self::WrongGeneration => "wrong_generation",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::UnknownBackend => "unknown_backend",
@@ -130,13 +130,13 @@ fn open(pins: &PinPolicy, token: &[u8], now: u64) -> Result<(usize, bool), PinEr
     }
     // Before the MAC: pools may have different secrets, and the reason is only counted.
     if pool != pins.pool {
-        return Err(PinError::Foreign);
+        return Err(PinError::WrongPool);
     }
     if !pins.verify(&bytes[..CLAIMS_BYTES], &mac) {
-        return Err(PinError::Forged);
+        return Err(PinError::BadSignature);
     }
     if generation != pins.generation {
-        return Err(PinError::Generation);
+        return Err(PinError::WrongGeneration);
     }
     if issued > now.saturating_add(CLOCK_SKEW) {
         return Err(PinError::NotYetValid);
@@ -245,9 +245,9 @@ mod tests {
     fn each_kind_of_wrong_pin_has_its_reason() {
         let ours = pins("p", &["a", "b"], &[KEY], 1);
         let of = |other: &PinPolicy| open(&ours, &token(other, 1), NOW);
-        assert_eq!(of(&pins("q", &["a", "b"], &[KEY], 1)), Err(PinError::Foreign));
-        assert_eq!(of(&pins("p", &["a", "b"], &[OTHER], 1)), Err(PinError::Forged));
-        assert_eq!(of(&pins("p", &["a", "b"], &[KEY], 0)), Err(PinError::Generation));
+        assert_eq!(of(&pins("q", &["a", "b"], &[KEY], 1)), Err(PinError::WrongPool));
+        assert_eq!(of(&pins("p", &["a", "b"], &[OTHER], 1)), Err(PinError::BadSignature));
+        assert_eq!(of(&pins("p", &["a", "b"], &[KEY], 0)), Err(PinError::WrongGeneration));
         assert_eq!(of(&pins("p", &["a", "gone"], &[KEY], 1)), Err(PinError::UnknownBackend));
         assert_eq!(open(&ours, &token(&ours, 0), NOW + 100), Err(PinError::Expired));
         assert_eq!(open(&ours, &token(&ours, 0), NOW - 300), Ok((0, false)));
@@ -262,7 +262,7 @@ mod tests {
         let before = pins("p", &["a"], &[KEY], 0);
         let after = pins("p", &["a"], &[OTHER, KEY], 0);
         assert_eq!(open(&after, &token(&before, 0), NOW), Ok((0, false)));
-        assert_eq!(open(&before, &token(&after, 0), NOW), Err(PinError::Forged));
+        assert_eq!(open(&before, &token(&after, 0), NOW), Err(PinError::BadSignature));
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Tls {
                 tracing::debug!(%error, "a handshake failed");
                 (Handshake::Failed, None)
             }
-            Err(_) => (Handshake::TimedOut, None),
+            Err(_) => (Handshake::Timeout, None),
         };
         counter.handshake(handshake);
         // Boxed: it is large, and is moved whenever a connection is parked or wakes.

@@ -135,7 +135,7 @@ async fn accept(listener: Listener<AcceptQueue>, context: Rc<WorkerContext>) -> 
             }
             Err(error) if fd_limit::are_out(&error) => {
                 // It stays in the queue, and asking again at once is a busy loop.
-                context.worker.counter.limited(Limit::Descriptors);
+                context.worker.counter.limited(Limit::FileDescriptors);
                 tokio::time::sleep(pause.next(&error)).await;
             }
             // Everything else is about one connection that is already gone (accept(2), "Error handling").

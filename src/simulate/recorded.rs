@@ -67,7 +67,7 @@ mod tests {
     const LOG: &str = r#"
 {"timestamp":"2026-11-21T10:00:01.500Z","backend":"a","session_seconds":12.5}
 {"timestamp":"2026-11-21T10:00:00.000Z","backend":"b","session_seconds":3}
-{"timestamp":"2026-11-21T10:00:02.000Z","backend":null,"rejection":"host_unknown"}
+{"timestamp":"2026-11-21T10:00:02.000Z","backend":null,"rejection":"unknown_host"}
 "#;
 
     #[test]

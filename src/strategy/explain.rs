@@ -36,11 +36,11 @@ enum_all! {
         /// How likely a pick is, 0 to 1.
         Probability,
         /// How many turns others have before it; 0: it is next.
-        TurnsAway,
+        TurnsAhead,
         /// The share of its capacity that may well be in use.
         Load,
         /// Its place in an order; 1 is the first.
-        Place,
+        Position,
     }
 }
 

@@ -327,16 +327,16 @@ impl Strategy {
         let (decides, score, candidates) = match self {
             Self::Random(_) => (DecidedBy::Chance, Score::Probability, random::explain(weights)),
             Self::RoundRobin(round_robin) => {
-                (DecidedBy::Order { within: TRIES as f64 }, Score::TurnsAway, round_robin.explain(weights))
+                (DecidedBy::Order { within: TRIES as f64 }, Score::TurnsAhead, round_robin.explain(weights))
             }
             Self::LeastLoad(least_load) => {
                 let (certain, candidates) = least_load.explain(weights, now);
                 (DecidedBy::Only(certain), Score::Load, candidates)
             }
             Self::ConsistentHash(hash) => {
-                (DecidedBy::Order { within: f64::INFINITY }, Score::Place, hash.explain(weights, key, now))
+                (DecidedBy::Order { within: f64::INFINITY }, Score::Position, hash.explain(weights, key, now))
             }
-            Self::First(first) => (DecidedBy::OrderThenChance, Score::Place, first.explain(weights, now)),
+            Self::First(first) => (DecidedBy::OrderThenChance, Score::Position, first.explain(weights, now)),
         };
         Explanation::new(decides, score, candidates, has_room)
     }

@@ -44,8 +44,8 @@ fn liveness_readiness_and_metrics_stay_reachable() {
         is_alive(&signpost);
     }
     is_alive(&signpost);
-    assert!(signpost.metric("signpost_limited_total", &[("limit", "admin_connections")]) > 0.0);
-    assert!(signpost.metric("signpost_limited_total", &[("limit", "evicted")]) > 0.0);
+    assert!(signpost.metric("signpost_limit_hits_total", &[("limit", "admin_connections")]) > 0.0);
+    assert!(signpost.metric("signpost_limit_hits_total", &[("limit", "evicted")]) > 0.0);
 }
 
 #[test]
@@ -65,14 +65,14 @@ fn liveness_readiness_and_metrics_stay_reachable_with_few_descriptors() {
                 crowd
             })
             .collect();
-        assert!(signpost.metric("signpost_limited_total", &[("limit", "evicted")]) > 0.0, "{limit}");
+        assert!(signpost.metric("signpost_limit_hits_total", &[("limit", "evicted")]) > 0.0, "{limit}");
     }
 }
 
 #[test]
 fn requests_of_the_api_that_take_their_time_leave_room_for_others() {
     let signpost = Signpost::with_settings(POOL);
-    let limited = || signpost.metric("signpost_limited_total", &[("limit", "admin_requests")]);
+    let limited = || signpost.metric("signpost_limit_hits_total", &[("limit", "admin_requests")]);
     let slow = |count: usize| {
         let mut slow: Vec<_> = (0..count).map(|_| Connection::to(signpost.admin)).collect();
         slow.iter_mut().for_each(|connection| connection.send(SLOW_CHANGE.as_bytes()));

@@ -65,8 +65,8 @@ fn a_draining_backend_keeps_its_visitors_and_gets_no_new_ones() {
 
     // Maintenance: not even those.
     assert_eq!(patch(&signpost, "a", &json!({ "admin": "maintenance" })).status, 200);
-    let repinned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
-    assert!(repinned.cookie().is_some() && !repinned.location().ends_with("/a/"));
+    let reassigned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
+    assert!(reassigned.cookie().is_some() && !reassigned.location().ends_with("/a/"));
     assert!(shown(&signpost, 0)["drained_at"].is_null());
 
     // Back to what the settings say.

@@ -150,7 +150,7 @@ fn each_gets_a_clear_answer_and_is_counted() {
         .sum();
     assert_eq!(
         sum("signpost_responses_total") - served,
-        sum("signpost_refusals_total"),
+        sum("signpost_rejected_requests_total"),
         "every rejection has its reason"
     );
     assert_eq!(signpost.get("/still/here").status, 302);
@@ -185,7 +185,7 @@ fn dot_segments_may_not_leave_a_base_path() {
     for target in ["/a/..", "/..;/x", "/..%2fadmin", "/%252e%252e/", "/x?../../.."] {
         assert_eq!(signpost.raw(&get(target)).unwrap().status, 302, "{target}");
     }
-    assert_eq!(signpost.metric("signpost_refusals_total", &[("reason", "target_climbs")]), 7.0);
+    assert_eq!(signpost.metric("signpost_rejected_requests_total", &[("reason", "path_escapes_base")]), 7.0);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_refusal_is_counted_when_it_is_answered() {
     connection.send(b"GE T\r\n\r\n");
     assert_eq!(connection.read_answer().map(|answer| answer.status), Some(400));
     // The client is still there, and so is its connection.
-    signpost.wait_for_metric("signpost_refusals_total", &[("reason", "malformed")], 1.0);
+    signpost.wait_for_metric("signpost_rejected_requests_total", &[("reason", "malformed")], 1.0);
     assert_eq!(signpost.metric("signpost_connections", &[("listener", &signpost.traffic.to_string())]), 1.0);
 }
 
@@ -260,7 +260,7 @@ fn http_2_in_the_clear_is_rejected_however_its_preface_is_split() {
     }
     answered(&mut connection, 505);
     let rejected = 3.0 * (PREFACE.len() as f64 + 1.0) + 1.0;
-    signpost.wait_for_metric("signpost_refusals_total", &[("reason", "http2_in_the_clear")], rejected);
+    signpost.wait_for_metric("signpost_rejected_requests_total", &[("reason", "cleartext_http2")], rejected);
 
     // What only begins like it.
     for (split, text, status) in [
@@ -307,8 +307,8 @@ fn a_content_length_beyond_64_bits_is_malformed_and_no_head_that_is_too_large() 
             count += 1.0;
         }
     }
-    assert_eq!(signpost.metric("signpost_refusals_total", &[("reason", "malformed")]), count);
-    assert_eq!(signpost.metric("signpost_refusals_total", &[("reason", "head_too_large")]), 0.0);
+    assert_eq!(signpost.metric("signpost_rejected_requests_total", &[("reason", "malformed")]), count);
+    assert_eq!(signpost.metric("signpost_rejected_requests_total", &[("reason", "head_too_large")]), 0.0);
     // As long as can be, and a body that is not read.
     let longest = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551613\r\n\r\n";
     assert_eq!(signpost.raw(longest.as_bytes()).unwrap().status, 307);

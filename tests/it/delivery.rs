@@ -276,7 +276,7 @@ fn a_client_that_does_not_read_is_cut_off_after_idle_timeout_and_its_response_ab
         connection.stream().set_write_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
         stall(&mut connection, request);
         signpost.wait_for_metric("signpost_responses_aborted_total", &[], f64::from(count));
-        signpost.wait_for_metric("signpost_limited_total", &[("limit", "idle_timeout")], f64::from(count));
+        signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "idle_timeout")], f64::from(count));
         println!("{name}: cut off");
     }
 }

@@ -134,7 +134,7 @@ fn first_failure_in_the_first_round_is_no_failing_open() {
     let late = pool("late", late, &down, "");
     std::fs::write(file.path(), format!("[server]\nwatch = '0s'\n{at_start}{late}")).unwrap();
     signpost.signal("HUP");
-    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    signpost.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], 1.0);
     signpost.wait_for_state("late1", "down");
     assert_eq!(signpost.metric("signpost_pool_fail_open", &[("pool", "late")]), 0.0);
     assert!((0..4).all(|_| location("late.test").ends_with("/2/")));
@@ -220,7 +220,7 @@ fn a_pinned_visitor_of_a_dead_backend_is_pinned_anew() {
     let again = visit(&signpost);
     assert!(again.location().ends_with("/b/") && again.cookie().is_some());
     assert_eq!(
-        signpost.metric("signpost_redirects_total", &[("backend", "b"), ("decision", "repinned")]),
+        signpost.metric("signpost_redirects_total", &[("backend", "b"), ("decision", "reassigned")]),
         1.0
     );
     // Where another replica may see it up, the pin is held, but nobody new is sent there.
@@ -245,7 +245,7 @@ fn a_reload_keeps_health_and_sends_nobody_to_a_new_dead_backend() {
     signpost.wait_for_state("a", "up");
     std::fs::write(file.path(), with_dead).unwrap();
     signpost.signal("HUP");
-    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    signpost.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], 1.0);
     assert_eq!(ids(&signpost, 30), "ab");
     assert_eq!(signpost.metric("signpost_backend_state", &[("backend", "a"), ("state", "up")]), 1.0);
     signpost.wait_for_state("c", "down");

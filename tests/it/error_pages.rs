@@ -200,7 +200,7 @@ fn a_changed_page_is_read_again_and_a_broken_one_is_not() {
         entry.signpost.wait_for_log(why);
         let log = entry.signpost.log();
         assert!(log.contains(key) && log.contains("pool.html"), "{log}");
-        entry.signpost.wait_for_metric("signpost_settings_last_reload_successful", &[], 0.0);
+        entry.signpost.wait_for_metric("signpost_config_last_reload_successful", &[], 0.0);
         assert_eq!(body("/site/x"), page("pool 2"), "{why}");
     }
     std::fs::remove_file(&server).unwrap();
@@ -210,7 +210,7 @@ fn a_changed_page_is_read_again_and_a_broken_one_is_not() {
     replace(&server, page("server 3").as_bytes());
     replace(&pool, page("pool 3").as_bytes());
     wait_until("both are read", || body("/site/x") == page("pool 3") && body("/other/x") == page("server 3"));
-    entry.signpost.wait_for_metric("signpost_settings_last_reload_successful", &[], 1.0);
+    entry.signpost.wait_for_metric("signpost_config_last_reload_successful", &[], 1.0);
     // All of it on one connection: listeners and workers stay.
     assert!(!entry.signpost.log().contains("listeners are served by new workers"));
 }

@@ -20,7 +20,7 @@ fn start(path: &Path) -> Signpost {
 
 /// Writes these settings and waits until they are in effect, or turned down.
 fn reload(signpost: &Signpost, path: &Path, text: &str, result: &str) {
-    let count = || signpost.metric("signpost_settings_reloads_total", &[("result", result)]);
+    let count = || signpost.metric("signpost_config_reloads_total", &[("result", result)]);
     let before = count();
     std::fs::write(path, text).unwrap();
     signpost.signal("HUP");
@@ -81,10 +81,10 @@ fn a_listener_that_cannot_be_had_changes_nothing() {
         302,
         "the other change is not in effect either"
     );
-    assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 0.0);
+    assert_eq!(signpost.metric("signpost_config_last_reload_successful", &[]), 0.0);
     signpost.wait_for_log("the address is in use");
     reload(&signpost, file.path(), &settings(&[first], admin, ""), "success");
-    assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 1.0);
+    assert_eq!(signpost.metric("signpost_config_last_reload_successful", &[]), 1.0);
 }
 
 #[test]

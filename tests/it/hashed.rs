@@ -35,8 +35,8 @@ fn place(answer: &Answer) -> String {
     rest.split('/').next().unwrap().to_owned()
 }
 
-fn spilled(signpost: &Signpost, backend: &str) -> f64 {
-    signpost.metric("signpost_spilled_total", &[("pool", "p"), ("backend", backend)])
+fn overflow(signpost: &Signpost, backend: &str) -> f64 {
+    signpost.metric("signpost_overflow_total", &[("pool", "p"), ("backend", backend)])
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_hot_key_spills_as_far_as_is_set() {
     let sent_by_us = sent(signpost.traffic, hot());
     // A quarter more than a fourth of sixty is 18.75. Who comes later than within a second finds it cold again.
     assert!(sent_by_us.len() == 4 && sent_by_us.values().all(|&count| count <= 19), "{sent_by_us:?}");
-    let spills: f64 = ["b1", "b2", "b3", "b4"].iter().map(|id| spilled(&signpost, id)).sum();
+    let spills: f64 = ["b1", "b2", "b3", "b4"].iter().map(|id| overflow(&signpost, id)).sum();
     assert!(spills >= 41.0, "{spills}");
 
     for balance in
@@ -137,7 +137,7 @@ fn first_fills_one_backend_after_the_other() {
     let counts: Vec<_> = sent_by_us.values().copied().collect();
     assert_eq!(sent_by_us.keys().next().unwrap(), "127.0.0.1:9001");
     assert!(counts[0] >= 20 && counts.get(3).is_none_or(|&last| last == 0), "{counts:?}");
-    assert_eq!(spilled(&signpost, "b1"), f64::from(60 - counts[0]));
+    assert_eq!(overflow(&signpost, "b1"), f64::from(60 - counts[0]));
 
     let Some(haproxy) = Haproxy::start(|_| redirecting(4, "first", " maxconn 20")) else { return };
     assert_eq!(sent(haproxy.address, visitors()).into_values().collect::<Vec<_>>(), [60]);
@@ -166,7 +166,7 @@ fn max_rate_holds_for_every_strategy() {
         let users: Vec<_> = (0..50).map(|user| user.to_string()).collect();
         let sent = sent(signpost.traffic, users.iter().map(|user| ("/", user.as_str())));
         assert_eq!(sent.into_values().collect::<Vec<_>>(), [1, 49], "{strategy}");
-        assert!(spilled(&signpost, "b1") > 0.0 && spilled(&signpost, "b2") == 0.0, "{strategy}");
+        assert!(overflow(&signpost, "b1") > 0.0 && overflow(&signpost, "b2") == 0.0, "{strategy}");
     }
 }
 

@@ -109,7 +109,7 @@ fn checks_are_neither_limited_nor_logged_nor_redirects() {
         let lines = metrics.lines().filter(|line| line.starts_with(name));
         lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
     };
-    assert_eq!((sum("signpost_redirects_total"), sum("signpost_refusals_total")), (1.0, 1.0));
+    assert_eq!((sum("signpost_redirects_total"), sum("signpost_rejected_requests_total")), (1.0, 1.0));
 }
 
 #[test]

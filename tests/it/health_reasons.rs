@@ -36,7 +36,7 @@ fn wait_for_reason(signpost: &Signpost, backend: &str, reason: &str) -> Value {
 
 fn reason_metric(signpost: &Signpost, backend: &str) -> Vec<String> {
     let metrics = signpost.metrics();
-    let lines = metrics.lines().filter(|line| line.starts_with("signpost_backend_reason{"));
+    let lines = metrics.lines().filter(|line| line.starts_with("signpost_backend_state_reason{"));
     let of_backend = lines.filter(|line| line.contains(&format!("backend=\"{backend}\"")));
     let reason = |line: &str| line.split("reason=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     of_backend.map(reason).collect()
@@ -370,7 +370,7 @@ fn shows_since_when_a_backend_is_in_its_state() {
     signpost.wait_for_metric("signpost_backend_weight", &[("backend", "a")], 7.0);
     assert_eq!(since(&signpost), up);
     assert_eq!(wait_for_reason(&signpost, "a", "ok")["detail"], "answered 200");
-    assert_eq!(wait_for_reason(&signpost, "new", "first_check_pending")["state"], "unknown");
+    assert_eq!(wait_for_reason(&signpost, "new", "pending_first_check")["state"], "unknown");
 
     backend.now_does(Does::Status(500));
     signpost.wait_for_state("a", "down");
@@ -444,7 +444,7 @@ fn flap_back_off_is_shown_and_logged() {
     // A reload that changes how it is checked forgets no fall.
     write("timeout = '900ms'");
     signpost.signal("HUP");
-    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    signpost.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], 1.0);
     let heads = backend.heads().len();
     wait_until("it is checked by the new settings", || backend.heads().len() >= heads + 3);
     assert_eq!(shown(&signpost, "a")["flap_backoff"], held["flap_backoff"]);

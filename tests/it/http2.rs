@@ -50,11 +50,11 @@ impl Server {
     }
 
     fn limited(&self, limit: &str) -> f64 {
-        self.signpost.metric("signpost_limited_total", &[("limit", limit)])
+        self.signpost.metric("signpost_limit_hits_total", &[("limit", limit)])
     }
 
     fn wait_until_limited(&self, limit: &str, times: f64) {
-        self.signpost.wait_for_metric("signpost_limited_total", &[("limit", limit)], times);
+        self.signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", limit)], times);
     }
 
     fn wait_until_nobody_is_connected(&self) {
@@ -171,7 +171,10 @@ fn the_authority_is_the_host() {
         options = Request::builder().method("TRACE").uri("https://site.test/").body(()).unwrap();
         assert_eq!(ask(&mut requests, options).await.unwrap().status(), 405);
     });
-    assert_eq!(server.signpost.metric("signpost_refusals_total", &[("reason", "host_doubled")]), 2.0);
+    assert_eq!(
+        server.signpost.metric("signpost_rejected_requests_total", &[("reason", "duplicate_host")]),
+        2.0
+    );
 }
 
 #[test]

@@ -129,16 +129,16 @@ fn what_a_shadow_would_load_is_modelled_and_said_so() {
     wait_until("the reported load is even", || {
         imbalance("least_load", "reported").is_some_and(|found| found < 1.12)
     });
-    wait_until("the modelled one is not", || {
-        imbalance("round_robin", "modelled").is_some_and(|found| (found - 1.5).abs() < 0.02)
+    wait_until("the modeled one is not", || {
+        imbalance("round_robin", "modeled").is_some_and(|found| (found - 1.5).abs() < 0.02)
     });
     assert_eq!(imbalance("round_robin", "reported"), None, "that is not its doing");
     let observed = |strategy, source| {
         let labels = [("strategy", strategy), ("source", source)];
-        signpost.metric("signpost_load_observed_seconds_total", &labels)
+        signpost.metric("signpost_load_imbalance_observed_seconds_total", &labels)
     };
     wait_until("it is summed up", || observed("least_load", "reported") > 0.5);
-    assert!(observed("round_robin", "modelled") > 0.0);
+    assert!(observed("round_robin", "modeled") > 0.0);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_reload_keeps_what_is_known_of_the_load() {
     let reordered = format!("[server]\nwatch = '0s'\n{}", backends(&format!("{c},{b}")));
     std::fs::write(file.path(), reordered).unwrap();
     signpost.signal("HUP");
-    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    signpost.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], 1.0);
     assert!((signpost.metric("signpost_backend_load", &[("backend", "b")]) - 0.3).abs() < 0.01);
     assert_eq!(signpost.metric("signpost_backend_load_stale", &[("backend", "c")]), 1.0);
 }

@@ -81,7 +81,7 @@ fn connections_are_limited_while_draining() {
     signpost.wait_for_log("\"signal\":\"SIGTERM\"");
     let mut half: Vec<_> = (0..100).map(|_| signpost.connect()).collect();
     half.iter_mut().for_each(|connection| connection.send(b"GET / HTTP/1.1\r\n"));
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "connections")], 1.0);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "connections")], 1.0);
     signpost.signal("KILL");
     signpost.wait();
 }

@@ -21,8 +21,8 @@ fn a_head_that_takes_too_long_ends_its_connection() {
         assert_eq!(second.request("GET", "/", &[]).status, 302);
         second.send(b"GET / HT");
         assert!(silent.closes() && partial.closes() && second.closes());
-        signpost.wait_for_metric("signpost_limited_total", &[("limit", "header_timeout")], 3.0);
-        assert_eq!(signpost.metric("signpost_limited_total", &[("limit", "idle_timeout")]), 0.0);
+        signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "header_timeout")], 3.0);
+        assert_eq!(signpost.metric("signpost_limit_hits_total", &[("limit", "idle_timeout")]), 0.0);
     }
 }
 
@@ -35,7 +35,7 @@ fn an_idle_connection_ends() {
         let mut connection = signpost.connect();
         assert_eq!(connection.request("GET", "/", &[]).status, 302);
         assert!(connection.closes());
-        signpost.wait_for_metric("signpost_limited_total", &[("limit", "idle_timeout")], 1.0);
+        signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "idle_timeout")], 1.0);
         signpost.wait_for_metric("signpost_connections", &[("listener", &signpost.traffic.to_string())], 0.0);
     }
 }
@@ -49,7 +49,7 @@ fn a_connection_ends_after_the_most_requests_in_good_order() {
         assert_eq!((answer.status, answer.header("connection")), (302, said));
     }
     assert!(connection.closes());
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "requests_per_connection")], 1.0);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "requests_per_connection")], 1.0);
 
     // Who has sent more already reads all the answers there are.
     let mut pipelined = signpost.connect();
@@ -87,7 +87,7 @@ fn descriptors_that_run_out_come_back() {
     let flood: Vec<_> = (0..100).map(|_| signpost.connect()).collect();
     drop(flood);
     crate::harness::wait_until("it serves again", || signpost.get("/").status == 302);
-    assert!(signpost.metric("signpost_limited_total", &[("limit", "descriptors")]) > 0.0);
+    assert!(signpost.metric("signpost_limit_hits_total", &[("limit", "file_descriptors")]) > 0.0);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_client_has_its_rate_and_no_other_pays_for_it() {
         (refused.header("retry-after"), refused.header("cache-control")),
         (Some("1"), Some("no-store"))
     );
-    assert!(signpost.metric("signpost_refusals_total", &[("reason", "rate_limited")]) >= 1.0);
+    assert!(signpost.metric("signpost_rejected_requests_total", &[("reason", "rate_limited")]) >= 1.0);
     let mut other = Connection::from_to("127.0.0.2".parse().unwrap(), signpost.traffic);
     assert_eq!(other.request("GET", "/", &[]).status, 302);
     // Who waits as long as the answer says is served.
@@ -127,7 +127,7 @@ fn a_client_has_so_many_connections_and_no_more() {
         assert_eq!(connection.request("GET", "/", &[]).status, 302);
     }
     assert!(signpost.connect().closes(), "in good order, without an answer");
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "connections_per_client")], 1.0);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "connections_per_client")], 1.0);
     assert_eq!(
         Connection::from_to("127.0.0.2".parse().unwrap(), signpost.traffic).request("GET", "/", &[]).status,
         302
@@ -151,7 +151,7 @@ fn connections_that_a_client_leaves_open_after_its_last_response_are_limited() {
         left_open.push(connection);
         // One that sends nothing more is closed after a while.
         left_open.iter_mut().for_each(|connection| connection.send(b"x"));
-        signpost.metric("signpost_limited_total", &[("limit", "connections_per_client")]) > 0.0
+        signpost.metric("signpost_limit_hits_total", &[("limit", "connections_per_client")]) > 0.0
     });
     // They stand in the way of none that closes.
     for _ in 0..50 {
@@ -203,8 +203,8 @@ fn at_the_cap_the_idle_make_room() {
     for _ in 0..3 {
         assert_eq!(signpost.get("/").status, 302);
     }
-    assert!(signpost.metric("signpost_limited_total", &[("limit", "connections")]) >= 1.0);
-    assert!(signpost.metric("signpost_limited_total", &[("limit", "evicted")]) >= 1.0);
+    assert!(signpost.metric("signpost_limit_hits_total", &[("limit", "connections")]) >= 1.0);
+    assert!(signpost.metric("signpost_limit_hits_total", &[("limit", "evicted")]) >= 1.0);
     let open = signpost.metric("signpost_connections", &[("listener", &signpost.traffic.to_string())]);
     // Each accept loop may be one over.
     assert!(open <= 10.0 + std::thread::available_parallelism().unwrap().get() as f64, "{open}");
@@ -221,5 +221,5 @@ fn who_lingers_or_says_nothing_makes_room_too() {
         assert_eq!(connection.read_answer().unwrap().status, 307);
     }
     assert_eq!(signpost.get("/").status, 302);
-    assert!(signpost.metric("signpost_limited_total", &[("limit", "connections")]) >= 1.0);
+    assert!(signpost.metric("signpost_limit_hits_total", &[("limit", "connections")]) >= 1.0);
 }

@@ -58,7 +58,10 @@ fn a_header_of_the_answer_tells_the_load() {
         ("endpoint-load-metrics: TEXT cpu_utilization=-0.1\r\n", "negative"),
         ("endpoint-load-metrics: TEXT cpu_utilization=75\r\n", "ok"),
         ("endpoint-load-metrics: TEXT cpu_utilization=7500\r\n", "too_large"),
-        ("endpoint-load-metrics: TEXT cpu_utilization=0.1,named_metrics.capacity=0\r\n", "no_capacity"),
+        (
+            "endpoint-load-metrics: TEXT cpu_utilization=0.1,named_metrics.capacity=0\r\n",
+            "capacity_too_small",
+        ),
         ("endpoint-load-metrics: TEXT mem_utilization=0.5\r\n", "empty"),
     ];
     let backends = cases.map(|(head, _)| Backend::start(Does::Report(head, "ok\n")));
@@ -260,7 +263,13 @@ fn a_push_is_taken_or_told_what_is_wrong() {
             "got sessions -1, capacity 9: a number is below 0",
         ),
         (path, json!({ "sessions": 1e12 }), 422, "too_large", "beyond all measure"),
-        (path, json!({ "sessions": 1, "capacity": 0 }), 422, "no_capacity", "capacity is next to nothing"),
+        (
+            path,
+            json!({ "sessions": 1, "capacity": 0 }),
+            422,
+            "capacity_too_small",
+            "capacity is next to nothing",
+        ),
         (path, json!({ "sessions": 1, "age": 60 }), 422, "too_old", "load.expires"),
         (path, json!({ "sessions": 1, "age": -60 }), 422, "future", "from the future"),
         (path, json!({ "capacity": 4 }), 422, "empty", "sessions, utilisation or"),

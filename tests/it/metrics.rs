@@ -23,17 +23,17 @@ const NAMES: [&str; 28] = [
     "signpost_redirects_total",
     "signpost_responses_total",
     "signpost_responses_aborted_total",
-    "signpost_refusals_total",
+    "signpost_rejected_requests_total",
     "signpost_pick_duration_seconds_bucket",
     "signpost_strategy_live",
     "signpost_strategy_picks_total",
-    "signpost_spilled_total",
+    "signpost_overflow_total",
     "signpost_pins_rejected_total",
     "signpost_backend_weight",
     "signpost_backend_state",
     "signpost_backend_eligible",
     "signpost_backend_state_since_timestamp_seconds",
-    "signpost_backend_reason",
+    "signpost_backend_state_reason",
     "signpost_pool_fail_open",
     "signpost_probes_total",
     "signpost_probe_duration_seconds_bucket",
@@ -41,11 +41,11 @@ const NAMES: [&str; 28] = [
     "signpost_panics_total",
     "signpost_connections",
     "signpost_connections_total",
-    "signpost_limited_total",
+    "signpost_limit_hits_total",
     "signpost_tls_handshakes_total",
     "signpost_log_lines_dropped_total",
-    "signpost_settings_reloads_total",
-    "signpost_settings_last_reload_successful",
+    "signpost_config_reloads_total",
+    "signpost_config_last_reload_successful",
     "signpost_build_info",
     "process_open_fds",
 ];
@@ -80,7 +80,7 @@ fn no_label_takes_its_value_from_a_request() {
         signpost.request(&format!("METHOD{n}"), "/plain", &[]);
     }
     assert_eq!(signpost.metrics().lines().count(), before);
-    assert_eq!(signpost.metric("signpost_refusals_total", &[("reason", "path_unknown")]), 50.0);
+    assert_eq!(signpost.metric("signpost_rejected_requests_total", &[("reason", "unknown_path")]), 50.0);
     assert_eq!(
         signpost.metric("signpost_redirects_total", &[("pool", "plain"), ("decision", "picked")]),
         50.0

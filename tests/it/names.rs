@@ -280,7 +280,7 @@ fn errors_are_plain() {
             assert!(signpost.metric("signpost_probes_total", &[("backend", name), ("result", "dns")]) >= 1.0);
             // All of them alike in metrics, in words in the API.
             assert_eq!(
-                signpost.metric("signpost_backend_reason", &[("backend", name), ("reason", "dns")]),
+                signpost.metric("signpost_backend_state_reason", &[("backend", name), ("reason", "dns")]),
                 1.0
             );
             let pools =

@@ -85,7 +85,7 @@ fn without_scripts_every_figure_is_there() {
             for says in [id, backend["url"].as_str().unwrap(), backend["state"].as_str().unwrap()] {
                 assert!(row.contains(says), "{says} is not in {row}");
             }
-            for name in ["picked", "pinned", "repinned"] {
+            for name in ["picked", "pinned", "reassigned"] {
                 assert_eq!(read(&figure(id, name)), backend["redirects"][name].to_string(), "{id} {name}");
             }
         }
@@ -644,7 +644,7 @@ fn loads_are_shown_where_backends_report_them() {
     };
     browser.wait_until(&format!("{}.startsWith('1.5')", of("least_load", "load_imbalance")));
     let row = browser.text("return document.querySelector('[data-strategy=round_robin]').innerText");
-    assert!(row.contains("modelled"), "{row}");
+    assert!(row.contains("modeled"), "{row}");
     let titles = "[...document.querySelectorAll('.chart h3')].map((title) => title.firstChild.data).join()";
     assert_eq!(browser.text(&format!("return {titles}")), "Visitors,Dispatch imbalance,Load imbalance,Load");
     // It moves with what is sent there, before anybody reports again.

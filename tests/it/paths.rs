@@ -88,7 +88,7 @@ fn relative_files_are_watched_and_survive_a_takeover_from_another_folder() {
     assert_eq!(served(&old, &first), Some(302));
 
     let reloads = |count| {
-        old.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], count);
+        old.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], count);
     };
     write(&conf, "pin", "another secret of thirty-two bytes");
     reloads(1.0);

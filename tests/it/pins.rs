@@ -95,7 +95,7 @@ fn secrets_are_rotated_without_losing_visitors() {
     assert_eq!(id(&visit(&after, &old)), "b");
     let new = after.get("/").cookie().unwrap().to_owned();
     let rejected =
-        |signpost: &Signpost| signpost.metric("signpost_pins_rejected_total", &[("reason", "forged")]);
+        |signpost: &Signpost| signpost.metric("signpost_pins_rejected_total", &[("reason", "bad_signature")]);
     visit(&before, &new);
     assert_eq!((rejected(&before), rejected(&after)), (1.0, 0.0), "the first secret signs");
 }
@@ -122,11 +122,11 @@ fn a_pin_that_does_not_count_is_replaced_and_its_reason_counted() {
     for (reason, pin) in [
         ("malformed", "x".to_owned()),
         ("malformed", String::new()),
-        ("forged", forged),
-        ("foreign", foreign),
-        ("generation", older),
+        ("bad_signature", forged),
+        ("wrong_pool", foreign),
+        ("wrong_generation", older),
         ("unknown_backend", gone),
-        ("forged", String::from_utf8(turned).unwrap()),
+        ("bad_signature", String::from_utf8(turned).unwrap()),
     ] {
         let before = ours.metric("signpost_pins_rejected_total", &[("reason", reason)]);
         let answer = visit(&ours, &format!("signpost_p={pin}"));
@@ -138,10 +138,10 @@ fn a_pin_that_does_not_count_is_replaced_and_its_reason_counted() {
             "{reason}"
         );
     }
-    let repinned = ["a", "b"]
-        .map(|id| ours.metric("signpost_redirects_total", &[("backend", id), ("decision", "repinned")]));
+    let reassigned = ["a", "b"]
+        .map(|id| ours.metric("signpost_redirects_total", &[("backend", id), ("decision", "reassigned")]));
     assert_eq!(
-        repinned.iter().sum::<f64>(),
+        reassigned.iter().sum::<f64>(),
         1.0,
         "of these only the pin of a backend that is gone was valid"
     );

@@ -120,7 +120,7 @@ fn told(signpost: &Signpost, answer: Option<Answer>) -> (String, bool) {
 }
 
 fn limited(signpost: &Signpost, limit: &str) -> f64 {
-    signpost.metric("signpost_limited_total", &[("limit", limit)])
+    signpost.metric("signpost_limit_hits_total", &[("limit", limit)])
 }
 
 #[test]
@@ -159,7 +159,10 @@ fn a_header_says_where_the_visitor_is_from() {
         let answer = connection.read_answer();
         assert_eq!(told(&signpost, answer), expected);
     }
-    assert_eq!((limited(&signpost, "proxy_protocol"), limited(&signpost, "untrusted_proxy")), (0.0, 0.0));
+    assert_eq!(
+        (limited(&signpost, "proxy_protocol_error"), limited(&signpost, "untrusted_proxy")),
+        (0.0, 0.0)
+    );
 }
 
 #[test]
@@ -185,8 +188,8 @@ fn a_header_is_believed_of_a_trusted_proxy_alone() {
     // Without a word too.
     let mut stranger = Connection::from_to("127.0.1.1".parse().unwrap(), signpost.traffic);
     assert_eq!(stranger.read_answer(), None);
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "untrusted_proxy")], 2.0);
-    assert_eq!(limited(&signpost, "proxy_protocol"), 0.0);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "untrusted_proxy")], 2.0);
+    assert_eq!(limited(&signpost, "proxy_protocol_error"), 0.0);
 }
 
 #[test]
@@ -213,13 +216,16 @@ fn a_connection_without_a_header_is_closed() {
     late.send(&V1[..20]);
     assert!(late.closes() && silent.closes());
     let count = (wrong.len() + 3) as f64;
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "proxy_protocol")], count);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "proxy_protocol_error")], count);
 
     // Who only looks whether the port is open is no mistake.
     signpost.connect().finish();
     assert_eq!(told(&signpost, signpost.raw(&[V1, REQUEST].concat())).0, "192.0.2.1");
     signpost.wait_for_metric("signpost_connections", &[("listener", &signpost.traffic.to_string())], 0.0);
-    assert_eq!((limited(&signpost, "proxy_protocol"), limited(&signpost, "header_timeout")), (count, 0.0));
+    assert_eq!(
+        (limited(&signpost, "proxy_protocol_error"), limited(&signpost, "header_timeout")),
+        (count, 0.0)
+    );
 }
 
 #[test]
@@ -288,7 +294,10 @@ fn haproxy_is_understood() {
         // Its health checks are none of it either.
         let labels = [("listener", &*signpost.traffic.to_string())];
         wait_until("it was checked", || signpost.metric("signpost_connections_total", &labels) > 8.0);
-        assert_eq!((limited(&signpost, "proxy_protocol"), limited(&signpost, "untrusted_proxy")), (0.0, 0.0));
+        assert_eq!(
+            (limited(&signpost, "proxy_protocol_error"), limited(&signpost, "untrusted_proxy")),
+            (0.0, 0.0)
+        );
     }
 }
 
@@ -331,5 +340,8 @@ fn haproxy_says_who_came_by_tls() {
     for _ in 0..2 {
         assert_eq!(told(&signpost, Some(haproxy.visit("127.0.0.5"))), ("127.0.0.6".to_owned(), true));
     }
-    assert_eq!((limited(&signpost, "proxy_protocol"), limited(&signpost, "untrusted_proxy")), (0.0, 0.0));
+    assert_eq!(
+        (limited(&signpost, "proxy_protocol_error"), limited(&signpost, "untrusted_proxy")),
+        (0.0, 0.0)
+    );
 }

@@ -23,14 +23,14 @@ fn start(file: &Path) -> Signpost {
 }
 
 fn reloads(signpost: &Signpost, result: &str) -> f64 {
-    signpost.metric("signpost_settings_reloads_total", &[("result", result)])
+    signpost.metric("signpost_config_reloads_total", &[("result", result)])
 }
 
 /// Asks for a reload and waits until it is counted.
 fn hang_up(signpost: &Signpost, result: &str) {
     let before = reloads(signpost, result);
     signpost.signal("HUP");
-    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", result)], before + 1.0);
+    signpost.wait_for_metric("signpost_config_reloads_total", &[("result", result)], before + 1.0);
 }
 
 fn id(signpost: &Signpost) -> String {
@@ -64,8 +64,8 @@ fn what_stays_goes_on_and_what_is_new_is_served() {
     // A backend less: nobody is sent there any more, pinned or not.
     std::fs::write(file.path(), unwatched(&["b", "c"], "pin = {}")).unwrap();
     hang_up(&signpost, "success");
-    let repinned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
-    assert!(repinned.cookie().is_some() && !repinned.location().contains("/a/"));
+    let reassigned = signpost.request("GET", "/", &[("Cookie", &to_a)]);
+    assert!(reassigned.cookie().is_some() && !reassigned.location().contains("/a/"));
     assert!((0..10).all(|_| ["b", "c"].contains(&id(&signpost).as_str())));
 }
 
@@ -76,7 +76,7 @@ fn wrong_settings_change_nothing_and_are_told_in_full() {
     std::fs::write(file.path(), unwatched(&["b"], "strategy = 'x'\nstatus = 301")).unwrap();
     hang_up(&signpost, "error");
     assert_eq!(id(&signpost), "a");
-    assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 0.0);
+    assert_eq!(signpost.metric("signpost_config_last_reload_successful", &[]), 0.0);
     let mut log = String::new();
     crate::harness::wait_until("both problems are in the log", || {
         log += &signpost.log();
@@ -86,7 +86,7 @@ fn wrong_settings_change_nothing_and_are_told_in_full() {
     std::fs::write(file.path(), unwatched(&["b"], "[log]\nlevel = 'debug'")).unwrap();
     hang_up(&signpost, "success");
     assert_eq!(id(&signpost), "b");
-    assert_eq!(signpost.metric("signpost_settings_last_reload_successful", &[]), 1.0);
+    assert_eq!(signpost.metric("signpost_config_last_reload_successful", &[]), 1.0);
     crate::harness::wait_until("it says what needs a restart", || {
         log += &signpost.log();
         log.contains("[log] has changed, which takes effect at the next start")
@@ -125,7 +125,7 @@ fn a_changed_file_is_seen_however_it_was_changed() {
 
     // A file that is gone changes nothing, and is said once, not at every look.
     std::fs::remove_file(mounted.join("..2/s.toml")).unwrap();
-    signpost.wait_for_metric("signpost_settings_last_reload_successful", &[], 0.0);
+    signpost.wait_for_metric("signpost_config_last_reload_successful", &[], 0.0);
     assert_eq!(id(&signpost), "b");
 }
 
@@ -163,7 +163,7 @@ fn a_file_that_was_missing_is_seen_once_it_is_there() {
         (tls, "", "site.key", &site.key),
     ] {
         let last_successful = |value| {
-            signpost.wait_for_metric("signpost_settings_last_reload_successful", &[], value);
+            signpost.wait_for_metric("signpost_config_last_reload_successful", &[], value);
         };
         write(before, more);
         last_successful(0.0);
@@ -189,7 +189,7 @@ fn a_file_of_any_length_costs_bounded_memory() {
     let page = folder.path().join("page.html");
     std::fs::write(&page, "page").unwrap();
     write("server.error_pages.503 = 'page.html'", "");
-    signpost.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    signpost.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], 1.0);
     std::fs::File::create(&page).unwrap().set_len(512 << 20).unwrap();
     signpost.wait_for_log("more than 64 KiB");
     let status = std::fs::read_to_string(format!("/proc/{}/status", signpost.pid())).unwrap();

@@ -36,8 +36,8 @@ fn half_a_request_behind_an_answer_is_kept_and_has_its_own_timeout() {
     goes_on.send(b"st: a\r\n\r\n");
     assert_eq!(goes_on.read_answer().unwrap().location(), "http://127.0.0.1:9001/b");
     assert!(stops.closes());
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "header_timeout")], 1.0);
-    assert_eq!(signpost.metric("signpost_limited_total", &[("limit", "idle_timeout")]), 0.0);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "header_timeout")], 1.0);
+    assert_eq!(signpost.metric("signpost_limit_hits_total", &[("limit", "idle_timeout")]), 0.0);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn a_parked_connection_is_told_when_it_is_over() {
     let mut parked = signpost.connect();
     assert_eq!(parked.request("GET", "/", &[]).status, 302);
     assert!(parked.closes());
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "idle_timeout")], 1.0);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "idle_timeout")], 1.0);
 }
 
 #[test]
@@ -90,7 +90,9 @@ fn from_half_of_the_cap_on_the_idle_go_sooner() {
     assert_eq!(signpost.metric("signpost_connections", &open), 15.0);
     // At the cap it is a second, though nobody else has come.
     let _all: Vec<_> = (0..5).map(|_| signpost.connect()).collect();
-    wait_until("some have gone", || signpost.metric("signpost_limited_total", &[("limit", "evicted")]) > 0.0);
+    wait_until("some have gone", || {
+        signpost.metric("signpost_limit_hits_total", &[("limit", "evicted")]) > 0.0
+    });
 }
 
 #[test]

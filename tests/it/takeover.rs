@@ -297,7 +297,7 @@ fn what_a_successor_was_told_stays_true_while_it_starts() {
     assert_eq!((change(), old.get(&long).status), (503, 302));
     // It dies, and all that has waited happens.
     drop(starting);
-    old.wait_for_metric("signpost_settings_reloads_total", &[("result", "success")], 1.0);
+    old.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], 1.0);
     assert_eq!((change(), old.get(&long).status), (200, 414));
 }
 

@@ -203,7 +203,7 @@ fn a_handshake_has_a_deadline() {
     stalled.conn.write_tls(&mut stalled.sock).unwrap();
     assert!(silent.closes() && partial.closes());
     let _ = stalled.sock.read_to_end(&mut Vec::new());
-    signpost.wait_for_metric("signpost_tls_handshakes_total", &[("result", "timed_out")], 3.0);
+    signpost.wait_for_metric("signpost_tls_handshakes_total", &[("result", "timeout")], 3.0);
     assert_eq!(handshakes(&signpost, "ok"), 0.0);
 }
 
@@ -277,8 +277,8 @@ fn deadlines_hold_over_tls_and_the_end_is_said() {
     assert_eq!(idle.request("GET", "/", &[("Host", "site.test")]).status, 302);
     // `closes` fails where FIN comes without close_notify.
     assert!(idle.closes() && partial.closes() && silent.closes());
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "idle_timeout")], 1.0);
-    signpost.wait_for_metric("signpost_limited_total", &[("limit", "header_timeout")], 2.0);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "idle_timeout")], 1.0);
+    signpost.wait_for_metric("signpost_limit_hits_total", &[("limit", "header_timeout")], 2.0);
 }
 
 #[test]
@@ -415,7 +415,7 @@ fn who_begins_no_handshake_makes_room_for_others() {
     let _silent: Vec<_> = (0..40).map(|_| Connection::to(signpost.tls.unwrap())).collect();
     assert_eq!(signpost.request("GET", "/", &[("Host", "site.test")]).status, 302);
     wait_until("some have made room", || {
-        signpost.metric("signpost_limited_total", &[("limit", "evicted")]) >= 1.0
+        signpost.metric("signpost_limit_hits_total", &[("limit", "evicted")]) >= 1.0
     });
 }
 
@@ -495,14 +495,20 @@ fn plain_http_on_a_tls_listener_gets_a_readable_400() {
                 count += 1.0;
             }
         }
-        assert_eq!(signpost.metric("signpost_refusals_total", &[("reason", "plain_http_on_tls")]), count);
+        assert_eq!(
+            signpost.metric("signpost_rejected_requests_total", &[("reason", "plain_http_on_tls")]),
+            count
+        );
         // What only begins with a letter has no end either.
         let mut endless = Connection::to(address);
         endless.send(proxy.as_bytes());
         endless.send(&[b'A'; 40_000]);
         assert_eq!(endless.read_answer().map(|answer| answer.status), Some(431));
-        let results = ["ok", "failed", "timed_out"].map(|result| handshakes(&signpost, result));
+        let results = ["ok", "failed", "timeout"].map(|result| handshakes(&signpost, result));
         assert_eq!(results, [0.0, 0.0, 0.0], "none of it was a handshake");
-        assert_eq!(signpost.metric("signpost_limited_total", &[("limit", "requests_per_connection")]), 0.0);
+        assert_eq!(
+            signpost.metric("signpost_limit_hits_total", &[("limit", "requests_per_connection")]),
+            0.0
+        );
     }
 }

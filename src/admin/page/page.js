@@ -49,13 +49,13 @@ class History {
 
   add(pool, time) {
     const last = this.samples.at(-1);
-    const { picked, pinned, repinned } = pool.redirects;
+    const { picked, pinned, reassigned } = pool.redirects;
     const ids = pool.backends.map((backend) => backend.id).join(' ');
     // Another process, or other backends: what was counted before is no beginning of this.
     if (last && (last.ids !== ids || picked < last.picked || pinned < last.pinned)) this.samples = [];
     const sample = {
-      time, ids, picked, pinned, repinned,
-      visitors: pool.backends.map(({ redirects }) => redirects.picked + redirects.pinned + redirects.repinned),
+      time, ids, picked, pinned, reassigned,
+      visitors: pool.backends.map(({ redirects }) => redirects.picked + redirects.pinned + redirects.reassigned),
       imbalance: new Map(pool.strategies.map(({ name, dispatch_imbalance: of }) => [name, of?.highest_over_mean])),
       loadImbalance: new Map(pool.strategies.map(({ name, load_imbalance: of }) => [name, of?.highest_over_mean])),
       loads: pool.backends.map(({ load }) => load?.utilisation ?? null),
@@ -79,7 +79,7 @@ class History {
     const before = this.samples.at(-2);
     if (!before) return null;
     const of = (name) => (sample[name] - before[name]) / ((sample.time - before.time) / 1000);
-    return { picked: of('picked') + of('repinned'), pinned: of('pinned') };
+    return { picked: of('picked') + of('reassigned'), pinned: of('pinned') };
   }
 
   /** A series of what `of` finds in each sample. */
@@ -193,7 +193,7 @@ class Section {
       [new Chart('Visitors', 'a second', { format: rate }), visitors],
       [new Chart('Dispatch imbalance', 'highest / mean for the weights, lately', uneven), byStrategy('imbalance')],
       ...(pool.reports_load ? [
-        [new Chart('Load imbalance', 'highest / mean; of shadows as modelled', uneven), byStrategy('loadImbalance')],
+        [new Chart('Load imbalance', 'highest / mean; of shadows as modeled', uneven), byStrategy('loadImbalance')],
         [new Chart('Load', isPart ? 'estimated, of capacity' : 'estimated, for the weights', { format: isPart ? percent : rate, least: isPart ? 0.1 : 1 }),
           (history, of) => byBackend(history, of, (sample) => sample.loads)],
       ] : [
@@ -219,10 +219,10 @@ class Section {
   show(pool, time) {
     this.pool = pool;
     const { shares } = this.history.add(pool, time);
-    for (const name of ['picked', 'pinned', 'repinned']) {
+    for (const name of ['picked', 'pinned', 'reassigned']) {
       write($(`[data-total=${name}]`, this.place), count(pool.redirects[name]));
     }
-    write($('[data-total=own_share]', this.place), percent(pool.own_share));
+    write($('[data-total=local_traffic_ratio]', this.place), percent(pool.local_traffic_ratio));
     for (const strategy of pool.strategies) this.showStrategy(strategy);
     write($('[data-window]', this.place), shares ? 'the last minute' : 'since the start');
     pool.backends.forEach((backend, index) => this.showBackend(backend, shares ? shares[index] : backend.dispatch_share));
@@ -242,10 +242,10 @@ class Section {
   showBackend(backend, share) {
     const row = this.rows.get(backend.id);
     if (!row) return;
-    for (const name of ['picked', 'pinned', 'repinned']) {
+    for (const name of ['picked', 'pinned', 'reassigned']) {
       write($(`[data-figure=${name}]`, row), count(backend.redirects[name]));
     }
-    write($('[data-figure=spilled]', row), count(backend.spilled));
+    write($('[data-figure=overflow]', row), count(backend.overflow));
     write($('[data-figure=pinned_last_minute]', row), count(backend.pinned_last_minute ?? 0));
     write($('[data-figure=dispatch_share]', row), percent(share));
     mark($('[data-bar=dispatch_share]', row), 'width', ((share ?? 0) * 100).toFixed(1));
@@ -400,11 +400,11 @@ let timer = null;
 
 /** What of an overview is words: where these differ, the server renders them anew. */
 function wordsOf(overview) {
-  const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share', 'spilled', 'pinned_last_minute',
+  const figures = ['redirects', 'dispatches', 'dispatch_imbalance', 'disagrees', 'breaks_pins', 'pick_nanoseconds', 'dispatch_share', 'overflow', 'pinned_last_minute',
     'load', 'load_imbalance', 'mean_load_imbalance'];
   return JSON.stringify(overview, (name, value) => {
     // Of a share that is learnt it is rendered whether there is one.
-    if (name === 'own_share') return value !== null;
+    if (name === 'local_traffic_ratio') return value !== null;
     return figures.includes(name) ? undefined : value;
   });
 }

@@ -111,7 +111,7 @@ impl<T: Transport, R: Responder> Connection<T, R> {
             return self.poll_respond(cx, written.bytes());
         }
         if self.unread.starts_with(HTTP2_PREFACE) {
-            self.reject(Rejection::Http2InTheClear);
+            self.reject(Rejection::CleartextHttp2);
             return self.poll_send(cx);
         }
         Poll::Ready(Turn::Hyper)

@@ -120,7 +120,7 @@ fn is_invalid_version(error: &hyper::Error) -> bool {
 /// Returns why hyper rejected what it read; `unread` is what it has not taken of that.
 fn rejection(error: &hyper::Error, unread: &[u8], limits: &ConnectionLimits) -> Option<Rejection> {
     if error.is_parse_version_h2() {
-        Some(Rejection::Http2InTheClear)
+        Some(Rejection::CleartextHttp2)
     } else if error.is_parse_too_large() {
         Some(fast_path::what_is_too_large(unread, limits))
     } else if error.is_parse() {

@@ -45,9 +45,9 @@ pub(in crate::server) async fn read_header(
         header = take(socket) => match header {
             Ok(Header { client, by_tls }) => Some(ClientInfo { address: client.unwrap_or(peer), by_tls }),
             Err(HeaderError::Gone) => None,
-            Err(HeaderError::Malformed(Malformed(why))) => close(Limit::ProxyProtocol, why),
+            Err(HeaderError::Malformed(Malformed(why))) => close(Limit::ProxyProtocolError, why),
         },
-        () = tokio::time::sleep(header_timeout) => close(Limit::ProxyProtocol, "header_timeout is over"),
+        () = tokio::time::sleep(header_timeout) => close(Limit::ProxyProtocolError, "header_timeout is over"),
         () = handle.drain_wait() => None,
     }
 }
