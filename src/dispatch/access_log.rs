@@ -213,7 +213,7 @@ impl AccessLog {
                 .map(|config| config.arms[line.choice.map_or(0, |choice| choice.arm)].kind.name()),
             backend,
             decision: line.choice.map(|choice| choice.decision.name()),
-            rejection: line.rejection.map(Rejection::reason),
+            rejection: line.rejection.map(Rejection::name),
             client: line.client,
             headers: CopiedHeaders { names: &self.copied, headers: line.asked.map(|asked| asked.headers) },
             duration_us: line.took.as_nanos() as f64 / 1000.0,

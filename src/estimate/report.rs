@@ -122,39 +122,25 @@ impl Report {
 
 enum_all! {
     /// Why a claim makes no sense.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum InvalidReport {
         /// A number is infinite, or none.
-        NotFinite,
+        NotFinite = "not_finite",
         /// A number is less than 0.
-        Negative,
+        Negative = "negative",
         /// A number is beyond [`Report::MOST`] or [`Report::MOST_UTILISATION`].
-        TooLarge,
+        TooLarge = "too_large",
         /// A capacity of 0, or below [`Report::LEAST_CAPACITY`]: nothing can be a share of that.
-        CapacityTooSmall,
+        CapacityTooSmall = "capacity_too_small",
         /// It is from the future, by more than [`Report::CLOCK_SKEW`].
-        Future,
+        Future = "future",
         /// It was too old when it came.
-        TooOld,
+        TooOld = "too_old",
         /// It has neither sessions nor utilisation nor rate.
-        Empty,
+        Empty = "empty",
     }
 }
 
 impl InvalidReport {
-    /// Its name in metrics and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NotFinite => "not_finite",
-            Self::Negative => "negative",
-            Self::TooLarge => "too_large",
-            Self::CapacityTooSmall => "capacity_too_small",
-            Self::Future => "future",
-            Self::TooOld => "too_old",
-            Self::Empty => "empty",
-        }
-    }
-
     /// What would have made sense, for who sent it.
     pub const fn expected(self) -> &'static str {
         match self {

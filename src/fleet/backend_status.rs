@@ -3,53 +3,31 @@
 use super::Weight;
 use crate::util::enum_all;
 
-/// What the operator says of a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AdminState {
-    /// Visitors are sent there.
-    #[default]
-    Active,
-    /// Only those who are pinned to it, until their pins run out.
-    Draining,
-    /// Nobody.
-    Maintenance,
-}
-
-impl AdminState {
-    /// Its name in logs, as in the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Draining => "draining",
-            Self::Maintenance => "maintenance",
-        }
+enum_all! {
+    /// What the operator says of a backend.
+    #[derive(Default, serde::Deserialize)]
+    pub enum AdminState {
+        /// Visitors are sent there.
+        #[default]
+        Active = "active",
+        /// Only those who are pinned to it, until their pins run out.
+        Draining = "draining",
+        /// Nobody.
+        Maintenance = "maintenance",
     }
 }
 
 enum_all! {
     /// What probes say of a backend.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-    #[serde(rename_all = "lowercase")]
+    #[derive(Default)]
     pub enum HealthState {
         /// Not probed, or not yet. Counts as up.
         #[default]
-        Unknown,
+        Unknown = "unknown",
         /// Its probes succeed.
-        Up,
+        Up = "up",
         /// They fail.
-        Down,
-    }
-}
-
-impl HealthState {
-    /// Its name in logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Up => "up",
-            Self::Down => "down",
-        }
+        Down = "down",
     }
 }
 
@@ -210,23 +188,21 @@ impl BackendStatus {
 
 enum_all! {
     /// Why a backend is not among those who may be picked.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-    #[serde(rename_all = "snake_case")]
     pub enum Excluded {
         /// The operator keeps everybody away.
-        Maintenance,
+        Maintenance = "maintenance",
         /// The operator keeps new visitors away.
-        Draining,
+        Draining = "draining",
         /// Its weight is 0.
-        ZeroWeight,
+        ZeroWeight = "zero_weight",
         /// Its agent asks for no visitors.
-        Agent,
+        Agent = "agent",
         /// Its health checks fail, or its agent reports it as down.
-        Down,
+        Down = "down",
         /// It was added at run time, and its first probe is not over.
-        PendingFirstCheck,
+        PendingFirstCheck = "pending_first_check",
         /// It is a backup, and there is a primary to pick.
-        Backup,
+        Backup = "backup",
     }
 }
 
@@ -247,31 +223,16 @@ impl Excluded {
 
 enum_all! {
     /// The state of a backend.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-    #[serde(rename_all = "lowercase")]
     pub enum EffectiveState {
         /// Not probed; counts as up.
-        Unknown,
+        Unknown = "unknown",
         /// Its probes succeed.
-        Up,
+        Up = "up",
         /// Its health checks fail, or its agent reports it as down.
-        Down,
+        Down = "down",
         /// Gets only those who are pinned to it.
-        Draining,
+        Draining = "draining",
         /// Gets nobody.
-        Maintenance,
-    }
-}
-
-impl EffectiveState {
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Draining => "draining",
-            Self::Maintenance => "maintenance",
-        }
+        Maintenance = "maintenance",
     }
 }

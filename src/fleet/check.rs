@@ -12,44 +12,25 @@ use crate::util::enum_all;
 
 enum_all! {
     /// How a health check ended.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-    #[serde(rename_all = "snake_case")]
     pub enum CheckResult {
         /// It succeeded.
-        Ok,
+        Ok = "ok",
         /// The name could not be resolved.
-        Dns,
+        Dns = "dns",
         /// No connection was established.
-        Connect,
+        Connect = "connect",
         /// The TLS handshake failed, or the certificate is not valid.
-        Tls,
+        Tls = "tls",
         /// It did not end within `health.timeout`.
-        Timeout,
+        Timeout = "timeout",
         /// The response was malformed, incomplete or too long.
-        Protocol,
+        Protocol = "protocol",
         /// The status is not one of `health.expect`.
-        Status,
+        Status = "status",
         /// The body does not match `health.expect_body`.
-        Body,
+        Body = "body",
         /// The response redirects to itself, or back to the pool.
-        RedirectLoop,
-    }
-}
-
-impl CheckResult {
-    /// Its name in metrics and the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Timeout => "timeout",
-            Self::Protocol => "protocol",
-            Self::Status => "status",
-            Self::Body => "body",
-            Self::RedirectLoop => "redirect_loop",
-        }
+        RedirectLoop = "redirect_loop",
     }
 }
 
@@ -126,67 +107,43 @@ impl AgentDescription {
 
 enum_all! {
     /// Why a backend is in its state.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-    #[serde(rename_all = "snake_case")]
     pub enum StateReason {
         /// The last check succeeded.
-        Ok,
+        Ok = "ok",
         /// The last check failed: the name could not be resolved.
-        Dns,
+        Dns = "dns",
         /// The last check failed: no connection.
-        Connect,
+        Connect = "connect",
         /// The last check failed: TLS.
-        Tls,
+        Tls = "tls",
         /// The last check failed: it took too long.
-        Timeout,
+        Timeout = "timeout",
         /// The last check failed: no valid response.
-        Protocol,
+        Protocol = "protocol",
         /// The last check failed: an unexpected status.
-        Status,
+        Status = "status",
         /// The last check failed: an unexpected body.
-        Body,
+        Body = "body",
         /// The last check failed: a redirect back to the pool.
-        RedirectLoop,
+        RedirectLoop = "redirect_loop",
         /// Up, but fewer than `fall` checks in a row failed.
-        Falling,
+        Falling = "falling",
         /// Down, but fewer than `rise` checks in a row succeeded.
-        Rising,
+        Rising = "rising",
         /// Down and held back by `flap_backoff`, although the checks succeed.
-        FlapBackoff,
+        FlapBackoff = "flap_backoff",
         /// Checked, but no check has ended yet.
-        PendingFirstCheck,
+        PendingFirstCheck = "pending_first_check",
         /// Not checked: `health.kind` is `none`.
-        NotChecked,
+        NotChecked = "not_checked",
         /// The operator has set the state.
-        Operator,
+        Operator = "operator",
         /// The backend's agent has asked for the state.
-        Agent,
+        Agent = "agent",
     }
 }
 
 impl StateReason {
-    /// Its name in metrics and the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Timeout => "timeout",
-            Self::Protocol => "protocol",
-            Self::Status => "status",
-            Self::Body => "body",
-            Self::RedirectLoop => "redirect_loop",
-            Self::Falling => "falling",
-            Self::Rising => "rising",
-            Self::FlapBackoff => "flap_backoff",
-            Self::PendingFirstCheck => "pending_first_check",
-            Self::NotChecked => "not_checked",
-            Self::Operator => "operator",
-            Self::Agent => "agent",
-        }
-    }
-
     /// Why a backend is in its state: the operator's or agent's word if that decides it, else the last check.
     pub fn of(status: &BackendStatus, is_checked: bool, check: Option<&Check>) -> Self {
         let failed = check.filter(|check| check.result != CheckResult::Ok);

@@ -91,30 +91,16 @@ pub struct PoolConfig {
 
 enum_all! {
     /// Who of a pool's backends new visitors are sent to.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-    #[serde(rename_all = "snake_case")]
     pub enum Priority {
         /// Primaries that are up.
-        Primaries,
+        Primaries = "primaries",
         /// Backups that are up, for no primary is.
-        Backups,
+        Backups = "backups",
         /// Active backends whether they are up or down, because all are down, or as large a share of them as
         /// `panic_threshold`: the health checks may be what is wrong.
-        FailOpen,
+        FailOpen = "fail_open",
         /// Nobody.
-        None,
-    }
-}
-
-impl Priority {
-    /// Its name in the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Primaries => "primaries",
-            Self::Backups => "backups",
-            Self::FailOpen => "fail_open",
-            Self::None => "none",
-        }
+        None = "none",
     }
 }
 

@@ -8,26 +8,14 @@ use crate::util::enum_all;
 
 enum_all! {
     /// What a strategy of a pool is for.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
-    #[serde(rename_all = "lowercase")]
+    #[derive(Hash)]
     pub enum Role {
         /// Sends all visitors, but those of a split.
-        Live,
+        Live = "live",
         /// Sends a share of the visitors.
-        Split,
+        Split = "split",
         /// Picks for each visitor whom another strategy sends, and sends nobody.
-        Shadow,
-    }
-}
-
-impl Role {
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Split => "split",
-            Self::Shadow => "shadow",
-        }
+        Shadow = "shadow",
     }
 }
 

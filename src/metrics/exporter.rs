@@ -151,7 +151,7 @@ impl Signpost {
 
     fn refusals(&self) -> MetricFamily {
         let metrics = Rejection::ALL.iter().map(|&rejection| {
-            counter(&[("reason", rejection.reason())], self.sum(Slot(0), REFUSALS_AT + rejection as usize))
+            counter(&[("reason", rejection.name())], self.sum(Slot(0), REFUSALS_AT + rejection as usize))
         });
         family(
             "signpost_rejected_requests_total",

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
-
 use crate::fleet::{Role, Slot};
 use crate::strategy::StrategyKind;
 use crate::util::enum_all;
@@ -13,23 +11,12 @@ use crate::util::fairness::{Imbalance, Measure};
 
 enum_all! {
     /// How a load is known.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-    #[serde(rename_all = "lowercase")]
+    #[derive(Hash)]
     pub enum LoadSource {
         /// By what backends report, carried on from one report to the next.
-        Reported,
+        Reported = "reported",
         /// By what a shadow would have sent where: nobody has seen this load.
-        Modeled,
-    }
-}
-
-impl LoadSource {
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Reported => "reported",
-            Self::Modeled => "modeled",
-        }
+        Modeled = "modeled",
     }
 }
 

@@ -5,49 +5,29 @@ use crate::util::enum_all;
 
 enum_all! {
     /// What became of a backend's word about its load.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum ReportResult {
         /// It was taken.
-        Ok,
+        Ok = "ok",
         /// There was none where it should be.
-        Missing,
+        Missing = "missing",
         /// It is in no form that is known.
-        Malformed,
+        Malformed = "malformed",
         /// The agent did not answer.
-        Unreachable,
+        Unreachable = "unreachable",
         /// [`InvalidReport::NotFinite`].
-        NotFinite,
+        NotFinite = "not_finite",
         /// [`InvalidReport::Negative`].
-        Negative,
+        Negative = "negative",
         /// [`InvalidReport::TooLarge`].
-        TooLarge,
+        TooLarge = "too_large",
         /// [`InvalidReport::CapacityTooSmall`].
-        CapacityTooSmall,
+        CapacityTooSmall = "capacity_too_small",
         /// [`InvalidReport::Future`].
-        Future,
+        Future = "future",
         /// [`InvalidReport::TooOld`].
-        TooOld,
+        TooOld = "too_old",
         /// [`InvalidReport::Empty`].
-        Empty,
-    }
-}
-
-impl ReportResult {
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Missing => "missing",
-            Self::Malformed => "malformed",
-            Self::Unreachable => "unreachable",
-            Self::NotFinite => InvalidReport::NotFinite.name(),
-            Self::Negative => InvalidReport::Negative.name(),
-            Self::TooLarge => InvalidReport::TooLarge.name(),
-            Self::CapacityTooSmall => InvalidReport::CapacityTooSmall.name(),
-            Self::Future => InvalidReport::Future.name(),
-            Self::TooOld => InvalidReport::TooOld.name(),
-            Self::Empty => InvalidReport::Empty.name(),
-        }
+        Empty = "empty",
     }
 }
 
@@ -61,6 +41,18 @@ impl From<InvalidReport> for ReportResult {
             InvalidReport::Future => Self::Future,
             InvalidReport::TooOld => Self::TooOld,
             InvalidReport::Empty => Self::Empty,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_invalid_report_is_counted_under_its_own_name() {
+        for invalid in InvalidReport::ALL {
+            assert_eq!(ReportResult::from(invalid).name(), invalid.name());
         }
     }
 }

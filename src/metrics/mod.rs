@@ -52,106 +52,61 @@ const CODES: [StatusCode; 16] = [
 
 enum_all! {
     /// What a connection ran into.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Limit {
         /// `header_timeout`.
-        HeaderTimeout,
+        HeaderTimeout = "header_timeout",
         /// `idle_timeout`.
-        IdleTimeout,
+        IdleTimeout = "idle_timeout",
         /// The process had no file descriptor left.
-        FileDescriptors,
+        FileDescriptors = "file_descriptors",
         /// `max_connections`.
-        Connections,
+        Connections = "connections",
         /// `max_connections_per_client`.
-        ConnectionsPerClient,
+        ConnectionsPerClient = "connections_per_client",
         /// A connection was closed while idle, to make room: at `max_connections`, or on the way there.
-        Evicted,
+        Evicted = "evicted",
         /// More clients than can be known at once; what is limited per client was not for these.
-        ClientTable,
+        ClientTable = "client_table",
         /// The admin listener's connections.
-        AdminConnections,
+        AdminConnections = "admin_connections",
         /// Requests of the API and the status page at once.
-        AdminRequests,
+        AdminRequests = "admin_requests",
         /// A header of the PROXY protocol that was malformed, or was not there within `header_timeout`.
-        ProxyProtocolError,
+        ProxyProtocolError = "proxy_protocol_error",
         /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
-        UntrustedProxy,
+        UntrustedProxy = "untrusted_proxy",
         /// `max_handshakes`: a handshake had to wait its turn.
-        Handshakes,
+        Handshakes = "handshakes",
         /// `max_requests_per_connection`.
-        Requests,
+        Requests = "requests_per_connection",
         /// What HTTP/2 allows a peer to ask for that costs it nothing: resets, pings, empty frames.
-        Http2Flood,
-    }
-}
-
-impl Limit {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::HeaderTimeout => "header_timeout",
-            Self::IdleTimeout => "idle_timeout",
-            Self::FileDescriptors => "file_descriptors",
-            Self::Connections => "connections",
-            Self::ConnectionsPerClient => "connections_per_client",
-            Self::Evicted => "evicted",
-            Self::ClientTable => "client_table",
-            Self::AdminConnections => "admin_connections",
-            Self::AdminRequests => "admin_requests",
-            Self::ProxyProtocolError => "proxy_protocol_error",
-            Self::UntrustedProxy => "untrusted_proxy",
-            Self::Handshakes => "handshakes",
-            Self::Requests => "requests_per_connection",
-            Self::Http2Flood => "http2_flood",
-        }
+        Http2Flood = "http2_flood",
     }
 }
 
 enum_all! {
     /// How a TLS handshake went.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Handshake {
         /// It was completed.
-        Ok,
+        Ok = "ok",
         /// One side turned the other down, or the visitor left.
-        Failed,
+        Failed = "failed",
         /// `handshake_timeout` passed.
-        Timeout,
-    }
-}
-
-impl Handshake {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Failed => "failed",
-            Self::Timeout => "timeout",
-        }
+        Timeout = "timeout",
     }
 }
 
 enum_all! {
     /// What a shadow's pick is to what was chosen for that visitor.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Comparison {
         /// The same backend was picked.
-        Agreed,
+        Agreed = "agreed",
         /// Another one was.
-        Disagreed,
+        Disagreed = "disagreed",
         /// The visitor stayed where its pin says, and the shadow would have sent it there too.
-        PinKept,
+        PinKept = "pin_kept",
         /// The shadow would have sent it elsewhere.
-        PinBroken,
-    }
-}
-
-impl Comparison {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Agreed => "agreed",
-            Self::Disagreed => "disagreed",
-            Self::PinKept => "pin_kept",
-            Self::PinBroken => "pin_broken",
-        }
+        PinBroken = "pin_broken",
     }
 }
 

@@ -334,7 +334,7 @@ impl Signpost {
         let mut metrics = Vec::new();
         for pool in fleet.pools.iter().filter(|pool| pool.config.pins.is_some()) {
             metrics.extend(PinError::ALL.map(|pin_error| {
-                let labels = [("pool", &*pool.config.name), ("reason", pin_error.reason())];
+                let labels = [("pool", &*pool.config.name), ("reason", pin_error.name())];
                 counter(&labels, self.sum(pool.config.slot, pin_error as usize))
             }));
         }

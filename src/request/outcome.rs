@@ -20,64 +20,51 @@ pub struct Selection {
 
 enum_all! {
     /// Why a backend was chosen.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Decision {
         /// By a valid pin.
-        Pinned,
+        Pinned = "pinned",
         /// By the strategy, in place of a valid pin's backend that can't be used.
-        Reassigned,
+        Reassigned = "reassigned",
         /// By the strategy.
-        Picked,
-    }
-}
-
-impl Decision {
-    /// Its name in metrics and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pinned => "pinned",
-            Self::Reassigned => "reassigned",
-            Self::Picked => "picked",
-        }
+        Picked = "picked",
     }
 }
 
 enum_all! {
     /// Why a request is not redirected.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Rejection {
         /// No valid HTTP; hyper answered.
-        Malformed,
+        Malformed = "malformed",
         /// HTTP/2 without TLS, which is not spoken here.
-        CleartextHttp2,
+        CleartextHttp2 = "cleartext_http2",
         /// Plain HTTP on a TLS listener.
-        PlainHttp,
+        PlainHttp = "plain_http_on_tls",
         /// The head is over `max_header_bytes` or `max_headers`; hyper answered.
-        HeadTooLarge,
+        HeadTooLarge = "head_too_large",
         /// HTTP/1.1 without `Host`.
-        MissingHost,
+        MissingHost = "missing_host",
         /// More than one `Host`.
-        DuplicateHost,
+        DuplicateHost = "duplicate_host",
         /// A `Host` that breaks the grammar.
-        MalformedHost,
+        MalformedHost = "malformed_host",
         /// A target that is neither a path nor an http(s) URL without userinfo.
-        BadTarget,
+        BadTarget = "bad_target",
         /// Dot segments that would leave a backend's base path.
-        PathEscapesBase,
+        PathEscapesBase = "path_escapes_base",
         /// A target over `max_target_bytes`.
-        TargetTooLong,
+        TargetTooLong = "target_too_long",
         /// `TRACE` or `CONNECT`.
-        MethodNotAllowed,
+        MethodNotAllowed = "method_not_allowed",
         /// No pool serves the host.
-        UnknownHost,
+        UnknownHost = "unknown_host",
         /// The host is served, this path is not.
-        UnknownPath,
+        UnknownPath = "unknown_path",
         /// No backend of the pool is eligible.
-        NoBackend,
+        NoBackend = "no_backend",
         /// The client sends more than `requests_per_second_per_client`.
-        RateLimited,
+        RateLimited = "rate_limited",
         /// A mistake in the program; it cost this answer alone.
-        Panicked,
+        Panicked = "panicked",
     }
 }
 
@@ -114,28 +101,6 @@ impl Rejection {
                 | Self::MethodNotAllowed
                 | Self::PlainHttp
         )
-    }
-
-    /// Its name in metrics and logs.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::CleartextHttp2 => "cleartext_http2",
-            Self::PlainHttp => "plain_http_on_tls",
-            Self::HeadTooLarge => "head_too_large",
-            Self::MissingHost => "missing_host",
-            Self::DuplicateHost => "duplicate_host",
-            Self::MalformedHost => "malformed_host",
-            Self::BadTarget => "bad_target",
-            Self::PathEscapesBase => "path_escapes_base",
-            Self::TargetTooLong => "target_too_long",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::UnknownHost => "unknown_host",
-            Self::UnknownPath => "unknown_path",
-            Self::NoBackend => "no_backend",
-            Self::RateLimited => "rate_limited",
-            Self::Panicked => "panicked",
-        }
     }
 
     /// The one line the visitor reads. It repeats nothing of the request.

@@ -41,37 +41,21 @@ pub enum Pinned {
 
 enum_all! {
     /// Why a pin does not count.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum PinError {
         /// No pin of ours at all.
-        Malformed,
+        Malformed = "malformed",
         /// Another pool's.
-        WrongPool,
+        WrongPool = "wrong_pool",
         /// Signed with none of our secrets, or changed.
-        BadSignature,
+        BadSignature = "bad_signature",
         /// Of another generation.
-        WrongGeneration,
+        WrongGeneration = "wrong_generation",
         /// Older than `max_age`.
-        Expired,
+        Expired = "expired",
         /// Issued more than five minutes from now.
-        NotYetValid,
+        NotYetValid = "not_yet_valid",
         /// Valid, but its backend is gone.
-        UnknownBackend,
-    }
-}
-
-impl PinError {
-    /// Its name in metrics.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::WrongPool => "wrong_pool",
-            Self::BadSignature => "bad_signature",
-            Self::WrongGeneration => "wrong_generation",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::UnknownBackend => "unknown_backend",
-        }
+        UnknownBackend = "unknown_backend",
     }
 }
 

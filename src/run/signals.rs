@@ -15,6 +15,8 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_local;
 
+use crate::util::enum_all;
+
 /// A signal that must not end the process, which is what the kernel does by default.
 struct Ignored {
     kind: fn() -> SignalKind,
@@ -74,21 +76,15 @@ pub(super) fn log_ignored(is_fixed: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// A signal that asks the process to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ShutdownSignal {
-    Interrupt,
-    Terminate,
-    Quit,
-}
-
-impl ShutdownSignal {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Interrupt => "SIGINT",
-            Self::Terminate => "SIGTERM",
-            Self::Quit => "SIGQUIT",
-        }
+enum_all! {
+    /// A signal that stops the process.
+    pub(super) enum ShutdownSignal {
+        /// Ctrl-C.
+        Interrupt = "SIGINT",
+        /// The default of `kill` and of supervisors.
+        Terminate = "SIGTERM",
+        /// Ctrl-Backslash.
+        Quit = "SIGQUIT",
     }
 }
 

@@ -29,30 +29,19 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 enum_all! {
     /// What a listening socket is for. Kind and address together say which socket is meant, across processes.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum ListenerKind {
         /// Visitors, in the clear.
-        Http,
+        Http = "http",
         /// Visitors by TLS.
-        Https,
+        Https = "https",
         /// Visitors in the clear who are sent on to TLS.
-        Upgrade,
+        Upgrade = "upgrade",
         /// The operator.
-        Admin,
+        Admin = "admin",
     }
 }
 
 impl ListenerKind {
-    /// Its name, as a successor and systemd's `FileDescriptorName=` say it. Never changes: other versions read it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-            Self::Upgrade => "upgrade",
-            Self::Admin => "admin",
-        }
-    }
-
     /// Returns the key of the setting that asks for listeners of this kind.
     pub fn setting(self) -> &'static str {
         match self {

@@ -12,8 +12,9 @@ use serde::{Serialize, Serializer};
 use super::names;
 use super::probe_http::{ExpectBody, ProbeHeaders};
 use super::reader::Section;
-use super::values::{Leaf, Span, serialize_as_string, words};
+use super::values::{Leaf, Span, leaf_by_name, serialize_as_string};
 use crate::os::files;
+use crate::util::enum_all;
 
 /// How the backends of a pool are probed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -123,7 +124,7 @@ impl Health {
         let problem = |key: &str, text: String| section.notes().problem(&section.key(key), text);
         let is_sent = self.kind == ProbeKind::Http || section.notes().is_wrong(&section.key("kind"));
         let not_sent =
-            || format!("has no effect while health.kind is \"{}\" (expected \"http\")", self.kind.word());
+            || format!("has no effect while health.kind is \"{}\" (expected \"http\")", self.kind.name());
         if !self.headers.is_empty() && !is_sent {
             problem("headers", not_sent());
         }
@@ -169,9 +170,9 @@ fn holds_certificates(file: &Path) -> Result<(), String> {
     if count > 0 { Ok(()) } else { Err("it holds no certificate, takes one or more in PEM".to_owned()) }
 }
 
-words! {
+enum_all! {
     /// What a probe is.
-    ProbeKind {
+    pub enum ProbeKind {
         /// A request and its answer, to the end of the body.
         Http = "http",
         /// A connection; over TLS where the backend's URL is https.
@@ -181,6 +182,7 @@ words! {
     }
 }
 
+leaf_by_name!(ProbeKind);
 serialize_as_string!(ProbeMethod, ProbePath, ProbeHost, Statuses);
 
 /// The method of a probe.

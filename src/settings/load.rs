@@ -7,8 +7,9 @@ use serde::{Serialize, Serializer};
 
 use super::names;
 use super::reader::{Notes, Section};
-use super::values::{Leaf, Span, serialize_as_string, words};
+use super::values::{Leaf, Span, leaf_by_name, serialize_as_string};
 use super::{Pool, ProbeKind};
+use crate::util::enum_all;
 
 /// Where the backends of a pool tell their load.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -73,8 +74,8 @@ pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<
             "source",
             format!(
                 "got \"{}\", but health.kind is \"{}\", so no answer is read; takes it beside health.kind = \"http\"",
-                source.word(),
-                health.kind.word()
+                source.name(),
+                health.kind.name()
             ),
         );
     }
@@ -103,13 +104,13 @@ pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<
         ("agent_port", load.agent_port != usual.agent_port && source != LoadSource::Agent),
     ];
     for (name, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
-        warnings.push(format!("{} has no effect while load.source is \"{}\"", key(name), source.word()));
+        warnings.push(format!("{} has no effect while load.source is \"{}\"", key(name), source.name()));
     }
 }
 
-words! {
+enum_all! {
     /// Where a backend's load is read.
-    LoadSource {
+    pub enum LoadSource {
         /// In a header of its answer to a probe.
         ProbeHeader = "probe_header",
         /// In the JSON body of that answer.
@@ -121,9 +122,9 @@ words! {
     }
 }
 
-words! {
+enum_all! {
     /// What a number is that stands alone.
-    LoadUnit {
+    pub enum LoadUnit {
         /// Active sessions.
         Sessions = "sessions",
         /// The share in use, 1 is full.
@@ -145,6 +146,7 @@ impl Leaf for Port {
     }
 }
 
+leaf_by_name!(LoadSource, LoadUnit);
 serialize_as_string!(FieldName, Pointer);
 
 /// The name of a header field.

@@ -376,7 +376,7 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
             format!(
                 "got true beside same_site = \"{}\", so browsers do not send the cookie where it would be partitioned; \
                  takes true beside same_site = \"none\"",
-                pin.same_site.word()
+                pin.same_site.name()
             ),
         );
     }

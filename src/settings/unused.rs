@@ -99,7 +99,7 @@ fn probes(pool: &Pool, warnings: &mut Vec<String>) {
         let why = match name {
             "ca_file" if by_tls => "health.verify is false".to_owned(),
             "host" | "verify" | "ca_file" if is_on => "no backend is probed over TLS".to_owned(),
-            _ => format!("health.kind is \"{}\"", health.kind.word()),
+            _ => format!("health.kind is \"{}\"", health.kind.name()),
         };
         warnings.push(format!("pools.{}.health.{name} has no effect, because {why}", pool.name.as_str()));
     }

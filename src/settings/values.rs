@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use super::nearest;
 use crate::fleet::Weight;
 use crate::strategy;
+use crate::util::enum_all;
 
 /// A value that is written as one scalar.
 pub trait Leaf: Sized {
@@ -77,16 +78,6 @@ impl Leaf for Weight {
             .ok()
             .and_then(Weight::new)
             .ok_or_else(|| format!("a whole number from 0 (no new visitors) to {}", Weight::MAX))
-    }
-}
-
-impl Leaf for strategy::StrategyKind {
-    fn parse(text: &str) -> Result<Self, String> {
-        let names = strategy::StrategyKind::ALL.map(strategy::StrategyKind::name);
-        strategy::StrategyKind::ALL
-            .into_iter()
-            .find(|kind| kind.name() == text)
-            .ok_or_else(|| one_of(text, &names))
     }
 }
 
@@ -309,39 +300,24 @@ impl Serialize for Secret {
     }
 }
 
-/// Defines a setting that is one of a few words.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-        pub enum $name {
-            $($(#[$variant_doc])* #[serde(rename = $word)] $variant),+
-        }
-
-        impl $name {
-            /// As it is written.
-            pub const fn word(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word),+
-                }
-            }
-        }
-
-        impl Leaf for $name {
+/// Reads settings that are names of an enum.
+macro_rules! leaf_by_name {
+    ($($enum:ty),+) => {
+        $(impl Leaf for $enum {
             fn parse(text: &str) -> Result<Self, String> {
-                match text {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err($crate::settings::values::one_of(text, &[$($word),+])),
-                }
+                let found = Self::ALL.into_iter().find(|value| value.name() == text);
+                found.ok_or_else(|| $crate::settings::values::one_of(text, &Self::ALL.map(Self::name)))
             }
-        }
+        })+
     };
 }
-pub(super) use words;
+pub(super) use leaf_by_name;
 
-words! {
+leaf_by_name!(strategy::StrategyKind, SecureAttribute, SameSite, ForwardedBy, LogFormat, LogLevel);
+
+enum_all! {
     /// When a pin carries `Secure`.
-    SecureAttribute {
+    pub enum SecureAttribute {
         /// When the visitor came by TLS.
         Auto = "auto",
         /// On every answer: right behind a balancer that ends TLS.
@@ -351,9 +327,9 @@ words! {
     }
 }
 
-words! {
+enum_all! {
     /// A cookie's `SameSite`.
-    SameSite {
+    pub enum SameSite {
         /// Sent with navigations from other sites.
         Lax = "lax",
         /// Never sent from other sites.
@@ -363,9 +339,9 @@ words! {
     }
 }
 
-words! {
+enum_all! {
     /// The field in which trusted proxies tell where a visitor came from.
-    ForwardedBy {
+    pub enum ForwardedBy {
         /// `X-Forwarded-For` and `X-Forwarded-Proto`.
         XForwardedFor = "x-forwarded-for",
         /// `Forwarded`, RFC 7239.
@@ -373,9 +349,9 @@ words! {
     }
 }
 
-words! {
+enum_all! {
     /// How log lines look.
-    LogFormat {
+    pub enum LogFormat {
         /// For people on a terminal, JSON otherwise.
         Auto = "auto",
         /// For people.
@@ -385,9 +361,9 @@ words! {
     }
 }
 
-words! {
+enum_all! {
     /// The least severe line that is logged.
-    LogLevel {
+    pub enum LogLevel {
         /// Errors only.
         Error = "error",
         /// Warnings too.

@@ -1,7 +1,5 @@
 //! What a strategy would do with a visitor and why, for the operator. It takes no turn, counts nothing, and is in no hurry.
 
-use serde::Serialize;
-
 use crate::util::enum_all;
 
 /// What a strategy would do with a visitor who came now.
@@ -30,17 +28,15 @@ pub struct Candidate {
 
 enum_all! {
     /// What a strategy goes by.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-    #[serde(rename_all = "snake_case")]
     pub enum Score {
         /// How likely a pick is, 0 to 1.
-        Probability,
+        Probability = "probability",
         /// How many turns others have before it; 0: it is next.
-        TurnsAhead,
+        TurnsAhead = "turns_ahead",
         /// The share of its capacity that may well be in use.
-        Load,
+        Load = "load",
         /// Its place in an order; 1 is the first.
-        Position,
+        Position = "position",
     }
 }
 

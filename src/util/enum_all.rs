@@ -1,22 +1,34 @@
-//! Enums that know their variants.
+//! Enums whose variants have names.
 
-/// Defines an enum and, as `ALL`, the list of its variants in their order: one that is missing from a list kept by
-/// hand would be counted in another's place.
+/// Defines an enum of variants without data. One declaration gives the variants, their names and the list of them: a list
+/// or a match kept apart could miss a variant or name another one.
+///
+/// `name()` is the variant's name in metrics, logs, settings and the API, and serde's form of it. `ALL` holds the variants
+/// in order, each at the index that it is as a number.
 macro_rules! enum_all {
     (
         $(#[$meta:meta])*
-        $visible:vis enum $name:ident {
-            $($(#[$variant_meta:meta])* $variant:ident),+ $(,)?
+        $visible:vis enum $enum:ident {
+            $($(#[$variant_meta:meta])* $variant:ident = $name:literal),+ $(,)?
         }
     ) => {
         $(#[$meta])*
-        $visible enum $name {
-            $($(#[$variant_meta])* $variant),+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+        $visible enum $enum {
+            $($(#[$variant_meta])* #[serde(rename = $name)] $variant),+
         }
 
-        impl $name {
-            /// All of them, in order: each stands at the place that it is as a number.
-            $visible const ALL: [Self; [$(Self::$variant),+].len()] = [$(Self::$variant),+];
+        impl $enum {
+            /// All variants, in order.
+            #[allow(dead_code, reason = "not every enum is enumerated")]
+            $visible const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
+
+            /// Returns the name of the variant.
+            $visible const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name),+
+                }
+            }
         }
     };
 }

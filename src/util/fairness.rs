@@ -19,25 +19,13 @@ pub struct Imbalance {
 
 enum_all! {
     /// One of the figures of an [`Imbalance`].
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Measure {
         /// [`Imbalance::highest_over_mean`].
-        HighestOverMean,
+        HighestOverMean = "highest_over_mean",
         /// [`Imbalance::variation`].
-        Variation,
+        Variation = "variation",
         /// [`Imbalance::jain`].
-        Jain,
-    }
-}
-
-impl Measure {
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::HighestOverMean => "highest_over_mean",
-            Self::Variation => "variation",
-            Self::Jain => "jain",
-        }
+        Jain = "jain",
     }
 }
 

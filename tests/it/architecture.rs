@@ -73,7 +73,7 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ("readiness", &[]),
     ("metrics", &["request", "certificates", "estimate", "fleet", "strategy", "util"]),
     ("request", &["fleet", "strategy", "util"]),
-    ("settings", &["certificates", "os", "fleet", "strategy"]),
+    ("settings", &["certificates", "os", "fleet", "strategy", "util"]),
     ("certificates", &["os"]),
     ("fleet", &["util", "estimate", "strategy"]),
     ("strategy", &["util", "estimate"]),
