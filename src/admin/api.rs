@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::Shown;
+use super::AdminContext;
 use super::problem::Problem;
 use super::view::{BackendView, Changes, Overview, redirects};
 use crate::control::{Change, Event};
@@ -32,7 +32,10 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// `GET /api/v1/pools`
-pub(super) async fn pools(State(shown): State<Shown>, Extension(changes): Extension<Changes>) -> Response {
+pub(super) async fn pools(
+    State(shown): State<AdminContext>,
+    Extension(changes): Extension<Changes>,
+) -> Response {
     let fleet = shown.fleet.load_full();
     json(&Overview::of(&shown, changes, &fleet))
 }
@@ -40,7 +43,7 @@ pub(super) async fn pools(State(shown): State<Shown>, Extension(changes): Extens
 /// `PATCH /api/v1/pools/{pool}/backends/{id}`. Answers when every new request reads the change, and the state file, if
 /// there is one, contains it.
 pub(super) async fn change_backend(
-    State(shown): State<Shown>,
+    State(shown): State<AdminContext>,
     path: Result<Path<(String, String)>, PathRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
@@ -117,7 +120,7 @@ pub(super) async fn wrong_method() -> Problem {
 }
 
 /// `POST /api/v1/reload`. Answers when every request that begins reads the new settings.
-pub(super) async fn reload(State(shown): State<Shown>) -> Result<Response, Problem> {
+pub(super) async fn reload(State(shown): State<AdminContext>) -> Result<Response, Problem> {
     let Some(reloads) = &shown.reloads else {
         return Err(Problem::new(
             StatusCode::CONFLICT,

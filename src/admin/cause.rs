@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::view::date;
+use super::figures::rfc3339;
 use crate::fleet::{Backend, BackendStatus, Check, CheckProgress, CheckResult, EffectiveState, StateReason};
 
 /// Why a backend is in its state.
@@ -52,7 +52,7 @@ impl Cause {
             }),
             flap_backoff: check.and_then(|check| match check.progress {
                 CheckProgress::Backoff { falls, until } => {
-                    Some(BackoffView { falls, until: date(until), until_unix: until })
+                    Some(BackoffView { falls, until: rfc3339(until), until_unix: until })
                 }
                 _ => None,
             }),
@@ -77,7 +77,7 @@ fn detail(reason: StateReason, status: &BackendStatus, check: Option<&Check>) ->
             format!("answers again; {successes} of {rise} successful checks")
         }
         (_, Some(CheckProgress::Backoff { falls, until })) => {
-            format!("answers again; admitted at {}, because it fell {falls} times", date(until))
+            format!("answers again; admitted at {}, because it fell {falls} times", rfc3339(until))
         }
         _ => of_check.to_owned(),
     }

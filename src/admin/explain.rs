@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::Shown;
+use super::AdminContext;
 use super::api::json;
 use super::problem::Problem;
 use crate::fleet::{EffectiveState, HashKey, Pool, Priority, Role};
@@ -50,7 +50,7 @@ struct CandidateView<'a> {
 
 /// `GET /api/v1/pools/{pool}/explain`
 pub(super) async fn explain(
-    State(shown): State<Shown>,
+    State(shown): State<AdminContext>,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -82,7 +82,7 @@ pub(super) async fn explain(
     }))
 }
 
-fn explained<'a>(shown: &Shown, pool: &'a Pool, arm: usize, hash: Option<u64>) -> Explained<'a> {
+fn explained<'a>(shown: &AdminContext, pool: &'a Pool, arm: usize, hash: Option<u64>) -> Explained<'a> {
     let explanation = pool.explain(arm, hash.unwrap_or(0), shown.clock.now());
     let candidate = |backend: usize, score, picked, why| CandidateView {
         backend: &pool.config.backends[backend].id,

@@ -1,10 +1,16 @@
 //! Figures as a program reads them (`Serialize`: numbers) and as a person does (`Display`).
 
 use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::estimate::Load;
+
+/// Formats seconds since 1970 as RFC 3339.
+pub(super) fn rfc3339(seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
 
 /// A number of visitors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -13,7 +13,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 
-use super::Shown;
+use super::AdminContext;
 use super::problem::Problem;
 use crate::control::Event;
 use crate::estimate::Report;
@@ -23,7 +23,7 @@ use crate::metrics::ReportResult;
 /// Takes a report, or says what is wrong with it. Whatever the pool's source is: a backend whose load has moved need not
 /// wait to be asked.
 pub(super) async fn push(
-    State(shown): State<Shown>,
+    State(shown): State<AdminContext>,
     path: Result<Path<(String, String)>, PathRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {

@@ -103,7 +103,7 @@ const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
 
 /// What the endpoints show, and whom they tell of changes.
 #[derive(Clone)]
-pub struct Shown {
+pub struct AdminContext {
     /// Everything `/metrics` shows.
     pub registry: Arc<Registry>,
     /// The requests of `/metrics`.
@@ -130,7 +130,7 @@ pub struct Shown {
 const MAX_BODY: usize = 64 << 10;
 
 /// A path, and what it answers.
-type Endpoint = (&'static str, fn() -> MethodRouter<Shown>);
+type Endpoint = (&'static str, fn() -> MethodRouter<AdminContext>);
 
 /// What anybody may ask who reaches the listener.
 const OPEN: [Endpoint; 3] =
@@ -164,10 +164,10 @@ fn paths() -> String {
 }
 
 /// The endpoints of the tables, and no other.
-fn router(shown: Shown, guard: Guard, connections: usize) -> Router {
+fn router(shown: AdminContext, guard: Guard, connections: usize) -> Router {
     let permits = Arc::new(Semaphore::new(connections.div_ceil(API_SHARE)));
     let requests = ApiRequests { permits, counter: shown.counter.clone() };
-    let routes = |onto: Router<Shown>, table: &[Endpoint]| {
+    let routes = |onto: Router<AdminContext>, table: &[Endpoint]| {
         table.iter().fold(onto, |router, (path, methods)| router.route(path, methods()))
     };
     let api = routes(Router::new(), &API)
@@ -214,7 +214,7 @@ async fn limit(
     next.run(request).await
 }
 
-async fn readyz(State(shown): State<Shown>) -> Response {
+async fn readyz(State(shown): State<AdminContext>) -> Response {
     let (status, text) = shown.readiness.response();
     (status, text).into_response()
 }
@@ -224,13 +224,13 @@ async fn unknown() -> Response {
 }
 
 /// The admin listener, watched by the runtime: serving it cannot fail any more.
-pub(crate) struct Listener {
+pub(crate) struct AdminListener {
     address: SocketAddr,
     passed: HandedOver,
     queues: Vec<AcceptQueue>,
 }
 
-impl Listener {
+impl AdminListener {
     /// Has the runtime watch the sockets. Must be called inside a runtime.
     ///
     /// # Errors
@@ -248,11 +248,11 @@ impl Listener {
 
 /// Serves the endpoints until `stop` is cancelled and the last answer is out.
 pub(crate) async fn serve(
-    listener: Listener,
+    listener: AdminListener,
     slot: Slot,
     counter: Counter,
     settings: &settings::Admin,
-    shown: Shown,
+    shown: AdminContext,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let most = fd_limit::max_admin_connections(MAX_CONNECTIONS);

@@ -12,7 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::oneshot;
 
-use super::Shown;
+use super::AdminContext;
 
 /// The requests that wait for the next text. Cheap to clone: clones share it.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ impl Scrapes {
 }
 
 /// `GET /metrics`
-pub(super) async fn metrics(State(shown): State<Shown>) -> Response {
+pub(super) async fn metrics(State(shown): State<AdminContext>) -> Response {
     let (request, text) = oneshot::channel();
     if shown.scrapes.add(request) {
         // A task of its own, because the connection of the first request may be closed before the text is made.

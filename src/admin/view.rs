@@ -2,13 +2,13 @@
 //!
 //! Figures are types that a program reads as numbers (`Serialize`) and a person as text (`Display`).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::Shown;
+use super::AdminContext;
 use super::cause::{BackoffView, Cause, LastCheckView};
-use super::figures::{CountText, CountdownText, LoadView, RatioText, ShareText};
+use super::figures::{CountText, CountdownText, LoadView, RatioText, ShareText, rfc3339};
 use crate::estimate::Load;
 use crate::fleet::{
     AdminState, AgentWeight, BackendStatus, CheckResult, EffectiveState, Excluded, Fleet, HealthState,
@@ -147,7 +147,7 @@ impl Redirects {
 
 impl<'a> Overview<'a> {
     /// Of a fleet as it is now.
-    pub(super) fn of(shown: &Shown, changes: Changes, fleet: &'a Fleet) -> Self {
+    pub(super) fn of(shown: &AdminContext, changes: Changes, fleet: &'a Fleet) -> Self {
         let imbalances = shown.registry.imbalances();
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -166,7 +166,7 @@ impl Overview<'_> {
 }
 
 impl<'a> PoolView<'a> {
-    fn of(shown: &Shown, imbalances: &[StrategyFigures], pool: &'a Pool) -> Self {
+    fn of(shown: &AdminContext, imbalances: &[StrategyFigures], pool: &'a Pool) -> Self {
         let arms = 0..pool.config.arms.len();
         let redirects = redirects(shown, pool);
         Self {
@@ -190,7 +190,7 @@ impl<'a> PoolView<'a> {
 }
 
 /// What each backend of a pool got, in the order of `Decision::ALL`.
-pub(super) fn redirects(shown: &Shown, pool: &Pool) -> Vec<[u64; 3]> {
+pub(super) fn redirects(shown: &AdminContext, pool: &Pool) -> Vec<[u64; 3]> {
     (0..pool.config.backends.len()).map(|index| shown.registry.redirects(&pool.config, index)).collect()
 }
 
@@ -212,7 +212,7 @@ impl PoolView<'_> {
 }
 
 impl StrategyView {
-    fn of(shown: &Shown, imbalances: &[StrategyFigures], pool: &Pool, index: usize) -> Self {
+    fn of(shown: &AdminContext, imbalances: &[StrategyFigures], pool: &Pool, index: usize) -> Self {
         let (arm, role) = (&pool.config.arms[index], pool.roles.of(index));
         let [agreed, disagreed, kept, broken] = shown.registry.comparisons(arm).map(|count| count as f64);
         let is =
@@ -246,7 +246,7 @@ impl StrategyView {
 
 impl<'a> BackendView<'a> {
     /// All of a pool.
-    pub(super) fn of(shown: &Shown, pool: &'a Pool, redirects: &[[u64; 3]]) -> Vec<Self> {
+    pub(super) fn of(shown: &AdminContext, pool: &'a Pool, redirects: &[[u64; 3]]) -> Vec<Self> {
         let mut weights = vec![0.0; redirects.len()];
         for share in pool.shares() {
             weights[usize::from(share.backend)] = f64::from(share.weight.get());
@@ -282,7 +282,7 @@ impl<'a> BackendView<'a> {
             id: &backend.id,
             url: &backend.base,
             state: status.state(),
-            state_since: date(status.since),
+            state_since: rfc3339(status.since),
             reason,
             detail,
             last_check,
@@ -293,12 +293,12 @@ impl<'a> BackendView<'a> {
             excluded: pool.excluded(index),
             weight: status.weight,
             weight_in_effect: status.weight_in_effect(),
-            full_weight_at: status.full_weight_at.map(date),
+            full_weight_at: status.full_weight_at.map(rfc3339),
             weight_share,
             dispatch_share,
             load: load.map(|load| LoadView::of(load, status.weight.get().into())),
             set_at_run_time: set.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect(),
-            drained_at: status.drained_at.map(date),
+            drained_at: status.drained_at.map(rfc3339),
             pinned_last_minute: None,
             redirects: Redirects::of(redirects),
             overflow: CountText(pool.overflow(index)),
@@ -367,9 +367,4 @@ impl<'a> BackendView<'a> {
 /// RFC 3339 as people read it.
 fn readable(date: &str) -> String {
     date.replace('T', " ")
-}
-
-/// RFC 3339 of seconds since 1970.
-pub(super) fn date(seconds: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }

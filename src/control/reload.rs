@@ -49,7 +49,7 @@ pub struct ReloadTargets {
     /// The controller.
     pub events: mpsc::Sender<Event>,
     /// Who has the listeners.
-    pub fronts: mpsc::Sender<ReplaceDataPlane>,
+    pub data_plane: mpsc::Sender<ReplaceDataPlane>,
     /// Who reads certificates.
     pub certificates: watch::Sender<u64>,
     /// Who writes the state file, and where it is.
@@ -215,7 +215,7 @@ impl Reloader {
         if (&settings.server, &settings.admin) != (&current, &self.current.admin) {
             let (answer, served) = oneshot::channel();
             let asked = ReplaceDataPlane { settings: settings.clone(), answer };
-            self.told.fronts.send(asked).await.map_err(|_| lost())?;
+            self.told.data_plane.send(asked).await.map_err(|_| lost())?;
             served.await.map_err(|_| lost())??;
             self.current.server = settings.server.clone();
             self.current.admin = settings.admin;

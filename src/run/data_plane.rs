@@ -1,9 +1,9 @@
-//! The listeners and who serves them, as one.
+//! The data plane: listeners and the workers that serve them, replaced as a whole.
 //!
-//! When `[server]` or `[admin]` change, the front is replaced as a whole, the way a process replaces another: the next
-//! one is given the sockets of addresses that stay, opens those that are new, and serves; only then does the old one
-//! stop accepting, and it finishes what is under way. So every key of these sections can change while visitors are
-//! served, and what can't be had changes nothing.
+//! When `[server]` or `[admin]` change, a new data plane replaces the old one as a new process does: it receives the
+//! sockets of addresses that stay, opens the new ones and serves; only then does the old one stop accepting, and it
+//! completes its open requests. So every key of these sections can change without an interruption, and a change that
+//! fails has no effect.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,9 +14,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Shown};
+use super::admin_server::AdminServer;
+use crate::admin::AdminContext;
 use crate::certificates::{self, CertificateStore, Published};
 use crate::dispatch::client_limits::ClientLimits;
 use crate::dispatch::{DispatchConfig, HealthPath, Worker};
@@ -34,13 +34,13 @@ use crate::settings::{ForwardedBy, Settings};
 use crate::telemetry::Telemetry;
 use crate::util::clock::Clock;
 
-/// What every front stands on.
+/// What all data planes of the process share.
 pub(super) struct SharedState<'t> {
-    pub(super) shown: Shown,
+    pub(super) admin: AdminContext,
     pub(super) clock: Clock,
     pub(super) slots: Slots,
-    pub(super) roll: Arc<CounterRegistry>,
-    pub(super) places: Arc<ConnectionLimit>,
+    pub(super) registry: Arc<CounterRegistry>,
+    pub(super) connection_limit: Arc<ConnectionLimit>,
     /// Where clients are listened for at present.
     pub(super) listening: Arc<ArcSwap<Listening>>,
     pub(super) clients: RefCell<Arc<ClientLimits>>,
@@ -50,17 +50,17 @@ pub(super) struct SharedState<'t> {
     pub(super) certificates: watch::Sender<u64>,
 }
 
-/// The listeners and who serves them.
+/// Listeners and the workers that serve them.
 pub(super) struct DataPlane {
     pub(super) settings: Settings,
-    /// Where visitors are served, in the order of the settings.
+    /// Traffic listeners, in the order of the settings.
     pub(super) traffic: Vec<(ListenerProtocol, SocketAddr)>,
-    /// Where the operator is.
+    /// The admin listener's address.
     pub(super) admin: SocketAddr,
-    crew: WorkerPool,
+    workers: WorkerPool,
     /// Workers that don't serve yet.
     staffed: Vec<(Worker, Vec<Listener>)>,
-    slabs: Vec<Arc<ThreadCounters>>,
+    counters: Vec<Arc<ThreadCounters>>,
     /// A second descriptor of every listening socket.
     held: Vec<BoundListener>,
     /// How many connections there may be.
@@ -68,17 +68,9 @@ pub(super) struct DataPlane {
     /// Each listener with the place of its counts.
     counted: Vec<(String, Slot)>,
     certificates: Published,
-    office: AdminServer,
+    admin_server: AdminServer,
     /// Ended with this.
     _upkeep: [AbortOnDrop; 2],
-}
-
-/// The admin listener.
-struct AdminServer {
-    /// Until it serves.
-    closed: Option<admin::Listener>,
-    open: Option<JoinHandle<()>>,
-    stop: CancellationToken,
 }
 
 /// A task that ends with its owner.
@@ -98,7 +90,7 @@ impl DataPlane {
     pub(super) fn new(
         settings: &Settings,
         listeners: Listeners,
-        ground: &SharedState<'_>,
+        state: &SharedState<'_>,
     ) -> io::Result<Self> {
         let limits = &settings.server.limits;
         let most = max_connections(limits.max_connections, limits.max_probes.0).map_err(io::Error::other)?;
@@ -108,7 +100,7 @@ impl DataPlane {
         let traffic: Vec<_> =
             listening.iter().map(|traffic| (traffic.speaks, traffic.bound.address)).collect();
         let admin = admin_bound.address;
-        let slot = |address: SocketAddr| ground.slots.listener(&address.to_string());
+        let slot = |address: SocketAddr| state.slots.listener(&address.to_string());
         let workers = worker_count(settings);
         let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for Traffic { bound, speaks, proxy_protocol } in listening {
@@ -122,28 +114,28 @@ impl DataPlane {
         }
         let tls = traffic.iter().any(|(speaks, _)| *speaks == ListenerProtocol::Tls);
         let tls = tls.then(|| Tls::new(&settings.server.tls, Arc::clone(&certificates)));
-        let crew = WorkerPool::new(
+        let workers = WorkerPool::new(
             &settings.server,
             tls.transpose().map_err(io::Error::other)?,
-            Arc::clone(&ground.places),
+            Arc::clone(&state.connection_limit),
         );
         let (rate, connections) = (limits.requests_per_second_per_client, limits.max_connections_per_client);
-        let mut known = ground.clients.borrow_mut();
+        let mut known = state.clients.borrow_mut();
         // Where the limits stay, so does what each client has had.
         if !known.has_limits(rate, connections) {
             *known = ClientLimits::new(rate, connections);
         }
         let clients = Arc::clone(&known);
         drop(known);
-        let mut slabs = Vec::new();
+        let mut counters = Vec::new();
         let staffed = of_worker.into_iter().map(|own| {
-            let slab = ground.roll.enlist();
-            slabs.push(Arc::clone(&slab));
+            let own_counters = state.registry.enlist();
+            counters.push(Arc::clone(&own_counters));
             let (fleet, policy) =
-                (Arc::clone(&ground.shown.fleet), policy(settings, &clients, &ground.shown.readiness));
-            let access_log = ground.telemetry.access_log();
-            let (rng, counter) = (rand::make_rng(), Counter::new(slab));
-            (Worker::new(fleet, ground.clock, rng, counter, policy, access_log), own)
+                (Arc::clone(&state.admin.fleet), policy(settings, &clients, &state.admin.readiness));
+            let access_log = state.telemetry.access_log();
+            let (rng, counter) = (rand::make_rng(), Counter::new(own_counters));
+            (Worker::new(fleet, state.clock, rng, counter, policy, access_log), own)
         });
         let staffed = staffed.collect();
         let addresses = traffic.iter().map(|(_, address)| *address).chain([admin]);
@@ -151,24 +143,20 @@ impl DataPlane {
         let watching = certificates::watch(
             Arc::clone(&certificates),
             settings.server.watch.0,
-            ground.certificates.subscribe(),
+            state.certificates.subscribe(),
         );
         Ok(Self {
             settings: settings.clone(),
             traffic,
             admin,
-            crew,
+            workers,
             staffed,
-            slabs,
+            counters,
             held,
             most,
             counted,
             certificates,
-            office: AdminServer {
-                closed: Some(admin::Listener::new(admin_bound)?),
-                open: None,
-                stop: CancellationToken::new(),
-            },
+            admin_server: AdminServer::new(admin_bound)?,
             _upkeep: [
                 AbortOnDrop(tokio::task::spawn_local(watching)),
                 AbortOnDrop(tokio::task::spawn_local(sweep(clients))),
@@ -176,12 +164,12 @@ impl DataPlane {
         })
     }
 
-    /// The front after this one, which shares the sockets of addresses that stay; it serves already, and this one
-    /// is to [`Self::retire`].
+    /// Returns the next data plane, which shares the sockets of addresses that stay and serves already; this one is
+    /// then to [`Self::retire`].
     ///
     /// # Errors
     /// A line for each thing that could not be had; nothing has changed then.
-    pub(super) fn next(&self, settings: &Settings, ground: &SharedState<'_>) -> Result<Self, Vec<String>> {
+    pub(super) fn next(&self, settings: &Settings, state: &SharedState<'_>) -> Result<Self, Vec<String>> {
         let line = |error: io::Error| vec![explained(&error)];
         let mut inherited = Inherited::default();
         for held in &self.held {
@@ -189,10 +177,10 @@ impl DataPlane {
         }
         let listeners = Listeners::open(settings, inherited)
             .map_err(|taken| taken.iter().map(|taken| self.explained(taken)).collect::<Vec<_>>())?;
-        let mut next = Self::new(settings, listeners, ground).map_err(line)?;
-        next.serve(ground).map_err(line)?;
+        let mut next = Self::new(settings, listeners, state).map_err(line)?;
+        next.serve(state).map_err(line)?;
         next.tune();
-        next.open_office(ground);
+        next.open_admin(state);
         Ok(next)
     }
 
@@ -224,15 +212,15 @@ impl DataPlane {
     ///
     /// # Errors
     /// A thread or a runtime could not be had.
-    pub(super) fn serve(&mut self, ground: &SharedState<'_>) -> io::Result<()> {
-        self.crew.start(std::mem::take(&mut self.staffed))?;
-        ground.places.resize(self.most);
-        ground.listening.store(Arc::new(self.listening()));
-        ground.roll.show(self.counted.clone(), Arc::clone(&self.certificates));
+    pub(super) fn serve(&mut self, state: &SharedState<'_>) -> io::Result<()> {
+        self.workers.start(std::mem::take(&mut self.staffed))?;
+        state.connection_limit.resize(self.most);
+        state.listening.store(Arc::new(self.listening()));
+        state.registry.show(self.counted.clone(), Arc::clone(&self.certificates));
         Ok(())
     }
 
-    /// Sets the options of the listeners for clients, once no other front or process can be left with them alone.
+    /// Sets the options of the listeners for clients, once no other data plane or process can be left with them alone.
     pub(super) fn tune(&self) {
         let of_clients = self.held.iter().filter(|bound| bound.kind != ListenerKind::Admin);
         of_clients.for_each(|bound| bound.tune(&self.settings.server));
@@ -247,77 +235,69 @@ impl DataPlane {
         }
     }
 
-    /// Has the operator served.
-    pub(super) fn open_office(&mut self, ground: &SharedState<'_>) {
-        let Some(listener) = self.office.closed.take() else { return };
-        let slot = ground.slots.listener(&listener.address().to_string());
-        let (counter, shown) = (ground.counter.clone(), ground.shown.clone());
-        let (settings, stop) = (self.settings.admin.clone(), self.office.stop.clone());
-        self.office.open = Some(tokio::task::spawn_local(async move {
-            if let Err(error) = admin::serve(listener, slot, counter, &settings, shown, stop).await {
-                tracing::error!(%error, "the admin listener ended");
-            }
-        }));
+    /// Serves the admin listener, if it does not yet.
+    pub(super) fn open_admin(&mut self, state: &SharedState<'_>) {
+        self.admin_server.open(&self.settings.admin, state);
     }
 
-    /// Stops accepting the operator's connections, and finishes those that are open.
-    pub(super) fn close_office(&self) {
-        self.office.stop.cancel();
+    /// Closes the admin listener; requests that are open get their responses.
+    pub(super) fn close_admin(&self) {
+        self.admin_server.close();
     }
 
-    /// Waits until the last answer to the operator is out.
-    pub(super) async fn office_closed(&mut self) {
-        if let Some(open) = &mut self.office.open {
-            let _ = open.await;
-        }
+    /// Waits until the last response of the admin listener is sent.
+    pub(super) async fn admin_closed(&mut self) {
+        self.admin_server.closed().await;
     }
 
     /// Waits until a worker has ended, which none does by itself.
     pub(super) async fn one_ended(&mut self) {
-        self.crew.one_ended().await;
+        self.workers.one_ended().await;
     }
 
     /// Drains: sockets that no successor has are closed once their queues are empty.
     pub(super) fn drain(&mut self) {
-        self.crew.drain(std::mem::take(&mut self.held));
+        self.workers.drain(std::mem::take(&mut self.held));
     }
 
     /// How its workers stop once they drain.
     pub(super) fn shutdown(&self) -> &Shutdown {
-        self.crew.shutdown()
+        self.workers.shutdown()
     }
 
     /// Drains, and leaves all sockets as they are to the process that they came from.
     pub(super) fn withdraw(&mut self) {
         self.held.clear();
-        self.crew.drain(Vec::new());
+        self.workers.drain(Vec::new());
     }
 
     /// Waits until every visitor has their answer.
     pub(super) async fn served(&mut self) {
-        self.crew.all_ended().await;
+        self.workers.all_ended().await;
     }
 
-    /// Leaves everything to the next front, and returns once what is under way is finished or `shutdown_grace` over.
-    pub(super) async fn retire(mut self, next: Vec<(ListenerKind, SocketAddr)>, roll: Arc<CounterRegistry>) {
+    /// Drains for the next data plane; returns when the open requests are complete or `shutdown_grace` has expired.
+    pub(super) async fn retire(
+        mut self,
+        next: Vec<(ListenerKind, SocketAddr)>,
+        registry: Arc<CounterRegistry>,
+    ) {
         for held in self.held.iter().filter(|held| next.contains(&(held.kind, held.address))) {
             held.passed.set();
         }
         self.drain();
-        self.close_office();
+        self.close_admin();
         let finished = async {
-            self.crew.all_ended().await;
-            if let Some(open) = &mut self.office.open {
-                let _ = open.await;
-            }
+            self.workers.all_ended().await;
+            self.admin_server.closed().await;
         };
         if tokio::time::timeout(self.settings.server.shutdown_grace.0, finished).await.is_err() {
             tracing::warn!("shutdown_grace is over; what the workers of before had under way was cut short");
             self.shutdown().abort();
-            self.crew.all_ended().await;
+            self.workers.all_ended().await;
         }
         // Only now does nobody write to them any more.
-        self.slabs.iter().for_each(|slab| roll.retire(slab));
+        self.counters.iter().for_each(|counters| registry.retire(counters));
     }
 }
 

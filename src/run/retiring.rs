@@ -1,4 +1,4 @@
-//! Fronts that others have replaced, until what they have under way is finished.
+//! Data planes that were replaced, until their open requests are complete.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use super::data_plane::DataPlane;
 use crate::metrics::CounterRegistry;
 use crate::server::Shutdown;
 
-/// These fronts: how each stops, and the task that waits for it.
+/// The shutdown steps of each, and the task that waits for it.
 #[derive(Default)]
 pub(super) struct Retiring(Vec<(Shutdown, JoinHandle<()>)>);
 
 impl Retiring {
-    /// Has a front leave everything to the next one. Must be called inside a [`tokio::task::LocalSet`].
-    pub(super) fn add(&mut self, front: DataPlane, next: &DataPlane, roll: Arc<CounterRegistry>) {
+    /// Drains a data plane for the next one. Must be called inside a [`tokio::task::LocalSet`].
+    pub(super) fn add(&mut self, data_plane: DataPlane, next: &DataPlane, roll: Arc<CounterRegistry>) {
         self.0.retain(|(_, task)| !task.is_finished());
-        let shutdown = front.shutdown().clone();
-        self.0.push((shutdown, tokio::task::spawn_local(front.retire(next.listeners(), roll))));
+        let shutdown = data_plane.shutdown().clone();
+        self.0.push((shutdown, tokio::task::spawn_local(data_plane.retire(next.listeners(), roll))));
     }
 
     /// How each of them stops.

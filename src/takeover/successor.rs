@@ -125,7 +125,7 @@ impl Predecessor {
     }
 
     /// Sets what the operator had set of backends there. To be called before this one serves.
-    pub async fn operate_again(&mut self, events: &mpsc::Sender<Event>) {
+    pub async fn restore_overrides(&mut self, events: &mpsc::Sender<Event>) {
         overrides::restore(std::mem::take(&mut self.operated), events).await;
     }
 

@@ -212,5 +212,5 @@ fn a_changed_page_is_read_again_and_a_broken_one_is_not() {
     wait_until("both are read", || body("/site/x") == page("pool 3") && body("/other/x") == page("server 3"));
     entry.signpost.wait_for_metric("signpost_config_last_reload_successful", &[], 1.0);
     // All of it on one connection: listeners and workers stay.
-    assert!(!entry.signpost.log().contains("listeners are served by new workers"));
+    assert!(!entry.signpost.log().contains("listeners replaced"));
 }

@@ -64,7 +64,7 @@ fn listeners_come_and_go_and_no_visitor_is_lost() {
         "counts outlive who counted"
     );
     signpost.wait_for_metric("signpost_connections", &[("listener", &first.to_string())], 0.0);
-    signpost.wait_for_log("listeners are served by new workers");
+    signpost.wait_for_log("listeners replaced");
 }
 
 #[test]

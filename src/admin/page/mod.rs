@@ -21,7 +21,7 @@ use axum::http::header::{
 };
 use axum::response::{IntoResponse, Response};
 
-use super::Shown;
+use super::AdminContext;
 use super::problem::Problem;
 use super::view::{Changes, Overview, StrategyView};
 use crate::fleet::{EffectiveState, Priority};
@@ -52,7 +52,10 @@ struct Page<'a> {
 }
 
 /// `GET /`
-pub(super) async fn page(State(shown): State<Shown>, Extension(changes): Extension<Changes>) -> Response {
+pub(super) async fn page(
+    State(shown): State<AdminContext>,
+    Extension(changes): Extension<Changes>,
+) -> Response {
     let fleet = shown.fleet.load_full();
     match (Page { overview: Overview::of(&shown, changes, &fleet) }).render() {
         Ok(html) => {
