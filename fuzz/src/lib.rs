@@ -11,13 +11,14 @@ use http::header::{COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use signpost::control::Controller;
 use signpost::dispatch::client_limits::ClientLimits;
-use signpost::dispatch::{DispatchConfig, Worker, dispatch};
+use signpost::dispatch::response::HttpResponse;
+use signpost::dispatch::{ConnectionInfo, DispatchConfig, ListenerRole, Worker, dispatch};
 use signpost::estimate::Report;
 use signpost::load;
 use signpost::load::agent::AgentReply;
 use signpost::metrics::{Counter, ReportResult};
-use signpost::request::ClientInfo;
 use signpost::request::client_address::{ClientIpHeader, TrustedProxies};
+use signpost::request::{ClientInfo, Headers, RequestView};
 use signpost::server::proxy_protocol::{Header, MAX, Parsed, parse};
 use signpost::settings::{Flags, Layers, Leaf as _, LoadUnit, Pointer, Settings};
 
@@ -43,14 +44,20 @@ pub fn worker(backend: &str, pin: bool) -> Worker {
     )
 }
 
+/// Responds to a request.
+pub fn respond(worker: &Worker, request: &Request<()>) -> HttpResponse {
+    let connection = ConnectionInfo { role: ListenerRole::Dispatch, peer: PEER, hsts: None };
+    dispatch(worker, &connection, &RequestView::of(request), |response| response.to_http()).0
+}
+
 /// Runs a request through one worker, made once.
-fn answer(method: Method, uri: Uri, headers: HeaderMap) -> signpost::dispatch::response::Answer {
+fn answer(method: Method, uri: Uri, headers: HeaderMap) -> HttpResponse {
     thread_local!(static WORKER: OnceCell<Worker> = const { OnceCell::new() });
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    WORKER.with(|cell| dispatch(cell.get_or_init(|| worker(BASE, true)), request, PEER).0)
+    WORKER.with(|cell| respond(cell.get_or_init(|| worker(BASE, true)), &request))
 }
 
 /// The first line is a method, the second a host, the rest a target: whatever they are, no answer leads anywhere
@@ -110,12 +117,12 @@ pub fn forwarded(data: &[u8]) {
     }
     for field in [ClientIpHeader::Forwarded, ClientIpHeader::XForwardedFor] {
         let nobody = TrustedProxies::new(["192.0.2.0/24".parse().expect("a network")], field);
-        assert_eq!(nobody.resolve(PEER, &headers), PEER);
+        assert_eq!(nobody.resolve(PEER, Headers::Map(&headers)), PEER);
         let proxies = TrustedProxies::new(["10.0.0.0/8".parse().expect("a network")], field);
-        let client = proxies.resolve(PEER, &headers);
+        let client = proxies.resolve(PEER, Headers::Map(&headers));
         let said = headers.values().any(|value| value.as_bytes().iter().any(|byte| b".:".contains(byte)));
         assert!(client.address == PEER.address || said);
-        assert_eq!(proxies.resolve(PEER, &padded), client, "{headers:?}");
+        assert_eq!(proxies.resolve(PEER, Headers::Map(&padded)), client, "{headers:?}");
     }
 }
 

@@ -23,13 +23,13 @@ use rand::rngs::SmallRng;
 use signpost::control::Controller;
 use signpost::dispatch::access_log::{AccessLog, Format};
 use signpost::dispatch::client_limits::ClientLimits;
-use signpost::dispatch::{DispatchConfig, HealthPath, Worker};
+use signpost::dispatch::{DispatchConfig, HealthPath, ListenerRole, Worker};
 use signpost::metrics::{Counter, CounterRegistry, Registry, Sources};
 use signpost::output::{LogWriter, Lossy};
 use signpost::readiness::Readiness;
 use signpost::request::ClientInfo;
 use signpost::request::client_address::{ClientIpHeader, TrustedProxies};
-use signpost::server::single_connection::{Respond, SingleConnection};
+use signpost::server::single_connection::SingleConnection;
 use signpost::server::{ConnectionEnd, ConnectionLimits, Socket, Transport};
 use signpost::settings::{ForwardedBy, Layers, Settings};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -37,7 +37,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Settings, and what is decided about a connection before its first byte.
 struct Scenario {
     settings: &'static str,
-    respond: Respond,
+    role: ListenerRole,
     by_tls: bool,
     is_draining: bool,
     takes_last_place: bool,
@@ -46,7 +46,7 @@ struct Scenario {
 /// A plain listener with room.
 const fn plain(settings: &'static str) -> Scenario {
     let (by_tls, is_draining, takes_last_place) = (false, false, false);
-    Scenario { settings, respond: Respond::Dispatch, by_tls, is_draining, takes_last_place }
+    Scenario { settings, role: ListenerRole::Dispatch, by_tls, is_draining, takes_last_place }
 }
 
 const POOL: &str = "
@@ -171,8 +171,8 @@ const SCENARIOS: [Scenario; 15] = [
     Scenario { is_draining: true, ..plain(RICH_POOL) },
     Scenario { takes_last_place: true, ..plain(POOL) },
     Scenario { by_tls: true, ..plain(RICH_POOL) },
-    Scenario { respond: Respond::Upgrade(HTTPS), ..plain(RICH_POOL) },
-    Scenario { respond: Respond::PlainHttp, ..plain(RICH_POOL) },
+    Scenario { role: ListenerRole::RedirectToHttps(HTTPS), ..plain(RICH_POOL) },
+    Scenario { role: ListenerRole::RejectPlainHttp, ..plain(RICH_POOL) },
 ];
 
 /// In an input, this stands for a cookie with a valid pin of the scenario's pool.
@@ -331,8 +331,8 @@ impl Setup {
     /// Serves a client that sends the input up to `cut`, the rest once that was read, then [`END`], and closes when
     /// all is answered.
     fn serve(&self, input: &[u8], cut: usize, path: &Path, access_log: Option<AccessLog>) -> Observed {
-        let Scenario { respond, by_tls, is_draining, takes_last_place, .. } = *self.scenario;
-        let is_plain_http = matches!(respond, Respond::PlainHttp);
+        let Scenario { role, by_tls, is_draining, takes_last_place, .. } = *self.scenario;
+        let is_plain_http = role == ListenerRole::RejectPlainHttp;
         let limits = &self.settings.server.limits;
         let max_requests = limits.max_requests_per_connection;
         let limits = ConnectionLimits {
@@ -346,7 +346,7 @@ impl Setup {
         let connection = SingleConnection {
             worker: Rc::new(self.worker(path, access_log)),
             client: ClientInfo { address: PROXY, by_tls },
-            respond,
+            role,
             hsts: by_tls.then_some(HeaderValue::from_static("max-age=63072000")),
             limits,
             has_fast_path: path.has_fast_path,

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use http::{HeaderName, StatusCode};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde::{Serialize, Serializer};
@@ -22,6 +22,7 @@ use serde::{Serialize, Serializer};
 use crate::fleet::PoolConfig;
 use crate::output::LogWriter;
 use crate::request::outcome::{Rejection, Selection};
+use crate::request::{Headers, RequestView};
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub struct Line<'a> {
     /// When its answer was ready.
     pub time: SystemTime,
     /// What it asked; `None` where hyper could not read that.
-    pub asked: Option<Asked<'a>>,
+    pub request: Option<RequestView<'a>>,
     /// Who asked.
     pub client: IpAddr,
     /// What it was answered.
@@ -75,27 +76,12 @@ pub struct Line<'a> {
     pub took: Duration,
 }
 
-/// What a request asked, as far as a line shows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
-    /// Its method.
-    pub method: &'a Method,
-    /// Its target, as sent.
-    pub uri: &'a Uri,
-    /// Its header fields.
-    pub headers: &'a HeaderMap,
-}
-
-impl<'a> Asked<'a> {
-    fn host(self) -> &'a str {
+/// The host of a request as a line shows it; empty where there is none, or no text.
+fn host(request: RequestView<'_>) -> &str {
+    match request.headers.get(&HOST) {
+        Some(host) => std::str::from_utf8(host).ok().filter(|host| host.is_ascii()).unwrap_or(""),
         // HTTP/2 has it in the target.
-        let of_target = || self.uri.authority().map_or("", Authority::as_str);
-        self.headers.get(HOST).map_or_else(of_target, |host| host.to_str().unwrap_or(""))
-    }
-
-    fn path(self) -> Cow<'a, str> {
-        let whole = || Cow::Owned(self.uri.to_string());
-        self.uri.path_and_query().map_or_else(whole, |path| Cow::Borrowed(path.as_str()))
+        None => request.target.authority().map_or("", Authority::as_str),
     }
 }
 
@@ -124,7 +110,7 @@ struct Fields<'a> {
 struct CopiedHeaders<'a> {
     names: &'a [HeaderName],
     /// `None` if the head could not be read.
-    headers: Option<&'a HeaderMap>,
+    headers: Option<Headers<'a>>,
 }
 
 /// The longest value that is copied, in bytes, before it is escaped.
@@ -138,11 +124,11 @@ impl<'a> CopiedHeaders<'a> {
     /// Each name with the value of its fields, several joined as RFC 9110 §5.2 combines them; `None`: no such field.
     fn iter(&self) -> impl Iterator<Item = (&'a str, Option<Cow<'a, str>>)> {
         self.names.iter().map(|name| {
-            let mut values = self.headers.into_iter().flat_map(|headers| headers.get_all(name));
+            let mut values = self.headers.into_iter().flat_map(move |headers| headers.get_all(name));
             let value = values.next().map(|first| {
-                values.fold(text_of(first.as_bytes()), |mut joined, next| {
+                values.fold(text_of(first), |mut joined, next| {
                     joined.to_mut().push_str(", ");
-                    joined.to_mut().push_str(&text_of(next.as_bytes()));
+                    joined.to_mut().push_str(&text_of(next));
                     cut(joined)
                 })
             });
@@ -203,9 +189,9 @@ impl AccessLog {
         let fields = Fields {
             timestamp: humantime::format_rfc3339_millis(line.time),
             target: "access",
-            method: line.asked.map(|asked| asked.method.as_str()),
-            host: line.asked.map(Asked::host),
-            path: line.asked.map(Asked::path),
+            method: line.request.map(|request| request.method.as_str()),
+            host: line.request.map(host),
+            path: line.request.map(|request| request.target.shown()),
             status: line.status.as_u16(),
             pool: line.config.map(|config| &*config.name),
             strategy: line
@@ -215,7 +201,10 @@ impl AccessLog {
             decision: line.choice.map(|choice| choice.decision.name()),
             rejection: line.rejection.map(Rejection::name),
             client: line.client,
-            headers: CopiedHeaders { names: &self.copied, headers: line.asked.map(|asked| asked.headers) },
+            headers: CopiedHeaders {
+                names: &self.copied,
+                headers: line.request.map(|request| request.headers),
+            },
             duration_us: line.took.as_nanos() as f64 / 1000.0,
         };
         // Writing to a Vec can't fail, and neither can JSON of strings and numbers.
@@ -287,6 +276,7 @@ impl Fields<'_> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use http::{HeaderMap, Request};
     use rand::SeedableRng;
 
     use super::*;
@@ -324,9 +314,11 @@ mod tests {
         }
         let copied = copied.iter().copied().map(HeaderName::from_static).collect();
         let log = AccessLog::new(writer, format, 1.0, copied);
+        let mut request = Request::get("/x\"y").body(()).unwrap();
+        *request.headers_mut() = headers;
         let line = log.begin(&Line {
             time: SystemTime::UNIX_EPOCH,
-            asked: Some(Asked { method: &Method::GET, uri: &"/x\"y".parse().unwrap(), headers: &headers }),
+            request: Some(RequestView::of(&request)),
             client: "192.0.2.1".parse().unwrap(),
             status: StatusCode::NOT_FOUND,
             config: None,

@@ -3,11 +3,10 @@
 //! It is answered before everything else: whatever the host, because balancers send addresses, names of their own or
 //! none; without a limit per client, because one balancer asks for many; and without an access line.
 
-use http::{Method, Request};
-
-use super::response::{self, Answer};
-use super::{OpenLine, Worker};
+use super::{ListenerRole, Worker};
 use crate::readiness::Readiness;
+use crate::request::RequestView;
+use crate::request::outcome::Outcome;
 
 /// The path, and what is reported there.
 #[derive(Clone, Debug)]
@@ -24,17 +23,14 @@ impl HealthPath {
 }
 
 impl Worker {
-    /// Returns the response to a request for the health path, which is counted by its status alone; `None` for all
-    /// others. Every method is answered, because the checks of balancers use GET, HEAD or OPTIONS.
-    pub(super) fn health<B>(&self, request: &Request<B>) -> Option<(Answer, OpenLine)> {
+    /// What a request for the health path comes to, which is counted by its status alone; `None` for all others. Every
+    /// method is answered, because the checks of balancers use GET, HEAD or OPTIONS.
+    pub(super) fn health(&self, role: ListenerRole, request: &RequestView<'_>) -> Option<Outcome<'static>> {
         let health = self.policy.health_path.as_ref()?;
-        if request.uri().path() != &*health.path {
+        if role == ListenerRole::RejectPlainHttp || request.target.path() != &*health.path {
             return None;
         }
         let (status, text) = health.readiness.response();
-        self.counter.response(status);
-        let answer = response::text(status, text);
-        let is_head = *request.method() == Method::HEAD;
-        Some((if is_head { response::head_alone(answer) } else { answer }, OpenLine::default()))
+        Some(Outcome::Readiness(status, text))
     }
 }

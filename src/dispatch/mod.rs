@@ -1,213 +1,140 @@
-//! The hot path: one request, from head to answer. It takes no lock, awaits nothing, looks up no metric label
-//! and allocates little but its answer (ARCHITECTURE.md lists it).
+//! The hot path: one request, from head to response. It takes no lock, awaits nothing, looks up no metric label and
+//! allocates nothing.
 
 pub mod access_log;
 pub mod client_limits;
+mod date;
 mod health_path;
 mod prefers_html;
 pub mod response;
 mod select;
+mod worker;
 
-use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
-use arc_swap::Cache;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{HeaderValue, Method};
 use rand::Rng;
-use rand::rngs::SmallRng;
 
-use self::access_log::{AccessLog, Asked, Line};
-use self::client_limits::{Admission, ClientLimits};
-use self::response::Answer;
-pub use crate::dispatch::access_log::OpenLine;
+pub use self::access_log::OpenLine;
+pub use self::health_path::HealthPath;
+use self::prefers_html::prefers_html;
+use self::response::Response;
+use self::worker::LogContext;
+pub use self::worker::{DispatchConfig, Worker};
 use crate::fleet::{Fleet, PoolConfig, escapes_base_path};
-use crate::metrics::{Counter, Limit};
-use crate::request::client_address::TrustedProxies;
-use crate::request::outcome::{Rejection, Selection};
-use crate::request::{ClientInfo, Target, Visit};
-use crate::util::clock::Clock;
-pub use health_path::HealthPath;
+use crate::request::outcome::{
+    CorsDecision, HttpsRedirect, NewPin, Outcome, Redirect, Rejected, Rejection, Selection,
+};
+use crate::request::{CheckedRequest, ClientInfo, Headers, PathAndQuery, RequestView, Target, hash_key};
 
-/// What a worker thread owns for its requests. Nothing here is shared with another thread but the fleet.
-#[derive(Debug)]
-pub struct Worker {
-    fleet: RefCell<Cache<Arc<ArcSwap<Fleet>>, Arc<Fleet>>>,
-    clock: Clock,
-    rng: RefCell<SmallRng>,
-    picks: Cell<u32>,
-    /// The header map of the last request, empty: the next answer's, so that none is allocated.
-    spare: RefCell<HeaderMap>,
-    policy: DispatchConfig,
-    access_log: Option<AccessLog>,
-    /// Where it counts.
-    pub counter: Counter,
+/// What is known of a connection before its first request.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionInfo<'a> {
+    /// What its requests come to.
+    pub role: ListenerRole,
+    /// Who sends them: a client or a proxy.
+    pub peer: ClientInfo,
+    /// `Strict-Transport-Security` of its responses.
+    pub hsts: Option<&'a HeaderValue>,
 }
 
-/// What the settings say of every request, whatever its pool.
-#[derive(Clone, Debug)]
-pub struct DispatchConfig {
-    /// The longest target, in bytes.
-    pub max_target: usize,
-    /// The most header fields.
-    pub max_headers: usize,
-    /// Who may tell where a visitor came from.
-    pub trust: TrustedProxies,
-    /// What each client has had, where that is limited.
-    pub clients: Arc<ClientLimits>,
-    /// Where balancers ask whether this process is ready.
-    pub health_path: Option<HealthPath>,
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerRole {
+    /// Requests are redirected to a backend.
+    Dispatch,
+    /// Requests are redirected to the same host over TLS, on this port.
+    RedirectToHttps(NonZeroU16),
+    /// Requests are rejected: they are plain HTTP on a TLS listener.
+    RejectPlainHttp,
 }
 
-impl Worker {
-    /// Without an access log no request is logged.
-    pub fn new(
-        fleet: Arc<ArcSwap<Fleet>>,
-        clock: Clock,
-        rng: SmallRng,
-        counter: Counter,
-        policy: DispatchConfig,
-        access_log: Option<AccessLog>,
-    ) -> Self {
-        Self {
-            fleet: RefCell::new(Cache::new(fleet)),
-            clock,
-            rng: RefCell::new(rng),
-            picks: Cell::new(0),
-            spare: RefCell::default(),
-            policy,
-            access_log,
-            counter,
-        }
-    }
-
-    /// Whether this is the address of a trusted proxy.
-    pub fn trusts(&self, address: IpAddr) -> bool {
-        self.policy.trust.is_proxy(address)
-    }
-}
-
-/// Answers one request; `peer` is who sent it, a visitor or a proxy. The line is to be given to [`Worker::settle`] once
-/// it is known whether the response was written.
-pub fn dispatch<B>(worker: &Worker, request: Request<B>, peer: ClientInfo) -> (Answer, OpenLine) {
-    if let Some(health) = worker.health(&request) {
-        return health;
-    }
-    answer(worker, request, peer, serve)
-}
-
-/// Redirects one request to the same host over TLS, on `port`, if some pool serves that host. A request that a trusted
-/// proxy received over TLS is dispatched instead, because the same redirect would come back here without end.
-pub fn upgrade<B>(
+/// Serves one request: client → route → pin → pick → outcome → count → log. `render` makes a response of the outcome; it
+/// runs a second time if it panics. The line is to be given to [`Worker::settle`] once it is known whether the response
+/// was written.
+pub fn dispatch<R>(
     worker: &Worker,
-    request: Request<B>,
-    peer: ClientInfo,
-    port: NonZeroU16,
-) -> (Answer, OpenLine) {
-    if let Some(health) = worker.health(&request) {
-        return health;
+    connection: &ConnectionInfo<'_>,
+    request: &RequestView<'_>,
+    mut render: impl FnMut(&Response<'_>) -> R,
+) -> (R, OpenLine) {
+    let is_head = *request.method == Method::HEAD;
+    let mut render = |outcome: &Outcome<'_>| render(&Response::new(outcome, is_head, connection.hsts));
+    if let Some(outcome) = worker.health(connection.role, request) {
+        worker.counter.response(outcome.status());
+        return (render(&outcome), OpenLine::default());
     }
-    answer(worker, request, peer, |worker, fleet, request, client, seen| {
-        if client.by_tls {
-            return serve(worker, fleet, request, client, seen);
-        }
-        let visit = worker.read(request, client)?;
-        let host = visit.host.as_deref().ok_or(Rejection::MissingHost)?;
-        let Target::Path(target) = visit.target else { return Err(Rejection::BadTarget) };
-        if !fleet.routes.knows(Some(host)) {
-            return Err(Rejection::UnknownHost);
-        }
-        // The pool may serve another path of the host only.
-        let config = fleet.route(Some(host), target.path()).ok().map(|pool| &*pool.config);
-        if response::is_preflight(request) {
-            return Ok(response::options(config, visit.headers));
-        }
-        response::upgrade(host, port, target, config, visit.headers)
-    })
-}
-
-/// Rejects one request of plain HTTP on a TLS listener.
-pub fn reject_plain_http<B>(worker: &Worker, request: Request<B>, peer: ClientInfo) -> (Answer, OpenLine) {
-    answer(worker, request, peer, |_, _, _, _, _| Err(Rejection::PlainHttp))
-}
-
-/// Answers and counts a request, and begins its access line.
-fn answer<B>(
-    worker: &Worker,
-    mut request: Request<B>,
-    peer: ClientInfo,
-    serve: impl for<'f> FnOnce(
-        &Worker,
-        &'f Fleet,
-        &Request<B>,
-        ClientInfo,
-        &mut LogContext<'f>,
-    ) -> Result<Answer, Rejection>,
-) -> (Answer, OpenLine) {
-    let started = worker.keeps_time().then(Instant::now);
-    let client = worker.policy.trust.resolve(peer, request.headers());
+    let started = worker.request_time();
+    let client = worker.policy.trust.resolve(connection.peer, request.headers);
     let mut cache = worker.fleet.borrow_mut();
     let fleet = cache.load();
 
-    let mut seen = LogContext::default();
+    let mut context = LogContext::default();
     // Nothing that was borrowed outlives a panic but the counts, which are whole after each step.
-    let served = catch_unwind(AssertUnwindSafe(|| {
-        if let Err(rejection) = worker.admit(client, started) {
-            // A rejected preflight would hide the 429 of the request behind it from its script.
-            if !response::is_preflight(&request) {
-                return Err(rejection);
-            }
-        }
-        serve(worker, fleet, &request, client, &mut seen)
+    let rendered = catch_unwind(AssertUnwindSafe(|| {
+        let admitted = worker.admit(request, client, started);
+        let outcome =
+            admitted.and_then(|()| serve(worker, fleet, connection.role, request, client, &mut context));
+        let outcome = outcome.unwrap_or_else(|why| reject(worker, fleet, request, why, &mut context));
+        (render(&outcome), outcome.status())
     }));
-    let answer = served.unwrap_or_else(|_| worker.panicked()).unwrap_or_else(|rejection| {
-        seen.rejection = Some(rejection);
-        worker.counter.rejection(rejection);
-        if seen.config.is_none() && rejection.may_have_pool() {
-            seen.config = roster_of(fleet, &request);
-        }
-        let spread = worker.rng.borrow_mut().next_u32();
-        let status = rejection.status();
-        let of_pool = seen.config.and_then(|config| config.error_pages.get(status));
-        let page = of_pool.or_else(|| fleet.error_pages.get(status));
-        response::refuse(rejection, seen.config, page, request.headers(), spread)
+    // A mistake in the program costs the one response during which it showed.
+    let (rendered, status) = rendered.unwrap_or_else(|_| {
+        worker.counter.panicked();
+        tracing::error!("a request panicked and was answered 500");
+        let outcome = reject(worker, fleet, request, Rejection::Panicked, &mut context);
+        (render(&outcome), outcome.status())
     });
 
-    worker.counter.response(answer.status());
-    let line = worker.begin_line(&request, client, &seen, answer.status(), started);
-    worker.reuse(std::mem::take(request.headers_mut()));
-    let answer = if *request.method() == Method::HEAD { response::head_alone(answer) } else { answer };
-    (answer, line)
+    worker.counter.response(status);
+    (rendered, worker.begin_line(Some(request), client, &context, status, started))
 }
 
-/// What was found out on the way, for the access log.
-#[derive(Default)]
-struct LogContext<'f> {
-    config: Option<&'f PoolConfig>,
-    choice: Option<Selection>,
-    rejection: Option<Rejection>,
-}
-
-fn serve<'f, B>(
+/// Rejects what can't be read as a request.
+pub fn reject_unreadable<R>(
     worker: &Worker,
-    fleet: &'f Fleet,
-    request: &Request<B>,
+    connection: &ConnectionInfo<'_>,
+    rejection: Rejection,
+    render: impl FnOnce(&Response<'_>) -> R,
+) -> (R, OpenLine) {
+    let status = rejection.status();
+    worker.counter.rejection(rejection);
+    worker.counter.response(status);
+    let outcome = Outcome::Rejected(Rejected::bare(rejection));
+    let rendered = render(&Response::new(&outcome, false, connection.hsts));
+    let context = LogContext { rejection: Some(rejection), ..LogContext::default() };
+    (rendered, worker.begin_line(None, connection.peer, &context, status, None))
+}
+
+/// What a request comes to, unless it is rejected.
+fn serve<'a>(
+    worker: &Worker,
+    fleet: &'a Fleet,
+    role: ListenerRole,
+    request: &RequestView<'a>,
     client: ClientInfo,
-    seen: &mut LogContext<'f>,
-) -> Result<Answer, Rejection> {
-    // Of HTTP/1.1 hyper has counted them already, of HTTP/2 it doesn't.
-    if request.headers().len() > worker.policy.max_headers {
+    context: &mut LogContext<'a>,
+) -> Result<Outcome<'a>, Rejection> {
+    match role {
+        ListenerRole::RejectPlainHttp => return Err(Rejection::PlainHttp),
+        // What a trusted proxy received over TLS would come back here without end.
+        ListenerRole::RedirectToHttps(port) if !client.by_tls => {
+            return redirect_to_https(worker, fleet, request, client, port);
+        }
+        ListenerRole::RedirectToHttps(_) | ListenerRole::Dispatch => {}
+    }
+    // Of HTTP/1.1 the parsers read no more fields than that, of HTTP/2 hyper does.
+    if request.headers.len() > worker.policy.max_headers {
         return Err(Rejection::HeadTooLarge);
     }
-    let visit = worker.read(request, client)?;
-    let host = visit.host.as_deref();
-    let Target::Path(target) = visit.target else {
+    let checked = worker.check(request, client)?;
+    let host = checked.host.as_deref();
+    let Target::Path(target) = checked.target else {
         return if fleet.routes.knows(host) {
-            Ok(response::options(None, visit.headers))
+            Ok(options(None, checked.headers))
         } else {
             Err(Rejection::UnknownHost)
         };
@@ -215,145 +142,115 @@ fn serve<'f, B>(
 
     let pool = fleet.route(host, target.path())?;
     let config = &*pool.config;
-    seen.config = Some(config);
-    if *visit.method == Method::OPTIONS {
-        return Ok(response::options(Some(config), visit.headers));
+    context.config = Some(config);
+    if *checked.method == Method::OPTIONS {
+        return Ok(options(Some(config), checked.headers));
     }
     if config.has_base_path && escapes_base_path(target.path()) {
         return Err(Rejection::PathEscapesBase);
     }
 
-    let issued = if config.pins.is_some() { unix_now() } else { 0 };
-    let choice = worker.choose(pool, &visit, worker.pinned(config, visit.headers, issued))?;
-    seen.choice = Some(choice);
-    worker.counter.redirect(config, choice);
-    response::redirect(config, choice, &visit, target, issued, worker.spare.take())
+    let now = if config.pins.is_some() { unix_now() } else { 0 };
+    let selection = worker.choose(pool, &checked, worker.pinned(config, checked.headers, now))?;
+    context.selection = Some(selection);
+    worker.counter.redirect(config, selection);
+    Ok(Outcome::Redirect(redirect(config, selection, &checked, target, now)))
+}
+
+/// A redirect to the backend that was selected; `now` is in seconds since 1970 and only read if a pin is set.
+fn redirect<'a>(
+    config: &'a PoolConfig,
+    selection: Selection,
+    request: &CheckedRequest<'a>,
+    target: PathAndQuery<'a>,
+    now: u64,
+) -> Redirect<'a> {
+    let backend = selection.backend;
+    let is_read = *request.method == Method::GET || *request.method == Method::HEAD;
+    let pins = config.pins.as_ref().filter(|_| selection.pin);
+    let caching = config.caching.as_ref().filter(|_| is_read);
+    // Anybody may keep what follows from the request, the client alone what follows from its address.
+    let is_shared = || config.key.as_ref().is_some_and(|key| hash_key::value(key, request).is_some());
+    Redirect {
+        status: if is_read { config.status } else { config.status_other },
+        base: &config.backends[backend].base,
+        target,
+        pin: pins.map(|policy| NewPin { policy, backend, issued: now, by_tls: request.client.by_tls }),
+        cache_control: caching.map(|caching| if is_shared() { &caching.shared } else { &caching.private }),
+        vary: caching.and_then(|caching| caching.vary.as_ref()),
+        cors: cors(Some(config), request.headers),
+    }
+}
+
+/// A redirect to the same host over TLS, if some pool serves that host.
+fn redirect_to_https<'a>(
+    worker: &Worker,
+    fleet: &'a Fleet,
+    request: &RequestView<'a>,
+    client: ClientInfo,
+    port: NonZeroU16,
+) -> Result<Outcome<'a>, Rejection> {
+    let checked = worker.check(request, client)?;
+    let host = checked.host.ok_or(Rejection::MissingHost)?;
+    let Target::Path(target) = checked.target else { return Err(Rejection::BadTarget) };
+    if !fleet.routes.knows(Some(&host)) {
+        return Err(Rejection::UnknownHost);
+    }
+    // The pool may serve another path of the host only.
+    let config = fleet.route(Some(&host), target.path()).ok().map(|pool| &*pool.config);
+    if request.is_preflight() {
+        return Ok(options(config, request.headers));
+    }
+    Ok(Outcome::HttpsRedirect(HttpsRedirect { host, port, target, cors: cors(config, request.headers) }))
+}
+
+/// What `OPTIONS` comes to; `OPTIONS *` has no pool.
+fn options<'a>(config: Option<&'a PoolConfig>, headers: Headers<'a>) -> Outcome<'a> {
+    let is_preflight = headers.contains(&ACCESS_CONTROL_REQUEST_METHOD);
+    Outcome::Options { cors: cors(config, headers), is_preflight }
+}
+
+/// What a rejected request comes to, counted.
+fn reject<'a>(
+    worker: &Worker,
+    fleet: &'a Fleet,
+    request: &RequestView<'a>,
+    reason: Rejection,
+    context: &mut LogContext<'a>,
+) -> Outcome<'a> {
+    context.rejection = Some(reason);
+    worker.counter.rejection(reason);
+    if context.config.is_none() && reason.may_have_pool() {
+        context.config = roster_of(fleet, request);
+    }
+    let of_pool = context.config.and_then(|config| config.error_pages.get(reason.status()));
+    let page = of_pool.or_else(|| fleet.error_pages.get(reason.status()));
+    let retry_after = match reason {
+        // Spread, so that clients that were rejected together do not return together.
+        Rejection::NoBackend => Some(2 + worker.rng.borrow_mut().next_u32() % 7),
+        // Within a second a client is owed at least one request.
+        Rejection::RateLimited => Some(1),
+        _ => None,
+    };
+    let prefers_page = page.is_some() && prefers_html(request.headers);
+    let cors = cors(context.config, request.headers);
+    Outcome::Rejected(Rejected { reason, page, prefers_page, retry_after, cors })
 }
 
 /// The pool that a request is for, whatever it was rejected for: scripts may read the responses of their pool only.
-fn roster_of<'f, B>(fleet: &'f Fleet, request: &Request<B>) -> Option<&'f PoolConfig> {
-    match Target::of(request).ok()? {
+fn roster_of<'a>(fleet: &'a Fleet, request: &RequestView<'_>) -> Option<&'a PoolConfig> {
+    match request.host_and_target().ok()? {
         (host, Target::Path(target)) => Some(&fleet.route(host.as_deref(), target.path()).ok()?.config),
         (_, Target::Server) => None,
     }
 }
 
-impl Worker {
-    /// Whether anybody asks when a request came.
-    fn keeps_time(&self) -> bool {
-        self.access_log.is_some() || self.policy.clients.limits_requests()
-    }
-
-    /// Keeps a request's header map for an answer to come, with its room and without its fields. hyper reads the next
-    /// head into the map of that answer, so that maps go round.
-    fn reuse(&self, mut map: HeaderMap) {
-        // More than a browser needs would be held by each connection that waits. Fields of one name have room apart,
-        // which grows with them.
-        if map.capacity().max(map.len()) <= SPARE_ROOM {
-            map.clear();
-            drop(self.spare.replace(map));
-        }
-    }
-
-    /// Reads a request. The target of a preflight may be too long: rejecting it would hide the 414 of the request
-    /// behind it from its script.
-    fn read<'a, B>(&self, request: &'a Request<B>, client: ClientInfo) -> Result<Visit<'a>, Rejection> {
-        match Visit::read(request, client, self.policy.max_target) {
-            Err(Rejection::TargetTooLong) if response::is_preflight(request) => {
-                Visit::read(request, client, usize::MAX)
-            }
-            read => read,
-        }
-    }
-
-    /// Turns a client away that sends more than it may.
-    fn admit(&self, client: ClientInfo, started: Option<Instant>) -> Result<(), Rejection> {
-        let Some(now) = started else { return Ok(()) };
-        match self.policy.clients.request(client.address, now) {
-            Admission::Serve => Ok(()),
-            Admission::TooMany => Err(Rejection::RateLimited),
-            Admission::Unknown => {
-                self.counter.limited(Limit::ClientTable);
-                Ok(())
-            }
-        }
-    }
-
-    /// A mistake in the program costs the one answer during which it showed.
-    fn panicked(&self) -> Result<Answer, Rejection> {
-        self.counter.panicked();
-        tracing::error!("a request panicked and was answered 500");
-        Err(Rejection::Panicked)
-    }
-
-    /// What the clients of all workers have had.
-    pub fn clients(&self) -> &Arc<ClientLimits> {
-        &self.policy.clients
-    }
-
-    fn begin_line<B>(
-        &self,
-        request: &Request<B>,
-        client: ClientInfo,
-        seen: &LogContext<'_>,
-        status: StatusCode,
-        started: Option<Instant>,
-    ) -> OpenLine {
-        let wanting = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut()));
-        let (Some(log), Some(started)) = (wanting, started) else { return OpenLine::default() };
-        log.begin(&Line {
-            time: SystemTime::now(),
-            asked: Some(Asked { method: request.method(), uri: request.uri(), headers: request.headers() }),
-            client: client.address,
-            status,
-            config: seen.config,
-            choice: seen.choice,
-            rejection: seen.rejection,
-            took: started.elapsed(),
-        })
-    }
-
-    /// Rejects what can't be read as a request.
-    pub fn reject_unreadable(&self, rejection: Rejection, client: ClientInfo) -> (Answer, OpenLine) {
-        let status = rejection.status();
-        self.counter.rejection(rejection);
-        self.counter.response(status);
-        (
-            response::refuse(rejection, None, None, &HeaderMap::new(), 0),
-            self.begin_line_unreadable(rejection, client),
-        )
-    }
-
-    fn begin_line_unreadable(&self, rejection: Rejection, client: ClientInfo) -> OpenLine {
-        let Some(log) = self.access_log.as_ref().filter(|log| log.wants(&mut self.rng.borrow_mut())) else {
-            return OpenLine::default();
-        };
-        log.begin(&Line {
-            time: SystemTime::now(),
-            asked: None,
-            client: client.address,
-            status: rejection.status(),
-            config: None,
-            choice: None,
-            rejection: Some(rejection),
-            took: Duration::ZERO,
-        })
-    }
-
-    /// Queues the access line of a response and counts the response if it was not `sent`: not all of it was written to
-    /// the socket.
-    pub fn settle(&self, line: OpenLine, sent: bool) {
-        if !sent {
-            self.counter.aborted();
-        }
-        if let Some(log) = &self.access_log {
-            log.end(line, sent);
-        }
-    }
+/// What browsers on other origins are told of a pool's response.
+fn cors<'a>(config: Option<&'a PoolConfig>, headers: Headers<'a>) -> CorsDecision<'a> {
+    let Some(cors) = config.and_then(|config| config.cors.as_ref()) else { return CorsDecision::default() };
+    let origin = headers.get(&ORIGIN).and_then(|origin| cors.allow(origin));
+    CorsDecision { varies: cors.varies(), allowed: origin.map(|origin| (cors, origin)) }
 }
-
-/// The header fields that a map which is kept has room for, at most.
-const SPARE_ROOM: usize = 24;
 
 /// Seconds since 1970, which pins are dated by: a monotonic clock means nothing to another replica.
 fn unix_now() -> u64 {
@@ -363,18 +260,32 @@ fn unix_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
 
-    use http::HeaderValue;
+    use arc_swap::ArcSwap;
+    use http::{Request, StatusCode};
 
+    use super::client_limits::ClientLimits;
+    use super::response::HttpResponse;
     use super::*;
     use crate::fleet::{
         AgentDescription, AllowedOrigin, Backend, BackendStatus, Cookie, Cors, ErrorPages, HostMatch,
         LastCheck, PinPolicy, Pool, Roles, Route, Routes, Slot, StrategySlot, Weight,
     };
-    use crate::request::client_address::ClientIpHeader;
+    use crate::metrics::Counter;
+    use crate::request::client_address::{ClientIpHeader, TrustedProxies};
     use crate::strategy::{RateMeters, StrategyConfig, StrategyKind, StrategyState};
+    use crate::util::clock::Clock;
 
-    const CLIENT: ClientInfo = ClientInfo { address: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false };
+    const CONNECTION: ConnectionInfo<'_> = ConnectionInfo {
+        role: ListenerRole::Dispatch,
+        peer: ClientInfo { address: IpAddr::V4(Ipv4Addr::LOCALHOST), by_tls: false },
+        hsts: None,
+    };
+
+    fn respond(worker: &Worker, request: &Request<()>) -> HttpResponse {
+        dispatch(worker, &CONNECTION, &RequestView::of(request), |response| response.to_http()).0
+    }
 
     /// For one pool of one backend; the route leads to that one, or to one that is not there. The settings would
     /// refuse a pool where nobody has weight.
@@ -453,47 +364,26 @@ mod tests {
         let request = || Request::get("/").header("host", "a").body(()).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..500 {
-            let (answer, _) = dispatch(&worker, request(), CLIENT);
-            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(answer.headers()["cache-control"], "no-store");
-            seen.insert(answer.headers()["retry-after"].to_str().unwrap().to_owned());
+            let response = respond(&worker, &request());
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()["cache-control"], "no-store");
+            seen.insert(response.headers()["retry-after"].to_str().unwrap().to_owned());
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["2", "3", "4", "5", "6", "7", "8"]);
     }
 
     #[test]
-    fn an_answer_takes_a_request_s_map_without_what_was_in_it() {
-        let worker = worker(1, 0);
-        for (names, repeated, kept) in
-            [(1, 0, true), (20, 3, true), (60, 0, false), (0, 60, false), (0, 0, true)]
-        {
-            let mut request = Request::get("/").header("host", "a");
-            for name in 0..names {
-                request = request.header(format!("x-{name}"), "x");
-            }
-            for value in 0..repeated {
-                request = request.header("accept", value);
-            }
-            let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CLIENT);
-            assert_eq!(answer.headers().keys().collect::<Vec<_>>(), ["cache-control", "location"]);
-            let spare = worker.spare.borrow();
-            assert!(spare.is_empty());
-            assert_eq!(spare.capacity() > names, kept, "{names} names, {repeated} more values");
-        }
-    }
-
-    #[test]
-    fn a_panic_costs_one_answer_and_is_counted() {
+    fn a_panic_costs_one_response_and_is_counted() {
         let worker = worker(0, 7);
         let request = |path: &str| Request::get(path).header("host", "a").body(()).unwrap();
         for count in 1..=3 {
-            let (answer, _) = dispatch(&worker, request("/"), CLIENT);
-            assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-            assert_eq!(answer.headers()["cache-control"], "no-store");
+            let response = respond(&worker, &request("/"));
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(response.headers()["cache-control"], "no-store");
             assert_eq!(worker.counter.panics(), count);
         }
         let bad = Request::get("/").body(()).unwrap();
-        assert_eq!(dispatch(&worker, bad, CLIENT).0.status(), StatusCode::BAD_REQUEST, "it goes on serving");
+        assert_eq!(respond(&worker, &bad).status(), StatusCode::BAD_REQUEST, "it goes on serving");
     }
 
     #[test]
@@ -507,8 +397,8 @@ mod tests {
             config.cors = Some(Cors::new(origins, none.clone(), None, false, none));
         });
         let request = Request::get("/").header("host", "a").header("origin", "https://app.example");
-        let (answer, _) = dispatch(&worker, request.body(()).unwrap(), CLIENT);
-        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(answer.headers()["access-control-allow-origin"], "https://app.example");
+        let response = respond(&worker, &request.body(()).unwrap());
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["access-control-allow-origin"], "https://app.example");
     }
 }

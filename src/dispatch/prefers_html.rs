@@ -3,16 +3,17 @@
 //! # Trust
 //! The field is the client's. It decides between two texts of the operator's and of ours, nothing else.
 
-use http::HeaderMap;
 use http::header::ACCEPT;
+
+use crate::request::Headers;
 
 /// Whether a request names `text/html`, and does not prefer `text/plain`. Browsers name it when they load a page; scripts
 /// and programs such as curl send `*/*`, images other ranges: for them a line of plain text is the better response.
 /// O(length of the field), no allocation.
-pub(super) fn prefers_html(headers: &HeaderMap) -> bool {
+pub(super) fn prefers_html(headers: Headers<'_>) -> bool {
     let (mut html, mut plain) = (0, 0);
-    for line in headers.get_all(ACCEPT) {
-        for range in line.as_bytes().split(|&byte| byte == b',') {
+    for line in headers.get_all(&ACCEPT) {
+        for range in line.split(|&byte| byte == b',') {
             let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
             let name = parts.next().unwrap_or_default();
             let best = match name {
@@ -43,6 +44,8 @@ fn weight<'a>(mut parameters: impl Iterator<Item = &'a [u8]>) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn prefers(lines: &[&str]) -> bool {
@@ -50,7 +53,7 @@ mod tests {
         for line in lines {
             headers.append(ACCEPT, line.parse().unwrap());
         }
-        prefers_html(&headers)
+        prefers_html(Headers::Map(&headers))
     }
 
     #[test]

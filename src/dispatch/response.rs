@@ -1,240 +1,281 @@
-//! What is sent back: an [`outcome`](crate::request::outcome) turned into a response.
+//! The response to a request: one list of its header fields, encoded as HTTP/1.1 or handed to hyper.
 
-use std::num::NonZeroU16;
+use std::io::Write as _;
 
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN,
-    RETRY_AFTER, SET_COOKIE, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL,
+    CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body::Body as _;
+use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::Full;
 
-use super::prefers_html::prefers_html;
-use crate::fleet::{Caching, Cors, PinPolicy, PoolConfig};
-use crate::request::hash_key;
-use crate::request::outcome::{Rejection, Selection};
+use super::date;
+use crate::request::outcome::{CorsDecision, HttpsRedirect, NewPin, Outcome, Redirect, Rejected, Rejection};
 use crate::request::pin_cookie;
-use crate::request::{ClientInfo, PathAndQuery, Visit};
 
-/// A response of ours: empty, one line of text, or a page.
-pub type Answer = Response<Full<Bytes>>;
+/// A response for hyper: empty, one line of text, or a page.
+pub type HttpResponse = http::Response<Full<Bytes>>;
 
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// What a path may be asked with. Methods beyond these are redirected too, but can't all be listed.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+static METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 /// The one field of ours that a script may not read by itself (Fetch, CORS-safelisted response-header name).
-const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after");
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-const TRUE: HeaderValue = HeaderValue::from_static("true");
-const VARY_ACCEPT: HeaderValue = HeaderValue::from_static("accept");
-const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("origin");
-const VARY_PREFLIGHT: HeaderValue =
+static EXPOSED: HeaderValue = HeaderValue::from_static("retry-after");
+static PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+static HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+static TRUE: HeaderValue = HeaderValue::from_static("true");
+static VARY_ACCEPT: HeaderValue = HeaderValue::from_static("accept");
+static VARY_ORIGIN: HeaderValue = HeaderValue::from_static("origin");
+static VARY_PREFLIGHT: HeaderValue =
     HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers");
 
-/// An empty answer that no cache keeps.
-fn empty(status: StatusCode) -> Answer {
-    empty_in(HeaderMap::default(), status)
+/// What an [`Outcome`] is sent as.
+#[derive(Clone, Copy, Debug)]
+pub struct Response<'a> {
+    outcome: &'a Outcome<'a>,
+    /// Whether it responds to `HEAD`, which gets no body.
+    is_head: bool,
+    hsts: Option<&'a HeaderValue>,
 }
 
-/// The same in an empty map that may have room already.
-fn empty_in(headers: HeaderMap, status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = status;
-    *answer.headers_mut() = headers;
-    answer.headers_mut().insert(CACHE_CONTROL, NO_STORE);
-    answer
+/// The value of a header field.
+enum Value<'a> {
+    /// One that was there before the request.
+    Ready(&'a HeaderValue),
+    /// One that is written for this response.
+    Written(&'a dyn Fn(&mut Vec<u8>)),
 }
 
-/// Redirects the client to a backend. `now` is in seconds since 1970 and only read if a pin is set; `headers` is an
-/// empty map to write to.
-///
-/// # Errors
-/// [`Rejection::BadTarget`] if the target is not valid in a `Location`.
-pub fn redirect(
-    config: &PoolConfig,
-    choice: Selection,
-    visit: &Visit<'_>,
-    target: PathAndQuery<'_>,
-    now: u64,
-    headers: HeaderMap,
-) -> Result<Answer, Rejection> {
-    let plain = visit.method == Method::GET || visit.method == Method::HEAD;
-    let location = location(&config.backends[choice.backend].base, target).ok_or(Rejection::BadTarget)?;
-    let mut answer = empty_in(headers, if plain { config.status } else { config.status_other });
-    answer.headers_mut().insert(LOCATION, location);
-    if let Some(pins) = config.pins.as_ref().filter(|_| choice.pin)
-        && let Some(cookie) = set_cookie(pins, choice.backend, visit.client, now)
-    {
-        answer.headers_mut().insert(SET_COOKIE, cookie);
-    }
-    share(Some(config), visit.headers, answer.headers_mut());
-    if let Some(caching) = config.caching.as_ref().filter(|_| plain) {
-        keep(caching, config, visit, answer.headers_mut());
-    }
-    Ok(answer)
+enum Body<'a> {
+    Text(&'static str),
+    Page(&'a Bytes),
 }
 
-/// Lets the answer be kept: by anybody where it follows from the request, by the visitor where it follows from the
-/// address.
-fn keep(caching: &Caching, config: &PoolConfig, visit: &Visit<'_>, answer: &mut HeaderMap) {
-    let follows_from_request = config.key.as_ref().is_some_and(|key| hash_key::value(key, visit).is_some());
-    let control = if follows_from_request { &caching.shared } else { &caching.private };
-    answer.insert(CACHE_CONTROL, control.clone());
-    if let Some(vary) = &caching.vary {
-        answer.append(VARY, vary.clone());
-    }
-}
-
-/// Redirects the client to `https://` on the host of the request. 308 keeps method and body; `no-store` keeps caches
-/// from making it permanent. `config` is the pool that serves the target, if one does.
-///
-/// # Errors
-/// [`Rejection::BadTarget`] if the target is not valid in a `Location`.
-pub fn upgrade(
-    host: &str,
-    port: NonZeroU16,
-    target: PathAndQuery<'_>,
-    config: Option<&PoolConfig>,
-    request: &HeaderMap,
-) -> Result<Answer, Rejection> {
-    let mut text = Vec::with_capacity("https://:65535".len() + host.len() + target.encoded_len());
-    text.extend_from_slice(b"https://");
-    text.extend_from_slice(host.as_bytes());
-    if port.get() != 443 {
-        text.extend_from_slice(format!(":{port}").as_bytes());
-    }
-    target.append_to(&mut text);
-    let location = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| Rejection::BadTarget)?;
-    let mut answer = empty(StatusCode::PERMANENT_REDIRECT);
-    answer.headers_mut().insert(LOCATION, location);
-    share(config, request, answer.headers_mut());
-    Ok(answer)
-}
-
-/// The base, then the path and query; one allocation. The parts were checked before, so it is `None` for
-/// nothing that `Visit` lets through; the header type is the second wall.
-fn location(base: &str, target: PathAndQuery<'_>) -> Option<HeaderValue> {
-    let mut text = Vec::with_capacity(base.len() + target.encoded_len());
-    text.extend_from_slice(base.as_bytes());
-    target.append_to(&mut text);
-    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
-}
-
-fn set_cookie(pins: &PinPolicy, backend: usize, client: ClientInfo, now: u64) -> Option<HeaderValue> {
-    let cookie = &pins.cookie;
-    let attributes = if client.by_tls { &cookie.attributes_tls } else { &cookie.attributes };
-    let mut text = Vec::with_capacity(cookie.name.len() + 1 + pin_cookie::TOKEN_CHARS + attributes.len());
-    text.extend_from_slice(cookie.name.as_bytes());
-    text.push(b'=');
-    pin_cookie::write(pins, backend, now, &mut text);
-    text.extend_from_slice(attributes.as_bytes());
-    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
-}
-
-/// Adds the pool's CORS fields to a response. Every response of a pool has them: a browser follows a redirect only if
-/// it passes the CORS check too (Fetch, HTTP fetch), and shows a script a status only then. Returns the policy if it
-/// allows the origin of the request.
-fn share<'a>(
-    config: Option<&'a PoolConfig>,
-    request: &HeaderMap,
-    answer: &mut HeaderMap,
-) -> Option<&'a Cors> {
-    let cors = config?.cors.as_ref()?;
-    if cors.varies() {
-        answer.append(VARY, VARY_ORIGIN);
-    }
-    let allowed = request.get(ORIGIN).and_then(|origin| cors.allow(origin))?;
-    answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    if cors.credentials {
-        answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
-    }
-    if answer.contains_key(RETRY_AFTER) {
-        answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-    }
-    Some(cors)
-}
-
-/// Whether a request is a CORS preflight (Fetch, CORS-preflight request).
-pub fn is_preflight<B>(request: &Request<B>) -> bool {
-    let has = |name| request.headers().contains_key(name);
-    request.method() == Method::OPTIONS && has(ACCESS_CONTROL_REQUEST_METHOD) && has(ORIGIN)
-}
-
-/// Answers `OPTIONS`: browsers reject a preflight that is redirected (Fetch, CORS-preflight fetch). `OPTIONS *` has no
-/// pool.
-pub fn options(config: Option<&PoolConfig>, request: &HeaderMap) -> Answer {
-    let mut answer = empty(StatusCode::NO_CONTENT);
-    let headers = answer.headers_mut();
-    headers.insert(ALLOW, METHODS);
-    let allowed = share(config, request, headers);
-    if let Some(cors) = allowed.filter(|_| request.contains_key(ACCESS_CONTROL_REQUEST_METHOD)) {
-        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, cors.methods.clone());
-        if let Some(names) = &cors.headers {
-            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+impl Body<'_> {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Page(page) => page,
         }
-        headers.insert(ACCESS_CONTROL_MAX_AGE, cors.max_age.clone());
-        headers.insert(VARY, VARY_PREFLIGHT);
     }
-    answer
+
+    fn to_bytes(&self) -> Bytes {
+        match *self {
+            Self::Text(text) => Bytes::from_static(text.as_bytes()),
+            Self::Page(page) => page.clone(),
+        }
+    }
 }
 
-/// One line of text that no cache keeps.
-pub fn text(status: StatusCode, text: &'static str) -> Answer {
-    let mut answer = empty(status);
-    *answer.body_mut() = Full::new(Bytes::from_static(text.as_bytes()));
-    answer.headers_mut().insert(CONTENT_TYPE, PLAIN);
-    answer
+impl<'a> Response<'a> {
+    /// The response of an outcome; `hsts` is its `Strict-Transport-Security`.
+    pub fn new(outcome: &'a Outcome<'a>, is_head: bool, hsts: Option<&'a HeaderValue>) -> Self {
+        Self { outcome, is_head, hsts }
+    }
+
+    /// Appends the response as it is sent over HTTP/1.1, byte for byte as hyper would write it (RFC 9112 §4); `close`: it
+    /// is the connection's last.
+    pub fn encode_http1(&self, out: &mut Vec<u8>, close: bool) {
+        let status = self.outcome.status();
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(status.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        self.for_each_field(|name, value| {
+            append_name(out, &name);
+            match value {
+                Value::Ready(value) => out.extend_from_slice(value.as_bytes()),
+                Value::Written(write) => write(out),
+            }
+        });
+        if close {
+            out.extend_from_slice(b"\r\nconnection: close");
+        }
+        let body = self.body();
+        // `HEAD` is told the length by the list of fields, where it is known.
+        if !self.is_head && status != StatusCode::NO_CONTENT {
+            append_name(out, &CONTENT_LENGTH);
+            append_number(out, body.as_bytes().len());
+        }
+        out.extend_from_slice(b"\r\ndate: ");
+        out.extend_from_slice(&date::now());
+        out.extend_from_slice(b"\r\n\r\n");
+        if !self.is_head {
+            out.extend_from_slice(body.as_bytes());
+        }
+    }
+
+    /// Makes a response that hyper sends, which adds what belongs to the connection.
+    pub fn to_http(&self) -> HttpResponse {
+        // Over HTTP/2 hyper would send a body to `HEAD` too.
+        let body = if self.is_head { Bytes::new() } else { self.body().to_bytes() };
+        let mut response = http::Response::new(Full::new(body));
+        *response.status_mut() = self.outcome.status();
+        self.for_each_field(|name, value| {
+            let value = match value {
+                Value::Ready(value) => Ok(value.clone()),
+                Value::Written(write) => {
+                    let mut text = Vec::with_capacity(128);
+                    write(&mut text);
+                    HeaderValue::from_maybe_shared(Bytes::from(text))
+                }
+            };
+            // What values are written from was checked: each of them is valid.
+            if let Ok(value) = value {
+                response.headers_mut().append(name, value);
+            }
+        });
+        response
+    }
+
+    /// Visits the header fields in the order in which they are sent. Fields of one name stand together, because a header
+    /// map keeps them so.
+    fn for_each_field(&self, mut field: impl FnMut(HeaderName, Value<'_>)) {
+        match self.outcome {
+            Outcome::Redirect(redirect) => redirect_fields(redirect, &mut field),
+            Outcome::HttpsRedirect(redirect) => https_redirect_fields(redirect, &mut field),
+            Outcome::Options { cors, is_preflight } => options_fields(cors, *is_preflight, &mut field),
+            Outcome::Rejected(rejected) => rejected_fields(rejected, &mut field),
+            Outcome::Readiness(..) => {
+                field(CACHE_CONTROL, Value::Ready(&NO_STORE));
+                field(CONTENT_TYPE, Value::Ready(&PLAIN));
+            }
+        }
+        // It tells the length of what `GET` would get (RFC 9110 §9.3.2).
+        let length = if self.is_head { self.body().as_bytes().len() } else { 0 };
+        if length > 0 {
+            field(CONTENT_LENGTH, Value::Written(&|out| append_number(out, length)));
+        }
+        if let Some(hsts) = self.hsts {
+            field(STRICT_TRANSPORT_SECURITY, Value::Ready(hsts));
+        }
+    }
+
+    fn body(&self) -> Body<'a> {
+        match self.outcome {
+            Outcome::Rejected(Rejected { page: Some(page), prefers_page: true, .. }) => Body::Page(page),
+            Outcome::Rejected(rejected) => Body::Text(rejected.reason.text()),
+            Outcome::Readiness(_, text) => Body::Text(text),
+            Outcome::Redirect(_) | Outcome::HttpsRedirect(_) | Outcome::Options { .. } => Body::Text(""),
+        }
+    }
 }
 
-/// The response to a rejected request; `config` is the pool that the request is for, if one is known. A client that
-/// prefers HTML gets the `page` of the status, if there is one, others a line of text. `spread` is any
-/// number: it spreads `Retry-After` over 2 to 8 seconds, so that clients that were rejected together do not return
-/// together.
-pub fn refuse(
-    rejection: Rejection,
-    config: Option<&PoolConfig>,
-    page: Option<&Bytes>,
-    request: &HeaderMap,
-    spread: u32,
-) -> Answer {
-    let mut answer = empty(rejection.status());
-    let html = page.filter(|_| prefers_html(request));
-    let text = || Bytes::from_static(rejection.text().as_bytes());
-    *answer.body_mut() = Full::new(html.cloned().unwrap_or_else(text));
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, if html.is_some() { HTML } else { PLAIN });
+#[inline]
+fn redirect_fields(redirect: &Redirect<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+    let Redirect { base, target, pin, cache_control, vary, cors, .. } = redirect;
+    field(CACHE_CONTROL, Value::Ready(cache_control.unwrap_or(&NO_STORE)));
+    let location = |out: &mut Vec<u8>| {
+        out.extend_from_slice(base.as_bytes());
+        target.append_to(out);
+    };
+    field(LOCATION, Value::Written(&location));
+    if let Some(pin) = pin {
+        field(SET_COOKIE, Value::Written(&|out| append_pin(out, pin)));
+    }
+    vary_by_origin(cors, field);
+    if let Some(vary) = vary {
+        field(VARY, Value::Ready(vary));
+    }
+    allow_origin(cors, field);
+}
+
+/// 308 may be kept by default; `no-store` keeps caches from making it permanent.
+fn https_redirect_fields(redirect: &HttpsRedirect<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+    let HttpsRedirect { host, port, target, cors } = redirect;
+    field(CACHE_CONTROL, Value::Ready(&NO_STORE));
+    let location = |out: &mut Vec<u8>| {
+        out.extend_from_slice(b"https://");
+        out.extend_from_slice(host.as_bytes());
+        if port.get() != 443 {
+            out.push(b':');
+            append_number(out, port.get().into());
+        }
+        target.append_to(out);
+    };
+    field(LOCATION, Value::Written(&location));
+    vary_by_origin(cors, field);
+    allow_origin(cors, field);
+}
+
+fn options_fields(
+    cors: &CorsDecision<'_>,
+    is_preflight: bool,
+    field: &mut impl FnMut(HeaderName, Value<'_>),
+) {
+    field(CACHE_CONTROL, Value::Ready(&NO_STORE));
+    field(ALLOW, Value::Ready(&METHODS));
+    let Some((policy, _)) = cors.allowed.filter(|_| is_preflight) else {
+        vary_by_origin(cors, field);
+        return allow_origin(cors, field);
+    };
+    field(VARY, Value::Ready(&VARY_PREFLIGHT));
+    allow_origin(cors, field);
+    field(ACCESS_CONTROL_ALLOW_METHODS, Value::Ready(&policy.methods));
+    if let Some(names) = &policy.headers {
+        field(ACCESS_CONTROL_ALLOW_HEADERS, Value::Ready(names));
+    }
+    field(ACCESS_CONTROL_MAX_AGE, Value::Ready(&policy.max_age));
+}
+
+fn rejected_fields(rejected: &Rejected<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+    let Rejected { reason, page, prefers_page, retry_after, cors } = rejected;
+    field(CACHE_CONTROL, Value::Ready(&NO_STORE));
+    field(CONTENT_TYPE, Value::Ready(if page.is_some() && *prefers_page { &HTML } else { &PLAIN }));
     if page.is_some() {
-        headers.insert(VARY, VARY_ACCEPT);
+        field(VARY, Value::Ready(&VARY_ACCEPT));
     }
-    match rejection {
-        Rejection::MethodNotAllowed => {
-            headers.insert(ALLOW, METHODS);
-        }
-        Rejection::NoBackend => {
-            headers.insert(RETRY_AFTER, HeaderValue::from(2 + spread % 7));
-        }
-        // Within a second a client is owed at least one request.
-        Rejection::RateLimited => {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        _ => {}
+    vary_by_origin(cors, field);
+    if *reason == Rejection::MethodNotAllowed {
+        field(ALLOW, Value::Ready(&METHODS));
     }
-    share(config, request, headers);
-    answer
+    if let Some(seconds) = *retry_after {
+        field(RETRY_AFTER, Value::Written(&|out| append_number(out, seconds as usize)));
+    }
+    allow_origin(cors, field);
+    if cors.allowed.is_some() && retry_after.is_some() {
+        field(ACCESS_CONTROL_EXPOSE_HEADERS, Value::Ready(&EXPOSED));
+    }
 }
 
-/// The same answer to `HEAD`: it tells the length of what `GET` would get (RFC 9110 §9.3.2). hyper leaves the body
-/// away over HTTP/1.1, but not over HTTP/2.
-pub fn head_alone(mut answer: Answer) -> Answer {
-    let length = answer.body().size_hint().exact().unwrap_or(0);
-    if length > 0 {
-        *answer.body_mut() = Full::default();
-        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+#[inline]
+fn vary_by_origin(cors: &CorsDecision<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+    if cors.varies {
+        field(VARY, Value::Ready(&VARY_ORIGIN));
     }
-    answer
+}
+
+#[inline]
+fn allow_origin(cors: &CorsDecision<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+    let Some((policy, origin)) = cors.allowed else { return };
+    field(ACCESS_CONTROL_ALLOW_ORIGIN, Value::Written(&|out| out.extend_from_slice(origin)));
+    if policy.credentials {
+        field(ACCESS_CONTROL_ALLOW_CREDENTIALS, Value::Ready(&TRUE));
+    }
+}
+
+fn append_pin(out: &mut Vec<u8>, pin: &NewPin<'_>) {
+    let cookie = &pin.policy.cookie;
+    out.extend_from_slice(cookie.name.as_bytes());
+    out.push(b'=');
+    pin_cookie::write(pin.policy, pin.backend, pin.issued, out);
+    let attributes = if pin.by_tls { &cookie.attributes_tls } else { &cookie.attributes };
+    out.extend_from_slice(attributes.as_bytes());
+}
+
+#[inline]
+fn append_name(out: &mut Vec<u8>, name: &HeaderName) {
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+}
+
+fn append_number(out: &mut Vec<u8>, number: usize) {
+    if number < 10 {
+        return out.push(b'0' + number as u8);
+    }
+    // A `Vec` takes everything.
+    let _ = write!(out, "{number}");
 }

@@ -3,14 +3,12 @@
 
 use std::time::Instant;
 
-use http::HeaderMap;
-
 use super::Worker;
 use crate::fleet::{PinAction, Pool, PoolConfig, Role};
-use crate::request::Visit;
 use crate::request::hash_key;
 use crate::request::outcome::{Decision, Rejection, Selection};
 use crate::request::pin_cookie::{self, Pinned};
+use crate::request::{CheckedRequest, Headers};
 use crate::strategy::PickContext;
 use crate::util::clock::Moment;
 
@@ -20,7 +18,7 @@ const TIMED: u32 = 61;
 
 impl Worker {
     /// What the visitor's cookies say, where the pool pins at all.
-    pub(super) fn pinned(&self, config: &PoolConfig, headers: &HeaderMap, now: u64) -> Pinned {
+    pub(super) fn pinned(&self, config: &PoolConfig, headers: Headers<'_>, now: u64) -> Pinned {
         let Some(pins) = &config.pins else { return Pinned::No };
         pin_cookie::read(pins, headers, now, |pin_error| self.counter.pin_rejected(config, pin_error))
     }
@@ -29,18 +27,18 @@ impl Worker {
     pub(super) fn choose(
         &self,
         pool: &Pool,
-        visit: &Visit<'_>,
+        request: &CheckedRequest<'_>,
         pinned: Pinned,
     ) -> Result<Selection, Rejection> {
         let config = &*pool.config;
         let mut rng = self.rng.borrow_mut();
         let now = if config.reads_clock { self.clock.now() } else { Moment::default() };
-        let key = config.key.as_ref().map_or(0, |key| hash_key::of(key, visit));
+        let key = config.key.as_ref().map_or(0, |key| hash_key::of(key, request));
         let turn = &mut PickContext { rng: &mut rng, key, now };
         let arm = if pool.roles.split.is_empty() {
             pool.roles.live
         } else {
-            pool.roles.sender(visit.client.hash())
+            pool.roles.sender(request.client.hash())
         };
         let choice = match pinned {
             Pinned::To { backend, half_over } if pool.keeps[backend] != PinAction::No => {

@@ -11,11 +11,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
 use ipnet::IpNet;
 
-use crate::request::ClientInfo;
+use crate::request::{ClientInfo, Headers};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -58,7 +57,7 @@ impl TrustedProxies {
 
     /// Where a request came from, given where its connection came from. O(hops × proxies), and nothing where the
     /// peer is not trusted.
-    pub fn resolve(&self, peer: ClientInfo, headers: &HeaderMap) -> ClientInfo {
+    pub fn resolve(&self, peer: ClientInfo, headers: Headers<'_>) -> ClientInfo {
         if !self.is_proxy(peer.address) {
             return peer;
         }
@@ -85,9 +84,9 @@ impl TrustedProxies {
 }
 
 /// The items of a list field over all its lines, the last first. Empty items do not count (RFC 9110 §5.6.1.2).
-fn backwards<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-    let lines = headers.get_all(name).iter().rev();
-    let items = lines.flat_map(|line| split_backwards(line.as_bytes(), b','));
+fn backwards<'a>(headers: Headers<'a>, name: &'static HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).rev();
+    let items = lines.flat_map(|line| split_backwards(line, b','));
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
@@ -119,9 +118,11 @@ fn is_escaped(text: &[u8], at: usize) -> bool {
 /// `X-Forwarded-For`, each address with the scheme at the same place in `X-Forwarded-Proto` if both lists have the same
 /// length. Otherwise the last scheme holds for all addresses, because most proxies replace that field and do not append
 /// to it. Without an address there is one hop, which reports a scheme alone.
-fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Hop> {
-    let clients = || backwards(headers, &X_FORWARDED_FOR);
-    let schemes = || backwards(headers, &X_FORWARDED_PROTO);
+fn x_forwarded(headers: Headers<'_>) -> impl Iterator<Item = Hop> {
+    static FOR: HeaderName = X_FORWARDED_FOR;
+    static PROTO: HeaderName = X_FORWARDED_PROTO;
+    let clients = || backwards(headers, &FOR);
+    let schemes = || backwards(headers, &PROTO);
     let count = clients().count();
     let paired = schemes().count() == count;
     let (nearest, mut of_same_place) = (schemes().next().and_then(scheme), schemes());
@@ -133,7 +134,7 @@ fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Hop> {
 }
 
 /// `Forwarded: for=192.0.2.60;proto=https, for="[2001:db8::1]:4711"`.
-fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = Hop> {
+fn forwarded(headers: Headers<'_>) -> impl Iterator<Item = Hop> {
     backwards(headers, &FORWARDED).map(|element| {
         let mut hop = Hop::default();
         let quotes =
@@ -206,7 +207,7 @@ fn is_port(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     use super::*;
 
@@ -221,7 +222,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(name, value.parse().unwrap());
         }
-        trust.resolve(client_info(peer, false), &headers)
+        trust.resolve(client_info(peer, false), Headers::Map(&headers))
     }
 
     #[test]
@@ -293,7 +294,8 @@ mod tests {
                 for line in lines {
                     headers.append(&name, HeaderValue::from_bytes(line).unwrap());
                 }
-                trust.resolve(client_info("10.0.0.1", false), &headers).address.to_string()
+                let headers = Headers::Map(&headers);
+                trust.resolve(client_info("10.0.0.1", false), headers).address.to_string()
             };
             let item = |address: &str| format!("{prefix}{address}").into_bytes();
             let spoof = item("6.6.6.6");
@@ -364,7 +366,8 @@ mod tests {
             [("", true), ("proto=gopher", true), ("proto=http", false), ("for=unknown", true)]
         {
             let headers = HeaderMap::from_iter([(FORWARDED, line.parse().unwrap())]);
-            assert_eq!(trust.resolve(client_info("10.0.0.1", true), &headers).by_tls, by_tls, "{line}");
+            let headers = Headers::Map(&headers);
+            assert_eq!(trust.resolve(client_info("10.0.0.1", true), headers).by_tls, by_tls, "{line}");
         }
     }
 

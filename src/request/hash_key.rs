@@ -7,18 +7,16 @@
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 
-use http::HeaderMap;
-
 use crate::fleet::HashKey;
 use crate::request::pin_cookie;
-use crate::request::{Target, Visit};
+use crate::request::{CheckedRequest, Target};
 use crate::strategy;
 
 /// The hash of what the visitor is known by; of its address where the request has no such thing. No allocation.
-pub fn of(key: &HashKey, visit: &Visit<'_>) -> u64 {
-    match value(key, visit) {
+pub fn of(key: &HashKey, request: &CheckedRequest<'_>) -> u64 {
+    match value(key, request) {
         Some(value) => strategy::hash(value),
-        None => of_client(visit.client.address),
+        None => of_client(request.client.address),
     }
 }
 
@@ -45,11 +43,11 @@ fn of_client(address: IpAddr) -> u64 {
 }
 
 /// What the visitor is known by besides its address; an empty text is nothing.
-pub fn value<'a>(key: &'a HashKey, visit: &Visit<'a>) -> Option<&'a [u8]> {
-    let headers: &'a HeaderMap = visit.headers;
-    let value = match (key, visit.target) {
+pub fn value<'a>(key: &'a HashKey, request: &CheckedRequest<'a>) -> Option<&'a [u8]> {
+    let headers = request.headers;
+    let value = match (key, request.target) {
         (HashKey::Client, _) | (_, Target::Server) => None,
-        (HashKey::Header(name), _) => headers.get(name).map(|value| value.as_bytes()),
+        (HashKey::Header(name), _) => headers.get(name),
         (HashKey::Cookie(name), _) => pin_cookie::cookies(headers, name.as_bytes()).next(),
         (HashKey::Path(segments), Target::Path(target)) => Some(prefix(target.path(), *segments).as_bytes()),
         (HashKey::Query(name), Target::Path(target)) => in_query(target.query(), name).map(str::as_bytes),
@@ -74,27 +72,32 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::request::ClientInfo;
+    use crate::request::{ClientInfo, RequestView};
 
-    fn with<T>(client: &str, target: &str, fields: &[(&str, &str)], read: impl Fn(&Visit<'_>) -> T) -> T {
+    fn with<T>(
+        client: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        read: impl Fn(&CheckedRequest<'_>) -> T,
+    ) -> T {
         let fields =
             fields.iter().fold(Request::get(target).header("host", "a"), |request, (name, value)| {
                 request.header(*name, *value)
             });
         let request = fields.body(()).unwrap();
         let client = ClientInfo { address: client.parse().unwrap(), by_tls: false };
-        read(&Visit::read(&request, client, 8192).unwrap())
+        read(&CheckedRequest::new(&RequestView::of(&request), client, 8192).unwrap())
     }
 
     fn found(key: &HashKey, target: &str, fields: &[(&str, &str)]) -> Option<String> {
-        with("192.0.2.1", target, fields, |visit| {
-            value(key, visit).map(|value| String::from_utf8(value.to_vec()).unwrap())
+        with("192.0.2.1", target, fields, |request| {
+            value(key, request).map(|value| String::from_utf8(value.to_vec()).unwrap())
         })
     }
 
     #[test]
     fn a_client_is_an_address_or_a_network_of_64_bits() {
-        let of = |client| with(client, "/", &[], |visit| of(&HashKey::Client, visit));
+        let of = |client| with(client, "/", &[], |request| of(&HashKey::Client, request));
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
@@ -109,7 +112,7 @@ mod tests {
         ];
         for key in keys {
             for fields in [&[][..], &[("x-user", ""), ("cookie", "session=; a=b")]] {
-                let of = |key: &HashKey| with("192.0.2.1", "/?id=&ida=7", fields, |visit| of(key, visit));
+                let of = |key: &HashKey| with("192.0.2.1", "/?id=&ida=7", fields, |request| of(key, request));
                 assert_eq!(of(&key), of(&HashKey::Client), "{key}");
             }
         }
@@ -141,7 +144,7 @@ mod tests {
             (HashKey::Path(None), "/a/b"),
             (HashKey::Path(NonZeroU8::new(1)), "/a/other?x"),
         ] {
-            let sent = with("192.0.2.1", "/a/b?id=7", &fields, |visit| of(&key, visit));
+            let sent = with("192.0.2.1", "/a/b?id=7", &fields, |request| of(&key, request));
             assert_eq!(of_text(&key, text), Some(sent), "{key} {text}");
         }
         for (key, text) in [(HashKey::Client, "a"), (HashKey::Client, ""), (HashKey::Query("id".into()), "")]

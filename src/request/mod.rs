@@ -1,21 +1,26 @@
-//! What the client sent, read once and checked.
+//! What the client sent: a borrowed view of it, and the same checked. Nothing is copied.
 //!
 //! # Trust
-//! Everything here is chosen by the client. hyper has checked that it is HTTP, but not the `Host`, and
-//! `http::Uri` accepts targets that a dispatcher must refuse (RELIABILITY: `evil.com`, `*`, `javascript:x`,
-//! `http://u@h/`); so each form is matched by name and what is left is refused.
+//! Everything here is chosen by the client. The parser has checked that it is HTTP, but not the `Host`, and
+//! `http::Uri` accepts targets that a dispatcher must reject (`evil.com`, `*`, `javascript:x`, `http://u@h/`); so each
+//! form is matched by name and what is left is rejected.
 
 pub mod client_address;
 pub mod hash_key;
+mod headers;
 pub mod outcome;
 pub mod pin_cookie;
+mod target;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::HOST;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN};
 use http::uri::Scheme;
-use http::{HeaderMap, Method, Request, Version};
+use http::{Method, Request, Uri, Version};
+
+pub use headers::Headers;
+pub use target::{PathAndQuery, RequestTarget, Target};
 
 use crate::fleet::Host;
 use crate::request::outcome::Rejection;
@@ -50,70 +55,57 @@ fn mixed(number: u64) -> u32 {
     (bits ^ bits >> 33) as u32
 }
 
-/// A request that may be served.
-#[derive(Debug)]
-pub struct Visit<'a> {
-    /// The method: anything but `CONNECT` and `TRACE`.
+/// The head of a request as it was read. Nothing of it is checked but what HTTP's grammar demands.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    /// The method.
     pub method: &'a Method,
-    /// The host, lower-cased, without port and trailing dot; `None` where HTTP/1.0 sent none.
-    pub host: Option<Cow<'a, str>>,
-    /// What is asked for.
-    pub target: Target<'a>,
+    /// The version of HTTP.
+    pub version: Version,
+    /// The target.
+    pub target: RequestTarget<'a>,
     /// The header fields.
-    pub headers: &'a HeaderMap,
-    /// How it came.
-    pub client: ClientInfo,
+    pub headers: Headers<'a>,
 }
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target<'a> {
-    /// `*`: the server itself, with `OPTIONS` alone.
-    Server,
-    /// A path, which begins with `/`, and maybe a query.
-    Path(PathAndQuery<'a>),
-}
-
-/// The raw path and query, never decoded, up to a `#`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PathAndQuery<'a> {
-    path: &'a str,
-    /// Both as sent. An absolute-form target without a path lacks the slash.
-    raw: &'a str,
-}
-
-impl<'a> Visit<'a> {
-    /// Reads a request. Allocates only where the host has capitals.
-    ///
-    /// # Errors
-    /// Why it can't be served.
-    pub fn read<B>(
-        request: &'a Request<B>,
-        client: ClientInfo,
-        max_target: usize,
-    ) -> Result<Self, Rejection> {
-        let method = request.method();
-        if method == Method::CONNECT || method == Method::TRACE {
-            return Err(Rejection::MethodNotAllowed);
+impl<'a> RequestView<'a> {
+    /// Returns the view of a request that hyper has read.
+    pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            version: request.version(),
+            target: RequestTarget::Uri(request.uri()),
+            headers: Headers::Map(request.headers()),
         }
-        let (host, target) = Target::of(request)?;
-        if target.raw().len() > max_target {
-            return Err(Rejection::TargetTooLong);
-        }
-        Ok(Self { method, host, target, headers: request.headers(), client })
     }
-}
 
-impl<'a> Target<'a> {
-    /// Reads the host and the target of a request, whatever its method and length, so that a rejected request can be
+    /// Whether it is a CORS preflight (Fetch, CORS-preflight request).
+    pub fn is_preflight(&self) -> bool {
+        *self.method == Method::OPTIONS
+            && self.headers.contains(&ACCESS_CONTROL_REQUEST_METHOD)
+            && self.headers.contains(&ORIGIN)
+    }
+
+    /// Reads the host and what is asked for, whatever the method and the length, so that a rejected request can be
     /// routed too.
     ///
     /// # Errors
     /// Why there is none that could be routed.
-    pub fn of<B>(request: &'a Request<B>) -> Result<(Option<Cow<'a, str>>, Self), Rejection> {
-        let is_http2 = request.version() == Version::HTTP_2;
-        let uri = request.uri();
-        let field = host_field(request)?;
+    pub fn host_and_target(&self) -> Result<(Option<Cow<'a, str>>, Target<'a>), Rejection> {
+        let field = self.host_field()?;
+        let (host, target) = match self.target {
+            RequestTarget::Origin(target) => (field, Target::Path(target)),
+            RequestTarget::Uri(uri) => self.read_uri(uri, field)?,
+        };
+        Ok((host.map(|host| lower(host.name)).transpose()?, target))
+    }
+
+    fn read_uri(
+        &self,
+        uri: &'a Uri,
+        field: Option<Host<'a>>,
+    ) -> Result<(Option<Host<'a>>, Target<'a>), Rejection> {
+        let is_http2 = self.version == Version::HTTP_2;
         let raw = uri.path_and_query().map(http::uri::PathAndQuery::as_str);
         let (host, raw) = match (uri.scheme(), uri.authority(), raw) {
             // Origin form, `/path`: the usual one. `*` comes the same way.
@@ -133,34 +125,59 @@ impl<'a> Target<'a> {
             // Authority form (`evil.example`, `:80@evil`, `javascript:x`) and other schemes.
             _ => return Err(Rejection::BadTarget),
         };
-        let target = Self::read(raw, uri.path(), request.method(), uri.scheme().is_some() && !is_http2)?;
-        Ok((host.map(|host| lower(host.name)).transpose()?, target))
+        let is_absolute = uri.scheme().is_some() && !is_http2;
+        Ok((host, Target::read(raw, uri.path(), self.method, is_absolute)?))
     }
 
-    /// As sent.
-    fn raw(self) -> &'a str {
-        match self {
-            Self::Server => "*",
-            Self::Path(target) => target.raw,
+    /// The `Host` field, checked: no parser looks at it (RFC 9112 §3.2 demands the 400s).
+    fn host_field(&self) -> Result<Option<Host<'a>>, Rejection> {
+        let mut fields = self.headers.get_all(&HOST);
+        let Some(first) = fields.next() else {
+            let may_lack = match self.version {
+                Version::HTTP_2 => self.target.authority().is_some(),
+                version => version < Version::HTTP_11,
+            };
+            return if may_lack { Ok(None) } else { Err(Rejection::MissingHost) };
+        };
+        if fields.next().is_some() {
+            return Err(Rejection::DuplicateHost);
         }
+        let host = std::str::from_utf8(first).ok().and_then(Host::parse);
+        host.map(Some).ok_or(Rejection::MalformedHost)
     }
 }
 
-/// The `Host` field, checked: hyper does not look at it (RFC 9112 §3.2 demands the 400s).
-fn host_field<B>(request: &Request<B>) -> Result<Option<Host<'_>>, Rejection> {
-    let mut fields = request.headers().get_all(HOST).iter();
-    let Some(first) = fields.next() else {
-        let may_lack = match request.version() {
-            Version::HTTP_2 => request.uri().authority().is_some(),
-            version => version < Version::HTTP_11,
-        };
-        return if may_lack { Ok(None) } else { Err(Rejection::MissingHost) };
-    };
-    if fields.next().is_some() {
-        return Err(Rejection::DuplicateHost);
+/// A request that may be served.
+#[derive(Debug)]
+pub struct CheckedRequest<'a> {
+    /// The method: anything but `CONNECT` and `TRACE`.
+    pub method: &'a Method,
+    /// The host, lower-cased, without port and trailing dot; `None` where HTTP/1.0 sent none.
+    pub host: Option<Cow<'a, str>>,
+    /// What is asked for.
+    pub target: Target<'a>,
+    /// The header fields.
+    pub headers: Headers<'a>,
+    /// Who sent it.
+    pub client: ClientInfo,
+}
+
+impl<'a> CheckedRequest<'a> {
+    /// Checks a request. Allocates only where the host has capitals.
+    ///
+    /// # Errors
+    /// Why it can't be served.
+    pub fn new(view: &RequestView<'a>, client: ClientInfo, max_target: usize) -> Result<Self, Rejection> {
+        let RequestView { method, headers, .. } = *view;
+        if method == Method::CONNECT || method == Method::TRACE {
+            return Err(Rejection::MethodNotAllowed);
+        }
+        let (host, target) = view.host_and_target()?;
+        if target.len() > max_target {
+            return Err(Rejection::TargetTooLong);
+        }
+        Ok(Self { method, host, target, headers, client })
     }
-    let text = first.to_str().map_err(|_| Rejection::MalformedHost)?;
-    Host::parse(text).map(Some).ok_or(Rejection::MalformedHost)
 }
 
 /// Lower-cased and without the dot that ends a fully qualified name.
@@ -169,73 +186,9 @@ fn lower(name: &str) -> Result<Cow<'_, str>, Rejection> {
     if name.is_empty() || name.ends_with('.') {
         return Err(Rejection::MalformedHost);
     }
-    Ok(if has(name, |b| b.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
-    })
-}
-
-/// Whether a text has such a byte. It looks at all of them without stopping, so that many are looked at in one go.
-fn has(text: &str, such: impl Fn(u8) -> bool) -> bool {
-    text.bytes().fold(false, |found, byte| found | such(byte))
-}
-
-impl<'a> Target<'a> {
-    fn read(raw: &'a str, path: &'a str, method: &Method, absolute: bool) -> Result<Self, Rejection> {
-        // No browser sends these raw, and a `Location` may not hold them.
-        if has(raw, |b| b <= b' ' || b == 0x7f) {
-            return Err(Rejection::BadTarget);
-        }
-        match raw.as_bytes() {
-            [b'/', ..] => Ok(Self::Path(PathAndQuery { path, raw })),
-            // `http://host` and `http://host?query`.
-            [] | [b'?', ..] if absolute => Ok(Self::Path(PathAndQuery { path: "/", raw })),
-            b"*" if method == Method::OPTIONS && !absolute => Ok(Self::Server),
-            _ => Err(Rejection::BadTarget),
-        }
-    }
-}
-
-impl<'a> PathAndQuery<'a> {
-    /// The path; it begins with `/`.
-    pub fn path(self) -> &'a str {
-        self.path
-    }
-
-    /// The query without its `?`; empty where there is none.
-    pub fn query(self) -> &'a str {
-        self.raw.split_once('?').map_or("", |(_, query)| query)
-    }
-
-    /// The slash that an absolute-form target without a path lacks.
-    fn missing_slash(self) -> &'static str {
-        if self.raw.starts_with('/') { "" } else { "/" }
-    }
-
-    /// Appends both to a buffer: byte for byte, but bytes from 0x80 up are percent-encoded, since a `Location`
-    /// is a URI reference and browsers differ on raw ones.
-    pub fn append_to(self, buffer: &mut Vec<u8>) {
-        const HEX: &[u8; 16] = b"0123456789ABCDEF";
-        buffer.extend_from_slice(self.missing_slash().as_bytes());
-        if self.raw.is_ascii() {
-            buffer.extend_from_slice(self.raw.as_bytes());
-            return;
-        }
-        for byte in self.raw.bytes() {
-            if byte < 0x80 {
-                buffer.push(byte);
-            } else {
-                buffer.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-            }
-        }
-    }
-
-    /// How many bytes [`Self::append_to`] appends.
-    pub fn encoded_len(self) -> usize {
-        let high = if self.raw.is_ascii() { 0 } else { self.raw.bytes().filter(|&b| b >= 0x80).count() };
-        self.missing_slash().len() + self.raw.len() + 2 * high
-    }
+    // All bytes are looked at without stopping, so that many are looked at in one go.
+    let has_capitals = name.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase());
+    Ok(if has_capitals { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
 }
 
 #[cfg(test)]
@@ -256,17 +209,16 @@ mod tests {
 
     fn read(method: &str, target: &str) -> Result<(Option<String>, String), Rejection> {
         let request = request(method, target, &["Site.Example:80"], Version::HTTP_11);
-        let visit = Visit::read(&request, CLIENT, 8192)?;
+        let checked = CheckedRequest::new(&RequestView::of(&request), CLIENT, 8192)?;
         let mut text = Vec::new();
-        match visit.target {
+        match checked.target {
             Target::Server => text.push(b'*'),
             Target::Path(path) => {
                 path.append_to(&mut text);
-                assert_eq!(text.len(), path.encoded_len());
                 assert!(path.path().starts_with('/'));
             }
         }
-        Ok((visit.host.map(Cow::into_owned), String::from_utf8(text).unwrap()))
+        Ok((checked.host.map(Cow::into_owned), String::from_utf8(text).unwrap()))
     }
 
     #[test]
@@ -304,7 +256,7 @@ mod tests {
             "http://u:p@h/",
             "javascript:1",
         ] {
-            if target.parse::<http::Uri>().is_ok() {
+            if target.parse::<Uri>().is_ok() {
                 assert_eq!(read("GET", target), Err(Rejection::BadTarget), "{target}");
             }
         }
@@ -318,8 +270,8 @@ mod tests {
     fn http2_has_its_host_in_the_authority() {
         let read = |method: &str, target: &str, hosts: &[&str]| {
             let request = request(method, target, hosts, Version::HTTP_2);
-            let visit = Visit::read(&request, CLIENT, 8192)?;
-            Ok((visit.host.map(Cow::into_owned).unwrap(), visit.target == Target::Server))
+            let checked = CheckedRequest::new(&RequestView::of(&request), CLIENT, 8192)?;
+            Ok((checked.host.map(Cow::into_owned).unwrap(), checked.target == Target::Server))
         };
         let at = |host: &str| Ok((host.to_owned(), false));
         assert_eq!(read("GET", "https://Site.Example:8443/p", &[]), at("site.example"));
@@ -344,9 +296,9 @@ mod tests {
             parts.authority = Some("a".parse().unwrap());
             parts.path_and_query = Some("*".parse().unwrap());
             let mut request = request(method, "/", &[], Version::HTTP_2);
-            *request.uri_mut() = http::Uri::from_parts(parts).unwrap();
-            let visit = Visit::read(&request, CLIENT, 8192);
-            assert_eq!(visit.map(|visit| visit.target == Target::Server), result, "{method}");
+            *request.uri_mut() = Uri::from_parts(parts).unwrap();
+            let checked = CheckedRequest::new(&RequestView::of(&request), CLIENT, 8192);
+            assert_eq!(checked.map(|checked| checked.target == Target::Server), result, "{method}");
         }
     }
 
@@ -354,7 +306,8 @@ mod tests {
     fn a_host_is_there_once_and_well_formed() {
         let read = |hosts: &[&str], version| {
             let request = request("GET", "/", hosts, version);
-            Visit::read(&request, CLIENT, 8192).map(|visit| visit.host.map(Cow::into_owned))
+            CheckedRequest::new(&RequestView::of(&request), CLIENT, 8192)
+                .map(|checked| checked.host.map(Cow::into_owned))
         };
         assert_eq!(read(&[], Version::HTTP_11), Err(Rejection::MissingHost));
         assert_eq!(read(&[], Version::HTTP_10), Ok(None));

@@ -1,9 +1,124 @@
-//! What a request comes to, as data. Turning it into a response is `answer`'s work, counting it `metrics`'.
+//! What a request comes to, as data. `dispatch::response` makes a response of it, `metrics` counts it.
 
-use http::StatusCode;
+use std::borrow::Cow;
+use std::num::NonZeroU16;
 
-use crate::fleet::NoRoute;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+use crate::fleet::{Cors, NoRoute, PinPolicy};
+use crate::request::PathAndQuery;
 use crate::util::enum_all;
+
+/// What a request comes to: everything that its response is made of, borrowed from the request and the fleet.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// The client is sent to a backend.
+    Redirect(Redirect<'a>),
+    /// The client is sent to the same host over TLS.
+    HttpsRedirect(HttpsRedirect<'a>),
+    /// `OPTIONS` is not redirected: browsers reject a preflight that is (Fetch, CORS-preflight fetch).
+    Options {
+        /// What browsers on other origins are told.
+        cors: CorsDecision<'a>,
+        /// Whether the request asks what they may do.
+        is_preflight: bool,
+    },
+    /// The request is not served.
+    Rejected(Rejected<'a>),
+    /// Whether this process should get clients.
+    Readiness(StatusCode, &'static str),
+}
+
+/// A redirect to a backend.
+#[derive(Debug)]
+pub struct Redirect<'a> {
+    /// The status.
+    pub status: StatusCode,
+    /// The backend's base URL, without a trailing slash.
+    pub base: &'a str,
+    /// What follows it.
+    pub target: PathAndQuery<'a>,
+    /// The pin that the client is given, if it is given one.
+    pub pin: Option<NewPin<'a>>,
+    /// `Cache-Control`, where the redirect may be kept.
+    pub cache_control: Option<&'a HeaderValue>,
+    /// The header field of the request that it follows from, where it may be kept.
+    pub vary: Option<&'a HeaderValue>,
+    /// What browsers on other origins are told.
+    pub cors: CorsDecision<'a>,
+}
+
+/// A pin that a client is given.
+#[derive(Debug)]
+pub struct NewPin<'a> {
+    /// The policy of the pool.
+    pub policy: &'a PinPolicy,
+    /// The backend's index in the pool.
+    pub backend: usize,
+    /// When it is issued, in seconds since 1970.
+    pub issued: u64,
+    /// Whether the client came by TLS.
+    pub by_tls: bool,
+}
+
+/// A redirect to the same host over TLS. Its status, 308, keeps method and body.
+#[derive(Debug)]
+pub struct HttpsRedirect<'a> {
+    /// The host of the request, lower-cased.
+    pub host: Cow<'a, str>,
+    /// The port.
+    pub port: NonZeroU16,
+    /// What is asked for.
+    pub target: PathAndQuery<'a>,
+    /// What browsers on other origins are told.
+    pub cors: CorsDecision<'a>,
+}
+
+/// What browsers on other origins are told of a pool's response. Every response of a pool says it: a browser follows a
+/// redirect only if it passes the CORS check too (Fetch, HTTP fetch), and shows a script a status only then.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CorsDecision<'a> {
+    /// Whether the response depends on who asks.
+    pub varies: bool,
+    /// The policy, and `Access-Control-Allow-Origin`, where the origin of the request is allowed.
+    pub allowed: Option<(&'a Cors, &'a [u8])>,
+}
+
+/// A request that is not served.
+#[derive(Debug)]
+pub struct Rejected<'a> {
+    /// Why.
+    pub reason: Rejection,
+    /// The HTML page of that status, if there is one.
+    pub page: Option<&'a Bytes>,
+    /// Whether the client is to get the page and not a line of text.
+    pub prefers_page: bool,
+    /// When the client may come again, in seconds.
+    pub retry_after: Option<u32>,
+    /// What browsers on other origins are told.
+    pub cors: CorsDecision<'a>,
+}
+
+impl Outcome<'_> {
+    /// The status of its response.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Redirect(redirect) => redirect.status,
+            Self::HttpsRedirect(_) => StatusCode::PERMANENT_REDIRECT,
+            Self::Options { .. } => StatusCode::NO_CONTENT,
+            Self::Rejected(rejected) => rejected.reason.status(),
+            Self::Readiness(status, _) => *status,
+        }
+    }
+}
+
+impl Rejected<'_> {
+    /// One that belongs to no pool and has no page.
+    pub fn bare(reason: Rejection) -> Self {
+        Self { reason, page: None, prefers_page: false, retry_after: None, cors: CorsDecision::default() }
+    }
+}
 
 /// A visitor is sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::HeaderMap;
 use http::header::COOKIE;
 
 use crate::fleet::{CLOCK_SKEW, MAC_BYTES, PinPolicy, Tag};
+use crate::request::Headers;
 use crate::util::enum_all;
 
 const VERSION: u8 = 1;
@@ -62,7 +62,7 @@ enum_all! {
 /// Finds the visitor's pin. The first valid one counts; every other is told to `rejected`.
 ///
 /// `now` is in seconds since 1970. No allocation; at most four cookies are verified.
-pub fn read(pins: &PinPolicy, headers: &HeaderMap, now: u64, mut rejected: impl FnMut(PinError)) -> Pinned {
+pub fn read(pins: &PinPolicy, headers: Headers<'_>, now: u64, mut rejected: impl FnMut(PinError)) -> Pinned {
     let mut gone = false;
     for token in cookies(headers, pins.cookie.name.as_bytes()).take(MAX_CANDIDATES) {
         match open(pins, token, now) {
@@ -77,8 +77,8 @@ pub fn read(pins: &PinPolicy, headers: &HeaderMap, now: u64, mut rejected: impl 
 }
 
 /// The values of every cookie of a name, over all `Cookie` fields.
-pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let pairs = headers.get_all(COOKIE).iter().flat_map(|field| pairs(field.as_bytes()));
+pub fn cookies<'a>(headers: Headers<'a>, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(&COOKIE).flat_map(pairs);
     pairs.filter_map(move |pair| {
         let rest = pair.trim_ascii().strip_prefix(name)?;
         let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start();
@@ -164,7 +164,7 @@ pub fn write(pins: &PinPolicy, backend: usize, now: u64, buffer: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
@@ -267,7 +267,7 @@ mod tests {
                 headers.append(COOKIE, HeaderValue::from_str(field).unwrap());
             }
             let mut reasons = Vec::new();
-            (read(&pins, &headers, NOW, |reason| reasons.push(reason)), reasons)
+            (read(&pins, Headers::Map(&headers), NOW, |reason| reasons.push(reason)), reasons)
         };
         assert_eq!(read_all(&[]), (Pinned::No, vec![]));
         assert_eq!(read_all(&["a=b; pinned=x; xpin=y".into()]), (Pinned::No, vec![]));

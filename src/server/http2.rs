@@ -31,8 +31,9 @@ use super::lingering::{ExpectedBytes, Finished};
 use super::responder::TrafficResponder;
 use super::transport::Transport;
 use super::unsent::{Made, UnsentStreams};
-use crate::dispatch::response::Answer;
+use crate::dispatch::response::HttpResponse;
 use crate::metrics::Limit;
+use crate::request::RequestView;
 
 /// The most streams that may be open at once.
 const STREAMS: u32 = 100;
@@ -158,14 +159,15 @@ struct TrackedService<'a> {
 }
 
 impl Service<Request<Incoming>> for TrackedService<'_> {
-    type Response = Answer;
+    type Response = HttpResponse;
     type Error = Infallible;
     type Future = Made;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.state.stream_opened();
-        let (head, body) = request.into_parts();
-        let made = self.unsent.made(self.state.responder.answer(Request::from_parts(head, ())));
+        let view = RequestView::of(&request);
+        let made = self.unsent.made(self.state.responder.dispatch(&view, |response| response.to_http()));
+        let body = request.into_body();
         if !body.is_end_stream() {
             tokio::task::spawn_local(hold(body));
         }

@@ -6,27 +6,25 @@
 
 use std::cell::RefCell;
 use std::future::{Ready, ready};
-use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::STRICT_TRANSPORT_SECURITY;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderValue, Request};
 use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::dispatch::response::{self, Answer};
-use crate::dispatch::{OpenLine, Worker, dispatch, reject_plain_http, upgrade};
-use crate::request::ClientInfo;
-use crate::request::outcome::Rejection;
+use crate::dispatch::response::{HttpResponse, Response};
+use crate::dispatch::{ConnectionInfo, ListenerRole, OpenLine, Worker, dispatch, reject_unreadable};
+use crate::request::outcome::{Outcome, Rejected, Rejection};
+use crate::request::{ClientInfo, RequestView};
 
 /// Answers the requests of one connection with HTTP/1.1, one after the other.
 pub trait Responder {
     /// The bodies of responses.
     type Body: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static;
     /// A response in the making.
-    type Response: Future<Output = Response<Self::Body>> + Unpin;
+    type Response: Future<Output = http::Response<Self::Body>> + Unpin;
 
     /// Answers a request that hyper has read.
     fn respond(&self, request: Request<Incoming>) -> Self::Response;
@@ -36,9 +34,9 @@ pub trait Responder {
         None
     }
 
-    /// Makes the response to what can't be read as a request.
-    fn reject(&self, rejection: Rejection) -> Answer {
-        response::refuse(rejection, None, None, &HeaderMap::new(), 0)
+    /// Renders the response to what can't be read as a request.
+    fn reject(&self, rejection: Rejection, render: impl FnOnce(&Response<'_>)) {
+        render(&Response::new(&Outcome::Rejected(Rejected::bare(rejection)), false, None));
     }
 
     /// Notes that the last response was `sent`, or will not be.
@@ -47,23 +45,12 @@ pub trait Responder {
     }
 }
 
-/// How the requests of a connection are answered.
-#[derive(Clone, Copy, Debug)]
-pub enum Respond {
-    /// They are redirected to a backend.
-    Dispatch,
-    /// They are redirected to TLS on this port.
-    Upgrade(NonZeroU16),
-    /// They are rejected, as plain HTTP on a TLS listener.
-    PlainHttp,
-}
-
 /// Answers the requests of a client.
 #[derive(Debug)]
 pub struct TrafficResponder {
     pub(super) worker: Rc<Worker>,
     pub(super) client: ClientInfo,
-    pub(super) respond: Respond,
+    pub(super) role: ListenerRole,
     /// The `Strict-Transport-Security` of responses.
     pub(super) hsts: Option<HeaderValue>,
     /// Whether common requests are answered without hyper.
@@ -76,32 +63,32 @@ pub struct TrafficResponder {
 pub(super) type UnsentLine = RefCell<Option<OpenLine>>;
 
 impl TrafficResponder {
-    /// Answers a request. The line is to be ended once it is known whether the response was written.
-    pub(super) fn answer<B>(&self, request: Request<B>) -> (Answer, OpenLine) {
-        let (worker, client) = (&self.worker, self.client);
-        self.secured(match self.respond {
-            Respond::Dispatch => dispatch(worker, request, client),
-            Respond::Upgrade(port) => upgrade(worker, request, client, port),
-            Respond::PlainHttp => reject_plain_http(worker, request, client),
-        })
+    /// Responds to a request. The line is to be ended once it is known whether the response was written.
+    pub(super) fn dispatch<R>(
+        &self,
+        request: &RequestView<'_>,
+        render: impl FnMut(&Response<'_>) -> R,
+    ) -> (R, OpenLine) {
+        dispatch(&self.worker, &self.info(), request, render)
     }
 
-    /// Answers a request with HTTP/1.1.
-    pub(super) fn answer_next<B>(&self, request: Request<B>) -> Answer {
-        self.begin(self.answer(request))
+    /// Responds to a request with HTTP/1.1.
+    pub(super) fn respond_next<R>(
+        &self,
+        request: &RequestView<'_>,
+        render: impl FnMut(&Response<'_>) -> R,
+    ) -> R {
+        self.begin(self.dispatch(request, render))
     }
 
-    fn secured(&self, (mut answer, line): (Answer, OpenLine)) -> (Answer, OpenLine) {
-        if let Some(hsts) = &self.hsts {
-            answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
-        }
-        (answer, line)
+    fn info(&self) -> ConnectionInfo<'_> {
+        ConnectionInfo { role: self.role, peer: self.client, hsts: self.hsts.as_ref() }
     }
 
-    fn begin(&self, (answer, line): (Answer, OpenLine)) -> Answer {
+    fn begin<R>(&self, (rendered, line): (R, OpenLine)) -> R {
         let before = self.unsent.replace(Some(line));
         self.end(before, false);
-        answer
+        rendered
     }
 
     fn end(&self, line: Option<OpenLine>, sent: bool) {
@@ -113,18 +100,18 @@ impl TrafficResponder {
 
 impl Responder for TrafficResponder {
     type Body = Full<Bytes>;
-    type Response = Ready<Answer>;
+    type Response = Ready<HttpResponse>;
 
     fn respond(&self, request: Request<Incoming>) -> Self::Response {
-        ready(self.answer_next(request))
+        ready(self.respond_next(&RequestView::of(&request), |response| response.to_http()))
     }
 
     fn fast_path(&self) -> Option<&TrafficResponder> {
         self.has_fast_path.then_some(self)
     }
 
-    fn reject(&self, rejection: Rejection) -> Answer {
-        self.begin(self.secured(self.worker.reject_unreadable(rejection, self.client)))
+    fn reject(&self, rejection: Rejection, render: impl FnOnce(&Response<'_>)) {
+        self.begin(reject_unreadable(&self.worker, &self.info(), rejection, render));
     }
 
     fn settle(&self, sent: bool) {

@@ -15,13 +15,13 @@ use super::http2;
 use super::lingering::Finished;
 use super::listener::ListenerProtocol;
 use super::proxy_protocol;
-use super::responder::{Respond, TrafficResponder, UnsentLine};
+use super::responder::{TrafficResponder, UnsentLine};
 use super::shutdown::Shutdown;
 use super::tcp_stream::Socket;
 use super::tls::{self, Accepted, Tls};
 use super::transport::Transport;
-use crate::dispatch::Worker;
 use crate::dispatch::client_limits::{ClientConnection, ClientPhase};
+use crate::dispatch::{ListenerRole, Worker};
 use crate::fleet::Slot;
 use crate::metrics::Limit;
 use crate::request::ClientInfo;
@@ -72,21 +72,21 @@ pub(super) fn start(context: &Rc<WorkerContext>, socket: Socket, peer: SocketAdd
     let context = Rc::clone(context);
     // Tasks of their own kinds: a plain connection holds no state of TLS.
     match origin.protocol {
-        ListenerProtocol::Http => spawn_local(serve_plain(accepted, Respond::Dispatch, context)),
+        ListenerProtocol::Http => spawn_local(serve_plain(accepted, ListenerRole::Dispatch, context)),
         ListenerProtocol::Upgrade => {
-            let respond = Respond::Upgrade(context.config.upgrade_port);
-            spawn_local(serve_plain(accepted, respond, context))
+            let role = ListenerRole::RedirectToHttps(context.config.upgrade_port);
+            spawn_local(serve_plain(accepted, role, context))
         }
         ListenerProtocol::Tls => spawn_local(serve_tls(accepted, context)),
     };
 }
 
 /// Serves a connection without TLS.
-async fn serve_plain(mut accepted: AcceptedConnection, respond: Respond, context: Rc<WorkerContext>) {
+async fn serve_plain(mut accepted: AcceptedConnection, role: ListenerRole, context: Rc<WorkerContext>) {
     let _open = context.worker.counter.open(accepted.origin.slot);
     let Some(admitted) = context.admit(&mut accepted).await else { return };
     let AcceptedConnection { socket, handle, .. } = accepted;
-    let state = context.state(admitted.client, respond, handle);
+    let state = context.state(admitted.client, role, handle);
     context.serve_connection(socket, state, admitted).await;
 }
 
@@ -101,7 +101,7 @@ async fn serve_tls(mut accepted: AcceptedConnection, context: Rc<WorkerContext>)
     match Box::pin(context.unless_evicted(handshake, &handle)).await {
         Some(Accepted::Tls(stream)) => {
             admitted.client.by_tls = true;
-            let mut state = context.state(admitted.client, Respond::Dispatch, handle);
+            let mut state = context.state(admitted.client, ListenerRole::Dispatch, handle);
             state.responder.hsts = tls.hsts().cloned();
             if tls::chose_http2(&stream) {
                 let finished = Box::pin(http2::serve(stream, state)).await;
@@ -111,7 +111,7 @@ async fn serve_tls(mut accepted: AcceptedConnection, context: Rc<WorkerContext>)
             }
         }
         Some(Accepted::Plain(socket)) => {
-            let mut state = context.state(admitted.client, Respond::PlainHttp, handle);
+            let mut state = context.state(admitted.client, ListenerRole::RejectPlainHttp, handle);
             state.limits.keep_alive = false;
             Box::pin(context.serve_connection(socket, state, admitted)).await;
         }
@@ -123,13 +123,13 @@ impl WorkerContext {
     fn state(
         &self,
         client: ClientInfo,
-        respond: Respond,
+        role: ListenerRole,
         handle: ConnectionHandle,
     ) -> ConnectionState<TrafficResponder> {
         let responder = TrafficResponder {
             worker: Rc::clone(&self.worker),
             client,
-            respond,
+            role,
             hsts: None,
             has_fast_path: true,
             unsent: UnsentLine::default(),

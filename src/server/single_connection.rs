@@ -10,10 +10,9 @@ use super::connection_state::{ConnectionLimits, ConnectionState};
 use super::connection_tracker::ConnectionTracker;
 use super::http1::connection::Connection;
 use super::lingering::Finished;
-pub use super::responder::Respond;
 use super::responder::{TrafficResponder, UnsentLine};
 use super::transport::Transport;
-use crate::dispatch::Worker;
+use crate::dispatch::{ListenerRole, Worker};
 use crate::request::ClientInfo;
 
 /// A connection and what is decided about it before its first byte.
@@ -23,8 +22,8 @@ pub struct SingleConnection {
     pub worker: Rc<Worker>,
     /// Who sends them.
     pub client: ClientInfo,
-    /// How they are answered.
-    pub respond: Respond,
+    /// What they come to.
+    pub role: ListenerRole,
     /// The `Strict-Transport-Security` of its responses.
     pub hsts: Option<HeaderValue>,
     /// Its limits.
@@ -46,9 +45,9 @@ impl SingleConnection {
         if self.is_draining {
             tracker.drain();
         }
-        let Self { worker, client, respond, hsts, limits, has_fast_path, .. } = self;
+        let Self { worker, client, role, hsts, limits, has_fast_path, .. } = self;
         let unsent = UnsentLine::default();
-        let responder = TrafficResponder { worker, client, respond, hsts, has_fast_path, unsent };
+        let responder = TrafficResponder { worker, client, role, hsts, has_fast_path, unsent };
         Connection::new(io, ConnectionState::new(responder, limits, handle)).serve().await
     }
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::dispatch::response::Answer;
+use crate::dispatch::response::HttpResponse;
 use crate::dispatch::{OpenLine, Worker};
 
 /// The responses of a connection with HTTP/2 that are not written yet.
@@ -39,7 +39,7 @@ impl UnsentStreams {
     }
 
     /// A future that gives hyper a response.
-    pub(super) fn made(self: &Rc<Self>, (answer, line): (Answer, OpenLine)) -> Made {
+    pub(super) fn made(self: &Rc<Self>, (answer, line): (HttpResponse, OpenLine)) -> Made {
         Made { response: Some((answer, line)), was_polled: false, unsent: Rc::clone(self) }
     }
 
@@ -64,13 +64,13 @@ impl Drop for UnsentStreams {
 
 /// A response that hyper takes in the moment when it sends it, and not at all if the client has reset the stream by then.
 pub(super) struct Made {
-    response: Option<(Answer, OpenLine)>,
+    response: Option<(HttpResponse, OpenLine)>,
     was_polled: bool,
     unsent: Rc<UnsentStreams>,
 }
 
 impl Future for Made {
-    type Output = Result<Answer, Infallible>;
+    type Output = Result<HttpResponse, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if !self.was_polled {

@@ -1,12 +1,12 @@
 //! A connection that speaks HTTP/1.1: common requests are answered at once, the others by hyper.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::mem::{MaybeUninit, take};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::Method;
 use tokio::io::ReadBuf;
 use tokio::task::coop::consume_budget;
 
@@ -31,6 +31,11 @@ pub struct Connection<T, R> {
     unread: Bytes,
     /// What the kernel has not taken of the last response.
     unwritten: Bytes,
+}
+
+thread_local! {
+    /// What a response is encoded into.
+    static WRITE: RefCell<Vec<u8>> = RefCell::default();
 }
 
 /// How far a connection has come.
@@ -100,15 +105,22 @@ impl<T: Transport, R: Responder> Connection<T, R> {
         }
         self.state.received();
         if let Some(responder) = self.state.responder.fast_path()
-            && let Some(head) = fast_path::read(&self.unread, self.state.limits.max_headers)
+            && let Some((length, out)) =
+                fast_path::parse(&self.unread, self.state.limits.max_headers, |request| {
+                    self.state.request(false, request.asks_close);
+                    self.state.responded_at_once();
+                    let mut out = WRITE.take();
+                    responder.respond_next(&request.view, |response| {
+                        out.clear();
+                        response.encode_http1(&mut out, self.state.closes());
+                    });
+                    (request.length, out)
+                })
         {
-            self.unread.advance(head.length);
-            self.state.request(false, head.asks_close);
-            let to_head = *head.request.method() == Method::HEAD;
-            let answer = responder.answer_next(head.request);
-            self.state.responded_at_once();
-            let written = fast_path::write(answer, to_head, self.state.closes());
-            return self.poll_respond(cx, written.bytes());
+            self.unread.advance(length);
+            let turn = self.poll_respond(cx, &out);
+            WRITE.set(out);
+            return turn;
         }
         if self.unread.starts_with(HTTP2_PREFACE) {
             self.reject(Rejection::CleartextHttp2);
@@ -138,8 +150,9 @@ impl<T: Transport, R: Responder> Connection<T, R> {
     /// Has the response to what can't be read as a request sent next.
     fn reject(&mut self, rejection: Rejection) {
         self.state.rejected();
-        let answer = self.state.responder.reject(rejection);
-        self.unwritten = Bytes::copy_from_slice(fast_path::write(answer, false, true).bytes());
+        let mut out = Vec::new();
+        self.state.responder.reject(rejection, |response| response.encode_http1(&mut out, true));
+        self.unwritten = out.into();
     }
 
     /// Sends a response. Nearly always the kernel takes all of it; what it does not take is kept.

@@ -1,0 +1,85 @@
+//! The header fields of a request, wherever they were read into.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The header fields of a request, as the parser found them or in hyper's map.
+#[derive(Clone, Copy, Debug)]
+pub enum Headers<'a> {
+    /// In the order in which they were sent, names in any case.
+    Raw(&'a [httparse::Header<'a>]),
+    /// By name.
+    Map(&'a HeaderMap),
+}
+
+impl<'a> Headers<'a> {
+    /// Returns the value of the first field of a name.
+    pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
+        match self {
+            Self::Raw(fields) => fields.iter().find(|field| is_named(field, name)).map(|field| field.value),
+            Self::Map(map) => map.get(name).map(HeaderValue::as_bytes),
+        }
+    }
+
+    /// Returns the values of all fields of a name, in order.
+    pub fn get_all<'n>(
+        self,
+        name: &'n HeaderName,
+    ) -> impl DoubleEndedIterator<Item = &'a [u8]> + use<'a, 'n> {
+        let (fields, values) = match self {
+            Self::Raw(fields) => (fields, None),
+            Self::Map(map) => (&[][..], Some(map.get_all(name))),
+        };
+        let of_fields = fields.iter().filter(move |field| is_named(field, name)).map(|field| field.value);
+        of_fields.chain(values.into_iter().flatten().map(HeaderValue::as_bytes))
+    }
+
+    /// Whether there is a field of a name.
+    pub fn contains(self, name: &HeaderName) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Returns the number of fields.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Raw(fields) => fields.len(),
+            Self::Map(map) => map.len(),
+        }
+    }
+
+    /// Whether there are no fields.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn is_named(field: &httparse::Header<'_>, name: &HeaderName) -> bool {
+    field.name.eq_ignore_ascii_case(name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{ACCEPT, COOKIE, HOST};
+    use httparse::Header;
+
+    use super::*;
+
+    #[test]
+    fn raw_fields_and_a_map_say_the_same() {
+        let fields = [("hOsT", "a"), ("Cookie", "x=1"), ("host2", "b"), ("COOKIE", "y=2")];
+        let raw = fields.map(|(name, value)| Header { name, value: value.as_bytes() });
+        let map = fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), *value))
+            .fold(HeaderMap::new(), |mut map, (name, value)| {
+                map.append(name, HeaderValue::from_static(value));
+                map
+            });
+        for headers in [Headers::Raw(&raw), Headers::Map(&map)] {
+            assert_eq!((headers.len(), headers.is_empty()), (4, false));
+            assert_eq!(headers.get(&HOST), Some(&b"a"[..]));
+            assert_eq!(headers.get_all(&COOKIE).collect::<Vec<_>>(), [b"x=1", b"y=2"]);
+            assert_eq!(headers.get_all(&COOKIE).rev().collect::<Vec<_>>(), [b"y=2", b"x=1"]);
+            assert!(headers.contains(&COOKIE) && !headers.contains(&ACCEPT));
+        }
+    }
+}
