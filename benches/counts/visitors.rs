@@ -75,7 +75,7 @@ pub struct Visitors {
 
 /// Nothing but what is to be counted: no probes, no access log, no file that is looked at again.
 const SETTINGS: &str =
-    "[log]\naccess = false\n[server]\nworkers = 1\nwatch = '0s'\n[pools.p.health]\nkind = 'none'\n";
+    "[log]\naccess = false\n[server]\nworkers = 1\nwatch_interval = '0s'\n[pools.p.health]\nkind = 'none'\n";
 const POOL: &str = "[pools.p]\nstrategy = 'random'\n\
      backends = [{ id = 'a', url = 'https://a.example' }, { id = 'b', url = 'https://b.example' }]\n";
 const PIN: &str = "[pools.p.pin]\n";

@@ -143,7 +143,7 @@ fn settings(ports: &[u16]) -> String {
         )
     });
     format!(
-        "[server]\nwatch = '0s'\n[log]\naccess = false\n[pools.video]\nstrategy = 'least_load'\n\
+        "[server]\nwatch_interval = '0s'\n[log]\naccess = false\n[pools.video]\nstrategy = 'least_load'\n\
          shadow = ['round_robin', 'consistent_hash']\nhash = {{ key = 'query:user' }}\nbackends = [{}]\n\
          health = {{ kind = 'http', interval = '2s' }}\nload = {{ source = 'probe_header' }}\npin = {{ secrets = ['{}'] }}\n",
         all.collect::<Vec<_>>().join(", "),

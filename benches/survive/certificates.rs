@@ -30,7 +30,7 @@ fn run(report: &mut Report) {
     let pairs = [Pair::new(), Pair::new()];
     files.write(&pairs[0]);
     let signpost =
-        Start::with(&format!("[log]\naccess = false\n[server]\nwatch = '100ms'\n{}{POOL}", files.settings()))
+        Start::with(&format!("[log]\naccess = false\n[server]\nwatch_interval = '100ms'\n{}{POOL}", files.settings()))
             .go();
     let address = signpost.tls.expect("a TLS listener");
     let config = config(&[&pairs[0], &pairs[1]], &["http/1.1"]);
@@ -65,7 +65,12 @@ fn run(report: &mut Report) {
             let seen = wait_until(Duration::from_secs(10), || shows(pair));
             slowest = slowest.max(seen.map_or(f64::INFINITY, |took| took.as_secs_f64()));
         }
-        report.at_most("slowest of ten swaps until it was shown, with watch = 100 ms", slowest, 2.0, "s");
+        report.at_most(
+            "slowest of ten swaps until it was shown, with watch_interval = 100 ms",
+            slowest,
+            2.0,
+            "s",
+        );
 
         // Broken: half a file, then a key of another pair.
         let name = files.cert.display().to_string();

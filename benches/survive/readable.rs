@@ -34,7 +34,7 @@ fn run(report: &mut Report) {
     files.write(&pair);
     let settings = |strategy: &str| {
         format!(
-            "[log]\naccess = false\n[server]\nwatch = '100ms'\nshutdown_delay = '2s'\n\
+            "[log]\naccess = false\n[server]\nwatch_interval = '100ms'\nshutdown_delay = '2s'\n\
              [server.limits]\nheader_timeout = '1s'\n{}\
              [pools.p]\nstrategy = '{strategy}'\nbackends = [{}]\n\
              [pools.p.health]\ninterval = '200ms'\nrise = 2\nfall = 2\n",

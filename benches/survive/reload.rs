@@ -45,7 +45,7 @@ fn run(report: &mut Report) {
             .map(|&number| format!("{{ id = 'b{number}', url = 'http://{}' }}", backends[number].address))
             .collect();
         format!(
-            "[server]\nwatch = '0s'\n[log]\naccess = false\n[pools.p]\nbackends = [{}]\n",
+            "[server]\nwatch_interval = '0s'\n[log]\naccess = false\n[pools.p]\nbackends = [{}]\n",
             listed.join(", ")
         )
     };

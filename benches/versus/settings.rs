@@ -56,7 +56,7 @@ impl Setup<'_> {
 listen = ['{plain}']
 workers = 1
 shutdown_grace = '1s'
-watch = '0s'
+watch_interval = '0s'
 
 [server.limits]
 idle_timeout = '10m'

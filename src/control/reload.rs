@@ -90,7 +90,7 @@ impl Reloader {
 
     /// Waits for reasons to reload, for as long as it is polled. `hangup` is SIGHUP, `asked` comes from the API.
     pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<ReloadReply>) {
-        let mut every = self.current.server.watch.0;
+        let mut every = self.current.server.watch_interval.0;
         let mut looks = looks(every);
         // What changed between the start's own reading and this one would never be seen.
         if !every.is_zero() && self.differs().await {
@@ -128,8 +128,8 @@ impl Reloader {
             }
             let outcome = self.reload(why).await;
             last = self.fingerprint;
-            if every != self.current.server.watch.0 {
-                every = self.current.server.watch.0;
+            if every != self.current.server.watch_interval.0 {
+                every = self.current.server.watch_interval.0;
                 looks = self::looks(every);
             }
             if let Some(answer) = answer {

@@ -142,7 +142,7 @@ impl DataPlane {
         let counted = addresses.map(|address| (address.to_string(), slot(address))).collect();
         let watching = certificates::watch(
             Arc::clone(&certificates),
-            settings.server.watch.0,
+            settings.server.watch_interval.0,
             state.certificates.subscribe(),
         );
         Ok(Self {

@@ -14,6 +14,7 @@ mod names;
 mod pool;
 mod probe_http;
 mod reader;
+mod renamed;
 mod rules;
 mod tls;
 mod unused;
@@ -89,7 +90,7 @@ pub struct Server {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_path: Option<HealthPath>,
     /// How often settings files and the files that they name are looked at for changes; 0: never.
-    pub watch: Span,
+    pub watch_interval: Span,
     /// The proxies that are believed when they tell where a visitor came from; none: nobody is.
     pub trusted_proxies: Vec<Network>,
     /// The field they write.
@@ -249,7 +250,7 @@ impl Default for Server {
             shutdown_delay: Span::seconds(0),
             shutdown_grace: Span::seconds(30),
             health_path: None,
-            watch: Span::seconds(2),
+            watch_interval: Span::seconds(2),
             trusted_proxies: Vec::new(),
             forwarded_by: ForwardedBy::XForwardedFor,
             error_pages: Vec::new(),
@@ -297,9 +298,12 @@ impl Server {
             shutdown_delay: section.or("shutdown_delay", default.shutdown_delay),
             shutdown_grace: section.or("shutdown_grace", default.shutdown_grace),
             health_path: section.optional("health_path"),
-            watch: section.within("watch", default.watch, "0s or 100ms and more", |span| {
-                span.0.is_zero() || span.0.as_millis() >= 100
-            }),
+            watch_interval: section.within(
+                "watch_interval",
+                default.watch_interval,
+                "0s or 100ms and more",
+                |span| span.0.is_zero() || span.0.as_millis() >= 100,
+            ),
             trusted_proxies: section.list("trusted_proxies").unwrap_or_default(),
             forwarded_by: section.or("forwarded_by", default.forwarded_by),
             error_pages: error_pages::read(section.section_or_empty("error_pages"), false),

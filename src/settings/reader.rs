@@ -13,7 +13,7 @@ use config::{Value, ValueKind};
 use super::layers::Layers;
 use super::values::Leaf;
 use super::variables::{self, DEFAULT_POOL, VARIABLE, bare};
-use super::{known_keys, nearest};
+use super::{known_keys, nearest, renamed};
 
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -375,7 +375,7 @@ impl<'a> Section<'a> {
     }
 
     /// Returns the key that an unknown one was most likely meant to be, as the origin of its value would write it: one
-    /// whose path has other separators, one of this table, or one that belongs in another table.
+    /// that had this name, one whose path has other separators, one of this table, or one that belongs in another table.
     fn meant(&self, key: &str, value: &Value) -> Option<String> {
         let path = self.key(key);
         let origin = self.notes.origin(&path);
@@ -385,6 +385,13 @@ impl<'a> Section<'a> {
         let named = |found: &KnownKey| match variable {
             Some(_) => variables::of_known(found, &known),
             None => Some(found.path.clone()),
+        };
+        let former = || {
+            let name = renamed::present_name(&path)?;
+            Some(match variable {
+                Some(_) => variables::of_key(&self.key(name)),
+                None => format!("\"{name}\""),
+            })
         };
         let depth = |path: &str| path.matches('.').count();
         let written =
@@ -410,7 +417,7 @@ impl<'a> Section<'a> {
             let same_name = known.iter().filter(|known| known.path.rsplit('.').next() == Some(key));
             same_name.min_by_key(|known| depth(&known.path)).and_then(named)
         };
-        other_separators().or_else(sibling).or_else(elsewhere)
+        former().or_else(other_separators).or_else(sibling).or_else(elsewhere)
     }
 }
 

@@ -471,7 +471,7 @@ fn a_failed_check_counts_for_nothing_once_health_checks_are_off() {
     agents[0].now_replies(Send(b"100% up\n"));
     let settings = |kind: &str| {
         format!(
-            "[server]\nwatch = '0s'\n[pools.p]\nhealth = {{ kind = '{kind}', interval = '100ms' }}\n\
+            "[server]\nwatch_interval = '0s'\n[pools.p]\nhealth = {{ kind = '{kind}', interval = '100ms' }}\n\
              backends = [{{ id = 'a', url = 'http://{}:1' }}]\n\
              load = {{ source = 'agent', agent_port = {port} }}\n",
             agents[0].address

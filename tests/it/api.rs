@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Connection, Signpost, settings_file};
 
 const TOKEN: &str = "an admin token of thirty-two bytes or so";
-const THREE: &str = "[server]\nwatch = '0s'\n[pools.p]\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001/a' }, { id = 'b', url = 'http://127.0.0.1:9001/b' }, { id = 'c', url = 'http://127.0.0.1:9001/c' }]\n[pools.p.pin]\nmax_age = '1h'\nsecrets = ['a pin secret of thirty-two bytes, or more']\n[pools.p.health]\nkind = 'none'\n";
+const THREE: &str = "[server]\nwatch_interval = '0s'\n[pools.p]\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001/a' }, { id = 'b', url = 'http://127.0.0.1:9001/b' }, { id = 'c', url = 'http://127.0.0.1:9001/c' }]\n[pools.p.pin]\nmax_age = '1h'\nsecrets = ['a pin secret of thirty-two bytes, or more']\n[pools.p.health]\nkind = 'none'\n";
 
 fn send(signpost: &Signpost, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let mut text = format!("{method} {path} HTTP/1.1\r\n");

@@ -114,7 +114,7 @@ fn first_failure_in_the_first_round_is_no_failing_open() {
         )
     };
     let at_start = pool("early", early, &down, "") + &pool("spare", spare, &backup, ", backup = true");
-    let file = settings_file(&format!("[server]\nwatch = '0s'\n{at_start}"));
+    let file = settings_file(&format!("[server]\nwatch_interval = '0s'\n{at_start}"));
     let [early, spare, late_listener] = waiting;
     let (signpost, _started) = std::thread::scope(|scope| {
         let started = scope.spawn(|| {
@@ -132,7 +132,7 @@ fn first_failure_in_the_first_round_is_no_failing_open() {
 
     // A pool that a reload adds serves at once: clients get the backend that may be up.
     let late = pool("late", late, &down, "");
-    std::fs::write(file.path(), format!("[server]\nwatch = '0s'\n{at_start}{late}")).unwrap();
+    std::fs::write(file.path(), format!("[server]\nwatch_interval = '0s'\n{at_start}{late}")).unwrap();
     signpost.signal("HUP");
     signpost.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], 1.0);
     signpost.wait_for_state("late1", "down");
@@ -237,7 +237,7 @@ fn a_pinned_visitor_of_a_dead_backend_is_pinned_anew() {
 fn a_reload_keeps_health_and_sends_nobody_to_a_new_dead_backend() {
     let [a, b, dead] = [Does::Answer; 3].map(Backend::start);
     let text =
-        |list: &[(&Backend, &str)]| format!("[server]\nwatch = '0s'\n[pools.p]\n{}{FAST}", backends(list));
+        |list: &[(&Backend, &str)]| format!("[server]\nwatch_interval = '0s'\n[pools.p]\n{}{FAST}", backends(list));
     let file = settings_file(&text(&[(&a, ""), (&b, "")]));
     let with_dead = text(&[(&a, ""), (&b, ""), (&dead, "")]);
     drop(dead);

@@ -158,7 +158,7 @@ fn the_redirect_listener_and_limits_have_pages_too() {
 #[test]
 fn the_longest_page_arrives_whole() {
     let longest = format!("<!doctype html>{}", "y".repeat((64 << 10) - 15));
-    let entry = Entry::start("watch = '100ms'", "");
+    let entry = Entry::start("watch_interval = '100ms'", "");
     std::fs::write(entry.file("pool.html"), &longest).unwrap();
     for protocol in Protocol::ALL {
         wait_until("the page is read", || {
@@ -177,7 +177,7 @@ fn the_longest_page_arrives_whole() {
 
 #[test]
 fn a_changed_page_is_read_again_and_a_broken_one_is_not() {
-    let entry = Entry::start("watch = '100ms'", "");
+    let entry = Entry::start("watch_interval = '100ms'", "");
     let mut connection = entry.signpost.connect();
     let mut body = |path: &str| connection.request("GET", path, &[("Accept", BROWSER)]).text();
     let replace = |path: &Path, text: &[u8]| {

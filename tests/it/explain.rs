@@ -24,7 +24,7 @@ fn start(rest: &str) -> Signpost {
     let backends =
         [1, 2, 3].map(|n| format!("{{ id = 'b{n}', url = 'http://127.0.0.1:900{n}', weight = {n} }}"));
     let pool = format!(
-        "[server]\nwatch = '0s'\n[pools.p]\nhealth = {{ kind = 'none' }}\nbackends = [{}]",
+        "[server]\nwatch_interval = '0s'\n[pools.p]\nhealth = {{ kind = 'none' }}\nbackends = [{}]",
         backends.join(", ")
     );
     Signpost::with_settings(&format!("{pool}\n{rest}"))

@@ -10,7 +10,7 @@ fn settings(listen: &[SocketAddr], admin: SocketAddr, more: &str) -> String {
     let listen: Vec<_> = listen.iter().map(ToString::to_string).collect();
     format!(
         "[admin]\nlisten = '{admin}'\n[pools.p]\nbackends = [{{ id = 'a', url = 'http://127.0.0.1:9001' }}]\n\
-         [pools.p.health]\nkind = 'none'\n[server]\nwatch = '0s'\nlisten = {listen:?}\n{more}"
+         [pools.p.health]\nkind = 'none'\n[server]\nwatch_interval = '0s'\nlisten = {listen:?}\n{more}"
     )
 }
 

@@ -342,7 +342,7 @@ fn shows_since_when_a_backend_is_in_its_state() {
     let file = settings_file("");
     let write = |weight: u32, more: &str| {
         let text = format!(
-            "[server]\nwatch = '0s'\n[pools.p]\nbackends = [{{ id = 'a', url = '{}', weight = {weight} }}{more}]\n\
+            "[server]\nwatch_interval = '0s'\n[pools.p]\nbackends = [{{ id = 'a', url = '{}', weight = {weight} }}{more}]\n\
              [pools.p.health]\nkind = 'http'\ninterval = '50ms'\ntimeout = '1h'\nfall = 1\nrise = 1\nstartup_timeout = '1h'\n",
             backend.url()
         );
@@ -408,7 +408,7 @@ fn flap_back_off_is_shown_and_logged() {
     let file = settings_file("");
     let write = |more: &str| {
         let text = format!(
-            "[server]\nwatch = '0s'\n[pools.p]\nbackends = [{{ id = 'a', url = '{}' }}, {{ id = 'b', url = '{}' }}]\n\
+            "[server]\nwatch_interval = '0s'\n[pools.p]\nbackends = [{{ id = 'a', url = '{}' }}, {{ id = 'b', url = '{}' }}]\n\
              [pools.p.health]\nkind = 'http'\ninterval = '1s'\nfast_interval = '20ms'\nfall = 1\nrise = 5\n{more}",
             backend.url(),
             other.url()
@@ -486,7 +486,7 @@ fn redirect_to_the_entry_is_a_loop() {
     let other = Backend::start(Does::Answer);
     let health = "interval = '20ms'\nrise = 1\nfall = 1\nflap_backoff = '0s'\nkind = 'http'\npath = '/'";
     let signpost = Signpost::with_settings(&format!(
-        "[server]\nwatch = '0s'\n[pools.site]\nhosts = ['www.example.test', '*.wild.test', 'xn--bcher-kva.test']\n\
+        "[server]\nwatch_interval = '0s'\n[pools.site]\nhosts = ['www.example.test', '*.wild.test', 'xn--bcher-kva.test']\n\
          backends = [{{ id = 'a', url = 'http://a.wild.test', probe_url = '{}' }}]\n[pools.site.health]\n{health}\n\
          [pools.video]\nhosts = ['www.example.test', 'video.test']\npath_prefix = '/video'\nbackends = [{{ id = 'v', url = '{}' }}]\n\
          [pools.video.health]\n{health}\n",
@@ -557,7 +557,7 @@ fn redirect_on_the_host_of_the_probe_is_no_loop() {
     let health = "interval = '20ms'\nrise = 1\nfall = 1\nflap_backoff = '0s'\nkind = 'http'\npath = '/check'";
     let [by_host, by_headers] = backends.each_ref().map(Backend::url);
     let signpost = Signpost::with_settings(&format!(
-        "[server]\nwatch = '0s'\n[pools.site]\nhosts = ['www.example.test', 'example.test']\n\
+        "[server]\nwatch_interval = '0s'\n[pools.site]\nhosts = ['www.example.test', 'example.test']\n\
          backends = [{{ id = 'a', url = '{by_host}' }}]\n[pools.site.health]\n{health}\nhost = 'www.example.test'\n\
          [pools.video]\nhosts = ['www.video.test', 'video.test']\n\
          backends = [{{ id = 'b', url = '{by_headers}' }}]\n[pools.video.health]\n{health}\nheaders = {{ Host = 'www.video.test' }}\n"
@@ -591,7 +591,7 @@ fn redirect_on_the_host_of_the_probe_is_no_loop() {
 fn redirect_loops_of_a_pool_without_hosts_are_those_to_own_addresses() {
     let backend = Backend::start(Does::Answer);
     let signpost = Signpost::with_listeners(&format!(
-        "[server]\nwatch = '0s'\nlisten = ['[::]:0']\n[pools.p]\nbackends = [{{ id = 'a', url = '{}' }}]\n[pools.p.health]\n\
+        "[server]\nwatch_interval = '0s'\nlisten = ['[::]:0']\n[pools.p]\nbackends = [{{ id = 'a', url = '{}' }}]\n[pools.p.health]\n\
          host = 'vhost.test'\ninterval = '20ms'\nrise = 1\nfall = 1\nflap_backoff = '0s'\nkind = 'http'\npath = '/check'",
         backend.url()
     ));

@@ -154,10 +154,10 @@ fn a_reload_keeps_what_is_known_of_the_load() {
         format!("{{ id = '{id}', url = 'http://127.0.0.1:{port}' }}")
     });
     let file =
-        crate::harness::settings_file(&format!("[server]\nwatch = '0s'\n{}", backends(&format!("{a},{b}"))));
+        crate::harness::settings_file(&format!("[server]\nwatch_interval = '0s'\n{}", backends(&format!("{a},{b}"))));
     let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
     push(&signpost, "b", 30, 100);
-    let reordered = format!("[server]\nwatch = '0s'\n{}", backends(&format!("{c},{b}")));
+    let reordered = format!("[server]\nwatch_interval = '0s'\n{}", backends(&format!("{c},{b}")));
     std::fs::write(file.path(), reordered).unwrap();
     signpost.signal("HUP");
     signpost.wait_for_metric("signpost_config_reloads_total", &[("result", "success")], 1.0);

@@ -245,7 +245,7 @@ fn send(signpost: &Signpost, method: &str, path: &str, headers: &[(&str, &str)],
     connection.read_answer().unwrap()
 }
 
-const PUSHED: &str = "[server]\nwatch = '0s'\n[pools.p]\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }, { id = 'b/c', url = 'http://127.0.0.1:9002' }]\nhealth = { kind = 'none' }\nload = { source = 'push' }\n[pools.q]\npath_prefix = '/q'\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9003' }]\nhealth = { kind = 'none' }\n";
+const PUSHED: &str = "[server]\nwatch_interval = '0s'\n[pools.p]\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9001' }, { id = 'b/c', url = 'http://127.0.0.1:9002' }]\nhealth = { kind = 'none' }\nload = { source = 'push' }\n[pools.q]\npath_prefix = '/q'\nbackends = [{ id = 'a', url = 'http://127.0.0.1:9003' }]\nhealth = { kind = 'none' }\n";
 
 #[test]
 fn a_push_is_taken_or_told_what_is_wrong() {

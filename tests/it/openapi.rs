@@ -18,7 +18,7 @@ const LOAD: &str = "/api/v1/pools/{pool}/backends/{id}/load";
 const EXPLAIN: &str = "/api/v1/pools/{pool}/explain";
 
 fn start() -> Signpost {
-    Signpost::with_settings(&format!("[server]\nwatch = '0s'\n{POOL}"))
+    Signpost::with_settings(&format!("[server]\nwatch_interval = '0s'\n{POOL}"))
 }
 
 /// Sends a request to the admin listener; a body is JSON unless the headers say something else.
@@ -238,7 +238,7 @@ fn what_is_answered_is_what_is_described() {
     expect(&signpost, "PUT", LOAD, &[], "{\"sessions\":1}", 409);
     expect(&signpost, "PUT", LOAD, &[("Host", "a b")], "{\"sessions\":1}", 400);
     let reporting =
-        Signpost::with_settings(&format!("[server]\nwatch = '0s'\n{POOL}load = {{ source = 'push' }}"));
+        Signpost::with_settings(&format!("[server]\nwatch_interval = '0s'\n{POOL}load = {{ source = 'push' }}"));
     expect(&reporting, "PUT", LOAD, &[], "{\"sessions\":1,\"capacity\":4}", 204);
     expect(&reporting, "PUT", LOAD, &[], "{\"sessions\":-1}", 422);
     expect(&reporting, "PUT", LOAD, &[], &format!("{{\"x\":\"{}\"}}", "y".repeat(70_000)), 413);
@@ -249,7 +249,7 @@ fn what_is_answered_is_what_is_described() {
     hold(&document, "PUT", LOAD, &nobody);
 
     let file = settings_file(&format!(
-        "[server]\nwatch = '0s'\n[admin]\ntoken = '{TOKEN}'\nload_token = 'x{TOKEN}'\n{POOL}load = {{}}"
+        "[server]\nwatch_interval = '0s'\n[admin]\ntoken = '{TOKEN}'\nload_token = 'x{TOKEN}'\n{POOL}load = {{}}"
     ));
     let guarded = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
     expect(&guarded, "PATCH", BACKEND, &[], "{\"weight\":1}", 401);
@@ -259,7 +259,7 @@ fn what_is_answered_is_what_is_described() {
     expect(&guarded, "POST", "/api/v1/reload", &[("Authorization", &format!("Bearer {TOKEN}"))], "", 422);
 
     let hashed = Signpost::with_settings(&format!(
-        "[server]\nwatch = '0s'\n{}",
+        "[server]\nwatch_interval = '0s'\n{}",
         POOL.replace("random", "consistent_hash")
     ));
     expect(&hashed, "GET", EXPLAIN, &[], "", 422);
@@ -292,7 +292,7 @@ fn what_is_answered_is_what_is_described() {
 
 #[test]
 fn what_is_answered_while_leaving_is_described_too() {
-    let signpost = Signpost::with_settings(&format!("[server]\nwatch = '0s'\nshutdown_delay = '1h'\n{POOL}"));
+    let signpost = Signpost::with_settings(&format!("[server]\nwatch_interval = '0s'\nshutdown_delay = '1h'\n{POOL}"));
     let document = document(&signpost);
     signpost.signal("TERM");
     wait_until("it is leaving", || ask(&signpost, "GET", "/readyz", &[], "").status == 503);

@@ -9,7 +9,7 @@ use crate::harness::{Answer, Connection, Signpost};
 const TOKEN: &str = "an admin token of thirty-two bytes or so";
 const TWO_POOLS: &str = r#"
     [server]
-    watch = "0s"
+    watch_interval = "0s"
     [pools.site]
     shadow = ["random"]
     backends = [
@@ -138,7 +138,7 @@ fn a_refresh_of_what_stays_as_it_is_touches_nothing() {
     let backends: Vec<_> =
         (0..500).map(|n| format!("{{ id = 'b{n}', url = 'http://127.0.0.1:{}' }}", 10_000 + n)).collect();
     let signpost = Signpost::with_settings(&format!(
-        "[server]\nwatch = '0s'\n[pools.p]\nhealth = {{ kind = 'none' }}\nbackends = [{}]",
+        "[server]\nwatch_interval = '0s'\n[pools.p]\nhealth = {{ kind = 'none' }}\nbackends = [{}]",
         backends.join(", ")
     ));
     let Some(browser) = Browser::start() else { return };
@@ -169,7 +169,7 @@ fn a_refresh_of_what_stays_as_it_is_touches_nothing() {
 fn it_fits_a_phone_and_any_name() {
     let long = "x".repeat(100);
     let signpost = Signpost::with_settings(&format!(
-        "[server]\nwatch = '0s'\n[pools.{}]\nshadow = ['random']\nhealth = {{ kind = 'none' }}\npin = {{}}\nbackends = [{{ id = '{long}', url = 'https://{}.example.com/{long}', weight = 256 }}, {{ id = 'b', url = 'http://127.0.0.1:9001' }}]",
+        "[server]\nwatch_interval = '0s'\n[pools.{}]\nshadow = ['random']\nhealth = {{ kind = 'none' }}\npin = {{}}\nbackends = [{{ id = '{long}', url = 'https://{}.example.com/{long}', weight = 256 }}, {{ id = 'b', url = 'http://127.0.0.1:9001' }}]",
         "p".repeat(64),
         "y".repeat(60),
     ));
@@ -355,7 +355,7 @@ fn shows_how_many_pinned_requests_reach_a_draining_backend() {
 #[test]
 fn banner_says_that_pinned_clients_are_still_served() {
     let signpost = Signpost::with_settings(
-        "[server]\nwatch = '0s'\n[pools.site]\npin = {}\nhealth.kind = 'none'\n\
+        "[server]\nwatch_interval = '0s'\n[pools.site]\npin = {}\nhealth.kind = 'none'\n\
          backends = [{ id = 'a', url = 'http://127.0.0.1:9001' }]",
     );
     let pin = signpost.get("/").cookie().unwrap().to_owned();
@@ -377,7 +377,7 @@ fn ready_is_not_green_over_a_pool_that_is_down() {
     let [a, b, c] = backends.map(Backend::kill);
     let health = "health = { interval = '50ms', rise = 1, fall = 1, flap_backoff = '0s' }";
     let signpost = Signpost::with_settings(&format!(
-        "[server]\nwatch = '0s'\n[pools.open]\nhosts = ['open.test']\n{health}\n\
+        "[server]\nwatch_interval = '0s'\n[pools.open]\nhosts = ['open.test']\n{health}\n\
          backends = [{{ id = 'a', url = '{}' }}, {{ id = 'b', url = '{}' }}]\n\
          [pools.closed]\nhosts = ['closed.test']\npanic_threshold = 0\n{health}\nbackends = [{{ id = 'c', url = '{}' }}]\n\
          [pools.fine]\nhosts = ['fine.test']\nhealth.kind = 'none'\nbackends = ['http://127.0.0.1:9001']",
@@ -493,7 +493,7 @@ fn markup_in_settings_is_text() {
     let backends =
         ids.map(|id| format!("{{ id = '{id}', url = \"http://127.0.0.1:9001/&amp;'(${{1}})/{{{{a}}}}\" }}"));
     let signpost = Signpost::with_settings(&format!(
-        "[server]\nwatch = '0s'\n[pools.p]\nhealth = {{ kind = 'none' }}\nbackends = [{}]",
+        "[server]\nwatch_interval = '0s'\n[pools.p]\nhealth = {{ kind = 'none' }}\nbackends = [{}]",
         backends.join(", ")
     ));
     let Some(browser) = Browser::start() else { return };
@@ -612,7 +612,7 @@ fn its_answers_say_how_they_may_be_used() {
 #[test]
 fn loads_are_shown_where_backends_report_them() {
     let signpost = Signpost::with_settings(
-        "[server]\nwatch = '0s'\n[pools.p]\nstrategy = 'least_load'\nshadow = ['round_robin']\nhealth.kind = 'none'
+        "[server]\nwatch_interval = '0s'\n[pools.p]\nstrategy = 'least_load'\nshadow = ['round_robin']\nhealth.kind = 'none'
          backends = [{ id = 'a', url = 'http://127.0.0.1:9001' }, { id = 'b', url = 'http://127.0.0.1:9002' }, { id = 'c', url = 'http://127.0.0.1:9003' }]
          load = { source = 'push', expires = '1h' }",
     );

@@ -71,7 +71,7 @@ fn relative_files_are_watched_and_survive_a_takeover_from_another_folder() {
     let conf = root.path().join("conf");
     std::fs::create_dir(&conf).unwrap();
     let first = Site::write(&conf, "a", &["a.test"]);
-    let settings = "[server]\nlisten = []\nwatch = '100ms'\n[server.tls]\nlisten = ['127.0.0.1:0']\n\
+    let settings = "[server]\nlisten = []\nwatch_interval = '100ms'\n[server.tls]\nlisten = ['127.0.0.1:0']\n\
                     certificates = [{ cert = 'a.pem', key = 'a.key' }]\n";
     write(
         &conf,

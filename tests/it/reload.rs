@@ -15,7 +15,7 @@ fn pool(ids: &[&str], more: &str) -> String {
 /// The same, reloaded on SIGHUP alone, with connections that last.
 fn unwatched(ids: &[&str], more: &str) -> String {
     let lasting = "[server.limits]\nmax_requests_per_connection = 0\n";
-    format!("[server]\nwatch = '0s'\n{lasting}{}", pool(ids, more))
+    format!("[server]\nwatch_interval = '0s'\n{lasting}{}", pool(ids, more))
 }
 
 fn start(file: &Path) -> Signpost {
@@ -95,7 +95,7 @@ fn wrong_settings_change_nothing_and_are_told_in_full() {
 
 #[test]
 fn a_changed_file_is_seen_however_it_was_changed() {
-    let watched = |ids: &[&str]| pool(ids, "[server]\nwatch = '100ms'");
+    let watched = |ids: &[&str]| pool(ids, "[server]\nwatch_interval = '100ms'");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("settings.toml");
 
@@ -137,7 +137,7 @@ fn watched() -> (tempfile::TempDir, impl Fn(&str, &str), Signpost) {
     let write = {
         let file = file.clone();
         move |before: &str, more: &str| {
-            let text = format!("server.watch = '100ms'\n{before}\n{}", pool(&["a"], more));
+            let text = format!("server.watch_interval = '100ms'\n{before}\n{}", pool(&["a"], more));
             std::fs::write(&file, text).unwrap();
         }
     };

@@ -373,6 +373,34 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
     }
 }
 
+/// Former keys, each with what is before it in a file, the name of its variable and its present name.
+const RENAMED: [(&str, &str, &str); 1] = [("[server]\nwatch", "SERVER__WATCH", "watch_interval")];
+
+#[test]
+fn an_error_about_a_former_key_names_the_present_one() {
+    for (file, variable, name) in RENAMED {
+        let (code, _, said) = check(&format!("{A}{file} = 1"));
+        assert_eq!(code, 2, "{file}: {said}");
+        let is_named =
+            |line: &str| line.contains(&format!(": no such key; did you mean \"{name}\"? (known here: "));
+        assert!(said.lines().any(is_named), "{file}: {said}");
+
+        let (table, _) = variable.rsplit_once("__").unwrap();
+        let present = format!("SIGNPOST__{table}__{}", name.to_ascii_uppercase());
+        let output = command(["check", "--backend", "http://127.0.0.1:9001"])
+            .env(format!("SIGNPOST__{variable}"), "1")
+            .output()
+            .unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{variable}: {said}");
+        assert!(said.contains(&format!(": no such key; did you mean {present}? (known here: ")), "{said}");
+        // The name that is suggested is a key: whatever is wrong now, it is not the name.
+        let output =
+            command(["check", "--backend", "http://127.0.0.1:9001"]).env(&present, "1").output().unwrap();
+        assert!(!stderr(&output).contains("no such key"), "{present}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn all_mistakes_are_listed_in_one_go() {
     let first = settings_file(&format!("{A}strategy = 'x'\n[server]\nworkers = -1"));

@@ -34,7 +34,7 @@ impl Place {
         let backends = ids.iter().map(|id| format!("{{ id = '{id}', url = 'http://127.0.0.1:9001/{id}' }}"));
         let backends = backends.collect::<Vec<_>>().join(", ");
         let settings = format!(
-            "[server]\nwatch = '0s'\n[admin]\n{admin}\n[pools.p]\nbackends = [{backends}]\npin = {{}}\n\
+            "[server]\nwatch_interval = '0s'\n[admin]\n{admin}\n[pools.p]\nbackends = [{backends}]\npin = {{}}\n\
              health = {{ kind = 'none' }}"
         );
         std::fs::write(self.path("site.toml"), settings).unwrap();

@@ -273,7 +273,7 @@ fn a_successor_that_cannot_serve_changes_nothing() {
 fn what_a_successor_was_told_stays_true_while_it_starts() {
     let settings = |more: &str| {
         format!(
-            "[server]\nwatch = '0s'\nlisten = ['127.0.0.1:0']\n{more}[admin]\nlisten = '127.0.0.1:0'\n\
+            "[server]\nwatch_interval = '0s'\nlisten = ['127.0.0.1:0']\n{more}[admin]\nlisten = '127.0.0.1:0'\n\
              [pools.p]\nbackends = [{{ id = 'a', url = 'http://127.0.0.1:9001' }}]"
         )
     };

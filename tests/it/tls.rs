@@ -144,7 +144,7 @@ fn the_certificate_is_chosen_by_name() {
 
 #[test]
 fn new_certificates_are_served_and_wrong_ones_are_not() {
-    let (_dir, old, signpost) = one_site("[server]\nwatch = '100ms'");
+    let (_dir, old, signpost) = one_site("[server]\nwatch_interval = '100ms'");
     let address = signpost.tls.unwrap();
     let name = old.cert.to_str().unwrap();
     let right = "signpost_certificate_last_reload_successful";
@@ -183,7 +183,7 @@ fn new_certificates_are_served_and_wrong_ones_are_not() {
 
 #[test]
 fn a_hangup_reads_certificates_at_once() {
-    let (_dir, site, signpost) = one_site("[server]\nwatch = '0s'");
+    let (_dir, site, signpost) = one_site("[server]\nwatch_interval = '0s'");
     let new = pem(&["site.test"], 2999);
     std::fs::write(&site.cert, &new.cert).unwrap();
     std::fs::write(&site.key, &new.key).unwrap();

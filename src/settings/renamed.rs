@@ -1,0 +1,22 @@
+//! Keys that had another name before the first release.
+//!
+//! They are not accepted: an error names the present key. Names alone would not find it, because few old names
+//! resemble the new ones.
+
+/// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
+const RENAMED: [(&str, &str); 1] = [("server.watch", "watch_interval")];
+
+/// Returns the present name of the last part of a former key.
+pub(super) fn present_name(path: &str) -> Option<&'static str> {
+    let general = general(path);
+    RENAMED.iter().find(|(former, _)| *former == general).map(|(_, name)| *name)
+}
+
+/// Returns a path with `NAME` for the pool and without the indexes of lists.
+fn general(path: &str) -> String {
+    let mut parts: Vec<_> = path.split('.').map(|part| part.split('[').next().unwrap_or_default()).collect();
+    if let ["pools", pool, ..] = &mut parts[..] {
+        *pool = "NAME";
+    }
+    parts.join(".")
+}
