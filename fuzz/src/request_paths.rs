@@ -131,7 +131,7 @@ const SCENARIOS: [Scenario; 15] = [
         "
         [server]
         trusted_proxies = ['10.0.0.0/8', '192.0.2.1']
-        forwarded_by = 'x-forwarded-for'
+        client_ip_header = 'x-forwarded-for'
         [pools.site]
         backends = ['https://b.example']
         health.kind = 'none'
@@ -141,7 +141,7 @@ const SCENARIOS: [Scenario; 15] = [
         "
         [server]
         trusted_proxies = ['10.0.0.0/8']
-        forwarded_by = 'forwarded'
+        client_ip_header = 'forwarded'
         [pools.site]
         backends = ['https://b.example']
         health.kind = 'none'
@@ -390,7 +390,7 @@ impl Setup {
     fn worker(&self, path: &Path, access_log: Option<AccessLog>) -> Worker {
         let server = &self.settings.server;
         let proxies = server.trusted_proxies.iter().map(|network| network.0);
-        let field = match server.forwarded_by {
+        let field = match server.client_ip_header {
             ForwardedBy::XForwardedFor => ClientIpHeader::XForwardedFor,
             ForwardedBy::Forwarded => ClientIpHeader::Forwarded,
         };

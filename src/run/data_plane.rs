@@ -321,7 +321,7 @@ fn read_certificates(settings: &Settings) -> io::Result<Published> {
 /// What the settings say of every request.
 fn policy(settings: &Settings, clients: &Arc<ClientLimits>, readiness: &Readiness) -> DispatchConfig {
     let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
-    let field = match settings.server.forwarded_by {
+    let field = match settings.server.client_ip_header {
         ForwardedBy::XForwardedFor => ClientIpHeader::XForwardedFor,
         ForwardedBy::Forwarded => ClientIpHeader::Forwarded,
     };

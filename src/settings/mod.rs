@@ -93,8 +93,8 @@ pub struct Server {
     pub watch_interval: Span,
     /// The proxies that are believed when they tell where a visitor came from; none: nobody is.
     pub trusted_proxies: Vec<Network>,
-    /// The field they write.
-    pub forwarded_by: ForwardedBy,
+    /// The header in which they report the address of a client.
+    pub client_ip_header: ForwardedBy,
     /// The HTML pages of errors, where a pool has none of its own.
     #[serde(serialize_with = "error_pages::as_table")]
     pub error_pages: Vec<ErrorPage>,
@@ -252,7 +252,7 @@ impl Default for Server {
             health_path: None,
             watch_interval: Span::seconds(2),
             trusted_proxies: Vec::new(),
-            forwarded_by: ForwardedBy::XForwardedFor,
+            client_ip_header: ForwardedBy::XForwardedFor,
             error_pages: Vec::new(),
             limits: Limits::default(),
             tls: Tls::default(),
@@ -305,7 +305,7 @@ impl Server {
                 |span| span.0.is_zero() || span.0.as_millis() >= 100,
             ),
             trusted_proxies: section.list("trusted_proxies").unwrap_or_default(),
-            forwarded_by: section.or("forwarded_by", default.forwarded_by),
+            client_ip_header: section.or("client_ip_header", default.client_ip_header),
             error_pages: error_pages::read(section.section_or_empty("error_pages"), false),
             limits: Limits::read(section.section_or_empty("limits")),
             tls: Tls::read(section.section_or_empty("tls")),

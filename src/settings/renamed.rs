@@ -4,7 +4,8 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 1] = [("server.watch", "watch_interval")];
+const RENAMED: [(&str, &str); 2] =
+    [("server.watch", "watch_interval"), ("server.forwarded_by", "client_ip_header")];
 
 /// Returns the present name of the last part of a former key.
 pub(super) fn present_name(path: &str) -> Option<&'static str> {

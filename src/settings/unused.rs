@@ -13,8 +13,8 @@ pub(super) fn check(settings: &Settings, warnings: &mut Vec<String>) {
         warnings.push("log.access_headers has no effect: log.access is false".to_owned());
     }
     let server = &settings.server;
-    if server.trusted_proxies.is_empty() && server.forwarded_by != Server::default().forwarded_by {
-        warnings.push("server.forwarded_by has no effect: server.trusted_proxies is empty".to_owned());
+    if server.trusted_proxies.is_empty() && server.client_ip_header != Server::default().client_ip_header {
+        warnings.push("server.client_ip_header has no effect: server.trusted_proxies is empty".to_owned());
     }
     for pool in &settings.pools {
         probes(pool, warnings);

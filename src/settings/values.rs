@@ -340,7 +340,7 @@ enum_all! {
 }
 
 enum_all! {
-    /// The field in which trusted proxies tell where a visitor came from.
+    /// The header in which trusted proxies report the address of a client.
     pub enum ForwardedBy {
         /// `X-Forwarded-For` and `X-Forwarded-Proto`.
         XForwardedFor = "x-forwarded-for",

@@ -172,7 +172,7 @@ fn a_form_that_cannot_match_is_rejected() {
         ("server.trusted_proxies", "['10.0.0.0/33']", "a network or an address"),
         ("server.trusted_proxies", "['::ffff:0:0/90']", "all of them by \"0.0.0.0/0\""),
         ("server.trusted_proxies", "['::ffff:10.0.0.1/8']", "IPv4 clients are matched by IPv4 networks"),
-        ("server.forwarded_by", "'X-Real-IP'", "one of \"x-forwarded-for\""),
+        ("server.client_ip_header", "'X-Real-IP'", "one of \"x-forwarded-for\""),
         ("admin.token", "\" a token that begins with a space bar\"", "no header field can show it"),
         ("admin.load_token", "\"a token of thirty-two bytes\\nand a line\"", "no header field can show it"),
         ("log.access_headers", "[':path']", "the name of a request header"),
@@ -233,11 +233,11 @@ fn a_form_that_has_no_effect_is_a_warning() {
         ("pools.p.health", "{ kind = 'http', host = 'a.test', expect = '204', rise = 5 }", None),
         ("pools.p.health", "{ kind = 'http', expect = '200,204', expect_body = 'ok' }", None),
         (
-            "server.forwarded_by",
+            "server.client_ip_header",
             "'forwarded'",
-            Some("server.forwarded_by has no effect: server.trusted_proxies is empty"),
+            Some("server.client_ip_header has no effect: server.trusted_proxies is empty"),
         ),
-        ("server.forwarded_by", "'x-forwarded-for'", None),
+        ("server.client_ip_header", "'x-forwarded-for'", None),
     ] {
         let file = settings_file(&with(key, written));
         let said = stderr(&run(["check", "-s", file.path().to_str().unwrap()]));

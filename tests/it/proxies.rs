@@ -37,7 +37,7 @@ fn a_trusted_proxy_s_word_counts() {
     assert_eq!(visit(&signpost, &SPOOF), ("192.0.2.9".to_owned(), true));
     assert_eq!(visit(&signpost, &[]), ("127.0.0.1".to_owned(), false));
 
-    let signpost = start("trusted_proxies = ['127.0.0.0/8']\nforwarded_by = 'forwarded'");
+    let signpost = start("trusted_proxies = ['127.0.0.0/8']\nclient_ip_header = 'forwarded'");
     let forwarded = [("Forwarded", "for=6.6.6.6, for=\"[2001:db8::1]:9\";proto=https, for=127.0.0.2")];
     assert_eq!(visit(&signpost, &forwarded), ("2001:db8::1".to_owned(), true));
     assert_eq!(visit(&signpost, &SPOOF), ("127.0.0.1".to_owned(), false));
@@ -50,8 +50,8 @@ fn a_scheme_counts_without_an_address() {
         ("", &[("X-Forwarded-Proto", "http, HTTPS ,")]),
         ("", &[("X-Forwarded-For", ""), ("X-Forwarded-Proto", "https")]),
         ("", &[("X-Forwarded-For", "unknown"), ("X-Forwarded-Proto", "https")]),
-        ("forwarded_by = 'forwarded'", &[("Forwarded", "proto=https")]),
-        ("forwarded_by = 'forwarded'", &[("Forwarded", "for=_hidden; proto=\"https\"")]),
+        ("client_ip_header = 'forwarded'", &[("Forwarded", "proto=https")]),
+        ("client_ip_header = 'forwarded'", &[("Forwarded", "for=_hidden; proto=\"https\"")]),
     ] {
         let signpost = start(&format!("trusted_proxies = ['127.0.0.1']\n{server}"));
         assert_eq!(visit(&signpost, headers), ("127.0.0.1".to_owned(), true), "{headers:?}");

@@ -374,7 +374,10 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 }
 
 /// Former keys, each with what is before it in a file, the name of its variable and its present name.
-const RENAMED: [(&str, &str, &str); 1] = [("[server]\nwatch", "SERVER__WATCH", "watch_interval")];
+const RENAMED: [(&str, &str, &str); 2] = [
+    ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
+    ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
+];
 
 #[test]
 fn an_error_about_a_former_key_names_the_present_one() {
