@@ -231,7 +231,7 @@ impl DataPlane {
         let tls = &self.settings.server.tls;
         Listening {
             addresses: self.traffic.iter().map(|(_, address)| *address).collect(),
-            https_port: (!tls.upgrade_listen.is_empty()).then_some(tls.upgrade_port.get()),
+            https_port: (!tls.redirect_listen.is_empty()).then_some(tls.redirect_port.get()),
         }
     }
 

@@ -47,7 +47,7 @@ impl ListenerKind {
         match self {
             Self::Http => "server.listen",
             Self::Https => "server.tls.listen",
-            Self::Upgrade => "server.tls.upgrade_listen",
+            Self::Upgrade => "server.tls.redirect_listen",
             Self::Admin => "admin.listen",
         }
     }

@@ -127,7 +127,7 @@ impl Listeners {
             server.tls.listen.iter().map(|listener| (ListenerKind::Https, ListenerProtocol::Tls, listener));
         let upgrade = server
             .tls
-            .upgrade_listen
+            .redirect_listen
             .iter()
             .map(|listener| (ListenerKind::Upgrade, ListenerProtocol::Upgrade, listener));
         let visitors: Vec<_> = plain.chain(tls).chain(upgrade).collect();
@@ -206,7 +206,7 @@ impl WorkerPool {
             },
             keep_alive: true,
         };
-        let config = ConnectionConfig { limits, tls, upgrade_port: settings.tls.upgrade_port };
+        let config = ConnectionConfig { limits, tls, redirect_port: settings.tls.redirect_port };
         let (shutdown, defers) = (Shutdown::default(), settings.tcp_defer_accept.0);
         let has_affinity = settings.worker_affinity;
         Self { shutdown, defers, ends, last_word, working: 0, config, places, has_affinity }

@@ -31,7 +31,7 @@ use crate::request::ClientInfo;
 pub(super) struct ConnectionConfig {
     pub(super) limits: ConnectionLimits,
     pub(super) tls: Option<Tls>,
-    pub(super) upgrade_port: NonZeroU16,
+    pub(super) redirect_port: NonZeroU16,
 }
 
 /// What the connections of one worker share.
@@ -74,7 +74,7 @@ pub(super) fn start(context: &Rc<WorkerContext>, socket: Socket, peer: SocketAdd
     match origin.protocol {
         ListenerProtocol::Http => spawn_local(serve_plain(accepted, ListenerRole::Dispatch, context)),
         ListenerProtocol::Upgrade => {
-            let role = ListenerRole::RedirectToHttps(context.config.upgrade_port);
+            let role = ListenerRole::RedirectToHttps(context.config.redirect_port);
             spawn_local(serve_plain(accepted, role, context))
         }
         ListenerProtocol::Tls => spawn_local(serve_tls(accepted, context)),

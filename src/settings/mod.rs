@@ -266,7 +266,7 @@ impl Server {
         [
             ("server.listen", &self.listen),
             ("server.tls.listen", &self.tls.listen),
-            ("server.tls.upgrade_listen", &self.tls.upgrade_listen),
+            ("server.tls.redirect_listen", &self.tls.redirect_listen),
         ]
     }
 

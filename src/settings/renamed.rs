@@ -4,8 +4,12 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 2] =
-    [("server.watch", "watch_interval"), ("server.forwarded_by", "client_ip_header")];
+const RENAMED: [(&str, &str); 4] = [
+    ("server.watch", "watch_interval"),
+    ("server.forwarded_by", "client_ip_header"),
+    ("server.tls.upgrade_listen", "redirect_listen"),
+    ("server.tls.upgrade_port", "redirect_port"),
+];
 
 /// Returns the present name of the last part of a former key.
 pub(super) fn present_name(path: &str) -> Option<&'static str> {

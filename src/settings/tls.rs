@@ -21,10 +21,10 @@ pub struct Tls {
     pub max_handshakes: NonZeroU16,
     /// `max-age` of `Strict-Transport-Security`; 0: the field is not sent.
     pub hsts: Span,
-    /// Plain addresses that send every visitor to `https://` on the same host.
-    pub upgrade_listen: Vec<Listener>,
-    /// The port they are sent to.
-    pub upgrade_port: NonZeroU16,
+    /// Addresses for plain HTTP that redirect every request to `https://` on the same host.
+    pub redirect_listen: Vec<Listener>,
+    /// The port of those redirects.
+    pub redirect_port: NonZeroU16,
     /// What is served; the first where no other is for the name a visitor asks for.
     pub certificates: Vec<Certificate>,
 }
@@ -45,8 +45,8 @@ impl Default for Tls {
             handshake_timeout: Span::seconds(5),
             max_handshakes: NonZeroU16::MIN.saturating_add(255),
             hsts: Span::seconds(0),
-            upgrade_listen: Vec::new(),
-            upgrade_port: NonZeroU16::MIN.saturating_add(442),
+            redirect_listen: Vec::new(),
+            redirect_port: NonZeroU16::MIN.saturating_add(442),
             certificates: Vec::new(),
         }
     }
@@ -68,8 +68,8 @@ impl Tls {
             hsts: section.within("hsts", default.hsts, "a duration in whole seconds, 0s for none", |span| {
                 span.0.subsec_nanos() == 0
             }),
-            upgrade_listen: listener::read_all(&mut section, "upgrade_listen").unwrap_or_default(),
-            upgrade_port: section.or("upgrade_port", default.upgrade_port),
+            redirect_listen: listener::read_all(&mut section, "redirect_listen").unwrap_or_default(),
+            redirect_port: section.or("redirect_port", default.redirect_port),
         };
         section.finish();
         tls

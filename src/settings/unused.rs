@@ -32,11 +32,11 @@ fn tls_alone(settings: &Settings, warnings: &mut Vec<String>) {
     if !tls.listen.is_empty() {
         return;
     }
-    if !tls.upgrade_listen.is_empty() {
+    if !tls.redirect_listen.is_empty() {
         warnings.push(format!(
-            "server.tls.upgrade_listen redirects clients to https on port {}, and server.tls.listen is empty: \
+            "server.tls.redirect_listen redirects clients to https on port {}, and server.tls.listen is empty: \
              another program must serve that port",
-            tls.upgrade_port
+            tls.redirect_port
         ));
     }
     if !tls.hsts.0.is_zero() {

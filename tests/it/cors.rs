@@ -116,7 +116,7 @@ impl Entry {
             "[server]\ntrusted_proxies = ['127.0.0.1']\n[server.limits]\nrequests_per_second_per_client = 1\n\
              max_headers = 20\nmax_target_bytes = '100B'\n",
             &format!(
-                "[server.tls]\nlisten = ['127.0.0.1:0']\nupgrade_listen = ['127.0.0.1:0']\ncertificates = [{}]\n",
+                "[server.tls]\nlisten = ['127.0.0.1:0']\nredirect_listen = ['127.0.0.1:0']\ncertificates = [{}]\n",
                 site.toml()
             ),
             &pool("up", "/up", &format!("{}/base", up.url()), &named),

@@ -116,7 +116,7 @@ fn start_all(workers: usize, tcp_defer_accept: &str) -> (Signpost, Addresses) {
         "{POOL}[server]\nworkers = {workers}\ntcp_defer_accept = '{tcp_defer_accept}'\n\
          trusted_proxies = ['127.0.0.1']\n\
          listen = ['127.0.0.1:0', {{ address = '127.0.0.1:0', proxy_protocol = true }}]\n\
-         [server.tls]\nlisten = ['127.0.0.1:0']\nupgrade_listen = ['127.0.0.1:0']\ncertificates = [{}]\n",
+         [server.tls]\nlisten = ['127.0.0.1:0']\nredirect_listen = ['127.0.0.1:0']\ncertificates = [{}]\n",
         site.toml(),
     ));
     let log = signpost.log();

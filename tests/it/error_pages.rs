@@ -40,7 +40,7 @@ impl Entry {
             "[server.limits]\nmax_target_bytes = '100B'\nmax_headers = 20\n",
             limits,
             &format!(
-                "[server.tls]\nlisten = ['127.0.0.1:0']\nupgrade_listen = ['127.0.0.1:0']\ncertificates = [{}]\n",
+                "[server.tls]\nlisten = ['127.0.0.1:0']\nredirect_listen = ['127.0.0.1:0']\ncertificates = [{}]\n",
                 site.toml()
             ),
             &pool(

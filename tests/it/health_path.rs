@@ -67,7 +67,7 @@ fn every_listener_for_clients_has_it() {
     let signpost = Signpost::with_listeners(&format!(
         "[server]\nlisten = ['127.0.0.1:0', {{ address = '127.0.0.2:0', proxy_protocol = true }}]\n\
          trusted_proxies = ['127.0.0.0/8']\nhealth_path = '/health'\n[server.tls]\nlisten = ['127.0.0.1:0']\n\
-         upgrade_listen = ['127.0.0.1:0']\ncertificates = [{}]\n{POOL}",
+         redirect_listen = ['127.0.0.1:0']\ncertificates = [{}]\n{POOL}",
         site.toml()
     ));
     assert_eq!(signpost.get("/health").status, 200);

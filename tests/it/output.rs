@@ -271,7 +271,7 @@ fn a_predecessor_serves_on_if_its_successor_lacks_something() {
         (format!("{pool}[pools.p.pin]\nsecrets_file = 'nowhere'\n"), ("X", ""), 2, "can't be read"),
         (format!("{pool}[server.limits]\nmax_connections = 4000000000\n"), ("X", ""), 1, "max_connections"),
         (
-            format!("{pool}[server.tls]\nupgrade_listen = ['{taken}']\n"),
+            format!("{pool}[server.tls]\nredirect_listen = ['{taken}']\n"),
             ("X", ""),
             1,
             "the address is in use",

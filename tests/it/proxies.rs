@@ -73,7 +73,7 @@ fn empty_list_items_do_not_end_the_walk() {
 #[test]
 fn a_request_that_came_over_tls_is_not_redirected_to_https_again() {
     let signpost = Signpost::with_settings(
-        "[server]\ntrusted_proxies = ['127.0.0.1']\n[server.tls]\nupgrade_listen = ['127.0.0.1:0']\n\
+        "[server]\ntrusted_proxies = ['127.0.0.1']\n[server.tls]\nredirect_listen = ['127.0.0.1:0']\n\
          [pools.p]\nbackends = ['http://127.0.0.1:9001']",
     );
     let ask = |headers: &[(&str, &str)]| {

@@ -213,8 +213,8 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "server.trusted_proxies is empty",
         ),
         (
-            format!("{A}[server.tls]\nupgrade_listen = [{{ address = '[::]:81', proxy_protocol = true }}]"),
-            "server.tls.upgrade_listen[0].proxy_protocol",
+            format!("{A}[server.tls]\nredirect_listen = [{{ address = '[::]:81', proxy_protocol = true }}]"),
+            "server.tls.redirect_listen[0].proxy_protocol",
             "server.trusted_proxies is empty",
         ),
         (
@@ -223,8 +223,8 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "asked for twice",
         ),
         (
-            format!("{A}[server.tls]\nupgrade_listen = ['[::]:8080']"),
-            "server.tls.upgrade_listen",
+            format!("{A}[server.tls]\nredirect_listen = ['[::]:8080']"),
+            "server.tls.redirect_listen",
             "asked for twice",
         ),
         (format!("{A}[server.tls]\nlisten = ['[::]:8443']"), "server.tls.certificates", "there is none"),
@@ -232,16 +232,16 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (format!("{A}[server.tls]\nhandshake_timeout = '0s'"), "server.tls.handshake_timeout", "more than 0"),
         (format!("{A}[server.tls]\nmax_handshakes = 0"), "server.tls.max_handshakes", "from 1 to 65535"),
         (format!("{A}[server.tls]\nhsts = '1500ms'"), "server.tls.hsts", "whole seconds"),
-        (format!("{A}[server.tls]\nupgrade_port = 70000"), "server.tls.upgrade_port", "from 1 to 65535"),
+        (format!("{A}[server.tls]\nredirect_port = 70000"), "server.tls.redirect_port", "from 1 to 65535"),
         (
             format!("{A}[server.limits]\nmax_requests_per_connection = -1"),
             "server.limits.max_requests_per_connection",
             "a whole number",
         ),
         (
-            format!("{}[server.tls]\nupgrade_listen = ['[::]:80']", url("http://127.0.0.1")),
+            format!("{}[server.tls]\nredirect_listen = ['[::]:80']", url("http://127.0.0.1")),
             "pools.a.backends[0].url",
-            "server.tls.upgrade_listen",
+            "server.tls.redirect_listen",
         ),
         (format!("{A}[server]\nworkers = 'many'"), "server.workers", "got \"many\""),
         (format!("{A}[server]\nlimits = 5"), "server.limits", "takes a table"),
@@ -374,9 +374,11 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 }
 
 /// Former keys, each with what is before it in a file, the name of its variable and its present name.
-const RENAMED: [(&str, &str, &str); 2] = [
+const RENAMED: [(&str, &str, &str); 4] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
+    ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
+    ("[server.tls]\nupgrade_port", "SERVER__TLS__UPGRADE_PORT", "redirect_port"),
 ];
 
 #[test]

@@ -178,7 +178,7 @@ fn listeners_of_all_kinds_are_taken_over() {
     let site = Site::write(dir.path(), "site", &["site.test"]);
     let settings = settings_file(&format!(
         "[pools.p]\nbackends = ['http://127.0.0.1:9001']\n[server]\nlisten = ['127.0.0.1:0']\n\
-         [server.tls]\nlisten = ['127.0.0.1:0']\nupgrade_listen = ['127.0.0.1:0']\ncertificates = [{}]",
+         [server.tls]\nlisten = ['127.0.0.1:0']\nredirect_listen = ['127.0.0.1:0']\ncertificates = [{}]",
         site.toml()
     ));
     let start = |admin: &str, flag: Option<&str>| {

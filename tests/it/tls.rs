@@ -315,7 +315,7 @@ fn strict_transport_security_is_said_over_tls_alone() {
 
 #[test]
 fn plain_visitors_are_sent_to_tls_on_the_same_host() {
-    let settings = |port: &str| format!("{POOL}[server.tls]\nupgrade_listen = ['127.0.0.1:0']\n{port}");
+    let settings = |port: &str| format!("{POOL}[server.tls]\nredirect_listen = ['127.0.0.1:0']\n{port}");
     let signpost = Signpost::with_settings(&settings(""));
     let ask = |method: &str, target: &str, host: &str| {
         Connection::to(signpost.upgrade.unwrap()).request(method, target, &[("Host", host)])
@@ -348,7 +348,7 @@ fn plain_visitors_are_sent_to_tls_on_the_same_host() {
     assert_eq!(old.read_answer().unwrap().status, 400);
     assert_eq!(signpost.metric("signpost_responses_total", &[("code", "308")]), 4.0);
 
-    let signpost = Signpost::with_settings(&settings("upgrade_port = 8443"));
+    let signpost = Signpost::with_settings(&settings("redirect_port = 8443"));
     let answer = Connection::to(signpost.upgrade.unwrap()).request("GET", "/x", &[("Host", "site.test:80")]);
     assert_eq!(answer.location(), "https://site.test:8443/x");
 }
