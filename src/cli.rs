@@ -322,7 +322,7 @@ fn run_server(
         let line = |(speaks, address): &(ListenerProtocol, SocketAddr)| match speaks {
             ListenerProtocol::Http => format!("listening on http://{address}\n"),
             ListenerProtocol::Tls => format!("listening on https://{address}\n"),
-            ListenerProtocol::Upgrade => format!("sending http://{address} to https\n"),
+            ListenerProtocol::RedirectToHttps => format!("sending http://{address} to https\n"),
         };
         let lines: String = traffic.iter().map(line).collect();
         let first = traffic.first().map_or(admin, |(_, address)| *address);

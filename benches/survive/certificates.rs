@@ -29,9 +29,11 @@ fn run(report: &mut Report) {
     let files = Files::new(directory.path());
     let pairs = [Pair::new(), Pair::new()];
     files.write(&pairs[0]);
-    let signpost =
-        Start::with(&format!("[log]\naccess = false\n[server]\nwatch_interval = '100ms'\n{}{POOL}", files.settings()))
-            .go();
+    let signpost = Start::with(&format!(
+        "[log]\naccess = false\n[server]\nwatch_interval = '100ms'\n{}{POOL}",
+        files.settings()
+    ))
+    .go();
     let address = signpost.tls.expect("a TLS listener");
     let config = config(&[&pairs[0], &pairs[1]], &["http/1.1"]);
     let whole = request("GET", "/", &[("Connection", "close")], "");

@@ -34,8 +34,8 @@ enum_all! {
         Http = "http",
         /// Visitors by TLS.
         Https = "https",
-        /// Visitors in the clear who are sent on to TLS.
-        Upgrade = "upgrade",
+        /// Clients in the clear, whose requests are redirected to `https://`.
+        RedirectToHttps = "redirect",
         /// The operator.
         Admin = "admin",
     }
@@ -47,7 +47,7 @@ impl ListenerKind {
         match self {
             Self::Http => "server.listen",
             Self::Https => "server.tls.listen",
-            Self::Upgrade => "server.tls.redirect_listen",
+            Self::RedirectToHttps => "server.tls.redirect_listen",
             Self::Admin => "admin.listen",
         }
     }
@@ -57,7 +57,7 @@ impl ListenerKind {
         match self {
             Self::Http => Some("--listen"),
             Self::Admin => Some("--admin"),
-            Self::Https | Self::Upgrade => None,
+            Self::Https | Self::RedirectToHttps => None,
         }
     }
 
@@ -75,7 +75,7 @@ pub enum ListenerProtocol {
     /// TLS, and in it HTTP/2 or HTTP/1.1.
     Tls,
     /// HTTP/1.1, to send visitors to TLS.
-    Upgrade,
+    RedirectToHttps,
 }
 
 /// The sockets of one address.

@@ -125,12 +125,12 @@ impl Listeners {
             server.listen.iter().map(|listener| (ListenerKind::Http, ListenerProtocol::Http, listener));
         let tls =
             server.tls.listen.iter().map(|listener| (ListenerKind::Https, ListenerProtocol::Tls, listener));
-        let upgrade = server
+        let redirects = server
             .tls
             .redirect_listen
             .iter()
-            .map(|listener| (ListenerKind::Upgrade, ListenerProtocol::Upgrade, listener));
-        let visitors: Vec<_> = plain.chain(tls).chain(upgrade).collect();
+            .map(|listener| (ListenerKind::RedirectToHttps, ListenerProtocol::RedirectToHttps, listener));
+        let visitors: Vec<_> = plain.chain(tls).chain(redirects).collect();
         let wanted = visitors.iter().map(|(kind, _, listener)| (*kind, listener.address.0));
         let wanted: Vec<_> = wanted.chain([(ListenerKind::Admin, settings.admin.listen.0)]).collect();
         let (given, mut taken) = inherited.hand_out(&wanted);

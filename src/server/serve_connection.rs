@@ -73,7 +73,7 @@ pub(super) fn start(context: &Rc<WorkerContext>, socket: Socket, peer: SocketAdd
     // Tasks of their own kinds: a plain connection holds no state of TLS.
     match origin.protocol {
         ListenerProtocol::Http => spawn_local(serve_plain(accepted, ListenerRole::Dispatch, context)),
-        ListenerProtocol::Upgrade => {
+        ListenerProtocol::RedirectToHttps => {
             let role = ListenerRole::RedirectToHttps(context.config.redirect_port);
             spawn_local(serve_plain(accepted, role, context))
         }

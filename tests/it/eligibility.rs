@@ -236,8 +236,9 @@ fn a_pinned_visitor_of_a_dead_backend_is_pinned_anew() {
 #[test]
 fn a_reload_keeps_health_and_sends_nobody_to_a_new_dead_backend() {
     let [a, b, dead] = [Does::Answer; 3].map(Backend::start);
-    let text =
-        |list: &[(&Backend, &str)]| format!("[server]\nwatch_interval = '0s'\n[pools.p]\n{}{FAST}", backends(list));
+    let text = |list: &[(&Backend, &str)]| {
+        format!("[server]\nwatch_interval = '0s'\n[pools.p]\n{}{FAST}", backends(list))
+    };
     let file = settings_file(&text(&[(&a, ""), (&b, "")]));
     let with_dead = text(&[(&a, ""), (&b, ""), (&dead, "")]);
     drop(dead);

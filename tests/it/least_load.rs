@@ -153,8 +153,10 @@ fn a_reload_keeps_what_is_known_of_the_load() {
         let port = 9001 + u16::from(id.as_bytes()[0] - b'a');
         format!("{{ id = '{id}', url = 'http://127.0.0.1:{port}' }}")
     });
-    let file =
-        crate::harness::settings_file(&format!("[server]\nwatch_interval = '0s'\n{}", backends(&format!("{a},{b}"))));
+    let file = crate::harness::settings_file(&format!(
+        "[server]\nwatch_interval = '0s'\n{}",
+        backends(&format!("{a},{b}"))
+    ));
     let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
     push(&signpost, "b", 30, 100);
     let reordered = format!("[server]\nwatch_interval = '0s'\n{}", backends(&format!("{c},{b}")));

@@ -237,8 +237,9 @@ fn what_is_answered_is_what_is_described() {
     // What a backend pushes.
     expect(&signpost, "PUT", LOAD, &[], "{\"sessions\":1}", 409);
     expect(&signpost, "PUT", LOAD, &[("Host", "a b")], "{\"sessions\":1}", 400);
-    let reporting =
-        Signpost::with_settings(&format!("[server]\nwatch_interval = '0s'\n{POOL}load = {{ source = 'push' }}"));
+    let reporting = Signpost::with_settings(&format!(
+        "[server]\nwatch_interval = '0s'\n{POOL}load = {{ source = 'push' }}"
+    ));
     expect(&reporting, "PUT", LOAD, &[], "{\"sessions\":1,\"capacity\":4}", 204);
     expect(&reporting, "PUT", LOAD, &[], "{\"sessions\":-1}", 422);
     expect(&reporting, "PUT", LOAD, &[], &format!("{{\"x\":\"{}\"}}", "y".repeat(70_000)), 413);
@@ -292,7 +293,8 @@ fn what_is_answered_is_what_is_described() {
 
 #[test]
 fn what_is_answered_while_leaving_is_described_too() {
-    let signpost = Signpost::with_settings(&format!("[server]\nwatch_interval = '0s'\nshutdown_delay = '1h'\n{POOL}"));
+    let signpost =
+        Signpost::with_settings(&format!("[server]\nwatch_interval = '0s'\nshutdown_delay = '1h'\n{POOL}"));
     let document = document(&signpost);
     signpost.signal("TERM");
     wait_until("it is leaving", || ask(&signpost, "GET", "/readyz", &[], "").status == 503);

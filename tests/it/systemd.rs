@@ -44,7 +44,8 @@ fn the_manager_hears_of_everything() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("notify");
     let manager = Manager::new(UnixDatagram::bind(&place).unwrap());
-    let file = settings_file("[server]\nwatch_interval = '0s'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']");
+    let file =
+        settings_file("[server]\nwatch_interval = '0s'\n[pools.p]\nbackends = ['http://127.0.0.1:9001']");
     let args = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--settings"];
     let mut command = command(args);
     command.arg(file.path()).env("NOTIFY_SOCKET", &place).env("WATCHDOG_USEC", "20000");
