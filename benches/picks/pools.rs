@@ -63,7 +63,7 @@ impl Shape {
             backends: (0..self.backends).map(backend).collect(),
             panic_threshold: 1.0,
             status: StatusCode::FOUND,
-            status_other: StatusCode::TEMPORARY_REDIRECT,
+            status_non_get: StatusCode::TEMPORARY_REDIRECT,
             pins: None,
             cors: None,
             error_pages: ErrorPages::default(),

@@ -194,7 +194,7 @@ impl PersistentState {
             backends: backends.clone().map(backend).collect(),
             panic_threshold: pool.panic_threshold.0,
             status: pool.status.code(),
-            status_other: pool.status_other.code(),
+            status_non_get: pool.status_non_get.code(),
             pins: pool.pin.as_ref().map(|pin| build_pins(pool, pin, &self.random_key)),
             error_pages: error_pages(&pool.error_pages),
             cors: pool.cors.as_ref().map(build_cors),

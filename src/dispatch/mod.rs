@@ -172,7 +172,7 @@ fn redirect<'a>(
     // Anybody may keep what follows from the request, the client alone what follows from its address.
     let is_shared = || config.key.as_ref().is_some_and(|key| hash_key::value(key, request).is_some());
     Redirect {
-        status: if is_read { config.status } else { config.status_other },
+        status: if is_read { config.status } else { config.status_non_get },
         base: &config.backends[backend].base,
         target,
         pin: pins.map(|policy| NewPin { policy, backend, issued: now, by_tls: request.client.by_tls }),
@@ -317,7 +317,7 @@ mod tests {
             backends: [backend].into(),
             panic_threshold: 1.0,
             status: StatusCode::FOUND,
-            status_other: StatusCode::TEMPORARY_REDIRECT,
+            status_non_get: StatusCode::TEMPORARY_REDIRECT,
             pins: None,
             cors: None,
             error_pages: ErrorPages::default(),

@@ -70,7 +70,7 @@ pub struct PoolConfig {
     /// The status of a redirected GET or HEAD.
     pub status: StatusCode,
     /// The status for every other method.
-    pub status_other: StatusCode,
+    pub status_non_get: StatusCode,
     /// The pin policy, where visitors are pinned.
     pub pins: Option<PinPolicy>,
     /// The answer to other origins, where there is one.

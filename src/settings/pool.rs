@@ -49,7 +49,7 @@ pub struct Pool {
     /// The status of a redirected GET or HEAD.
     pub status: RedirectStatus,
     /// The status for every other method.
-    pub status_other: RedirectStatus,
+    pub status_non_get: RedirectStatus,
     /// The share of active backends that must be down for all of them to be used again; 0: never.
     pub panic_threshold: Share,
     /// How long a backend that is up again takes to its full weight; 0: none.
@@ -190,7 +190,7 @@ impl Pool {
             hash: Hash::read(section.section_or_empty("hash")),
             first: First::read(section.section_or_empty("first")),
             status: section.or("status", RedirectStatus::FOUND),
-            status_other: section.or("status_other", RedirectStatus::TEMPORARY),
+            status_non_get: section.or("status_non_get", RedirectStatus::TEMPORARY),
             panic_threshold: section.or("panic_threshold", Share(1.0)),
             slow_start: section.or("slow_start", Span::seconds(30)),
             backends: read_backends(&mut section),

@@ -4,11 +4,12 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 4] = [
+const RENAMED: [(&str, &str); 5] = [
     ("server.watch", "watch_interval"),
     ("server.forwarded_by", "client_ip_header"),
     ("server.tls.upgrade_listen", "redirect_listen"),
     ("server.tls.upgrade_port", "redirect_port"),
+    ("pools.NAME.status_other", "status_non_get"),
 ];
 
 /// Returns the present name of the last part of a former key.

@@ -156,7 +156,7 @@ fn redirecting(servers: usize, balance: &str, options: &str) -> String {
 }
 
 #[test]
-fn max_rate_holds_for_every_strategy() {
+fn max_requests_per_second_holds_for_every_strategy() {
     for strategy in ["random", "round_robin", "consistent_hash", "first"] {
         let settings = "hash = { key = 'header:x-user' }\nbackends = [\
             { id = 'b1', url = 'http://127.0.0.1:9001', max_rate = 0.01 }, { id = 'b2', url = 'http://127.0.0.1:9002' }]";

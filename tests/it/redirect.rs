@@ -30,7 +30,7 @@ fn get_and_head_are_found_and_the_rest_keep_their_method() {
 #[test]
 fn a_pool_may_choose_its_statuses() {
     let signpost = Signpost::with_settings(
-        "[pools.p]\nstatus = 307\nstatus_other = 303\nbackends = ['http://127.0.0.1:9001']",
+        "[pools.p]\nstatus = 307\nstatus_non_get = 303\nbackends = ['http://127.0.0.1:9001']",
     );
     assert_eq!(signpost.get("/").status, 307);
     assert_eq!(signpost.request("POST", "/", &[]).status, 303);

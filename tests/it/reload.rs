@@ -45,7 +45,7 @@ fn what_stays_goes_on_and_what_is_new_is_served() {
     assert_eq!(id(&signpost), "b");
 
     // The same backends: the turn is c's, and the next one a's.
-    std::fs::write(file.path(), unwatched(&["a", "b", "c"], "pin = {}\nstatus_other = 303")).unwrap();
+    std::fs::write(file.path(), unwatched(&["a", "b", "c"], "pin = {}\nstatus_non_get = 303")).unwrap();
     hang_up(&signpost, "success");
     assert_eq!([id(&signpost), id(&signpost), id(&signpost)], ["c", "a", "b"]);
 

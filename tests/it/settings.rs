@@ -374,11 +374,12 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 }
 
 /// Former keys, each with what is before it in a file, the name of its variable and its present name.
-const RENAMED: [(&str, &str, &str); 4] = [
+const RENAMED: [(&str, &str, &str); 5] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
     ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
     ("[server.tls]\nupgrade_port", "SERVER__TLS__UPGRADE_PORT", "redirect_port"),
+    ("status_other", "POOLS__DEFAULT__STATUS_OTHER", "status_non_get"),
 ];
 
 #[test]
