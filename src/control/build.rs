@@ -288,7 +288,7 @@ fn metered(before: &RateMeters, config: &PoolConfig, is_read: bool) -> RateMeter
 /// The limit of each backend; none at all where nobody has one.
 fn limits(pool: &settings::Pool) -> Box<[Option<RateLimit>]> {
     let limit =
-        |backend: &settings::Backend| RateLimit::per_second(backend.max_rate.unwrap_or(pool.max_rate).0);
+        |backend: &settings::Backend| RateLimit::per_second(backend.max_requests_per_second.unwrap_or(pool.max_requests_per_second).0);
     let limits: Box<[_]> = pool.backends.iter().map(limit).collect();
     if limits.iter().any(Option::is_some) { limits } else { Box::default() }
 }

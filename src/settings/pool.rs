@@ -39,7 +39,7 @@ pub struct Pool {
     /// How long a turn is where the strategy and its shadows take turns; 0: they don't.
     pub rotate: Span,
     /// How many visitors a second a backend may be sent that says nothing of it; 0: any number.
-    pub max_rate: Rate,
+    pub max_requests_per_second: Rate,
     /// How long an answer may be kept; 0: not at all.
     pub cache_max_age: Span,
     /// What `consistent_hash` goes by.
@@ -94,7 +94,7 @@ pub struct Backend {
     pub backup: bool,
     /// How many visitors a second it may be sent, where that is not the pool's; 0: any number.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_rate: Option<Rate>,
+    pub max_requests_per_second: Option<Rate>,
     /// Where it is probed, where that is not `url`: a private address, say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_url: Option<BackendUrl>,
@@ -185,7 +185,7 @@ impl Pool {
                 "0s, or a duration from 10s to 1 day",
                 |span| span.0.is_zero() || (10..=24 * 3600).contains(&span.0.as_secs()),
             ),
-            max_rate: section.or("max_rate", Rate(0.0)),
+            max_requests_per_second: section.or("max_requests_per_second", Rate(0.0)),
             cache_max_age: section.or("cache_max_age", Span::seconds(0)),
             hash: Hash::read(section.section_or_empty("hash")),
             first: First::read(section.section_or_empty("first")),
@@ -231,7 +231,7 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
                     url,
                     weight,
                     backup: false,
-                    max_rate: None,
+                    max_requests_per_second: None,
                     probe_url: None,
                 })
             }
@@ -247,14 +247,21 @@ impl Backend {
         let url = section.optional("url");
         let weight = section.or("weight", Weight::ONE);
         let backup = section.or("backup", false);
-        let max_rate = section.optional("max_rate");
+        let max_requests_per_second = section.optional("max_requests_per_second");
         let probe_url = section.optional("probe_url");
         section.finish();
         if !had_url {
             notes.problem(&path, "is missing, takes a URL such as \"https://a.example.com\"");
         }
         let url = url?;
-        Some(Self { id: id_of(id, &url, &path, notes)?, url, weight, backup, max_rate, probe_url })
+        Some(Self {
+            id: id_of(id, &url, &path, notes)?,
+            url,
+            weight,
+            backup,
+            max_requests_per_second,
+            probe_url,
+        })
     }
 }
 

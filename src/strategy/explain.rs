@@ -81,7 +81,7 @@ impl Explanation {
         has_room: &dyn Fn(usize) -> bool,
     ) -> Self {
         for candidate in candidates.iter_mut().filter(|candidate| !has_room(candidate.backend)) {
-            candidate.pass_over("over its max_rate");
+            candidate.pass_over("over its max_requests_per_second");
         }
         let mut with_room = candidates.iter().filter(|candidate| candidate.open);
         let first = with_room.next();

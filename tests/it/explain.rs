@@ -66,7 +66,7 @@ fn the_turn_that_is_said_to_be_next_is() {
 
 #[test]
 fn asking_changes_nothing() {
-    let signpost = start("shadow = ['random', 'consistent_hash', 'first']\nmax_rate = 1000");
+    let signpost = start("shadow = ['random', 'consistent_hash', 'first']\nmax_requests_per_second = 1000");
     signpost.get("/");
     // What the process itself uses changes by the asking, and so does what counts connections.
     let figures = || {
@@ -119,7 +119,7 @@ fn a_visitor_s_address_and_a_header_say_where_it_goes() {
 
 #[test]
 fn who_is_full_or_left_out_is_told_so() {
-    let signpost = start("strategy = 'first'\nmax_rate = 0.001");
+    let signpost = start("strategy = 'first'\nmax_requests_per_second = 0.001");
     let picked = |expected: Value| {
         let [strategy] = &explain(&signpost, "")[..] else { panic!() };
         assert_eq!(strategy["picked"], expected, "{strategy}");
@@ -129,7 +129,7 @@ fn who_is_full_or_left_out_is_told_so() {
     assert_eq!(why(&strategy, "b2"), "number 2 in order; one before it is picked");
     assert_eq!(sent_to(&signpost.get("/")), "b1");
     let strategy = picked(json!("b2"));
-    assert_eq!(why(&strategy, "b1"), "number 1 in order; over its max_rate");
+    assert_eq!(why(&strategy, "b1"), "number 1 in order; over its max_requests_per_second");
     assert_eq!([sent_to(&signpost.get("/")), sent_to(&signpost.get("/"))], ["b2", "b3"]);
     picked(Value::Null);
 

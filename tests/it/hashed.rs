@@ -130,7 +130,7 @@ fn a_hot_key_spills_as_far_as_is_set() {
 /// Sixty visitors at once, where HAProxy sends all of them to the first.
 #[test]
 fn first_fills_one_backend_after_the_other() {
-    let signpost = Signpost::with_settings(&pool(4, "strategy = 'first'\nmax_rate = 20"));
+    let signpost = Signpost::with_settings(&pool(4, "strategy = 'first'\nmax_requests_per_second = 20"));
     let visitors = || std::iter::repeat_n(("/", "any"), 60);
     let sent_by_us = sent(signpost.traffic, visitors());
     // Twenty at once, and one more for each twentieth of a second that passes.
@@ -159,7 +159,7 @@ fn redirecting(servers: usize, balance: &str, options: &str) -> String {
 fn max_requests_per_second_holds_for_every_strategy() {
     for strategy in ["random", "round_robin", "consistent_hash", "first"] {
         let settings = "hash = { key = 'header:x-user' }\nbackends = [\
-            { id = 'b1', url = 'http://127.0.0.1:9001', max_rate = 0.01 }, { id = 'b2', url = 'http://127.0.0.1:9002' }]";
+            { id = 'b1', url = 'http://127.0.0.1:9001', max_requests_per_second = 0.01 }, { id = 'b2', url = 'http://127.0.0.1:9002' }]";
         let signpost = Signpost::with_settings(&format!(
             "[pools.p]\nstrategy = '{strategy}'\nhealth = {{ kind = 'none' }}\n{settings}"
         ));

@@ -170,7 +170,7 @@ fn a_key_in_the_wrong_place_is_found_where_it_belongs() {
         (format!("backends = ['https://a.test']\n{POOL}"), "pools.NAME.backends"),
         (format!("{POOL}interval = '1s'"), "pools.site.health.interval"),
         (format!("{POOL}health_interval = '1s'"), "pools.site.health.interval"),
-        (format!("{POOL}maxrate = 1"), "\"max_rate\""),
+        (format!("{POOL}pathprefix = 1"), "\"path_prefix\""),
         (format!("{POOL}secrets = []"), "pools.site.pin.secrets"),
     ] {
         let said = about_file(".toml", &text);

@@ -14,7 +14,7 @@ const TWO_POOLS: &str = r#"
     [pools.plain]
     strategy = "random"
     path_prefix = "/plain"
-    max_rate = 1000
+    max_requests_per_second = 1000
     backends = [{ id = "plain-a", url = "http://127.0.0.1:9003" }]
 "#;
 

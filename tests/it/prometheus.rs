@@ -94,7 +94,7 @@ impl Scene {
             hosts = ['split.test']
             strategy = 'random'
             split = {{ round_robin = 0.5 }}
-            max_rate = 1000
+            max_requests_per_second = 1000
             backends = ['{a}', '{b}']",
             site.toml(),
             dir.path().join("overrides.json").display(),

@@ -68,10 +68,14 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (format!("{A}split = 5"), "pools.a.split", "takes a table"),
         (format!("{A}rotate = '10m'"), "pools.a.rotate", "no shadow to take turns with"),
         (format!("{A}shadow = ['random']\nrotate = '1s'"), "pools.a.rotate", "from 10s to 1 day"),
-        (format!("{A}max_rate = -1"), "pools.a.max_rate", "from 0.001 to 1000000"),
         (
-            pool("{ url = 'https://b', max_rate = 'x' }"),
-            "pools.a.backends[0].max_rate",
+            format!("{A}max_requests_per_second = -1"),
+            "pools.a.max_requests_per_second",
+            "from 0.001 to 1000000",
+        ),
+        (
+            pool("{ url = 'https://b', max_requests_per_second = 'x' }"),
+            "pools.a.backends[0].max_requests_per_second",
             "from 0.001 to 1000000",
         ),
         (format!("{A}hash = {{ key = 'body' }}"), "pools.a.hash.key", "header:NAME"),
@@ -373,13 +377,16 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
     }
 }
 
-/// Former keys, each with what is before it in a file, the name of its variable and its present name.
-const RENAMED: [(&str, &str, &str); 5] = [
+/// Former keys, each with what is before it in a file, the name of its variable, if one could set it, and its present
+/// name.
+const RENAMED: [(&str, &str, &str); 7] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
     ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
     ("[server.tls]\nupgrade_port", "SERVER__TLS__UPGRADE_PORT", "redirect_port"),
     ("status_other", "POOLS__DEFAULT__STATUS_OTHER", "status_non_get"),
+    ("max_rate", "POOLS__DEFAULT__MAX_RATE", "max_requests_per_second"),
+    ("[[pools.b.backends]]\nurl = 'http://127.0.0.1:9001'\nmax_rate", "", "max_requests_per_second"),
 ];
 
 #[test]
@@ -391,7 +398,7 @@ fn an_error_about_a_former_key_names_the_present_one() {
             |line: &str| line.contains(&format!(": no such key; did you mean \"{name}\"? (known here: "));
         assert!(said.lines().any(is_named), "{file}: {said}");
 
-        let (table, _) = variable.rsplit_once("__").unwrap();
+        let Some((table, _)) = variable.rsplit_once("__") else { continue };
         let present = format!("SIGNPOST__{table}__{}", name.to_ascii_uppercase());
         let output = command(["check", "--backend", "http://127.0.0.1:9001"])
             .env(format!("SIGNPOST__{variable}"), "1")
@@ -717,7 +724,7 @@ fn the_defaults_are_those_that_are_documented() {
             "domain",
             "id",
             "weight",
-            "max_rate",
+            "max_requests_per_second",
             "token",
             "token_file",
             "load_token",
