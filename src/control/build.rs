@@ -177,7 +177,7 @@ impl PersistentState {
         let names =
             pool.backends.iter().map(|backend| strategy::hash(backend.id.as_str().as_bytes())).collect();
         let rules =
-            StrategyConfig { names, bound: pool.hash.bound.0, max_utilisation: pool.first.max_utilisation.0 };
+            StrategyConfig { names, balance_factor: pool.hash.balance_factor.0, max_utilisation: pool.first.max_utilisation.0 };
         let limits = limits(pool);
         let max_age = pool.cache_max_age.0.as_secs();
         PoolConfig {

@@ -14,13 +14,16 @@ use crate::fleet::HashKey;
 pub struct Hash {
     /// What a visitor is known by.
     pub key: HashKey,
-    /// How much more than its share of the dispatches a backend may have, as a part of it; 0: any.
-    pub bound: Bound,
+    /// How much load a backend may have, in percent of its share; 0: any.
+    pub balance_factor: BalanceFactor,
 }
 
 impl Hash {
     pub(super) fn read(mut section: Section<'_>) -> Self {
-        let hash = Self { key: section.or("key", HashKey::Client), bound: section.or("bound", Bound(0.0)) };
+        let hash = Self {
+            key: section.or("key", HashKey::Client),
+            balance_factor: section.or("balance_factor", BalanceFactor(0)),
+        };
         section.finish();
         hash
     }
@@ -41,15 +44,15 @@ impl First {
     }
 }
 
-/// The epsilon of bounded loads, 0 to 10; 0: no bound.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Bound(pub f64);
+/// The limit of bounded loads in percent of the mean, 101 to 10000, as HAProxy's `hash-balance-factor`; 0: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BalanceFactor(pub u16);
 
-impl Leaf for Bound {
+impl Leaf for BalanceFactor {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
-            Ok(bound) if bound == 0.0 || (0.01..=10.0).contains(&bound) => Ok(Self(bound)),
-            _ => Err("0 (no bound), or a number from 0.01 to 10".to_owned()),
+            Ok(percent @ (0 | 101..=10_000)) => Ok(Self(percent)),
+            _ => Err("0 (off), or a percentage of the mean from 101 to 10000, such as 125".to_owned()),
         }
     }
 }
@@ -122,12 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn rates_and_bounds_are_sane_numbers() {
+    fn accepts_finite_rates_and_factors_above_the_mean() {
         for good in ["0", "0.001", "20", "1000000"] {
             assert!(Rate::parse(good).is_ok(), "{good}");
         }
         for bad in ["-1", "NaN", "inf", "1e-9", "1e7", ""] {
-            assert!(Rate::parse(bad).is_err() && Bound::parse(bad).is_err(), "{bad}");
+            assert!(Rate::parse(bad).is_err(), "{bad}");
+        }
+        for good in ["0", "101", "125", "10000"] {
+            assert!(BalanceFactor::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["-1", "0.25", "1", "100", "10001", "125%", ""] {
+            assert!(BalanceFactor::parse(bad).is_err(), "{bad}");
         }
     }
 }

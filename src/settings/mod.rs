@@ -28,7 +28,7 @@ use config::Value;
 use serde::Serialize;
 
 pub use address::{Listen, Network};
-pub use balance::{Bound, First, Hash, Rate};
+pub use balance::{BalanceFactor, First, Hash, Rate};
 pub use error_pages::ErrorPage;
 pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses, Streak};
 pub use layers::{Flags, Layers};

@@ -4,7 +4,7 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 7] = [
+const RENAMED: [(&str, &str); 8] = [
     ("server.watch", "watch_interval"),
     ("server.forwarded_by", "client_ip_header"),
     ("server.tls.upgrade_listen", "redirect_listen"),
@@ -12,6 +12,7 @@ const RENAMED: [(&str, &str); 7] = [
     ("pools.NAME.status_other", "status_non_get"),
     ("pools.NAME.max_rate", "max_requests_per_second"),
     ("pools.NAME.backends.max_rate", "max_requests_per_second"),
+    ("pools.NAME.hash.bound", "balance_factor"),
 ];
 
 /// Returns the present name of the last part of a former key.

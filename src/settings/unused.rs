@@ -52,7 +52,7 @@ fn strategies(pool: &Pool, warnings: &mut Vec<String>) {
     let (hashes, fills) = (has(strategy::StrategyKind::ConsistentHash), has(strategy::StrategyKind::First));
     let unused = [
         ("hash.key", "consistent_hash", !hashes && pool.hash.key != HashKey::Client),
-        ("hash.bound", "consistent_hash", !hashes && pool.hash.bound.0 > 0.0),
+        ("hash.balance_factor", "consistent_hash", !hashes && pool.hash.balance_factor.0 > 0),
         ("first.max_utilisation", "first", !fills && pool.first.max_utilisation.0 != 0.8),
     ];
     for (name, strategy, _) in unused.into_iter().filter(|(_, _, is_unused)| *is_unused) {

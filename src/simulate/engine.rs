@@ -222,7 +222,7 @@ impl<'a> Engine<'a> {
         let backends: Vec<SimulatedBackend> = scenario.each_backend().map(backend).collect();
         let rules = StrategyConfig {
             names: (0..backends.len()).map(|index| hash(&index.to_le_bytes())).collect(),
-            bound: scenario.strategies.bound,
+            balance_factor: scenario.strategies.balance_factor,
             max_utilisation: scenario.strategies.max_utilisation,
         };
         let dispatcher = |index| {

@@ -57,8 +57,8 @@ pub struct Arrivals {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Strategies {
-    /// Of `consistent_hash`: how much more than its share a backend may have; 0: any.
-    pub bound: f64,
+    /// Of `consistent_hash`: how much load a backend may have, in percent of its share; 0: any.
+    pub balance_factor: u16,
     /// Of `first`: the utilisation at which a backend is full.
     pub max_utilisation: f64,
 }
@@ -195,7 +195,7 @@ impl Default for Arrivals {
 
 impl Default for Strategies {
     fn default() -> Self {
-        Self { bound: 0.0, max_utilisation: 0.8 }
+        Self { balance_factor: 0, max_utilisation: 0.8 }
     }
 }
 
@@ -278,7 +278,11 @@ impl Scenario {
             "reports.of",
             "sessions, utilisation or rate",
         );
-        rule((0.0..=100.0).contains(&strategies.bound), "strategies.bound", "0 to 100");
+        rule(
+            matches!(strategies.balance_factor, 0 | 101..=10_000),
+            "strategies.balance_factor",
+            "0, or 101 to 10000",
+        );
         rule(
             strategies.max_utilisation > 0.0 && strategies.max_utilisation <= 100.0,
             "strategies.max_utilisation",

@@ -19,8 +19,9 @@ const IDLE: f64 = 0.05;
 /// knows nothing.
 #[derive(Debug)]
 pub(super) struct LoadBound {
-    epsilon: f64,
-    /// By roster index: what of all dispatches a backend may have, its share times one and epsilon.
+    /// How much load a backend may have, as a multiple of its share: the paper's 1 + epsilon.
+    factor: f64,
+    /// By roster index: what of all dispatches a backend may have, its share times the factor.
     parts: Box<[f64]>,
     meters: RateMeters,
     loads: Estimates,
@@ -39,16 +40,17 @@ pub(super) struct PoolTotal {
 }
 
 impl LoadBound {
-    /// O(number of backends).
-    pub(super) fn new(epsilon: f64, weights: Weights<'_>, memory: &StrategyState) -> Self {
+    /// Takes the factor in percent. O(number of backends).
+    pub(super) fn new(percent: u16, weights: Weights<'_>, memory: &StrategyState) -> Self {
+        let factor = f64::from(percent) / 100.0;
         let sum = f64::from(weights.sum());
         let most = weights.iter().map(|share| usize::from(share.backend)).max().unwrap_or(0);
         let mut parts = vec![0.0; most + 1];
         for share in weights.iter() {
-            parts[usize::from(share.backend)] = (1.0 + epsilon) * f64::from(share.weight.get()) / sum;
+            parts[usize::from(share.backend)] = factor * f64::from(share.weight.get()) / sum;
         }
         Self {
-            epsilon,
+            factor,
             parts: parts.into(),
             meters: memory.meters.clone(),
             loads: memory.loads.clone(),
@@ -101,7 +103,7 @@ impl LoadBound {
 
     /// The share of a backend's capacity up to which it is within the bound.
     fn most_in_use(&self, all: PoolTotal) -> f64 {
-        ((1.0 + self.epsilon) * all.utilisation).max(IDLE)
+        (self.factor * all.utilisation).max(IDLE)
     }
 
     /// How many dispatches of a second are within a backend's part, one more included.
@@ -166,7 +168,7 @@ mod tests {
             learner.report(backend, &Report::new(claim, expires).unwrap(), NOW);
         }
         let memory = StrategyState::default().with_loads(learner.loads().clone());
-        let bound = LoadBound::new(0.25, Weights::new(&shares(&vec![1; sessions.len()])).unwrap(), &memory);
+        let bound = LoadBound::new(125, Weights::new(&shares(&vec![1; sessions.len()])).unwrap(), &memory);
         let all = bound.all(NOW);
         (0..sessions.len()).map(|backend| bound.takes(backend, all, NOW)).collect()
     }

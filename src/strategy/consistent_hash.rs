@@ -31,7 +31,7 @@ impl ConsistentHash {
     /// Builds the table: some milliseconds, see [`HashTable`].
     pub(super) fn build(rules: &StrategyConfig, weights: Weights<'_>, memory: &StrategyState) -> Self {
         let slots = HashTable::new(weights, |backend| rules.name(backend));
-        let bound = (rules.bound > 0.0).then(|| LoadBound::new(rules.bound, weights, memory));
+        let bound = (rules.balance_factor > 0).then(|| LoadBound::new(rules.balance_factor, weights, memory));
         Self { slots, bound }
     }
 
@@ -94,9 +94,9 @@ mod tests {
     use crate::strategy::RateMeters;
     use crate::strategy::tests::shares;
 
-    fn build(weights: &[u16], bound: f64) -> ConsistentHash {
+    fn build(weights: &[u16], balance_factor: u16) -> ConsistentHash {
         let names = (0..weights.len()).map(|index| hash(format!("b{index}").as_bytes())).collect();
-        let rules = StrategyConfig { names, bound, ..StrategyConfig::default() };
+        let rules = StrategyConfig { names, balance_factor, ..StrategyConfig::default() };
         let memory = StrategyState {
             meters: RateMeters::default().of_roster(&rules.names),
             ..StrategyState::default()
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_key_goes_to_one_backend() {
-        let hash = build(&[1, 2, 3], 0.0);
+        let hash = build(&[1, 2, 3], 0);
         assert_eq!(
             send(&hash, 3, 1.0, std::iter::repeat_n(77, 60)).iter().filter(|&&sent| sent == 60).count(),
             1
@@ -134,17 +134,17 @@ mod tests {
 
     #[test]
     fn a_hot_key_is_spread_as_far_as_is_set() {
-        for (weights, bound, most) in [
-            (&[1, 1, 1][..], 0.25, vec![25, 25, 25]),
-            (&[1; 6], 0.5, vec![15; 6]),
-            (&[2, 1, 1], 0.1, vec![33, 17, 17]),
+        for (weights, balance_factor, most) in [
+            (&[1, 1, 1][..], 125, vec![25, 25, 25]),
+            (&[1; 6], 150, vec![15; 6]),
+            (&[2, 1, 1], 110, vec![33, 17, 17]),
         ] {
-            let sent = send(&build(weights, bound), weights.len(), 1.0, std::iter::repeat_n(77, 60));
+            let sent = send(&build(weights, balance_factor), weights.len(), 1.0, std::iter::repeat_n(77, 60));
             assert!(sent.iter().zip(&most).all(|(sent, most)| sent <= most), "{sent:?}");
             assert!(sent.iter().zip(&most).any(|(sent, most)| sent == most), "{sent:?} fills the first");
         }
         // In the long run too: the last second of ten.
-        let hash = build(&[1; 5], 0.2);
+        let hash = build(&[1; 5], 120);
         let before: u32 = send(&hash, 5, 1.0, std::iter::repeat_n(5, 10_000)).iter().sum();
         assert_eq!(before, 10_000);
         let rates: Vec<_> =
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_spills_of_a_key_goes_the_same_way() {
-        let hash = build(&[1; 50], 0.25);
+        let hash = build(&[1; 50], 125);
         let order: Vec<_> = hash.order(77).take(3).collect();
         let sent = send(&hash, 50, 0.1, std::iter::repeat_n(77, 12));
         assert_eq!(order.iter().map(|&backend| sent[backend]).collect::<Vec<_>>(), [4, 4, 4]);
@@ -163,12 +163,12 @@ mod tests {
     #[test]
     fn a_pool_that_is_cold_or_even_does_not_spill() {
         // Each of four comes back every second, where it was.
-        let hash = build(&[1; 100], 0.05);
+        let hash = build(&[1; 100], 105);
         let first: Vec<_> = (0..4).map(|key| hash.slots.at(nth(key, 0))).collect();
         let sent = send(&hash, 100, 250.0, (0..4).cycle().take(400));
         assert!(first.iter().all(|&backend| sent[backend] >= 100), "{sent:?}");
         // Visitors of all kinds, and hardly any of them elsewhere than without a bound.
-        let (bounded, free) = (build(&[1; 10], 0.5), build(&[1; 10], 0.0));
+        let (bounded, free) = (build(&[1; 10], 150), build(&[1; 10], 0));
         let keys = || (0..20_000).map(|key| nth(9, key));
         let (bounded, free) = (send(&bounded, 10, 1.0, keys()), send(&free, 10, 1.0, keys()));
         let moved: u32 = bounded.iter().zip(&free).map(|(a, b)| a.abs_diff(*b)).sum();

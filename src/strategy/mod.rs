@@ -66,7 +66,7 @@ impl StrategyKind {
 
     /// Whether a pick depends on what was sent lately.
     pub fn is_metered(self, rules: &StrategyConfig) -> bool {
-        self == Self::ConsistentHash && rules.bound > 0.0
+        self == Self::ConsistentHash && rules.balance_factor > 0
     }
 
     /// Whether a pick depends on the time.
@@ -126,8 +126,8 @@ fn gcd(a: u32, b: u32) -> u32 {
 pub struct StrategyConfig {
     /// The [`hash`] of each backend's id, by roster index; one that is missing is known by its index.
     pub names: Arc<[u64]>,
-    /// Of `consistent_hash`: how much more than its share of the dispatches a backend may have, as a part of it; 0: any.
-    pub bound: f64,
+    /// Of `consistent_hash`: how much load a backend may have, in percent of its share; 0: any.
+    pub balance_factor: u16,
     /// Of `first`: the share of its capacity in use at which a backend is full, where that is known.
     pub max_utilisation: f64,
 }

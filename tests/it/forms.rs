@@ -390,7 +390,11 @@ fn a_variable_that_is_not_read_is_a_warning() {
             "debug",
             Some(" (did you mean SIGNPOST__LOG__… (LEVEL, FORMAT, ACCESS, ACCESS_SAMPLE, ACCESS_HEADERS)?)"),
         ),
-        ("SIGNPOST_HASH", "path", Some(" (did you mean SIGNPOST__POOLS__DEFAULT__HASH__… (KEY, BOUND)?)")),
+        (
+            "SIGNPOST_HASH",
+            "path",
+            Some(" (did you mean SIGNPOST__POOLS__DEFAULT__HASH__… (KEY, BALANCE_FACTOR)?)"),
+        ),
         ("SIGNPOST_VERSION", "1.2", Some(" (settings are SIGNPOST__SECTION__KEY and SIGNPOST_BACKENDS)")),
         ("SIGNPOST_PORT", "8080", Some(" (settings are SIGNPOST__SECTION__KEY and SIGNPOST_BACKENDS)")),
         ("signpost_backends", "https://a.test", Some(" (did you mean SIGNPOST_BACKENDS?)")),

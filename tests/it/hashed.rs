@@ -110,7 +110,7 @@ fn each_key_is_what_it_says() {
 fn a_hot_key_spills_as_far_as_is_set() {
     let signpost = Signpost::with_settings(&pool(
         4,
-        "strategy = 'consistent_hash'\nhash = { key = 'header:x-user', bound = 0.25 }",
+        "strategy = 'consistent_hash'\nhash = { key = 'header:x-user', balance_factor = 125 }",
     ));
     let hot = || std::iter::repeat_n(("/", "hot"), 60);
     let sent_by_us = sent(signpost.traffic, hot());

@@ -157,7 +157,7 @@ fn a_key_in_the_wrong_place_is_found_where_it_belongs() {
         ("SIGNPOST__POOLS__SITE__HEALTH_INTERVAL", "SIGNPOST__POOLS__SITE__HEALTH__INTERVAL"),
         ("SIGNPOST__SERVER__WORKER", "\"workers\""),
         ("SIGNPOST__SEVER__WORKERS", "\"server\""),
-        ("SIGNPOST__POOLS__DEFAULT__HASHES", "SIGNPOST__POOLS__DEFAULT__HASH__… (KEY, BOUND)"),
+        ("SIGNPOST__POOLS__DEFAULT__HASHES", "SIGNPOST__POOLS__DEFAULT__HASH__… (KEY, BALANCE_FACTOR)"),
     ] {
         let output = command(["check", "--backend", "https://a.test"]).env(name, "1").output().unwrap();
         let said = stderr(&output);

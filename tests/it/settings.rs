@@ -79,7 +79,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
             "from 0.001 to 1000000",
         ),
         (format!("{A}hash = {{ key = 'body' }}"), "pools.a.hash.key", "header:NAME"),
-        (format!("{A}hash = {{ bound = 0.001 }}"), "pools.a.hash.bound", "from 0.01 to 10"),
+        (format!("{A}hash = {{ balance_factor = 100 }}"), "pools.a.hash.balance_factor", "from 101 to 10000"),
         (
             format!("{A}first = {{ max_utilisation = 2 }}"),
             "pools.a.first.max_utilisation",
@@ -379,7 +379,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 
 /// Former keys, each with what is before it in a file, the name of its variable, if one could set it, and its present
 /// name.
-const RENAMED: [(&str, &str, &str); 7] = [
+const RENAMED: [(&str, &str, &str); 8] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
     ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
@@ -387,6 +387,7 @@ const RENAMED: [(&str, &str, &str); 7] = [
     ("status_other", "POOLS__DEFAULT__STATUS_OTHER", "status_non_get"),
     ("max_rate", "POOLS__DEFAULT__MAX_RATE", "max_requests_per_second"),
     ("[[pools.b.backends]]\nurl = 'http://127.0.0.1:9001'\nmax_rate", "", "max_requests_per_second"),
+    ("[pools.a.hash]\nbound", "POOLS__DEFAULT__HASH__BOUND", "balance_factor"),
 ];
 
 #[test]
