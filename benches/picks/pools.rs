@@ -54,7 +54,7 @@ impl Shape {
         Arc::new(PoolConfig {
             name: "p".into(),
             arms: [StrategySlot { kind, slot: Slot(0), counts }].into(),
-            rotate: None,
+            rotation_interval: None,
             reads_clock: kind.reads_clock(&StrategyConfig::default()),
             rules: StrategyConfig::default(),
             key: None,

@@ -72,8 +72,8 @@ impl Comparer {
         let mut figures = Vec::new();
         self.turns.keep(|name| fleet.pools.iter().any(|pool| &*pool.config.name == name));
         for pool in &fleet.pools {
-            let (name, rotate) = (&*pool.config.name, pool.config.rotate);
-            let is_settled = self.turns.is_settled(name, pool.live().kind, rotate, now);
+            let (name, rotation_interval) = (&*pool.config.name, pool.config.rotation_interval);
+            let is_settled = self.turns.is_settled(name, pool.live().kind, rotation_interval, now);
             for (index, arm) in pool.config.arms.iter().enumerate() {
                 let role = pool.roles.of(index);
                 let key = (pool.config.name.clone(), arm.kind.name(), role);

@@ -21,13 +21,13 @@ struct PoolRotation {
 const CUT: Duration = Duration::from_secs(120);
 
 impl Rotation {
-    /// Whether what is seen now is the live strategy's own doing; `rotate` is how long turns are where strategies take
+    /// Whether what is seen now is the live strategy's own doing; `rotation_interval` is how long turns are where strategies take
     /// turns. To be asked at each look, since it notes what it is told.
     pub(super) fn is_settled(
         &mut self,
         pool: &str,
         live: StrategyKind,
-        rotate: Option<Duration>,
+        rotation_interval: Option<Duration>,
         now: Instant,
     ) -> bool {
         let first = PoolRotation { live, since: now, is_first: true };
@@ -35,8 +35,8 @@ impl Rotation {
         if turn.live != live {
             *turn = PoolRotation { live, since: now, is_first: false };
         }
-        let cut = match rotate {
-            Some(rotate) => CUT.min(rotate / 2),
+        let cut = match rotation_interval {
+            Some(interval) => CUT.min(interval / 2),
             // What was before the start nobody knows; it is taken to have been the same.
             None if turn.is_first => Duration::ZERO,
             None => CUT,
@@ -59,9 +59,9 @@ mod tests {
     #[test]
     fn the_beginning_of_a_turn_is_not_its_own() {
         let (mut turns, start) = (Rotation::default(), Instant::now());
-        let mut at = |live, rotate: u64, seconds: u32| {
-            let rotate = (rotate > 0).then(|| Duration::from_secs(rotate));
-            turns.is_settled("p", live, rotate, start + SECOND * seconds)
+        let mut at = |live, rotation_interval: u64, seconds: u32| {
+            let rotation_interval = (rotation_interval > 0).then(|| Duration::from_secs(rotation_interval));
+            turns.is_settled("p", live, rotation_interval, start + SECOND * seconds)
         };
         assert!(!at(StrategyKind::Random, 600, 0), "who knows since when");
         assert!(!at(StrategyKind::Random, 600, 119));

@@ -185,7 +185,7 @@ impl PersistentState {
             key: pool.strategies().any(StrategyKind::reads_key).then(|| pool.hash.key.clone()),
             caching: (max_age > 0).then(|| Caching::new(&pool.hash.key, max_age)),
             arms: pool.strategies().map(arm).collect(),
-            rotate: (!pool.rotate.0.is_zero()).then_some(pool.rotate.0),
+            rotation_interval: (!pool.rotation_interval.0.is_zero()).then_some(pool.rotation_interval.0),
             reads_clock: pool.load.is_some()
                 || !limits.is_empty()
                 || pool.strategies().any(|kind| kind.reads_clock(&rules)),
@@ -227,7 +227,7 @@ impl PersistentState {
                 memory.meters = metered(&memory.meters, &config, arm.kind.is_metered(&config.rules));
                 memory.clone()
             };
-            let sent = match (role, config.rotate) {
+            let sent = match (role, config.rotation_interval) {
                 (Role::Shadow, None) => RateMeters::default(),
                 (Role::Shadow, Some(_)) => as_role(Role::Live).meters,
                 (Role::Live | Role::Split, _) => as_role(role).meters,

@@ -317,7 +317,7 @@ fn log_backoff(target: &ProbeTarget, before: Option<&Check>, health: HealthState
 /// What each of a pool's strategies does at a time since 1970, and how long that stays so, where they take turns. By the
 /// date, so that several dispatchers with the same settings take the same turns.
 fn roles(settings: &settings::Pool, unix_now: Duration) -> (Roles, Option<Duration>) {
-    let rotate = settings.rotate.0;
+    let interval = settings.rotation_interval.0;
     // The strategies of a pool are its own, those of its split, its shadows, in this order.
     let split = settings.split.len();
     let mut below = 0.0;
@@ -326,13 +326,13 @@ fn roles(settings: &settings::Pool, unix_now: Duration) -> (Roles, Option<Durati
         SplitRange { below: (below * 2f64.powi(32)) as u64, arm: 1 + index }
     };
     let portions = settings.split.iter().enumerate().map(portion).collect();
-    if rotate.is_zero() || settings.shadow.is_empty() {
+    if interval.is_zero() || settings.shadow.is_empty() {
         return (Roles { live: 0, split: portions }, None);
     }
-    let turn = unix_now.as_nanos() / rotate.as_nanos() % (1 + settings.shadow.len() as u128);
+    let turn = unix_now.as_nanos() / interval.as_nanos() % (1 + settings.shadow.len() as u128);
     let live = if turn == 0 { 0 } else { split + turn as usize };
-    let passed = unix_now.as_nanos() % rotate.as_nanos();
-    let rest = rotate - Duration::from_nanos(passed as u64);
+    let passed = unix_now.as_nanos() % interval.as_nanos();
+    let rest = interval - Duration::from_nanos(passed as u64);
     (Roles { live, split: portions }, Some(rest))
 }
 
@@ -384,7 +384,7 @@ mod tests {
         pool.shadow = vec![StrategyKind::Random];
         let at = |pool: &settings::Pool, seconds| roles(pool, Duration::from_secs(seconds));
         assert_eq!(at(&pool, 700), (Roles::alone(), None));
-        pool.rotate = Span::seconds(600);
+        pool.rotation_interval = Span::seconds(600);
         let live = |seconds| (at(&pool, seconds).0.live, at(&pool, seconds).1.unwrap().as_secs());
         assert_eq!([0, 599, 600, 1199, 1200].map(live), [(0, 600), (0, 1), (1, 600), (1, 1), (0, 600)]);
     }

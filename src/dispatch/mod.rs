@@ -308,7 +308,7 @@ mod tests {
         let mut config = PoolConfig {
             name: "p".into(),
             arms: [arm].into(),
-            rotate: None,
+            rotation_interval: None,
             rules: StrategyConfig::default(),
             key: None,
             reads_clock: false,

@@ -52,7 +52,7 @@ pub struct PoolConfig {
     /// Its strategies; the first is the one that sends visitors unless they take turns.
     pub arms: Box<[StrategySlot]>,
     /// How long a turn is where the first and the shadows take turns at sending visitors.
-    pub rotate: Option<Duration>,
+    pub rotation_interval: Option<Duration>,
     /// What the settings say of them beyond which they are.
     pub rules: StrategyConfig,
     /// What they know a visitor by, where one of them asks.

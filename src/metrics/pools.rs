@@ -365,12 +365,12 @@ fn counted(pool: &Pool) -> impl Iterator<Item = (usize, &Backend, Slot)> {
 
 /// Whether a strategy sends visitors, now or in its turn.
 fn sends(pool: &Pool, arm: usize) -> bool {
-    pool.roles.of(arm) != Role::Shadow || pool.config.rotate.is_some()
+    pool.roles.of(arm) != Role::Shadow || pool.config.rotation_interval.is_some()
 }
 
 /// Whether it only runs beside, now or while another has its turn.
 fn shadows(pool: &Pool, arm: usize) -> bool {
-    pool.roles.of(arm) == Role::Shadow || pool.config.rotate.is_some()
+    pool.roles.of(arm) == Role::Shadow || pool.config.rotation_interval.is_some()
 }
 
 pub(super) fn fail_open(fleet: &Fleet) -> MetricFamily {

@@ -36,8 +36,8 @@ pub struct Pool {
     /// Strategies that have a share of the visitors.
     #[serde(serialize_with = "split_as_table")]
     pub split: Vec<Portion>,
-    /// How long a turn is where the strategy and its shadows take turns; 0: they don't.
-    pub rotate: Span,
+    /// How long the strategy and each of its shadows picks for all clients before the next takes over; 0: off.
+    pub rotation_interval: Span,
     /// How many visitors a second a backend may be sent that says nothing of it; 0: any number.
     pub max_requests_per_second: Rate,
     /// How long an answer may be kept; 0: not at all.
@@ -179,8 +179,8 @@ impl Pool {
             strategy: section.or("strategy", strategy::StrategyKind::default()),
             shadow: section.list("shadow").unwrap_or_default(),
             split: section.section("split").map(read_split).unwrap_or_default(),
-            rotate: section.within(
-                "rotate",
+            rotation_interval: section.within(
+                "rotation_interval",
                 Span::seconds(0),
                 "0s, or a duration from 10s to 1 day",
                 |span| span.0.is_zero() || (10..=24 * 3600).contains(&span.0.as_secs()),

@@ -4,7 +4,7 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 8] = [
+const RENAMED: [(&str, &str); 9] = [
     ("server.watch", "watch_interval"),
     ("server.forwarded_by", "client_ip_header"),
     ("server.tls.upgrade_listen", "redirect_listen"),
@@ -13,6 +13,7 @@ const RENAMED: [(&str, &str); 8] = [
     ("pools.NAME.max_rate", "max_requests_per_second"),
     ("pools.NAME.backends.max_rate", "max_requests_per_second"),
     ("pools.NAME.hash.bound", "balance_factor"),
+    ("pools.NAME.rotate", "rotation_interval"),
 ];
 
 /// Returns the present name of the last part of a former key.

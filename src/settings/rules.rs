@@ -230,16 +230,19 @@ fn strategies(pool: &Pool, notes: &Notes) {
     if split > 1.0 {
         notes.problem(&key(pool, "split"), format!("its shares add up to {split}, take 1 at most together"));
     }
-    if !pool.rotate.0.is_zero() {
-        let rotate = key(pool, "rotate");
+    if !pool.rotation_interval.0.is_zero() {
+        let rotation_interval = key(pool, "rotation_interval");
         if pool.shadow.is_empty() && !notes.is_wrong(&key(pool, "shadow")) {
             notes.problem(
-                &rotate,
+                &rotation_interval,
                 "there is no shadow to take turns with, takes 0s, or a strategy in `shadow`",
             );
         }
         if !pool.split.is_empty() {
-            notes.problem(&rotate, "stands beside `split`, which would blur each turn; set one of them");
+            notes.problem(
+                &rotation_interval,
+                "stands beside `split`, which would blur each turn; set one of them",
+            );
         }
     }
 }
@@ -251,7 +254,7 @@ fn caching(pool: &Pool, notes: &Notes) {
     }
     let why = if pool.strategy != strategy::StrategyKind::ConsistentHash
         || !pool.split.is_empty()
-        || !pool.rotate.0.is_zero()
+        || !pool.rotation_interval.0.is_zero()
     {
         "strategies other than consistent_hash send visitors, each time elsewhere"
     } else if pool.pin.is_some() {

@@ -91,7 +91,7 @@ fn a_split_keeps_each_visitor_with_its_strategy() {
 
 #[test]
 fn strategies_take_turns_and_each_is_counted_in_its_own() {
-    let signpost = pool("shadow = ['random']\nrotate = '10s'");
+    let signpost = pool("shadow = ['random']\nrotation_interval = '10s'");
     let live = |strategy| signpost.metric("signpost_strategy_live", &[("strategy", strategy)]);
     let first = if live("random") == 1.0 { ["random", "round_robin"] } else { ["round_robin", "random"] };
     assert_eq!(live(first[1]), 0.0);

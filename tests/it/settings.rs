@@ -66,8 +66,16 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (format!("{A}split = {{ randm = 0.1 }}"), "pools.a.split.randm", "did you mean \"random\"?"),
         (format!("{A}split = {{ round_robin = 0.1 }}"), "pools.a.split.round_robin", "takes another"),
         (format!("{A}split = 5"), "pools.a.split", "takes a table"),
-        (format!("{A}rotate = '10m'"), "pools.a.rotate", "no shadow to take turns with"),
-        (format!("{A}shadow = ['random']\nrotate = '1s'"), "pools.a.rotate", "from 10s to 1 day"),
+        (
+            format!("{A}rotation_interval = '10m'"),
+            "pools.a.rotation_interval",
+            "no shadow to take turns with",
+        ),
+        (
+            format!("{A}shadow = ['random']\nrotation_interval = '1s'"),
+            "pools.a.rotation_interval",
+            "from 10s to 1 day",
+        ),
         (
             format!("{A}max_requests_per_second = -1"),
             "pools.a.max_requests_per_second",
@@ -379,7 +387,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 
 /// Former keys, each with what is before it in a file, the name of its variable, if one could set it, and its present
 /// name.
-const RENAMED: [(&str, &str, &str); 8] = [
+const RENAMED: [(&str, &str, &str); 9] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
     ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
@@ -388,6 +396,7 @@ const RENAMED: [(&str, &str, &str); 8] = [
     ("max_rate", "POOLS__DEFAULT__MAX_RATE", "max_requests_per_second"),
     ("[[pools.b.backends]]\nurl = 'http://127.0.0.1:9001'\nmax_rate", "", "max_requests_per_second"),
     ("[pools.a.hash]\nbound", "POOLS__DEFAULT__HASH__BOUND", "balance_factor"),
+    ("rotate", "POOLS__DEFAULT__ROTATE", "rotation_interval"),
 ];
 
 #[test]
