@@ -103,19 +103,24 @@ impl BackendState {
         self.waits_until.is_some_and(|until| now < until)
     }
 
-    /// Whether it is down, but for less than `hold`.
-    pub(super) fn held(&self, now: Instant, hold: Duration) -> bool {
-        self.health() == HealthState::Down && now < self.health_since + hold
+    /// Whether it is down, but for less than `grace_period`.
+    pub(super) fn held(&self, now: Instant, grace_period: Duration) -> bool {
+        self.health() == HealthState::Down && now < self.health_since + grace_period
     }
 
     /// When something of this is next different by the passing of time alone.
-    pub(super) fn next_change(&self, now: Instant, slow_start: Duration, hold: Duration) -> Option<Instant> {
+    pub(super) fn next_change(
+        &self,
+        now: Instant,
+        slow_start: Duration,
+        grace_period: Duration,
+    ) -> Option<Instant> {
         let ramp = self.ramps_since.and_then(|since| {
             let step = slow_start / u32::from(SlowStart::STEPS);
             let passed = u32::from(self.ramp(now, slow_start).tenths());
             (passed < u32::from(SlowStart::STEPS)).then(|| since + step * passed)
         });
-        let held = self.held(now, hold).then(|| self.health_since + hold);
+        let held = self.held(now, grace_period).then(|| self.health_since + grace_period);
         let waits = self.waits_until.filter(|until| now < *until);
         [ramp, held, waits, self.asked.expires(now)].into_iter().flatten().min()
     }

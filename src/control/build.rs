@@ -122,7 +122,7 @@ impl PersistentState {
                 ramp: state.ramp(now, pool.slow_start.0),
                 agent_weight: asked.weight(now, set.weight.is_some()),
                 waits: state.waits(now),
-                held: pool.pin.as_ref().is_some_and(|pin| state.held(now, pin.hold.0)),
+                held: pool.pin.as_ref().is_some_and(|pin| state.held(now, pin.grace_period.0)),
                 agent_is_down: asked.is_down(),
                 // Both are known once it is published.
                 full_weight_at: None,

@@ -235,7 +235,7 @@ impl PoolState {
             return;
         }
         let mut statuses: Box<[BackendStatus]> = lasting.statuses(&self.settings, &self.state, now).collect();
-        let hold = self.settings.pin.as_ref().map_or(Duration::ZERO, |pin| pin.hold.0);
+        let grace_period = self.settings.pin.as_ref().map_or(Duration::ZERO, |pin| pin.grace_period.0);
         let slow_start = self.settings.slow_start.0;
         let unix = unix_now();
         for (status, state) in statuses.iter_mut().zip(&mut self.state) {
@@ -243,7 +243,7 @@ impl PoolState {
             let full = state.ramp_ends(now, slow_start);
             status.full_weight_at = full.map(|at| (unix + at.saturating_duration_since(now)).as_secs());
         }
-        self.due = self.state.iter().filter_map(|state| state.next_change(now, slow_start, hold)).min();
+        self.due = self.state.iter().filter_map(|state| state.next_change(now, slow_start, grace_period)).min();
         self.is_changed = false;
         let (roles, rotates_in) = roles(&self.settings, unix);
         self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();

@@ -123,8 +123,8 @@ pub struct Pin {
     /// The domain it is also sent to; none: the entry host alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<CookieDomain>,
-    /// How long a pin to a down backend is still honoured.
-    pub hold: Span,
+    /// How long pins to a backend that is down are still followed.
+    pub grace_period: Span,
 }
 
 /// `[pools.NAME.cors]`: what browsers on other origins are told.
@@ -290,7 +290,7 @@ impl Pin {
             same_site: SameSite::Lax,
             partitioned: false,
             domain: None,
-            hold: Span::seconds(0),
+            grace_period: Span::seconds(0),
         }
     }
 
@@ -313,7 +313,7 @@ impl Pin {
             same_site: section.or("same_site", default.same_site),
             partitioned: section.or("partitioned", default.partitioned),
             domain: section.optional("domain"),
-            hold: section.or("hold", default.hold),
+            grace_period: section.or("grace_period", default.grace_period),
         };
         section.finish();
         pin

@@ -4,7 +4,7 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 9] = [
+const RENAMED: [(&str, &str); 10] = [
     ("server.watch", "watch_interval"),
     ("server.forwarded_by", "client_ip_header"),
     ("server.tls.upgrade_listen", "redirect_listen"),
@@ -14,6 +14,7 @@ const RENAMED: [(&str, &str); 9] = [
     ("pools.NAME.backends.max_rate", "max_requests_per_second"),
     ("pools.NAME.hash.bound", "balance_factor"),
     ("pools.NAME.rotate", "rotation_interval"),
+    ("pools.NAME.pin.hold", "grace_period"),
 ];
 
 /// Returns the present name of the last part of a former key.

@@ -418,11 +418,11 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
             pool.name.as_str()
         ));
     }
-    if !pin.hold.0.is_zero() && !pool.health.is_on() {
+    if !pin.grace_period.0.is_zero() && !pool.health.is_on() {
         warnings.push(format!(
-            "pools.{}.pin.hold = \"{}\" has nothing to hold: health.kind is \"none\", so no backend is ever down",
+            "pools.{}.pin.grace_period = \"{}\" has no effect: health.kind is \"none\", so no backend is ever down",
             pool.name.as_str(),
-            pin.hold
+            pin.grace_period
         ));
     }
 }

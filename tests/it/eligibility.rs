@@ -209,7 +209,8 @@ fn a_pinned_visitor_of_a_dead_backend_is_pinned_anew() {
     let both = backends(&[(&a, ""), (&b, "")]);
     let pin = "secrets = ['a pin secret of thirty-two bytes, or more']";
     let signpost = Signpost::with_settings(&format!("[pools.p]\n{both}{FAST}[pools.p.pin]\n{pin}"));
-    let held = Signpost::with_settings(&format!("[pools.p]\n{both}{FAST}[pools.p.pin]\n{pin}\nhold = '1h'"));
+    let held =
+        Signpost::with_settings(&format!("[pools.p]\n{both}{FAST}[pools.p.pin]\n{pin}\ngrace_period = '1h'"));
     let first = signpost.get_to("/a/");
     let cookie = first.cookie().unwrap();
     let visit = |signpost: &Signpost| signpost.request("GET", "/", &[("Cookie", cookie)]);

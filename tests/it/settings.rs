@@ -387,7 +387,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 
 /// Former keys, each with what is before it in a file, the name of its variable, if one could set it, and its present
 /// name.
-const RENAMED: [(&str, &str, &str); 9] = [
+const RENAMED: [(&str, &str, &str); 10] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
     ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
@@ -397,6 +397,7 @@ const RENAMED: [(&str, &str, &str); 9] = [
     ("[[pools.b.backends]]\nurl = 'http://127.0.0.1:9001'\nmax_rate", "", "max_requests_per_second"),
     ("[pools.a.hash]\nbound", "POOLS__DEFAULT__HASH__BOUND", "balance_factor"),
     ("rotate", "POOLS__DEFAULT__ROTATE", "rotation_interval"),
+    ("[pools.a.pin]\nhold", "POOLS__DEFAULT__PIN__HOLD", "grace_period"),
 ];
 
 #[test]
@@ -577,12 +578,12 @@ fn the_environment_alone_is_enough() {
 fn check_masks_secrets_and_prints_what_it_would_read() {
     let secret = "do not show this to anyone at all!";
     let (code, printed, said) = check(&format!(
-        "{A}[pools.a.pin]\nsecrets = ['{secret}']\nhold = '5s'\n[pools.a.health]\nkind = 'none'"
+        "{A}[pools.a.pin]\nsecrets = ['{secret}']\ngrace_period = '5s'\n[pools.a.health]\nkind = 'none'"
     ));
     assert_eq!(code, 0, "{said}");
     assert!(!printed.contains(secret) && !said.contains(secret));
     assert!(printed.contains("secrets = [\"(masked)\"]"), "{printed}");
-    assert!(said.contains("warning: pools.a.pin.hold"), "{said}");
+    assert!(said.contains("warning: pools.a.pin.grace_period"), "{said}");
     let (_, again, _) = check(&printed.replace("(masked)", secret));
     assert_eq!(again, printed);
     let (code, printed, said) =
