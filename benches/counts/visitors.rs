@@ -82,7 +82,7 @@ const PIN: &str = "[pools.p.pin]\n";
 
 /// Enough backends for `least_load` to choose from. Their reports hold for longer than this lasts.
 const REPORTED: u32 = 10;
-const REPORTS: &str = "[pools.p]\nstrategy = 'random'\nload = { source = 'push', expires = '1h' }\n";
+const REPORTS: &str = "[pools.p]\nstrategy = 'random'\nload = { source = 'push', max_age = '1h' }\n";
 const SHADOWS: &str = "shadow = ['round_robin', 'consistent_hash', 'least_load']\n";
 
 fn settings(manner: Manner) -> String {

@@ -200,7 +200,7 @@ impl PersistentState {
             cors: pool.cors.as_ref().map(build_cors),
             has_base_path: pool.backends.iter().any(|backend| backend.url.has_path()),
             is_probed: pool.health.is_on(),
-            reports_expire: pool.load.as_ref().map(|load| load.expires.0),
+            reports_expire: pool.load.as_ref().map(|load| load.max_age.0),
             slot: self.slots.pool(name),
             probe_times: self.slots.probe_times(name),
         }

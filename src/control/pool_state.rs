@@ -207,7 +207,7 @@ impl PoolState {
         self.targets.get(index).filter(|known| known.is_at(target))?;
         let load = self.settings.load.as_ref().filter(|load| load.asks_agents())?;
         let before = *self.state[index].asked();
-        let asked = before.after(&line, now, unix_now().as_secs(), load.expires.0);
+        let asked = before.after(&line, now, unix_now().as_secs(), load.max_age.0);
         let others_up = before.is_down() && !asked.is_down() && self.others_up(index, lasting, now);
         self.state[index].ask(asked, now, others_up);
         if line.admin.is_some() || line.is_down.is_some() {

@@ -151,7 +151,7 @@ impl InvalidReport {
             }
             Self::CapacityTooSmall => "capacity is next to nothing, takes 0.000001 and more",
             Self::Future => "it is from the future, takes a time that is past by this machine's clock",
-            Self::TooOld => "it is older than reports of this pool may be (load.expires)",
+            Self::TooOld => "it is older than reports of this pool may be (load.max_age)",
             Self::Empty => "it says nothing of the load, takes sessions, utilisation or requests_per_second",
         }
     }

@@ -338,7 +338,7 @@ fn heard(headers: &HeaderMap, body: &[u8], target: &ProbeTarget) -> ReportedLoad
             Some(value) => load::header(value.as_bytes(), settings.unit),
             None => Err(Refused::Missing),
         }),
-        LoadSource::ProbeJson => Some(load::body(body, &settings.field, settings.unit)),
+        LoadSource::ProbeJson => Some(load::body(body, &settings.json_pointer, settings.unit)),
         LoadSource::Agent | LoadSource::Push => None,
     }
 }

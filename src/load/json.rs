@@ -15,7 +15,7 @@ use crate::settings::{LoadUnit, Pointer};
 /// The members of a push, for who sends another.
 const MEMBERS: &str = "sessions, utilisation, capacity, requests_per_second, and age or at";
 
-/// Reads the part of a JSON body that `field` points to. Members that are not known are passed over: the object may be
+/// Reads the part of a JSON body at `json_pointer`. Members that are not known are passed over: the object may be
 /// there for others too.
 ///
 /// # Errors

@@ -97,7 +97,7 @@ fn in_unit(number: f64, unit: LoadUnit) -> RawReport {
 /// # Errors
 /// It makes none.
 pub fn report(claim: RawReport, load: &Load) -> Result<Report, Refused> {
-    Ok(Report::new(claim, load.expires.0)?)
+    Ok(Report::new(claim, load.max_age.0)?)
 }
 
 /// The age of what was so at a time in seconds since 1970, by this machine's clock.

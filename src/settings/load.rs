@@ -20,12 +20,12 @@ pub struct Load {
     pub header: FieldName,
     /// What a number is that stands alone.
     pub unit: LoadUnit,
-    /// Where in the JSON body of a probe's answer: a JSON pointer, RFC 6901.
-    pub field: Pointer,
+    /// Where the load is in the JSON body of the response to a probe, RFC 6901.
+    pub json_pointer: Pointer,
     /// The port on which a backend's agent says its line; 0: none.
     pub agent_port: Port,
-    /// How long a report holds.
-    pub expires: Span,
+    /// How long a report is used.
+    pub max_age: Span,
 }
 
 impl Default for Load {
@@ -34,9 +34,9 @@ impl Default for Load {
             source: LoadSource::Push,
             header: FieldName(HeaderName::from_static("endpoint-load-metrics")),
             unit: LoadUnit::Utilisation,
-            field: Pointer("/load".to_owned()),
+            json_pointer: Pointer("/load".to_owned()),
             agent_port: Port(0),
-            expires: Span::seconds(15),
+            max_age: Span::seconds(15),
         }
     }
 }
@@ -53,10 +53,10 @@ impl Load {
             source: section.or("source", default.source),
             header: section.or("header", default.header),
             unit: section.or("unit", default.unit),
-            field: section.or("field", default.field),
+            json_pointer: section.or("json_pointer", default.json_pointer),
             agent_port: section.or("agent_port", default.agent_port),
-            expires: section
-                .within("expires", default.expires, "a duration of more than 0", |span| !span.0.is_zero()),
+            max_age: section
+                .within("max_age", default.max_age, "a duration of more than 0", |span| !span.0.is_zero()),
         };
         section.finish();
         load
@@ -88,18 +88,18 @@ pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<
     if source == LoadSource::Agent && load.agent_port.0 == 0 {
         problem("agent_port", "there is none, takes the port of the backends' agents".to_owned());
     }
-    if source != LoadSource::Push && load.expires.0 <= health.interval.0 {
+    if source != LoadSource::Push && load.max_age.0 <= health.interval.0 {
         problem(
-            "expires",
+            "max_age",
             format!(
                 "got \"{}\", which is over before the next report; takes more than health.interval, \"{}\"",
-                load.expires, health.interval
+                load.max_age, health.interval
             ),
         );
     }
     let unused = [
         ("header", load.header != usual.header && source != LoadSource::ProbeHeader),
-        ("field", load.field != usual.field && source != LoadSource::ProbeJson),
+        ("json_pointer", load.json_pointer != usual.json_pointer && source != LoadSource::ProbeJson),
         ("unit", load.unit != usual.unit && !by_probe),
         ("agent_port", load.agent_port != usual.agent_port && source != LoadSource::Agent),
     ];

@@ -4,7 +4,7 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 10] = [
+const RENAMED: [(&str, &str); 12] = [
     ("server.watch", "watch_interval"),
     ("server.forwarded_by", "client_ip_header"),
     ("server.tls.upgrade_listen", "redirect_listen"),
@@ -15,6 +15,8 @@ const RENAMED: [(&str, &str); 10] = [
     ("pools.NAME.hash.bound", "balance_factor"),
     ("pools.NAME.rotate", "rotation_interval"),
     ("pools.NAME.pin.hold", "grace_period"),
+    ("pools.NAME.load.field", "json_pointer"),
+    ("pools.NAME.load.expires", "max_age"),
 ];
 
 /// Returns the present name of the last part of a former key.

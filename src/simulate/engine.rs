@@ -226,7 +226,7 @@ impl<'a> Engine<'a> {
             max_utilisation: scenario.strategies.max_utilisation,
         };
         let dispatcher = |index| {
-            let learner = LoadModel::new(backends.len(), scenario.expires());
+            let learner = LoadModel::new(backends.len(), scenario.report_max_age());
             let rng = stream(seed, RandomStream::Dispatcher(index));
             // A draw of its own, so that strategies without turns draw what they did.
             let begin = rng.clone().next_u32();
@@ -369,7 +369,7 @@ impl<'a> Engine<'a> {
         match event {
             SimulationEvent::Make { backend, dispatcher } => self.make_report(backend, dispatcher, now),
             SimulationEvent::Arrive { backend, dispatcher, claim } => {
-                let Ok(report) = Report::new(claim, self.scenario.expires()) else {
+                let Ok(report) = Report::new(claim, self.scenario.report_max_age()) else {
                     self.measured.refused += 1;
                     return;
                 };

@@ -115,7 +115,7 @@ pub struct ReportModel {
     pub stop: Option<Duration>,
     /// How long one is good for; three intervals where it is left out, and 15 s at least.
     #[serde(with = "maybe_span", skip_serializing_if = "Option::is_none")]
-    pub expires: Option<Duration>,
+    pub max_age: Option<Duration>,
     /// Whether every dispatcher asks for its own, at times of its own, or all are told at once.
     pub to: ReportRecipient,
     /// What they say.
@@ -214,7 +214,7 @@ impl Default for ReportModel {
             dated: false,
             loss: 0.0,
             stop: None,
-            expires: None,
+            max_age: None,
             to: ReportRecipient::Each,
             of: vec![Figure::Sessions, Figure::Capacity],
         }
@@ -298,8 +298,8 @@ impl Scenario {
     }
 
     /// How long a report is good for.
-    pub fn expires(&self) -> Duration {
-        self.reports.expires.unwrap_or_else(|| Duration::from_secs(15).max(3 * self.reports.interval))
+    pub fn report_max_age(&self) -> Duration {
+        self.reports.max_age.unwrap_or_else(|| Duration::from_secs(15).max(3 * self.reports.interval))
     }
 
     /// Each backend by itself, with its weight.
@@ -379,7 +379,7 @@ mod tests {
     fn what_a_file_leaves_out_is_as_by_default() {
         let scenario = Scenario::parse("dispatchers = 4\n[reports]\ninterval = '20s'").unwrap();
         assert_eq!((scenario.dispatchers, scenario.reports.interval), (4, Duration::from_secs(20)));
-        assert_eq!(scenario.expires(), Duration::from_secs(60));
+        assert_eq!(scenario.report_max_age(), Duration::from_secs(60));
         let weights: Vec<u16> = scenario.each_backend().map(|(_, weight)| weight).collect();
         assert_eq!(weights, [1, 1, 1, 1, 1, 2, 2, 2, 4, 4]);
     }

@@ -301,7 +301,7 @@ fn haproxy_states(folder: &Path) -> Vec<State> {
     servers.map(state).collect()
 }
 
-fn signpost(agents: &[Agent], port: u16, weight: u16, expires: &str) -> Signpost {
+fn signpost(agents: &[Agent], port: u16, weight: u16, max_age: &str) -> Signpost {
     let backends: Vec<_> = (agents.iter().enumerate())
         .map(|(row, agent)| {
             format!("{{ id = '{row}', url = 'http://{}:1', weight = {weight} }}", agent.address)
@@ -310,7 +310,7 @@ fn signpost(agents: &[Agent], port: u16, weight: u16, expires: &str) -> Signpost
     Signpost::with_settings(&format!(
         "[pools.p]\nslow_start = '0s'\nbackends = [{}]\n\
          health = {{ kind = 'none', interval = '200ms', timeout = '200ms' }}\n\
-         load = {{ source = 'agent', agent_port = {port}, expires = '{expires}' }}\n",
+         load = {{ source = 'agent', agent_port = {port}, max_age = '{max_age}' }}\n",
         backends.join(",")
     ))
 }
@@ -420,7 +420,7 @@ fn agent_lines_differ_from_haproxy_where_it_is_documented() {
     expect("Signpost", &rows, || signpost_states(&signpost));
     let in_haproxy = [0.0, 1.0, 1.0].map(|weight| State("ready", false, weight));
     expect("HAProxy", &[0, 1, 2].map(|row| (rows[row].0, in_haproxy[row])), || haproxy_states(folder.path()));
-    // A weight ends with `load.expires` after the agent's last reply.
+    // A weight ends with `load.max_age` after the agent's last reply.
     let silent: [(&[Reply], State); 1] = [(&[Refuse], State("ready", false, 1.0))];
     reply(&agents, &silent);
     wait_until("the weight has expired", || signpost_states(&signpost)[0] == silent[0].1);

@@ -161,7 +161,7 @@ fn body_must_be_as_expected() {
     .map(|((id, health), backend)| {
         format!(
             "[pools.{id}]\nhosts = ['{id}.test']\nbackends = [{{ id = '{id}', url = '{}' }}]\n\
-             load = {{ source = 'probe_json', expires = '1h' }}\n\
+             load = {{ source = 'probe_json', max_age = '1h' }}\n\
              [pools.{id}.health]\nkind = 'http'\ninterval = '50ms'\n{health}\n",
             backend.url()
         )

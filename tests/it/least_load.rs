@@ -54,7 +54,7 @@ fn visitors(signpost: &Signpost, count: usize) -> [usize; 3] {
 
 #[test]
 fn visitors_go_where_there_is_room() {
-    let signpost = pool("", "expires = '1h'");
+    let signpost = pool("", "max_age = '1h'");
     for (backend, sessions, capacity) in [("a", 60, 100), ("b", 20, 100), ("c", 60, 200)] {
         push(&signpost, backend, sessions, capacity);
     }
@@ -72,7 +72,7 @@ fn visitors_go_where_there_is_room() {
 
 #[test]
 fn a_report_holds_until_it_expires_though_most_redirects_are_not_followed() {
-    let signpost = pool("", "expires = '1h'");
+    let signpost = pool("", "max_age = '1h'");
     let mut connection = signpost.connect();
     for _ in 0..20 {
         for backend in ["a", "b", "c"] {
@@ -103,7 +103,7 @@ fn a_report_holds_until_it_expires_though_most_redirects_are_not_followed() {
 
 #[test]
 fn who_no_longer_reports_has_its_turns() {
-    let signpost = pool("", "expires = '2s'");
+    let signpost = pool("", "max_age = '2s'");
     let stale = |backend| signpost.metric("signpost_backend_load_stale", &[("backend", backend)]);
     assert_eq!(["a", "b", "c"].map(stale), [1.0; 3], "not a word yet");
     assert_eq!(visitors(&signpost, 30), [10; 3]);
@@ -116,7 +116,7 @@ fn who_no_longer_reports_has_its_turns() {
 
 #[test]
 fn what_a_shadow_would_load_is_modelled_and_said_so() {
-    let signpost = pool("shadow = ['round_robin']", "expires = '1h'");
+    let signpost = pool("shadow = ['round_robin']", "max_age = '1h'");
     for (backend, sessions) in [("a", 80), ("b", 20), ("c", 20)] {
         push(&signpost, backend, sessions, 100);
     }
@@ -145,7 +145,7 @@ fn what_a_shadow_would_load_is_modelled_and_said_so() {
 fn a_reload_keeps_what_is_known_of_the_load() {
     let backends = |list: &str| {
         format!(
-            "[pools.p]\nstrategy = 'least_load'\nhealth.kind = 'none'\nload = {{ source = 'push', expires = '1h' }}\n\
+            "[pools.p]\nstrategy = 'least_load'\nhealth.kind = 'none'\nload = {{ source = 'push', max_age = '1h' }}\n\
              backends = [{list}]"
         )
     };

@@ -101,7 +101,7 @@ fn a_field_of_the_body_tells_the_load() {
         ("{\"status\": {\"load\": {\"version\": 1}}}", "empty"),
     ];
     let backends = cases.map(|(body, _)| Backend::start(Does::Report("", body)));
-    let load = "source = 'probe_json'\nfield = '/status/load'\nunit = 'sessions'";
+    let load = "source = 'probe_json'\njson_pointer = '/status/load'\nunit = 'sessions'";
     let signpost = Signpost::with_settings(&pool(&backends, "kind = 'http'", load));
     wait_for_results(&signpost, &cases.map(|(_, result)| result));
 }
@@ -154,7 +154,7 @@ fn weight(signpost: &Signpost, backend: &str) -> f64 {
 #[test]
 fn an_agent_gets_the_share_of_its_weight_that_it_asks_for() {
     let [a, b] = agents(Does::Say("50% up\n"), Does::Say("100%\n"));
-    let signpost = Signpost::with_settings(&with_agents([&a, &b], "expires = '3s'"));
+    let signpost = Signpost::with_settings(&with_agents([&a, &b], "max_age = '3s'"));
     wait_until("a is heard", || weight(&signpost, "a") == 0.5);
     wait_for_results(&signpost, &["ok", "ok"]);
     assert_eq!(picks(&signpost, 30), [10, 20]);
@@ -173,7 +173,7 @@ fn an_agent_gets_the_share_of_its_weight_that_it_asks_for() {
 #[test]
 fn an_agent_drains_and_takes_down_its_backend() {
     let [a, b] = agents(Does::Say("ready up\n"), Does::Say("up\n"));
-    let signpost = Signpost::with_settings(&with_agents([&a, &b], "expires = '1m'"));
+    let signpost = Signpost::with_settings(&with_agents([&a, &b], "max_age = '1m'"));
     wait_for_results(&signpost, &["ok", "ok"]);
     let first = signpost.get("/");
     let to_a = if first.location().ends_with("/a/") { first } else { signpost.get("/") };
@@ -203,7 +203,7 @@ fn an_agent_drains_and_takes_down_its_backend() {
 #[test]
 fn what_an_agent_asked_for_ends_when_it_is_asked_no_more() {
     let [a, b] = agents(Does::Say("maint\n"), Does::Say("up\n"));
-    let asked = with_agents([&a, &b], "expires = '1m'");
+    let asked = with_agents([&a, &b], "max_age = '1m'");
     let file = crate::harness::settings_file(&asked);
     let signpost = Signpost::start(&["--settings", file.path().to_str().unwrap()]);
     signpost.wait_for_state("a", "maintenance");
@@ -222,7 +222,7 @@ const LONG: &str = match std::str::from_utf8(&[b'1'; 20_000]) {
 #[test]
 fn an_agent_that_never_ends_its_line_is_bounded() {
     let [a, b] = agents(Does::Say(LONG), Does::Hang);
-    let settings = with_agents([&a, &b], "expires = '1m'").replace("'50ms'", "'50ms', timeout = '100ms'");
+    let settings = with_agents([&a, &b], "max_age = '1m'").replace("'50ms'", "'50ms', timeout = '100ms'");
     let signpost = Signpost::with_settings(&settings);
     wait_for_results(&signpost, &["malformed", "unreachable"]);
 }
@@ -270,7 +270,7 @@ fn a_push_is_taken_or_told_what_is_wrong() {
             "capacity_too_small",
             "capacity is next to nothing",
         ),
-        (path, json!({ "sessions": 1, "age": 60 }), 422, "too_old", "load.expires"),
+        (path, json!({ "sessions": 1, "age": 60 }), 422, "too_old", "load.max_age"),
         (path, json!({ "sessions": 1, "age": -60 }), 422, "future", "from the future"),
         (path, json!({ "capacity": 4 }), 422, "empty", "sessions, utilisation or"),
         (path, json!({}), 422, "empty", "sessions, utilisation or"),
@@ -363,7 +363,7 @@ fn off_loopback_nothing_is_pushed_without_a_load_token() {
 fn a_backend_that_is_probed_may_push_in_between() {
     let backends = [Backend::start(Does::Report("endpoint-load-metrics: 0.5\r\n", ""))];
     let signpost = Signpost::with_settings(
-        &pool(&backends, "kind = 'http'\ninterval = '1h'", "source = 'probe_header'\nexpires = '2h'")
+        &pool(&backends, "kind = 'http'\ninterval = '1h'", "source = 'probe_header'\nmax_age = '2h'")
             .replace("interval = '50ms'\n", ""),
     );
     wait_until("the probe told", || told(&signpost, "a", "ok") >= 1.0);

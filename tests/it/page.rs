@@ -614,7 +614,7 @@ fn loads_are_shown_where_backends_report_them() {
     let signpost = Signpost::with_settings(
         "[server]\nwatch_interval = '0s'\n[pools.p]\nstrategy = 'least_load'\nshadow = ['round_robin']\nhealth.kind = 'none'
          backends = [{ id = 'a', url = 'http://127.0.0.1:9001' }, { id = 'b', url = 'http://127.0.0.1:9002' }, { id = 'c', url = 'http://127.0.0.1:9003' }]
-         load = { source = 'push', expires = '1h' }",
+         load = { source = 'push', max_age = '1h' }",
     );
     let push = |backend: &str, sessions: u32| {
         let body = format!("{{\"sessions\":{sessions},\"capacity\":1000}}");

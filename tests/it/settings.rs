@@ -345,14 +345,14 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (format!("{A}load = {{ source = 'agent' }}"), "pools.a.load.agent_port", "there is none"),
         (format!("{A}load = {{ agent_port = 70000 }}"), "pools.a.load.agent_port", "from 1 to 65535"),
         (
-            format!("{A}load = {{ source = 'agent', agent_port = 1, expires = '2s' }}"),
-            "pools.a.load.expires",
+            format!("{A}load = {{ source = 'agent', agent_port = 1, max_age = '2s' }}"),
+            "pools.a.load.max_age",
             "takes more than health.interval",
         ),
-        (format!("{A}load = {{ expires = '0s' }}"), "pools.a.load.expires", "more than 0"),
+        (format!("{A}load = {{ max_age = '0s' }}"), "pools.a.load.max_age", "more than 0"),
         (format!("{A}load = {{ header = 'a b' }}"), "pools.a.load.header", "the name of a header"),
         (format!("{A}load = {{ unit = 'load' }}"), "pools.a.load.unit", "one of \"sessions\""),
-        (format!("{A}load = {{ field = 'load' }}"), "pools.a.load.field", "a JSON pointer"),
+        (format!("{A}load = {{ json_pointer = 'load' }}"), "pools.a.load.json_pointer", "a JSON pointer"),
         (format!("{A}[admin]\nload_token = 'short'"), "admin.load_token", "32 bytes or more"),
         (
             format!("{A}[admin]\ntoken = '{ONE_TOKEN}'\nload_token = '{ONE_TOKEN}'"),
@@ -387,7 +387,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 
 /// Former keys, each with what is before it in a file, the name of its variable, if one could set it, and its present
 /// name.
-const RENAMED: [(&str, &str, &str); 10] = [
+const RENAMED: [(&str, &str, &str); 12] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
     ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
@@ -398,6 +398,8 @@ const RENAMED: [(&str, &str, &str); 10] = [
     ("[pools.a.hash]\nbound", "POOLS__DEFAULT__HASH__BOUND", "balance_factor"),
     ("rotate", "POOLS__DEFAULT__ROTATE", "rotation_interval"),
     ("[pools.a.pin]\nhold", "POOLS__DEFAULT__PIN__HOLD", "grace_period"),
+    ("[pools.a.load]\nfield", "POOLS__DEFAULT__LOAD__FIELD", "json_pointer"),
+    ("[pools.a.load]\nexpires", "POOLS__DEFAULT__LOAD__EXPIRES", "max_age"),
 ];
 
 #[test]
@@ -656,7 +658,10 @@ fn settings_of_load_that_say_nothing_are_a_warning() {
         ("strategy = 'least_load'", Some("without load reports it picks as round_robin does")),
         ("shadow = ['least_load']", Some("without load reports it picks as round_robin does")),
         ("strategy = 'least_load'\nload = {}", None),
-        ("load = { field = '/x' }", Some("pools.a.load.field has no effect while load.source is \"push\"")),
+        (
+            "load = { json_pointer = '/x' }",
+            Some("pools.a.load.json_pointer has no effect while load.source is \"push\""),
+        ),
         (
             "load = { source = 'agent', agent_port = 1, unit = 'sessions' }",
             Some("pools.a.load.unit has no effect while load.source is \"agent\""),
