@@ -27,7 +27,7 @@ impl<'a> Results<'a> {
         }
     }
 
-    /// How far the highest utilisation was over the average, on average over time and rounds.
+    /// How far the highest utilization was over the average, on average over time and rounds.
     fn excess(&self, name: &str) -> Option<f64> {
         let (_, samples) = self.0.iter().find(|(row, _)| row.name == name)?;
         Some(mean(samples, |sample| sample.highest_over_mean) - 1.0)
@@ -74,7 +74,7 @@ impl<'a> Results<'a> {
     }
 
     fn table(&self) -> String {
-        let mut text = "| | highest over average utilisation | least and most of a round | excess, of weighted round robin's | variation | utilisation | visitors of a round |\n\
+        let mut text = "| | highest over average utilization | least and most of a round | excess, of weighted round robin's | variation | utilization | visitors of a round |\n\
              | --- | --: | --: | --: | --: | --: | --: |\n"
             .to_owned();
         for (row, samples) in &self.0 {
@@ -87,7 +87,7 @@ impl<'a> Results<'a> {
                 "| {} | {highest:.3} | {least:.3}–{most:.3} | {share} | {:.3} | {:.2} | {:.0} |",
                 row.what,
                 mean(samples, |sample| sample.variation),
-                mean(samples, |sample| sample.utilisation),
+                mean(samples, |sample| sample.utilization),
                 mean(samples, |sample| sample.held as f64),
             );
         }

@@ -19,11 +19,11 @@ pub const WARM_UP: Duration = Duration::from_secs(120);
 /// What one row had in one round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Means over time of how uneven utilisations were.
+    /// Means over time of how uneven utilizations were.
     pub highest_over_mean: f64,
     pub variation: f64,
     /// Of all capacity, over time.
-    pub utilisation: f64,
+    pub utilization: f64,
     pub held: usize,
     pub lost: usize,
     /// Milliseconds from when a visitor was due to when its session had begun, that 99 of 100 did not exceed.
@@ -84,7 +84,7 @@ impl<'a> Side<'a> {
         Sample {
             highest_over_mean: mean(|each| each.highest_over_mean),
             variation: mean(|each| each.variation),
-            utilisation: sessions.iter().map(utilisation).sum::<f64>() / sessions.len() as f64,
+            utilization: sessions.iter().map(utilization).sum::<f64>() / sessions.len() as f64,
             held: tally.held,
             lost: tally.lost,
             waited: quantile(&mut tally.waited, 0.99),
@@ -99,7 +99,7 @@ fn imbalance(sessions: &Sessions) -> Option<Imbalance> {
     Imbalance::of(levels)
 }
 
-fn utilisation(sessions: &Sessions) -> f64 {
+fn utilization(sessions: &Sessions) -> f64 {
     let capacity = CAPACITIES.iter().sum::<u32>() * PER_CAPACITY;
     f64::from(sessions.iter().sum::<u32>()) / f64::from(capacity)
 }

@@ -161,7 +161,7 @@ pub fn load(data: &[u8]) {
     let asked = line.as_ref().ok().and_then(|line| line.claim()).map(Ok);
     let mut claims: Vec<_> = asked.into_iter().collect();
     let root = Pointer::parse("").expect("a pointer");
-    for unit in [LoadUnit::Sessions, LoadUnit::Utilisation, LoadUnit::Percent, LoadUnit::RequestsPerSecond] {
+    for unit in [LoadUnit::Sessions, LoadUnit::Utilization, LoadUnit::Percent, LoadUnit::RequestsPerSecond] {
         claims.extend([load::header(data, unit), load::body(data, &root, unit)]);
     }
     claims.push(load::push(data));
@@ -170,7 +170,7 @@ pub fn load(data: &[u8]) {
             Ok(report) => {
                 let most = [
                     (report.sessions(), Report::MOST),
-                    (report.utilisation(), Report::MOST_UTILISATION),
+                    (report.utilization(), Report::MOST_UTILIZATION),
                     (report.capacity(), Report::MOST),
                     (report.rate(), Report::MOST),
                 ];

@@ -93,25 +93,25 @@ pub(super) struct LoadView {
     pub(super) capacity: Option<f64>,
     /// What is in use over capacity, or over its weight where that is unknown: what backends are compared by. Of a weight
     /// of 0 that is nothing.
-    pub(super) utilisation: Option<f64>,
+    pub(super) utilization: Option<f64>,
 }
 
 impl LoadView {
     pub(super) fn of(load: Load, weight: f64) -> Self {
-        Self { level: load.level, capacity: load.capacity, utilisation: load.utilisation(weight) }
+        Self { level: load.level, capacity: load.capacity, utilization: load.utilization(weight) }
     }
 
     /// In per cent, 0 to 100, of what it can take; where that is unknown, of the most loaded of its pool.
     pub(super) fn length(&self, most: f64) -> f64 {
-        ShareText::of(self.utilisation.unwrap_or(0.0), if self.capacity.is_some() { 1.0 } else { most })
+        ShareText::of(self.utilization.unwrap_or(0.0), if self.capacity.is_some() { 1.0 } else { most })
             .length()
     }
 
-    /// How near to being full, for the bar's colour.
+    /// How near to being full, for the bar's color.
     pub(super) fn nearness(&self) -> &'static str {
-        match self.utilisation.filter(|_| self.capacity.is_some()) {
-            Some(utilisation) if utilisation >= 1.0 => "over",
-            Some(utilisation) if utilisation >= 0.8 => "high",
+        match self.utilization.filter(|_| self.capacity.is_some()) {
+            Some(utilization) if utilization >= 1.0 => "over",
+            Some(utilization) if utilization >= 0.8 => "high",
             _ => "fine",
         }
     }
@@ -120,7 +120,7 @@ impl LoadView {
 impl fmt::Display for LoadView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.capacity {
-            Some(_) => ShareText(self.utilisation).fmt(f),
+            Some(_) => ShareText(self.utilization).fmt(f),
             None => write!(f, "{:.1}", self.level),
         }
     }

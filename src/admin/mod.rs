@@ -246,7 +246,7 @@ impl AdminListener {
     }
 }
 
-/// Serves the endpoints until `stop` is cancelled and the last answer is out.
+/// Serves the endpoints until `stop` is canceled and the last answer is out.
 pub(crate) async fn serve(
     listener: AdminListener,
     slot: Slot,

@@ -58,7 +58,7 @@ impl IntoResponse for Problem {
             detail: &self.detail,
             problems: &self.problems,
         };
-        // Strings and numbers always serialise.
+        // Strings and numbers always serialize.
         let body = serde_json::to_string(&document).unwrap_or_default();
         (self.status, [(CONTENT_TYPE, "application/problem+json")], body).into_response()
     }

@@ -205,9 +205,9 @@ impl PoolView<'_> {
         self.backends.iter().filter(|backend| backend.state == state).count()
     }
 
-    /// The highest utilisation among its backends, against which bars are drawn where capacities are unknown.
+    /// The highest utilization among its backends, against which bars are drawn where capacities are unknown.
     pub(super) fn most_loaded(&self) -> f64 {
-        self.backends.iter().filter_map(|backend| backend.load?.utilisation).fold(0.0, f64::max)
+        self.backends.iter().filter_map(|backend| backend.load?.utilization).fold(0.0, f64::max)
     }
 }
 

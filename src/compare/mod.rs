@@ -145,7 +145,7 @@ fn loads(pool: &Pool, arm: usize, now: Moment) -> Option<Imbalance> {
     Imbalance::of(eligible.filter_map(|index| {
         let load = pool.load(arm, index, now)?;
         let weight = f64::from(pool.statuses[index].weight.get());
-        Some((load.utilisation(weight)?, load.capacity.unwrap_or(weight)))
+        Some((load.utilization(weight)?, load.capacity.unwrap_or(weight)))
     }))
 }
 

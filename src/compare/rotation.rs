@@ -21,8 +21,8 @@ struct PoolRotation {
 const CUT: Duration = Duration::from_secs(120);
 
 impl Rotation {
-    /// Whether what is seen now is the live strategy's own doing; `rotation_interval` is how long turns are where strategies take
-    /// turns. To be asked at each look, since it notes what it is told.
+    /// Returns whether what is seen now is the result of the live strategy alone, if strategies rotate at this interval.
+    /// Must be called at each look, because it records the live strategy.
     pub(super) fn is_settled(
         &mut self,
         pool: &str,

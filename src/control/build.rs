@@ -176,8 +176,11 @@ impl PersistentState {
         };
         let names =
             pool.backends.iter().map(|backend| strategy::hash(backend.id.as_str().as_bytes())).collect();
-        let rules =
-            StrategyConfig { names, balance_factor: pool.hash.balance_factor.0, max_utilisation: pool.first.max_utilisation.0 };
+        let rules = StrategyConfig {
+            names,
+            balance_factor: pool.hash.balance_factor.0,
+            max_utilization: pool.first.max_utilization.0,
+        };
         let limits = limits(pool);
         let max_age = pool.cache_max_age.0.as_secs();
         PoolConfig {
@@ -287,8 +290,9 @@ fn metered(before: &RateMeters, config: &PoolConfig, is_read: bool) -> RateMeter
 
 /// The limit of each backend; none at all where nobody has one.
 fn limits(pool: &settings::Pool) -> Box<[Option<RateLimit>]> {
-    let limit =
-        |backend: &settings::Backend| RateLimit::per_second(backend.max_requests_per_second.unwrap_or(pool.max_requests_per_second).0);
+    let limit = |backend: &settings::Backend| {
+        RateLimit::per_second(backend.max_requests_per_second.unwrap_or(pool.max_requests_per_second).0)
+    };
     let limits: Box<[_]> = pool.backends.iter().map(limit).collect();
     if limits.iter().any(Option::is_some) { limits } else { Box::default() }
 }

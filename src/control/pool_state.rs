@@ -243,7 +243,8 @@ impl PoolState {
             let full = state.ramp_ends(now, slow_start);
             status.full_weight_at = full.map(|at| (unix + at.saturating_duration_since(now)).as_secs());
         }
-        self.due = self.state.iter().filter_map(|state| state.next_change(now, slow_start, grace_period)).min();
+        self.due =
+            self.state.iter().filter_map(|state| state.next_change(now, slow_start, grace_period)).min();
         self.is_changed = false;
         let (roles, rotates_in) = roles(&self.settings, unix);
         self.due = self.due.into_iter().chain(rotates_in.map(|rest| now + rest)).min();

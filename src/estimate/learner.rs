@@ -223,7 +223,7 @@ impl LoadModel {
     /// those who did.
     fn capacity(&self, backend: usize, unit: Unit) -> f64 {
         match unit {
-            Unit::Utilisation => 1.0,
+            Unit::Utilization => 1.0,
             Unit::Rate => 0.0,
             Unit::Sessions => self.backends[backend].capacity.unwrap_or_else(|| {
                 let (sum, count) = self.capacities;
@@ -235,9 +235,9 @@ impl LoadModel {
 
 /// The one figure of a report that says most of how full a backend is.
 fn measure(report: &Report, capacity: Option<f64>) -> (Unit, f64) {
-    match (report.sessions(), report.utilisation(), report.rate()) {
+    match (report.sessions(), report.utilization(), report.rate()) {
         (Some(sessions), _, _) if capacity.is_some() => (Unit::Sessions, sessions),
-        (_, Some(utilisation), _) => (Unit::Utilisation, utilisation),
+        (_, Some(utilization), _) => (Unit::Utilization, utilization),
         (Some(sessions), None, _) => (Unit::Sessions, sessions),
         (None, None, rate) => (Unit::Rate, rate.unwrap_or_default()),
     }
@@ -351,14 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn it_learns_what_a_visitor_is_of_a_utilisation() {
+    fn it_learns_what_a_visitor_is_of_a_utilization() {
         let mut truth = Truth::new(&[0.001, 0.001, 0.002, 0.004], 1.0);
-        truth.run(900, utilisation);
+        truth.run(900, utilization);
         for (backend, size) in truth.sizes.iter().enumerate() {
-            let gain = truth.learnt(backend, Unit::Utilisation).gain;
+            let gain = truth.learnt(backend, Unit::Utilization).gain;
             assert!((gain / size - 1.0).abs() < 0.2, "{gain} for {size}");
         }
-        truth.run(3, utilisation);
+        truth.run(3, utilization);
         assert!(truth.off() < 0.12, "{}", truth.off());
     }
 
@@ -404,18 +404,18 @@ mod tests {
         assert!(learner.loads()[1].load(truth.now).is_none() && learner.loads()[2].load(truth.now).is_none());
     }
 
-    fn utilisation(level: f64) -> RawReport {
-        RawReport { utilisation: Some(level), ..RawReport::default() }
+    fn utilization(level: f64) -> RawReport {
+        RawReport { utilization: Some(level), ..RawReport::default() }
     }
 
     #[test]
     fn what_is_in_use_without_visitors_is_not_laid_to_the_first_who_comes() {
         let mut truth = Truth::new(&[0.001; 2], 1.0);
-        truth.run(600, utilisation);
+        truth.run(600, utilization);
         // A night: a twentieth is in use, and nobody comes.
         for minute in 0..600 {
             let now = truth.now + Duration::from_secs(60 * minute);
-            (0..2).for_each(|backend| truth.learner.report(backend, &report(utilisation(0.05)), now));
+            (0..2).for_each(|backend| truth.learner.report(backend, &report(utilization(0.05)), now));
         }
         let now = truth.now + Duration::from_secs(60 * 599 + 1);
         truth.learner.loads()[0].dispatched(now);
@@ -426,31 +426,31 @@ mod tests {
     #[test]
     fn days_of_idle_reports_leave_it_able_to_learn() {
         let mut truth = Truth::new(&[0.001; 2], 1.0);
-        truth.run(300, utilisation);
+        truth.run(300, utilization);
         for report_number in 0..20_000 {
             let now = truth.now + Duration::from_secs(60 * report_number);
             truth.learner.loads()[0].dispatched(now);
-            truth.learner.report(0, &report(utilisation(0.0)), now);
+            truth.learner.report(0, &report(utilization(0.0)), now);
         }
         truth.now = truth.now + Duration::from_secs(60 * 20_000);
-        truth.run(3000, utilisation);
-        let gain = truth.learner.rates_of(1, Unit::Utilisation).gain;
+        truth.run(3000, utilization);
+        let gain = truth.learner.rates_of(1, Unit::Utilization).gain;
         assert!((gain / 0.001 - 1.0).abs() < 0.2, "{gain}");
     }
 
     #[test]
     fn one_that_pushes_without_pause_leaves_others_their_estimates() {
         let mut truth = Truth::new(&[0.001; 4], 1.0);
-        truth.run(300, utilisation);
+        truth.run(300, utilization);
         for _ in 0..100 {
             for millis in 0..100 {
                 let now = truth.now + Duration::from_millis(millis);
-                truth.learner.report(0, &report(utilisation(truth.levels[0])), now);
+                truth.learner.report(0, &report(utilization(truth.levels[0])), now);
             }
-            truth.run(1, utilisation);
+            truth.run(1, utilization);
         }
         assert!(truth.learner.loads().iter().all(|load| load.load(truth.now).is_some()));
-        let rates = truth.learner.rates_of(1, Unit::Utilisation);
+        let rates = truth.learner.rates_of(1, Unit::Utilization);
         assert!((rates.gain / 0.001 - 1.0).abs() < 0.5 && (rates.decay - 0.05).abs() < 0.03, "{rates:?}");
     }
 
@@ -472,7 +472,7 @@ mod tests {
     #[test]
     fn load_is_known_until_the_report_expires_however_few_dispatches_arrive() {
         for arriving in [0.0, 1e-6, 0.01, 0.1, 1.0] {
-            for claim in [sessions, utilisation] {
+            for claim in [sessions, utilization] {
                 let mut truth = Truth::new(&[0.01; 2], arriving);
                 for second in 0..600 {
                     truth.run(1, claim);
@@ -572,12 +572,12 @@ mod tests {
         ) {
             let mut learner = LoadModel::new(3, EXPIRES);
             let mut now = Moment(0);
-            for (backend, sessions, utilisation, capacity, rate, age, later, dispatches) in steps {
+            for (backend, sessions, utilization, capacity, rate, age, later, dispatches) in steps {
                 for _ in 0..dispatches {
                     learner.loads()[backend].dispatched(now);
                 }
                 now = Moment(now.0 + later);
-                let claim = RawReport { sessions, utilisation, capacity, rate, age };
+                let claim = RawReport { sessions, utilization, capacity, rate, age };
                 if let Ok(report) = Report::new(claim, EXPIRES) {
                     learner.report(backend, &report, now);
                 }

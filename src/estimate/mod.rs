@@ -151,7 +151,7 @@ impl ModelSnapshot {
 impl Load {
     /// The share of a backend that is in use. Where its capacity is not known, its weight stands for it; `None` where that
     /// is 0.
-    pub fn utilisation(&self, weight: f64) -> Option<f64> {
+    pub fn utilization(&self, weight: f64) -> Option<f64> {
         let capacity = self.capacity.unwrap_or(weight);
         (capacity > 0.0).then(|| self.level / capacity)
     }
@@ -267,11 +267,11 @@ mod tests {
         let estimate = Estimate::default();
         estimate.basis.write(&ModelSnapshot { capacity: 200.0, ..basis() });
         let [new, old] = [10, 14].map(|at| estimate.load(second(at)).unwrap());
-        assert_eq!((new.deviation, new.utilisation(0.0)), (0.0, Some(0.5)));
-        assert!(old.deviation > 3.0 && old.likely_most(7.0) > old.utilisation(7.0).unwrap());
+        assert_eq!((new.deviation, new.utilization(0.0)), (0.0, Some(0.5)));
+        assert!(old.deviation > 3.0 && old.likely_most(7.0) > old.utilization(7.0).unwrap());
         let unknown = Load { capacity: None, ..new };
-        assert_eq!(unknown.utilisation(50.0), Some(2.0), "its weight stands for it");
-        assert_eq!(unknown.utilisation(0.0), None, "nothing can be a share of that");
+        assert_eq!(unknown.utilization(50.0), Some(2.0), "its weight stands for it");
+        assert_eq!(unknown.utilization(0.0), None, "nothing can be a share of that");
     }
 
     #[test]

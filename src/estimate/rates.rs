@@ -21,7 +21,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     Sessions,
-    Utilisation,
+    Utilization,
     Rate,
 }
 
@@ -82,7 +82,7 @@ impl Rates {
         };
         let decay = (doubt * decay).min(most);
         // If hardly any client was sent, what is in use all the same would be attributed to those few.
-        let most_gain = if unit == Unit::Utilisation { 1.0 } else { f64::INFINITY };
+        let most_gain = if unit == Unit::Utilization { 1.0 } else { f64::INFINITY };
         let gain = (decay * stay).min(most_gain);
         let rates = Self { gain, decay, visitor: if unit == Unit::Sessions { 1.0 } else { gain } };
         let make_sense = [rates.gain, rates.decay, rates.visitor].iter().all(|rate| SENSIBLE.contains(rate));

@@ -15,7 +15,7 @@ pub struct RawReport {
     /// Sessions that are active there now, of all dispatchers' visitors.
     pub sessions: Option<f64>,
     /// The share of it that is in use: 1 is full, more is overload.
-    pub utilisation: Option<f64>,
+    pub utilization: Option<f64>,
     /// How many sessions it takes at once.
     pub capacity: Option<f64>,
     /// Requests a second that it serves now.
@@ -29,7 +29,7 @@ impl fmt::Display for RawReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told = [
             ("sessions", self.sessions),
-            ("utilisation", self.utilisation),
+            ("utilization", self.utilization),
             ("capacity", self.capacity),
             ("requests_per_second", self.rate),
             ("age", (self.age != 0.0).then_some(self.age)),
@@ -53,8 +53,8 @@ pub struct Report {
 impl Report {
     /// The largest number of sessions, capacity and rate.
     pub const MOST: f64 = 1e9;
-    /// The largest utilisation: nobody serves a hundredfold of what they can.
-    pub const MOST_UTILISATION: f64 = 100.0;
+    /// The largest utilization: nobody serves a hundredfold of what they can.
+    pub const MOST_UTILIZATION: f64 = 100.0;
     /// The smallest capacity: of less, next to nothing would be more than any number.
     pub const LEAST_CAPACITY: f64 = 1e-6;
     /// By how much a backend's clock may be ahead; its reports count as new.
@@ -65,10 +65,10 @@ impl Report {
     /// # Errors
     /// Why it makes no sense; the first reason in the order of [`InvalidReport::ALL`].
     pub fn new(claim: RawReport, expires: Duration) -> Result<Self, InvalidReport> {
-        let RawReport { sessions, utilisation, capacity, rate, age } = claim;
+        let RawReport { sessions, utilization, capacity, rate, age } = claim;
         let most = [
             (sessions, Self::MOST),
-            (utilisation, Self::MOST_UTILISATION),
+            (utilization, Self::MOST_UTILIZATION),
             (capacity, Self::MOST),
             (rate, Self::MOST),
         ];
@@ -85,7 +85,7 @@ impl Report {
             Err(InvalidReport::Future)
         } else if age > expires.as_secs_f64() {
             Err(InvalidReport::TooOld)
-        } else if sessions.or(utilisation).or(rate).is_none() {
+        } else if sessions.or(utilization).or(rate).is_none() {
             Err(InvalidReport::Empty)
         } else {
             // At most `expires`, so it fits.
@@ -100,8 +100,8 @@ impl Report {
     }
 
     /// The share of it that is in use: 1 is full, more is overload.
-    pub fn utilisation(&self) -> Option<f64> {
-        self.claim.utilisation
+    pub fn utilization(&self) -> Option<f64> {
+        self.claim.utilization
     }
 
     /// How many sessions it takes at once; [`Self::LEAST_CAPACITY`] or more.
@@ -127,7 +127,7 @@ enum_all! {
         NotFinite = "not_finite",
         /// A number is less than 0.
         Negative = "negative",
-        /// A number is beyond [`Report::MOST`] or [`Report::MOST_UTILISATION`].
+        /// A number is beyond [`Report::MOST`] or [`Report::MOST_UTILIZATION`].
         TooLarge = "too_large",
         /// A capacity of 0, or below [`Report::LEAST_CAPACITY`]: nothing can be a share of that.
         CapacityTooSmall = "capacity_too_small",
@@ -135,7 +135,7 @@ enum_all! {
         Future = "future",
         /// It was too old when it came.
         TooOld = "too_old",
-        /// It has neither sessions nor utilisation nor rate.
+        /// It has neither sessions nor utilization nor rate.
         Empty = "empty",
     }
 }
@@ -147,12 +147,12 @@ impl InvalidReport {
             Self::NotFinite => "a number is not finite, takes finite ones",
             Self::Negative => "a number is below 0, takes none that is",
             Self::TooLarge => {
-                "a number is beyond all measure, takes a utilisation up to 100 and others up to 1e9"
+                "a number is beyond all measure, takes a utilization up to 100 and others up to 1e9"
             }
             Self::CapacityTooSmall => "capacity is next to nothing, takes 0.000001 and more",
             Self::Future => "it is from the future, takes a time that is past by this machine's clock",
             Self::TooOld => "it is older than reports of this pool may be (load.max_age)",
-            Self::Empty => "it says nothing of the load, takes sessions, utilisation or requests_per_second",
+            Self::Empty => "it says nothing of the load, takes sessions, utilization or requests_per_second",
         }
     }
 }
@@ -181,7 +181,7 @@ mod tests {
             (|claim| claim.sessions = Some(-1.0), InvalidReport::Negative),
             (|claim| claim.capacity = Some(-1e-9), InvalidReport::Negative),
             (|claim| claim.sessions = Some(1e12), InvalidReport::TooLarge),
-            (|claim| claim.utilisation = Some(101.0), InvalidReport::TooLarge),
+            (|claim| claim.utilization = Some(101.0), InvalidReport::TooLarge),
             (|claim| claim.capacity = Some(0.0), InvalidReport::CapacityTooSmall),
             (|claim| claim.capacity = Some(1e-320), InvalidReport::CapacityTooSmall),
             (|claim| claim.age = -3600.0, InvalidReport::Future),
@@ -200,19 +200,19 @@ mod tests {
         assert_eq!((report.sessions(), report.capacity(), report.age()), (Some(3.0), Some(4.0), EXPIRES));
         let ahead = of(|claim| claim.age = -4.0).unwrap();
         assert_eq!(ahead.age(), Duration::ZERO, "a clock that is a little ahead");
-        let idle = Report::new(RawReport { utilisation: Some(0.0), ..RawReport::default() }, EXPIRES);
-        assert_eq!(idle.unwrap().utilisation(), Some(0.0));
+        let idle = Report::new(RawReport { utilization: Some(0.0), ..RawReport::default() }, EXPIRES);
+        assert_eq!(idle.unwrap().utilization(), Some(0.0));
         assert!(of(|claim| claim.sessions = Some(0.0)).is_ok() && of(|claim| claim.rate = Some(0.0)).is_ok());
     }
 
     proptest! {
         #[test]
         fn whatever_is_taken_is_in_bounds(
-            sessions: Option<f64>, utilisation: Option<f64>, capacity: Option<f64>, rate: Option<f64>, age: f64,
+            sessions: Option<f64>, utilization: Option<f64>, capacity: Option<f64>, rate: Option<f64>, age: f64,
         ) {
-            let claim = RawReport { sessions, utilisation, capacity, rate, age };
+            let claim = RawReport { sessions, utilization, capacity, rate, age };
             if let Ok(report) = Report::new(claim, EXPIRES) {
-                for value in [report.sessions(), report.utilisation(), report.capacity(), report.rate()] {
+                for value in [report.sessions(), report.utilization(), report.capacity(), report.rate()] {
                     prop_assert!(value.is_none_or(|value| (0.0..=Report::MOST).contains(&value)));
                 }
                 prop_assert!(report.age() <= EXPIRES);

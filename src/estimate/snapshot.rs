@@ -7,7 +7,7 @@ use crate::util::clock::Moment;
 /// What a backend's load is worked out from until its next report.
 ///
 /// Between reports its level `n` goes by `dn/dt = gain × dispatches − decay × n`. A level is in the unit of the reports:
-/// sessions, or a utilisation, or requests a second.
+/// sessions, or a utilization, or requests a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct ModelSnapshot {
     /// When the level was what it is.

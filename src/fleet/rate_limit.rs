@@ -148,11 +148,11 @@ mod tests {
         let shares: Vec<_> =
             (0..4).map(|backend| WeightedBackend { backend, weight: NonZeroU16::MIN }).collect();
         let mut learner = LoadModel::new(4, Duration::from_secs(15));
-        let claim = RawReport { utilisation: Some(0.9), ..RawReport::default() };
+        let claim = RawReport { utilization: Some(0.9), ..RawReport::default() };
         let report = Report::new(claim, Duration::from_secs(15)).unwrap();
         (0..4).for_each(|backend| learner.report(backend, &report, Moment(1)));
         let memory = StrategyState::default().with_loads(learner.loads().clone());
-        let rules = StrategyConfig { max_utilisation: 0.8, ..StrategyConfig::default() };
+        let rules = StrategyConfig { max_utilization: 0.8, ..StrategyConfig::default() };
         let first = Strategy::build(StrategyKind::First, &rules, Weights::new(&shares).unwrap(), &memory);
         let room = RateLimiter::new(RateMeters::default().of_roster(&[1, 2, 3, 4].into()), &shares);
         let (mut rng, mut sent) = (SmallRng::seed_from_u64(1), [0; 4]);

@@ -117,7 +117,7 @@ impl AgentReply {
     pub fn claim(&self) -> Option<RawReport> {
         let AgentWeight::Percent(percent) = self.weight? else { return None };
         let in_use = (1.0 - f64::from(percent) / 100.0).max(0.0);
-        Some(RawReport { utilisation: Some(in_use), ..RawReport::default() })
+        Some(RawReport { utilization: Some(in_use), ..RawReport::default() })
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_percentage_is_the_capacity_left() {
-        let in_use = |line: &str| parse(line).claim().map(|claim| claim.utilisation.unwrap());
+        let in_use = |line: &str| parse(line).claim().map(|claim| claim.utilization.unwrap());
         assert_eq!([in_use("75%"), in_use("0%"), in_use("100%")], [Some(0.25), Some(1.0), Some(0.0)]);
         assert_eq!(in_use("150%"), Some(0.0), "a utilization is not below 0");
         assert_eq!([in_use("up"), in_use("weight:30")], [None; 2]);

@@ -1,6 +1,6 @@
 //! Load as JSON: a part of a probe's answer, or the body of a push.
 //!
-//! The part is a number, in the unit of the settings, or an object of `sessions`, `utilisation` (or `utilization`),
+//! The part is a number, in the unit of the settings, or an object of `sessions`, `utilization`,
 //! `capacity`, `requests_per_second`, and when that was: `age` in seconds, or `at`, in seconds since 1970 or as a date
 //! of RFC 3339. A member that is null says nothing.
 
@@ -13,7 +13,7 @@ use crate::estimate::RawReport;
 use crate::settings::{LoadUnit, Pointer};
 
 /// The members of a push, for who sends another.
-const MEMBERS: &str = "sessions, utilisation, capacity, requests_per_second, and age or at";
+const MEMBERS: &str = "sessions, utilization, capacity, requests_per_second, and age or at";
 
 /// Reads the part of a JSON body at `json_pointer`. Members that are not known are passed over: the object may be
 /// there for others too.
@@ -60,9 +60,7 @@ fn object(members: &Map<String, Value>) -> Result<(RawReport, Option<&str>), Ref
     for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
         let (place, parsed, takes) = match name.as_str() {
             "sessions" => (&mut claim.sessions, value.as_f64(), "a number of active sessions"),
-            "utilisation" | "utilization" => {
-                (&mut claim.utilisation, value.as_f64(), "a number, where 1 is full")
-            }
+            "utilization" => (&mut claim.utilization, value.as_f64(), "a number, where 1 is full"),
             "capacity" => (&mut claim.capacity, value.as_f64(), "a number of sessions, more than 0"),
             "requests_per_second" => (&mut claim.rate, value.as_f64(), "a number"),
             "age" => (&mut age, value.as_f64(), "a number of seconds"),
@@ -123,7 +121,7 @@ mod tests {
                        "age": 1.5, "name": "x", "note": null}}"#;
         let expected = RawReport {
             sessions: Some(3.0),
-            utilisation: Some(0.5),
+            utilization: Some(0.5),
             capacity: Some(6.0),
             rate: Some(9.5),
             age: 1.5,
@@ -149,7 +147,7 @@ mod tests {
             (r#"{"capacity": []}"#, "capacity: got [], takes"),
             (r#"{"at": "yesterday"}"#, "at: got \"yesterday\", takes seconds since 1970"),
             (r#"{"age": 1, "at": 1}"#, "said twice"),
-            (r#"{"utilisation": 1, "utilization": 1}"#, "said twice"),
+            (r#"{"utilisation": 1}"#, "utilisation: no such member, takes sessions, utilization,"),
             (r#"{"sesions": 3}"#, "sesions: no such member"),
         ] {
             match pushed(text) {

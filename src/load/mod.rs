@@ -85,8 +85,8 @@ fn in_unit(number: f64, unit: LoadUnit) -> RawReport {
     let mut claim = RawReport::default();
     match unit {
         LoadUnit::Sessions => claim.sessions = Some(number),
-        LoadUnit::Utilisation => claim.utilisation = Some(number),
-        LoadUnit::Percent => claim.utilisation = Some(number / 100.0),
+        LoadUnit::Utilization => claim.utilization = Some(number),
+        LoadUnit::Percent => claim.utilization = Some(number / 100.0),
         LoadUnit::RequestsPerSecond => claim.rate = Some(number),
     }
     claim
@@ -118,8 +118,8 @@ mod tests {
     fn a_number_is_in_the_unit_of_the_settings() {
         let claim = |text: &str, unit| header(text.as_bytes(), unit).unwrap();
         assert_eq!(claim("12", LoadUnit::Sessions).sessions, Some(12.0));
-        assert_eq!(claim(" 0.5 ", LoadUnit::Utilisation).utilisation, Some(0.5));
-        assert_eq!(claim("50", LoadUnit::Percent).utilisation, Some(0.5));
+        assert_eq!(claim(" 0.5 ", LoadUnit::Utilization).utilization, Some(0.5));
+        assert_eq!(claim("50", LoadUnit::Percent).utilization, Some(0.5));
         assert_eq!(claim("7.5", LoadUnit::RequestsPerSecond).rate, Some(7.5));
         // It is a number, and what becomes of it is another's to say.
         assert!(claim("NaN", LoadUnit::Sessions).sessions.unwrap().is_nan());

@@ -2,8 +2,8 @@
 //!
 //! | key | what becomes of it |
 //! | --- | --- |
-//! | `application_utilization` | the utilisation, unless it is 0, which stands for "not set" |
-//! | `cpu_utilization` | the utilisation otherwise |
+//! | `application_utilization` | the utilization, unless it is 0, which stands for "not set" |
+//! | `cpu_utilization` | the utilization otherwise |
 //! | `rps_fractional` (or `rps`) | the rate |
 //! | `named_metrics.sessions` (or `active_sessions`) | the sessions |
 //! | `named_metrics.capacity` | the capacity |
@@ -45,7 +45,7 @@ impl Metrics {
         let preferred = self.application.filter(|value| *value > 0.0);
         RawReport {
             sessions: self.sessions,
-            utilisation: wrong.or(preferred).or(self.cpu).or(self.application),
+            utilization: wrong.or(preferred).or(self.cpu).or(self.application),
             capacity: self.capacity,
             rate: self.rate,
             age: 0.0,
@@ -121,7 +121,7 @@ mod tests {
         );
         let expected = RawReport {
             sessions: Some(12.0),
-            utilisation: Some(0.5),
+            utilization: Some(0.5),
             capacity: Some(40.0),
             rate: Some(10.0),
             age: 0.0,
@@ -141,15 +141,15 @@ mod tests {
 
     #[test]
     fn the_application_is_believed_before_the_processor_unless_it_says_nothing() {
-        let utilisation = |list: &str| text(list).unwrap().utilisation;
-        assert_eq!(utilisation("cpu_utilization=0.3,application_utilization=0.9"), Some(0.9));
-        assert_eq!(utilisation("cpu_utilization=0.3,application_utilization=0.0"), Some(0.3));
-        assert_eq!(utilisation("application_utilization=0"), Some(0.0));
-        assert_eq!(utilisation("cpu_utilization=1.3"), Some(1.3));
+        let utilization = |list: &str| text(list).unwrap().utilization;
+        assert_eq!(utilization("cpu_utilization=0.3,application_utilization=0.9"), Some(0.9));
+        assert_eq!(utilization("cpu_utilization=0.3,application_utilization=0.0"), Some(0.3));
+        assert_eq!(utilization("application_utilization=0"), Some(0.0));
+        assert_eq!(utilization("cpu_utilization=1.3"), Some(1.3));
         // What is wrong is not hidden by what is right.
-        assert_eq!(utilisation("cpu_utilization=-1,application_utilization=0.5"), Some(-1.0));
-        assert!(utilisation("cpu_utilization=0.5,application_utilization=nan").unwrap().is_nan());
-        assert_eq!(utilisation("eps=1"), None);
+        assert_eq!(utilization("cpu_utilization=-1,application_utilization=0.5"), Some(-1.0));
+        assert!(utilization("cpu_utilization=0.5,application_utilization=nan").unwrap().is_nan());
+        assert_eq!(utilization("eps=1"), None);
     }
 
     #[test]

@@ -228,9 +228,9 @@ impl Signpost {
                 let labels = [of_pool, ("backend", &*backend.id)];
                 let load = pool.load(pool.roles.live, index, now);
                 stale.push(gauge(&labels, f64::from(u8::from(load.is_none()))));
-                let utilisation =
-                    load.and_then(|load| load.utilisation(pool.statuses[index].weight.get().into()));
-                loads.extend(utilisation.map(|utilisation| gauge(&labels, utilisation)));
+                let utilization =
+                    load.and_then(|load| load.utilization(pool.statuses[index].weight.get().into()));
+                loads.extend(utilization.map(|utilization| gauge(&labels, utilization)));
             }
         }
         [

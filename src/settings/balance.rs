@@ -32,13 +32,13 @@ impl Hash {
 /// `[pools.NAME.first]`: of `first`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct First {
-    /// The utilisation at which a backend is full, where it reports its load.
-    pub max_utilisation: Share,
+    /// The utilization at which a backend is full, where it reports its load.
+    pub max_utilization: Share,
 }
 
 impl First {
     pub(super) fn read(mut section: Section<'_>) -> Self {
-        let first = Self { max_utilisation: section.or("max_utilisation", Share(0.8)) };
+        let first = Self { max_utilization: section.or("max_utilization", Share(0.8)) };
         section.finish();
         first
     }

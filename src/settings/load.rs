@@ -33,7 +33,7 @@ impl Default for Load {
         Self {
             source: LoadSource::Push,
             header: FieldName(HeaderName::from_static("endpoint-load-metrics")),
-            unit: LoadUnit::Utilisation,
+            unit: LoadUnit::Utilization,
             json_pointer: Pointer("/load".to_owned()),
             agent_port: Port(0),
             max_age: Span::seconds(15),
@@ -128,7 +128,7 @@ enum_all! {
         /// Active sessions.
         Sessions = "sessions",
         /// The share in use, 1 is full.
-        Utilisation = "utilisation",
+        Utilization = "utilization",
         /// The same in hundredths.
         Percent = "percent",
         /// Requests served a second.

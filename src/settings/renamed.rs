@@ -4,7 +4,7 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 12] = [
+const RENAMED: [(&str, &str); 13] = [
     ("server.watch", "watch_interval"),
     ("server.forwarded_by", "client_ip_header"),
     ("server.tls.upgrade_listen", "redirect_listen"),
@@ -17,6 +17,7 @@ const RENAMED: [(&str, &str); 12] = [
     ("pools.NAME.pin.hold", "grace_period"),
     ("pools.NAME.load.field", "json_pointer"),
     ("pools.NAME.load.expires", "max_age"),
+    ("pools.NAME.first.max_utilisation", "max_utilization"),
 ];
 
 /// Returns the present name of the last part of a former key.

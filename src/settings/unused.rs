@@ -53,7 +53,7 @@ fn strategies(pool: &Pool, warnings: &mut Vec<String>) {
     let unused = [
         ("hash.key", "consistent_hash", !hashes && pool.hash.key != HashKey::Client),
         ("hash.balance_factor", "consistent_hash", !hashes && pool.hash.balance_factor.0 > 0),
-        ("first.max_utilisation", "first", !fills && pool.first.max_utilisation.0 != 0.8),
+        ("first.max_utilization", "first", !fills && pool.first.max_utilization.0 != 0.8),
     ];
     for (name, strategy, _) in unused.into_iter().filter(|(_, _, is_unused)| *is_unused) {
         warnings.push(format!("{} has no effect: {strategy} is not a strategy of the pool", key(pool, name)));

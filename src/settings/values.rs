@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_strategy_is_told_its_neighbour() {
+    fn suggests_the_nearest_strategy() {
         let error = strategy::StrategyKind::parse("roundrobin").unwrap_err();
         assert!(error.contains("did you mean \"round_robin\"?"), "{error}");
     }

@@ -66,7 +66,7 @@ fn stream(seed: u64, stream: RandomStream) -> SmallRng {
         RandomStream::Dispatcher(index) => 3 + index as u64,
         RandomStream::Unfollowed => u64::MAX,
     };
-    // The generator's own seeding spreads neighbouring numbers.
+    // The generator's own seeding spreads neighboring numbers.
     SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number))
 }
 
@@ -223,7 +223,7 @@ impl<'a> Engine<'a> {
         let rules = StrategyConfig {
             names: (0..backends.len()).map(|index| hash(&index.to_le_bytes())).collect(),
             balance_factor: scenario.strategies.balance_factor,
-            max_utilisation: scenario.strategies.max_utilisation,
+            max_utilization: scenario.strategies.max_utilization,
         };
         let dispatcher = |index| {
             let learner = LoadModel::new(backends.len(), scenario.report_max_age());
@@ -414,7 +414,7 @@ impl<'a> Engine<'a> {
             let claim = RawReport {
                 sessions: says(Figure::Sessions).then_some(sessions),
                 capacity: says(Figure::Capacity).then_some(capacity),
-                utilisation: says(Figure::Utilisation).then_some(sessions / capacity),
+                utilization: says(Figure::Utilization).then_some(sessions / capacity),
                 rate: says(Figure::Rate).then_some(rate),
                 age: if reports.dated { reports.delay.as_secs_f64() } else { 0.0 },
             };

@@ -7,7 +7,7 @@ use crate::util::fairness::Imbalance;
 /// What came of one run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
-    /// How uneven the load was, as a mean over time: utilisations, which are sessions over capacity.
+    /// How uneven the load was, as a mean over time: utilizations, which are sessions over capacity.
     pub load: Option<Imbalance>,
     /// How uneven dispatches were, per weight. Something else than the load.
     pub dispatches: Option<Imbalance>,
@@ -24,7 +24,7 @@ pub struct Outcome {
     pub points: Vec<Point>,
 }
 
-/// Utilisations at one time.
+/// Utilizations at one time.
 #[derive(Clone, Copy, Debug)]
 pub struct Point {
     /// Seconds since the beginning.

@@ -65,7 +65,7 @@ pub fn page(scenario: &Scenario, compared: &[Compared]) -> String {
         html.push_str("</tr>");
     }
     html.push_str(
-        "</tbody></table><p>Load is utilisation: sessions over capacity. Its figures are means over time; what is even has \
+        "</tbody></table><p>Load is utilization: sessions over capacity. Its figures are means over time; what is even has \
          1, 0 and 1. Dispatches are counted per weight, and are something else than load.</p>",
     );
     let charts = || compared.iter().filter_map(|of| Some((of.strategy, &*of.runs.first()?.points)));
@@ -81,7 +81,7 @@ pub fn page(scenario: &Scenario, compared: &[Compared]) -> String {
     html
 }
 
-/// Utilisation over time.
+/// Utilization over time.
 fn chart(html: &mut String, strategy: &str, points: &[Point], top: f64) {
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return };
     let step = nice(top / 3.0);
@@ -96,7 +96,7 @@ fn chart(html: &mut String, strategy: &str, points: &[Point], top: f64) {
     let _ = write!(
         html,
         "</div><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" \
-         aria-label=\"Utilisation over time by {strategy}\">"
+         aria-label=\"Utilization over time by {strategy}\">"
     );
     for y in levels.into_iter().map(y) {
         let _ = write!(html, "<line class=\"grid\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");

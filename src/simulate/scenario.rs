@@ -59,8 +59,8 @@ pub struct Arrivals {
 pub struct Strategies {
     /// Of `consistent_hash`: how much load a backend may have, in percent of its share; 0: any.
     pub balance_factor: u16,
-    /// Of `first`: the utilisation at which a backend is full.
-    pub max_utilisation: f64,
+    /// Of `first`: the utilization at which a backend is full.
+    pub max_utilization: f64,
 }
 
 /// How long visitors stay.
@@ -141,7 +141,7 @@ pub enum Figure {
     /// How many it takes.
     Capacity,
     /// Sessions over capacity.
-    Utilisation,
+    Utilization,
     /// Visitors a second since the report before.
     Rate,
 }
@@ -153,7 +153,7 @@ pub struct Backends {
     /// How many.
     #[serde(default = "one")]
     pub count: usize,
-    /// How many sessions each takes; utilisation is sessions over this.
+    /// How many sessions each takes; utilization is sessions over this.
     pub capacity: f64,
     /// Its share of visitors, 1 to 256; its capacity over the smallest where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,7 +195,7 @@ impl Default for Arrivals {
 
 impl Default for Strategies {
     fn default() -> Self {
-        Self { balance_factor: 0, max_utilisation: 0.8 }
+        Self { balance_factor: 0, max_utilization: 0.8 }
     }
 }
 
@@ -276,7 +276,7 @@ impl Scenario {
         rule(
             reports.of.iter().any(|&figure| figure != Figure::Capacity),
             "reports.of",
-            "sessions, utilisation or rate",
+            "sessions, utilization or rate",
         );
         rule(
             matches!(strategies.balance_factor, 0 | 101..=10_000),
@@ -284,8 +284,8 @@ impl Scenario {
             "0, or 101 to 10000",
         );
         rule(
-            strategies.max_utilisation > 0.0 && strategies.max_utilisation <= 100.0,
-            "strategies.max_utilisation",
+            strategies.max_utilization > 0.0 && strategies.max_utilization <= 100.0,
+            "strategies.max_utilization",
             "more than 0, up to 100",
         );
         rule((1..=MOST_BACKENDS).contains(&count), "backends", "1 to 10000 of them");

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The mean of highest over mean utilisation, of round robin and of `least_load`. A third of the time that `signpost
+/// The mean of highest over mean utilization, of round robin and of `least_load`. A third of the time that `signpost
 /// simulate` measures, and one seed.
 fn both(changes: &str) -> [f64; 2] {
     let scenario = Scenario::parse(&format!("measured = '10m'\n{changes}")).unwrap();
@@ -47,7 +47,7 @@ fn reports_may_be_lost_late_or_end() {
 fn redirects_may_not_be_followed() {
     for (changes, most) in [
         ("", 1.0),
-        ("[reports]\nof = ['utilisation']", 1.0),
+        ("[reports]\nof = ['utilization']", 1.0),
         ("[reports]\ninterval = '1s'", 1.0),
         ("[reports]\nloss = 0.3", 1.0),
         ("dispatchers = 4\n[reports]\nto = 'all'", 1.0),
@@ -65,9 +65,9 @@ fn redirects_may_not_be_followed() {
 }
 
 #[test]
-fn a_utilisation_is_enough() {
+fn a_utilization_is_enough() {
     let [round_robin, least_load] = both(
-        "[reports]\nof = ['utilisation']\n\
+        "[reports]\nof = ['utilization']\n\
          [[backends]]\ncount = 5\ncapacity = 200\n[[backends]]\ncount = 5\ncapacity = 400\nweight = 1\n",
     );
     assert!(least_load <= 1.06, "{least_load}, round robin {round_robin}");

@@ -36,7 +36,7 @@ pub(super) struct PoolTotal {
     /// Dispatches in the last second.
     dispatches: f64,
     /// The share of their capacity in use, of those of whom it is known; infinite where nobody is.
-    utilisation: f64,
+    utilization: f64,
 }
 
 impl LoadBound {
@@ -71,12 +71,12 @@ impl LoadBound {
 
     /// What one pick compares with; one in a while looks at all backends for it.
     pub(super) fn all(&self, now: Moment) -> PoolTotal {
-        let utilisation = self.mean.at(now, || self.utilisation(now));
-        PoolTotal { dispatches: self.meters.all().rate(now), utilisation }
+        let utilization = self.mean.at(now, || self.utilization(now));
+        PoolTotal { dispatches: self.meters.all().rate(now), utilization }
     }
 
     /// The share of the capacity of all that is in use. O(number of backends).
-    fn utilisation(&self, now: Moment) -> f64 {
+    fn utilization(&self, now: Moment) -> f64 {
         let loads = self.backends.iter().filter_map(|&backend| self.load(backend.into(), now));
         let (level, capacity) =
             loads.fold((0.0, 0.0), |(levels, all), (level, capacity)| (levels + level, all + capacity));
@@ -103,7 +103,7 @@ impl LoadBound {
 
     /// The share of a backend's capacity up to which it is within the bound.
     fn most_in_use(&self, all: PoolTotal) -> f64 {
-        (self.factor * all.utilisation).max(IDLE)
+        (self.factor * all.utilization).max(IDLE)
     }
 
     /// How many dispatches of a second are within a backend's part, one more included.
@@ -114,7 +114,7 @@ impl LoadBound {
 
     /// Why a backend may not have one more, for a person; `None` where it may. Notes nothing.
     pub(super) fn why_not(&self, backend: usize, now: Moment) -> Option<String> {
-        let all = PoolTotal { dispatches: self.meters.all().rate(now), utilisation: self.utilisation(now) };
+        let all = PoolTotal { dispatches: self.meters.all().rate(now), utilization: self.utilization(now) };
         if let Some((level, capacity)) = self.load(backend, now) {
             let (in_use, most) = (level / capacity, self.most_in_use(all));
             let text = || format!("at its bound: {} in use, of {}", percent(in_use, 1.0), percent(most, 1.0));

@@ -15,7 +15,7 @@ use crate::util::clock::Moment;
 pub struct First {
     order: Box<[u16]>,
     overflow: Random,
-    max_utilisation: f64,
+    max_utilization: f64,
     loads: Estimates,
     hint: AtomicU64,
 }
@@ -34,7 +34,7 @@ impl First {
         Self {
             order: weights.iter().map(|share| share.backend).collect(),
             overflow: Random::build(weights),
-            max_utilisation: rules.max_utilisation,
+            max_utilization: rules.max_utilization,
             loads: memory.loads.clone(),
             hint: AtomicU64::new(0),
         }
@@ -43,8 +43,8 @@ impl First {
     /// Whether a backend says of itself that it is full, and is believed.
     fn is_full(&self, backend: usize, now: Moment) -> bool {
         let load = self.loads.get(backend).and_then(|load| load.load(now));
-        let utilisation = load.and_then(|load| Some(load.level / load.capacity?));
-        utilisation.is_some_and(|utilisation| utilisation >= self.max_utilisation)
+        let utilization = load.and_then(|load| Some(load.level / load.capacity?));
+        utilization.is_some_and(|utilization| utilization >= self.max_utilization)
     }
 
     /// The first with room.
@@ -88,7 +88,7 @@ impl First {
             let (backend, why) = (share.backend.into(), format!("number {place} in order"));
             let mut candidate = Candidate::new(backend, Some(place.into()), why);
             if self.is_full(backend, now) {
-                candidate.pass_over("full by its own report: over first.max_utilisation");
+                candidate.pass_over("full by its own report: over first.max_utilization");
             }
             candidate
         };
@@ -138,13 +138,13 @@ mod tests {
     fn who_reports_to_be_full_is_passed_over() {
         let expires = Duration::from_secs(60);
         let mut learner = LoadModel::new(3, expires);
-        for (backend, utilisation) in [(0, 0.9), (1, 0.7)] {
-            let claim = RawReport { utilisation: Some(utilisation), ..RawReport::default() };
+        for (backend, utilization) in [(0, 0.9), (1, 0.7)] {
+            let claim = RawReport { utilization: Some(utilization), ..RawReport::default() };
             learner.report(backend, &Report::new(claim, expires).unwrap(), Moment(0));
         }
         let memory = StrategyState::default().with_loads(learner.loads().clone());
-        let picks = |max_utilisation| {
-            let rules = StrategyConfig { max_utilisation, ..StrategyConfig::default() };
+        let picks = |max_utilization| {
+            let rules = StrategyConfig { max_utilization, ..StrategyConfig::default() };
             let shares = shares(&[1; 3]);
             pick(&First::build(&rules, Weights::new(&shares).unwrap(), &memory), 1, 0).0
         };

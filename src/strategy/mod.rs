@@ -129,7 +129,7 @@ pub struct StrategyConfig {
     /// Of `consistent_hash`: how much load a backend may have, in percent of its share; 0: any.
     pub balance_factor: u16,
     /// Of `first`: the share of its capacity in use at which a backend is full, where that is known.
-    pub max_utilisation: f64,
+    pub max_utilization: f64,
 }
 
 impl StrategyConfig {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::util::enum_all;
 
-/// How uneven levels are: utilisations of backends by their capacities, or dispatches per weight by their weights. What
+/// How uneven levels are: utilizations of backends by their capacities, or dispatches per weight by their weights. What
 /// is even has 1, 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Imbalance {
@@ -30,7 +30,7 @@ enum_all! {
 }
 
 impl Imbalance {
-    /// Of levels, each with the size of what it is the level of, which is how much it counts: the mean of utilisations
+    /// Of levels, each with the size of what it is the level of, which is how much it counts: the mean of utilizations
     /// by capacities is all load over all capacity. `None` where there is nothing, or nothing in it.
     pub fn of(levels: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {
         let (mut sizes, mut sum, mut squares, mut highest) = (0.0, 0.0, 0.0, 0.0f64);

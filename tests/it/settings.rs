@@ -89,8 +89,8 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (format!("{A}hash = {{ key = 'body' }}"), "pools.a.hash.key", "header:NAME"),
         (format!("{A}hash = {{ balance_factor = 100 }}"), "pools.a.hash.balance_factor", "from 101 to 10000"),
         (
-            format!("{A}first = {{ max_utilisation = 2 }}"),
-            "pools.a.first.max_utilisation",
+            format!("{A}first = {{ max_utilization = 2 }}"),
+            "pools.a.first.max_utilization",
             "a number from 0 to 1",
         ),
         (format!("{A}cache_max_age = '1m'"), "pools.a.cache_max_age", "other than consistent_hash"),
@@ -352,6 +352,11 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
         (format!("{A}load = {{ max_age = '0s' }}"), "pools.a.load.max_age", "more than 0"),
         (format!("{A}load = {{ header = 'a b' }}"), "pools.a.load.header", "the name of a header"),
         (format!("{A}load = {{ unit = 'load' }}"), "pools.a.load.unit", "one of \"sessions\""),
+        (
+            format!("{A}load = {{ unit = 'utilisation' }}"),
+            "pools.a.load.unit",
+            "did you mean \"utilization\"?",
+        ),
         (format!("{A}load = {{ json_pointer = 'load' }}"), "pools.a.load.json_pointer", "a JSON pointer"),
         (format!("{A}[admin]\nload_token = 'short'"), "admin.load_token", "32 bytes or more"),
         (
@@ -387,7 +392,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 
 /// Former keys, each with what is before it in a file, the name of its variable, if one could set it, and its present
 /// name.
-const RENAMED: [(&str, &str, &str); 12] = [
+const RENAMED: [(&str, &str, &str); 13] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
     ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
@@ -400,6 +405,7 @@ const RENAMED: [(&str, &str, &str); 12] = [
     ("[pools.a.pin]\nhold", "POOLS__DEFAULT__PIN__HOLD", "grace_period"),
     ("[pools.a.load]\nfield", "POOLS__DEFAULT__LOAD__FIELD", "json_pointer"),
     ("[pools.a.load]\nexpires", "POOLS__DEFAULT__LOAD__EXPIRES", "max_age"),
+    ("[pools.a.first]\nmax_utilisation", "POOLS__DEFAULT__FIRST__MAX_UTILISATION", "max_utilization"),
 ];
 
 #[test]

@@ -5,7 +5,7 @@
 const INTERVAL = 2_000; // ms between two questions
 const HISTORY = 600_000; // ms that charts go back
 const WINDOW = 60_000; // ms over which shares are taken
-const LINES = 12; // as many lines as colours; of more the highest, the mean and the lowest are drawn
+const LINES = 12; // as many lines as colors; of more the highest, the mean and the lowest are drawn
 const SVG = 'http://www.w3.org/2000/svg';
 
 const $ = (selector, within = document) => within.querySelector(selector);
@@ -36,7 +36,7 @@ function mark(place, name, value) {
 const count = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, '\u202f');
 const percent = (part) => (part === null ? '–' : `${(part * 100).toFixed(1)}\u202f%`);
 const ratio = (number) => (number === null ? '–' : number.toFixed(3));
-const loadText = (load) => (!load ? '–' : load.capacity === null ? load.level.toFixed(1) : percent(load.utilisation));
+const loadText = (load) => (!load ? '–' : load.capacity === null ? load.level.toFixed(1) : percent(load.utilization));
 const rate = (number) => (number >= 100 ? count(Math.round(number)) : number.toFixed(1));
 const countdown = (seconds) => [seconds >= 60 ? `${Math.floor(seconds / 60)} min` : '', seconds % 60 || seconds < 60 ? `${seconds % 60} s` : ''].join(' ').trim();
 const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
@@ -58,7 +58,7 @@ class History {
       visitors: pool.backends.map(({ redirects }) => redirects.picked + redirects.pinned + redirects.reassigned),
       imbalance: new Map(pool.strategies.map(({ name, dispatch_imbalance: of }) => [name, of?.highest_over_mean])),
       loadImbalance: new Map(pool.strategies.map(({ name, load_imbalance: of }) => [name, of?.highest_over_mean])),
-      loads: pool.backends.map(({ load }) => load?.utilisation ?? null),
+      loads: pool.backends.map(({ load }) => load?.utilization ?? null),
     };
     this.samples.push(sample);
     while (this.samples[0].time < time - HISTORY) this.samples.shift();
@@ -156,7 +156,7 @@ class Chart {
   }
 }
 
-/** One line for each backend, or what can be said of more than there are colours. */
+/** One line for each backend, or what can be said of more than there are colors. */
 function byBackend(history, pool, of) {
   if (pool.backends.length <= LINES) {
     return pool.backends.map((backend, index) => history.series(backend.id, (sample) => of(sample)?.[index]));
@@ -254,8 +254,8 @@ class Section {
 
   /** A load of a known capacity is a part of it; others are drawn beside the highest of the pool. */
   showLoad(row, load) {
-    const most = Math.max(0, ...this.pool.backends.map((backend) => backend.load?.utilisation ?? 0));
-    const part = load ? load.utilisation / (load.capacity === null ? most || 1 : 1) : 0;
+    const most = Math.max(0, ...this.pool.backends.map((backend) => backend.load?.utilization ?? 0));
+    const part = load ? load.utilization / (load.capacity === null ? most || 1 : 1) : 0;
     const known = load && load.capacity !== null;
     write($('[data-figure=load]', row), loadText(load));
     mark($('[data-bar=load]', row), 'width', (Math.min(part, 1) * 100).toFixed(1));
