@@ -62,7 +62,7 @@ impl Guard {
     pub(super) fn new(settings: &Admin, address: SocketAddr) -> Self {
         let hash = |token: &Option<Secret>| token.as_ref().map(|token| Sha256::digest(token.expose()).into());
         Self(Arc::new(AccessRules {
-            hosts: settings.hosts.clone(),
+            hosts: settings.allowed_hosts.clone(),
             admin: AccessToken {
                 token: hash(&settings.token),
                 none: "changes need admin.token where the listener is not on loopback",
@@ -126,7 +126,7 @@ impl AccessRules {
         if is_address || known {
             Ok(())
         } else {
-            Err(Problem::new(StatusCode::FORBIDDEN, "this Host is not among admin.hosts"))
+            Err(Problem::new(StatusCode::FORBIDDEN, "this Host is not among admin.allowed_hosts"))
         }
     }
 

@@ -147,8 +147,8 @@ pub struct Admin {
     /// A file that holds it, instead of `load_token`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_token_file: Option<PathBuf>,
-    /// Names by which the API may be asked, besides addresses and `localhost`.
-    pub hosts: Vec<HostPattern>,
+    /// The values of `Host` with which the API accepts requests, besides addresses and `localhost`.
+    pub allowed_hosts: Vec<HostPattern>,
     /// The file that keeps operator overrides over a restart; none: they end with the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_file: Option<PathBuf>,
@@ -378,7 +378,7 @@ impl Default for Admin {
             token_file: None,
             load_token: None,
             load_token_file: None,
-            hosts: Vec::new(),
+            allowed_hosts: Vec::new(),
             state_file: None,
         }
     }
@@ -399,14 +399,14 @@ impl Admin {
                 );
             }
         }
-        let hosts = section.list("hosts").unwrap_or_default();
+        let hosts = section.list("allowed_hosts").unwrap_or_default();
         let admin = Self {
             listen: section.optional("listen").map_or(Self::default().listen, |AdminListen(listen)| listen),
             token: tokens.into_iter().next(),
             token_file,
             load_token: load_tokens.into_iter().next(),
             load_token_file,
-            hosts: hosts.into_iter().map(|AdminHost(host)| host).collect(),
+            allowed_hosts: hosts.into_iter().map(|AdminHost(host)| host).collect(),
             state_file: section.path("state_file"),
         };
         section.finish();

@@ -4,7 +4,7 @@
 //! resemble the new ones.
 
 /// Each former key, with the name that it has now in the same table. `NAME` stands for any pool; a list has no indexes.
-const RENAMED: [(&str, &str); 13] = [
+const RENAMED: [(&str, &str); 14] = [
     ("server.watch", "watch_interval"),
     ("server.forwarded_by", "client_ip_header"),
     ("server.tls.upgrade_listen", "redirect_listen"),
@@ -18,6 +18,7 @@ const RENAMED: [(&str, &str); 13] = [
     ("pools.NAME.load.field", "json_pointer"),
     ("pools.NAME.load.expires", "max_age"),
     ("pools.NAME.first.max_utilisation", "max_utilization"),
+    ("admin.hosts", "allowed_hosts"),
 ];
 
 /// Returns the present name of the last part of a former key.

@@ -203,8 +203,9 @@ fn a_web_page_can_t_drive_it() {
 
 #[test]
 fn a_token_is_asked_for_where_one_is_set() {
-    let signpost =
-        Signpost::with_settings(&format!("{THREE}[admin]\ntoken = '{TOKEN}'\nhosts = ['ops.example']"));
+    let signpost = Signpost::with_settings(&format!(
+        "{THREE}[admin]\ntoken = '{TOKEN}'\nallowed_hosts = ['ops.example']"
+    ));
     let path = "/api/v1/pools/p/backends/a";
     let right = format!("Bearer {TOKEN}");
     let lower = format!("bearer {TOKEN}");

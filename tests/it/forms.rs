@@ -40,7 +40,11 @@ fn a_form_that_can_match_is_normalized() {
         ("pools.p.hosts", "['xn--bcher-kva.example']", r#"["xn--bcher-kva.example"]"#),
         ("pools.p.hosts", "['[0:0:0:0:0:0:0:1]', '[2001:DB8::0:1]']", r#"["[::1]", "[2001:db8::1]"]"#),
         ("pools.p.hosts", "['[::ffff:1.2.3.4]']", r#"["[::ffff:102:304]"]"#),
-        ("admin.hosts", "['Console.Example.', '*.Ops.example']", r#"["console.example", "*.ops.example"]"#),
+        (
+            "admin.allowed_hosts",
+            "['Console.Example.', '*.Ops.example']",
+            r#"["console.example", "*.ops.example"]"#,
+        ),
         ("pools.p.cors.origins", "['HTTPS://App.Example']", r#"["https://app.example"]"#),
         (
             "pools.p.cors.origins",
@@ -107,8 +111,8 @@ fn a_form_that_cannot_match_is_rejected() {
         ("pools.p.hosts", "['127.1']", "four numbers"),
         ("pools.p.hosts", "['0x7f.1.0x1']", "four numbers"),
         ("pools.p.hosts", "['*.10.0.0.1']", "an address has no names below it"),
-        ("admin.hosts", "['console.example:9090']", "without its port"),
-        ("admin.hosts", "['*']", "any site could reach the API"),
+        ("admin.allowed_hosts", "['console.example:9090']", "without its port"),
+        ("admin.allowed_hosts", "['*']", "any site could reach the API"),
         ("pools.p.cors.origins", "['app.example']", "it has no scheme"),
         ("pools.p.cors.origins", "['*.example.com']", "it has no scheme"),
         ("pools.p.cors.origins", "['https://app.example/x']", "a path is not part of a host"),
@@ -357,8 +361,9 @@ fn networks_match_the_addresses_of_peers() {
 
 #[test]
 fn admin_hosts_match_what_browsers_send() {
-    let signpost =
-        Signpost::with_settings(&format!("{POOL}[admin]\nhosts = ['Console.Example.', '*.Ops.example']"));
+    let signpost = Signpost::with_settings(&format!(
+        "{POOL}[admin]\nallowed_hosts = ['Console.Example.', '*.Ops.example']"
+    ));
     for (host, status) in [
         ("console.example", 200),
         ("Console.example:9090", 200),

@@ -392,7 +392,7 @@ fn each_mistake_is_named_with_its_key_value_and_file() {
 
 /// Former keys, each with what is before it in a file, the name of its variable, if one could set it, and its present
 /// name.
-const RENAMED: [(&str, &str, &str); 13] = [
+const RENAMED: [(&str, &str, &str); 14] = [
     ("[server]\nwatch", "SERVER__WATCH", "watch_interval"),
     ("[server]\nforwarded_by", "SERVER__FORWARDED_BY", "client_ip_header"),
     ("[server.tls]\nupgrade_listen", "SERVER__TLS__UPGRADE_LISTEN", "redirect_listen"),
@@ -406,6 +406,7 @@ const RENAMED: [(&str, &str, &str); 13] = [
     ("[pools.a.load]\nfield", "POOLS__DEFAULT__LOAD__FIELD", "json_pointer"),
     ("[pools.a.load]\nexpires", "POOLS__DEFAULT__LOAD__EXPIRES", "max_age"),
     ("[pools.a.first]\nmax_utilisation", "POOLS__DEFAULT__FIRST__MAX_UTILISATION", "max_utilization"),
+    ("[admin]\nhosts", "ADMIN__HOSTS", "allowed_hosts"),
 ];
 
 #[test]
