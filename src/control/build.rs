@@ -17,8 +17,9 @@ use crate::fleet::{
 };
 use crate::metrics::Slots;
 use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute};
-use crate::strategy::{self, RateLimit, RateMeters, StrategyConfig, StrategyKind, StrategyState};
+use crate::strategy::{self, RateMeters, StrategyConfig, StrategyKind, StrategyState};
 use crate::util::clock::{Clock, Moment};
+use crate::util::gcra::RateLimit;
 
 /// What outlives a fleet.
 #[derive(Debug)]

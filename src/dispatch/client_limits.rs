@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use dashmap::{DashMap, Entry};
 
+use crate::util::gcra::RateLimit;
+
 /// Who counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum ClientKey {
@@ -33,11 +35,13 @@ impl From<IpAddr> for ClientKey {
 /// The clients of all workers.
 #[derive(Debug)]
 pub struct ClientLimits {
-    /// Requests a second; 0: no limit.
+    /// Requests per second; 0: no limit.
     rate: u32,
+    /// The same as a limit.
+    limit: Option<RateLimit>,
     /// Connections at once; 0: no limit.
     most_connections: u32,
-    /// When each client's next request would be on time, in nanoseconds since `began`.
+    /// The theoretical arrival time of each client's limit, in nanoseconds since `began`.
     due: DashMap<ClientKey, u64>,
     /// How many are in `due`: the map's own `len` locks every shard.
     due_known: AtomicUsize,
@@ -50,7 +54,6 @@ pub struct ClientLimits {
 
 /// How many clients are known at once, for each limit: some 10 MB.
 const ROOM: usize = 1 << 18;
-const SECOND: u64 = 1_000_000_000;
 
 /// What a connection counts as. Each phase has the whole limit: a client that closes may come again before it is known that
 /// it closed, and one that does not close may not wait with any number of connections.
@@ -78,6 +81,7 @@ impl ClientLimits {
     pub fn new(rate: u32, most_connections: u32) -> Arc<Self> {
         Arc::new(Self {
             rate,
+            limit: RateLimit::per_second(rate.into()),
             most_connections,
             due: DashMap::new(),
             due_known: AtomicUsize::new(0),
@@ -95,33 +99,26 @@ impl ClientLimits {
 
     /// Whether requests are limited at all.
     pub fn limits_requests(&self) -> bool {
-        self.rate > 0
+        self.limit.is_some()
     }
 
     /// Takes note of a request.
     ///
-    /// This is the generic cell rate algorithm (ITU-T I.371): a client that was silent for a second may send a
-    /// second's worth at once, and from then on one each 1/rate.
+    /// A client that was silent for a second may send a second's worth at once, and from then on one each 1/rate.
     pub fn request(&self, address: IpAddr, now: Instant) -> Admission {
-        if !self.limits_requests() {
-            return Admission::Serve;
-        }
+        let Some(limit) = self.limit else { return Admission::Serve };
         let now = now.saturating_duration_since(self.began).as_nanos() as u64;
-        let each = SECOND / u64::from(self.rate);
         match self.due.entry(address.into()) {
-            Entry::Occupied(mut known) => {
-                let due = (*known.get()).max(now);
-                if due - now > SECOND - each {
-                    return Admission::TooMany;
-                }
-                *known.get_mut() = due + each;
-            }
+            Entry::Occupied(mut known) => match limit.next(*known.get(), now) {
+                Some(next) => *known.get_mut() = next,
+                None => return Admission::TooMany,
+            },
             Entry::Vacant(_) if self.due_known.load(Ordering::Relaxed) >= self.room => {
                 return Admission::Unknown;
             }
             Entry::Vacant(new) => {
                 self.due_known.fetch_add(1, Ordering::Relaxed);
-                drop(new.insert(now + each));
+                drop(new.insert(limit.next_forced(0, now)));
             }
         }
         Admission::Serve

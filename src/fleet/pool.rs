@@ -12,11 +12,11 @@ use super::{
 };
 use crate::estimate::{Load, LocalTrafficRatio};
 use crate::strategy::{
-    Explanation, PickContext, RateLimit, RateMeters, Strategy, StrategyConfig, StrategyState,
-    WeightedBackend, Weights,
+    Explanation, PickContext, RateMeters, Strategy, StrategyConfig, StrategyState, WeightedBackend, Weights,
 };
 use crate::util::clock::Moment;
 use crate::util::enum_all;
+use crate::util::gcra::RateLimit;
 
 /// A pool as a request sees it: a roster, which changes with the settings, and who may be picked, which changes
 /// with where each backend stands.

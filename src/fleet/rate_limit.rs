@@ -2,10 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::strategy::{
-    PickContext, RateLimit, RateMeter, RateMeters, Strategy, TriedBackends, WeightedBackend,
-};
+use crate::strategy::{PickContext, RateMeter, RateMeters, Strategy, TriedBackends, WeightedBackend};
 use crate::util::clock::Moment;
+use crate::util::gcra::RateLimit;
 
 /// The limits of a pool at work. They hold for all of its strategies together, and for all workers.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ impl RateLimiter {
         let now = turn.now;
         if now.0 >= self.closed.load(Ordering::Relaxed) {
             let mut asked = TriedBackends::default();
-            let mut has_room = |backend| asked.is_new(backend) && self.take(limits, backend, now);
+            let mut has_room = |backend| asked.is_new(backend) && self.try_acquire(limits, backend, now);
             let picked = strategy.pick_of(turn, &mut has_room);
             if let Some(backend) = picked.or_else(|| self.any(limits, &mut has_room)) {
                 return backend;
@@ -62,8 +61,11 @@ impl RateLimiter {
         Some(self.eligible[place].into())
     }
 
-    fn take(&self, limits: &[Option<RateLimit>], backend: usize, now: Moment) -> bool {
-        self.meters.of(backend).zip(limits[backend]).is_none_or(|(meter, limit)| meter.take(limit, now))
+    fn try_acquire(&self, limits: &[Option<RateLimit>], backend: usize, now: Moment) -> bool {
+        self.meters
+            .of(backend)
+            .zip(limits[backend])
+            .is_none_or(|(meter, limit)| meter.try_acquire(limit, now))
     }
 
     /// Whether a backend would have a place for one more.

@@ -28,7 +28,7 @@ pub use explain::{Candidate, Explanation, Score};
 pub use first::First;
 pub use least_load::LeastLoad;
 pub use random::Random;
-pub use rate_meter::{RateLimit, RateMeter, RateMeters};
+pub use rate_meter::{RateMeter, RateMeters};
 pub use round_robin::RoundRobin;
 
 use explain::DecidedBy;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
 use crate::util::clock::Moment;
+use crate::util::gcra::RateLimit;
 
 /// A second, in a [`Moment`]'s nanoseconds.
 const SECOND: u64 = 1_000_000_000;
@@ -19,9 +20,8 @@ pub struct RateMeter(CachePadded<WindowCounts>);
 struct WindowCounts {
     /// See [`Windows`].
     windows: AtomicU64,
-    /// When the backend has had all that it was sent, at the pace of its [`RateLimit`], in nanoseconds: the theoretical
-    /// arrival time of the generic cell rate algorithm (ITU-T I.371).
-    paid: AtomicU64,
+    /// The theoretical arrival time of its [`RateLimit`].
+    arrival: AtomicU64,
     /// How many were turned away since the process began.
     overflowed: AtomicU64,
 }
@@ -42,16 +42,13 @@ impl RateMeter {
 
     /// Whether there would be a place for one more; takes none.
     pub fn has_room(&self, limit: RateLimit, now: Moment) -> bool {
-        self.0.paid.load(Ordering::Relaxed).saturating_sub(now.0) <= limit.ahead
+        limit.admits(self.0.arrival.load(Ordering::Relaxed), now.0)
     }
 
     /// Takes a place under a limit; whether there was one. Of two who ask for the last place one gets it.
-    pub fn take(&self, limit: RateLimit, now: Moment) -> bool {
-        let take = |paid: u64| {
-            let begin = paid.max(now.0);
-            (begin - now.0 <= limit.ahead).then(|| begin + limit.apart)
-        };
-        let taken = self.0.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+    pub fn try_acquire(&self, limit: RateLimit, now: Moment) -> bool {
+        let next = |arrival| limit.next(arrival, now.0);
+        let taken = self.0.arrival.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok();
         if !taken {
             self.turn_away();
         }
@@ -68,36 +65,16 @@ impl RateMeter {
         self.0.overflowed.load(Ordering::Relaxed)
     }
 
-    /// Takes a place where there is none too, as for a visitor who must be sent here. What is taken too much is soon
-    /// forgotten: it never closes the limit for longer than `RateLimit::take` does.
+    /// Takes a place even if there is none, for a client that must be redirected here. What exceeds the limit is
+    /// forgotten: it never closes the limit for longer than [`Self::try_acquire`] does.
     pub fn acquire_forced(&self, limit: RateLimit, now: Moment) {
-        let force = |paid: u64| Some((paid.max(now.0) + limit.apart).min(now.0 + limit.ahead + limit.apart));
-        let _ = self.0.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, force);
+        let next = |arrival| Some(limit.next_forced(arrival, now.0));
+        let _ = self.0.arrival.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
     /// When there is a place under a limit, if nobody takes it before.
     pub fn opens(&self, limit: RateLimit) -> Moment {
-        Moment(self.0.paid.load(Ordering::Relaxed).saturating_sub(limit.ahead))
-    }
-}
-
-/// How many visitors a second a backend may be sent: a second's worth at once, then one whenever one is due.
-///
-/// A tenth of a second's would be hard on low limits. At four visitors a second, who come as they like, a limit of five
-/// that lets no two come at once turns every other one away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// From one to the next, in nanoseconds.
-    apart: u64,
-    /// How far ahead of its time one may come, in nanoseconds.
-    ahead: u64,
-}
-
-impl RateLimit {
-    /// `None` for 0, which is no limit. Rates from 10^-6 to 10^9 a second are kept as they are.
-    pub fn per_second(rate: f64) -> Option<Self> {
-        let apart = (SECOND as f64 / rate.clamp(1e-6, 1e9)).round() as u64;
-        (rate > 0.0).then_some(Self { apart, ahead: SECOND.saturating_sub(apart) })
+        Moment(limit.opens(self.0.arrival.load(Ordering::Relaxed)))
     }
 }
 
@@ -222,34 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_lets_a_second_s_worth_come_at_once() {
-        let (meter, limit) = (RateMeter::default(), RateLimit::per_second(20.0).unwrap());
-        let taken = |millis| (0..100).filter(|_| meter.take(limit, at(millis))).count();
-        assert_eq!([taken(5000), taken(5049), taken(5050), taken(5100), taken(5600)], [20, 0, 1, 1, 10]);
-        assert_eq!(meter.opens(limit), at(5650));
-        assert_eq!(taken(60_000), 20, "no more than that is saved");
-        assert_eq!(RateLimit::per_second(0.0), None);
-        let (meter, slow) = (RateMeter::default(), RateLimit::per_second(0.5).unwrap());
-        let taken = |millis| (0..100).filter(|_| meter.take(slow, at(millis))).count();
-        assert_eq!([taken(0), taken(1999), taken(2000)], [1, 0, 1], "one at once at the least");
-    }
-
-    #[test]
-    fn what_was_forced_closes_a_limit_no_longer_than_what_was_taken() {
-        let (meter, limit) = (RateMeter::default(), RateLimit::per_second(10.0).unwrap());
-        for _ in 0..10_000 {
-            meter.acquire_forced(limit, at(3000));
-        }
-        assert!(!meter.take(limit, at(3099)));
-        assert!(meter.take(limit, at(3100)));
-    }
-
-    #[test]
     fn threads_never_share_a_place() {
         let meters = RateMeters::default().of_roster(&[7].into());
         let limit = RateLimit::per_second(1000.0).unwrap();
         let picker = || {
-            let taken = (0..1000).filter(|_| meters.of(0).is_some_and(|meter| meter.take(limit, at(9000))));
+            let taken =
+                (0..1000).filter(|_| meters.of(0).is_some_and(|meter| meter.try_acquire(limit, at(9000))));
             let taken = taken.count();
             (0..1000).for_each(|_| meters.count(0, at(9000)));
             taken

@@ -3,5 +3,6 @@
 pub mod clock;
 mod enum_all;
 pub mod fairness;
+pub mod gcra;
 
 pub(crate) use enum_all::enum_all;
