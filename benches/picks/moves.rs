@@ -53,7 +53,7 @@ impl ConnectionLimit {
         let mut rng = SmallRng::seed_from_u64(0);
         let place = |number: u64| {
             let key = strategy::hash(&number.to_le_bytes());
-            strategy.pick(&mut PickContext { rng: &mut rng, key, now: Moment::default() }) as u16
+            strategy.pick(&mut PickContext::new(&mut rng, key, Moment::default())) as u16
         };
         Self((0..KEYS).map(place).collect())
     }

@@ -37,7 +37,7 @@ pub fn run(table: &mut Table) {
                 picks.push(nanoseconds(|| {
                     // Far apart, as hashes are.
                     key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                    pool.pick(0, &mut PickContext { rng: &mut rng, key, now: NOW })
+                    pool.pick(0, &mut PickContext::new(&mut rng, key, NOW))
                 }));
             }
         }

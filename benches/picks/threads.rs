@@ -39,8 +39,8 @@ pub fn run(table: &mut Table) {
     let [mut threads, mut processes, mut shared, mut behind_lock] = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
         let both = (
-            two(|rng| random.pick(0, &mut PickContext { rng, key: 0, now: Moment::default() })),
-            two(|rng| round_robin.pick(0, &mut PickContext { rng, key: 0, now: Moment::default() })),
+            two(|rng| random.pick(0, &mut PickContext::new(rng, 0, Moment::default()))),
+            two(|rng| round_robin.pick(0, &mut PickContext::new(rng, 0, Moment::default()))),
             two(|_| Some(locked.pick())),
         );
         let (Some(of_random), Some(of_round_robin), Some(of_locked)) = both else { continue };
@@ -48,7 +48,7 @@ pub fn run(table: &mut Table) {
         pickers.iter_mut().for_each(Picker::go);
         processes.push(pickers.iter_mut().map(Picker::result).sum::<f64>() / 2.0);
         alone.push(picks(1, PICKS, |rng| {
-            round_robin.pick(0, &mut PickContext { rng, key: 0, now: Moment::default() })
+            round_robin.pick(0, &mut PickContext::new(rng, 0, Moment::default()))
         }));
         shared.push(of_round_robin);
         behind_lock.push(of_locked);
@@ -143,10 +143,7 @@ pub fn be_picker() -> ExitCode {
     let pool: Pool = SHAPE.pool(StrategyKind::Random);
     let mut lines = std::io::stdin().lines();
     while let Some(Ok(_)) = lines.next() {
-        println!(
-            "{}",
-            picks(1, PICKS, |rng| pool.pick(0, &mut PickContext { rng, key: 0, now: Moment::default() }))
-        );
+        println!("{}", picks(1, PICKS, |rng| pool.pick(0, &mut PickContext::new(rng, 0, Moment::default()))));
     }
     ExitCode::SUCCESS
 }

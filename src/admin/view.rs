@@ -257,7 +257,8 @@ impl<'a> BackendView<'a> {
         let one = |index: usize| {
             let shares = (ShareText::of(weights[index], all_weights), ShareText::of(sent[index], all_sent));
             let load = pool.load(pool.roles.live, index, now);
-            let mut one = Self::one(pool, index, redirects[index], shares, load);
+            let counts = (redirects[index], shown.registry.overflow(&pool.config, index));
+            let mut one = Self::one(pool, index, counts, shares, load);
             if one.status.admin == AdminState::Draining {
                 let lately = shown.registry.pinned_lately(&pool.config, index).unwrap_or_default();
                 one.pinned_last_minute = Some(CountText(lately.round() as u64));
@@ -270,7 +271,7 @@ impl<'a> BackendView<'a> {
     fn one(
         pool: &'a Pool,
         index: usize,
-        redirects: [u64; 3],
+        (redirects, overflow): ([u64; 3], u64),
         (weight_share, dispatch_share): (ShareText, ShareText),
         load: Option<Load>,
     ) -> Self {
@@ -301,7 +302,7 @@ impl<'a> BackendView<'a> {
             drained_at: status.drained_at.map(rfc3339),
             pinned_last_minute: None,
             redirects: Redirects::of(redirects),
-            overflow: CountText(pool.overflow(index)),
+            overflow: CountText(overflow),
             status,
         }
     }

@@ -222,23 +222,12 @@ impl PersistentState {
         let (mut loads, local_traffic_ratio) = self.loads_of_arms(&config, &roles, now);
         // A shadow has a state of its own: what it remembers is not what visitors saw.
         let mut memory = |(index, arm): (usize, &StrategySlot)| {
-            let role = roles.of(index);
-            let mut as_role = |role: Role| {
-                let key = (config.name.as_ref().to_owned(), arm.kind, role);
-                // Any turn of any cycle, and far from the end of the counter.
-                let begin = || StrategyState::from_turn(rand::random::<u64>() >> 16);
-                let memory = self.memories.entry(key).or_insert_with(begin);
-                memory.meters = metered(&memory.meters, &config, arm.kind.is_metered(&config.rules));
-                memory.clone()
-            };
-            let sent = match (role, config.rotation_interval) {
-                (Role::Shadow, None) => RateMeters::default(),
-                (Role::Shadow, Some(_)) => as_role(Role::Live).meters,
-                (Role::Live | Role::Split, _) => as_role(role).meters,
-            };
-            let mut memory = as_role(role).with_loads(loads.next().unwrap_or_default());
-            memory.sent = sent;
-            memory
+            let key = (config.name.as_ref().to_owned(), arm.kind, roles.of(index));
+            // Any turn of any cycle, and far from the end of the counter.
+            let begin = || StrategyState::from_turn(rand::random::<u64>() >> 16);
+            let memory = self.memories.entry(key).or_insert_with(begin);
+            memory.meters = metered(&memory.meters, &config, arm.kind.is_metered(&config.rules));
+            memory.clone().with_loads(loads.next().unwrap_or_default())
         };
         let memories: Vec<_> = config.arms.iter().enumerate().map(&mut memory).collect();
         let meters = self.meters.entry(config.name.as_ref().to_owned()).or_default();

@@ -34,7 +34,7 @@ impl Worker {
         let mut rng = self.rng.borrow_mut();
         let now = if config.reads_clock { self.clock.now() } else { Moment::default() };
         let key = config.key.as_ref().map_or(0, |key| hash_key::of(key, request));
-        let turn = &mut PickContext { rng: &mut rng, key, now };
+        let turn = &mut PickContext::new(&mut rng, key, now);
         let arm = if pool.roles.split.is_empty() {
             pool.roles.live
         } else {
@@ -53,6 +53,9 @@ impl Worker {
             }
         };
         if pool.is_watched {
+            if let Some(full) = turn.overflowed {
+                self.counter.overflowed(&config.arms[arm], full);
+            }
             pool.sent(arm, choice.backend, choice.decision != Decision::Pinned, now);
             self.shadow(pool, choice, turn);
         }

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::estimate::{Load, LocalTrafficRatio};
 use crate::strategy::{
-    Explanation, PickContext, RateMeters, Strategy, StrategyConfig, StrategyState, WeightedBackend, Weights,
+    Explanation, PickContext, RateMeters, Strategy, StrategyConfig, StrategyKind, StrategyState,
+    WeightedBackend, Weights,
 };
 use crate::util::clock::Moment;
 use crate::util::enum_all;
@@ -116,9 +117,13 @@ pub enum PinAction {
 }
 
 impl PoolConfig {
-    /// Whether a backend may be without room for a visitor.
+    /// Whether a backend may be full: by its rate limit, by `hash.balance_factor`, or for `first` by its load reports.
     pub fn may_overflow(&self) -> bool {
-        !self.limits.is_empty() || self.arms.iter().any(|arm| arm.kind.is_metered(&self.rules))
+        let reports_load = self.reports_expire.is_some();
+        let may_be_full = |kind: StrategyKind| {
+            kind.is_metered(&self.rules) || (kind == StrategyKind::First && reports_load)
+        };
+        !self.limits.is_empty() || self.arms.iter().any(|arm| may_be_full(arm.kind))
     }
 }
 
@@ -145,7 +150,6 @@ impl Pool {
         let active = |(index, (arm, memory)): (usize, (&StrategySlot, &StrategyState))| ActiveStrategy {
             role: roles.of(index),
             loads: memory.loads().clone(),
-            sent: memory.sent.clone(),
             strategy: weights.map(|weights| Strategy::build(arm.kind, &config.rules, weights, memory)),
         };
         let arms: Box<[ActiveStrategy]> = config.arms.iter().zip(memories).enumerate().map(active).collect();
@@ -226,12 +230,6 @@ impl Pool {
         if !was_picked && self.is_limited {
             self.room.acquire_forced(&self.config.limits, backend, now);
         }
-    }
-
-    /// How many visitors were sent elsewhere since the process began, for want of room at a backend.
-    pub fn overflow(&self, backend: usize) -> u64 {
-        let of_arms = self.arms.iter().filter_map(|active| Some(active.sent.of(backend)?.overflowed()));
-        of_arms.sum::<u64>() + self.room.overflowed(backend)
     }
 }
 

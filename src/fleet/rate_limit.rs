@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::strategy::{PickContext, RateMeter, RateMeters, Strategy, TriedBackends, WeightedBackend};
+use crate::strategy::{PickContext, RateMeters, Strategy, TriedBackends, WeightedBackend};
 use crate::util::clock::Moment;
 use crate::util::gcra::RateLimit;
 
@@ -34,10 +34,18 @@ impl RateLimiter {
     ) -> usize {
         let now = turn.now;
         if now.0 >= self.closed.load(Ordering::Relaxed) {
-            let mut asked = TriedBackends::default();
-            let mut has_room = |backend| asked.is_new(backend) && self.try_acquire(limits, backend, now);
-            let picked = strategy.pick_of(turn, &mut has_room);
-            if let Some(backend) = picked.or_else(|| self.any(limits, &mut has_room)) {
+            let (mut tried, mut full) = (TriedBackends::default(), None);
+            let mut accept = |backend, is_full: bool| {
+                let accepts = !is_full && tried.is_new(backend) && self.try_acquire(limits, backend, now);
+                if !accepts {
+                    full.get_or_insert(backend);
+                }
+                accepts
+            };
+            let picked = strategy.pick_of(turn, &mut accept);
+            if let Some(backend) = picked.or_else(|| self.any(limits, &mut |backend| accept(backend, false)))
+            {
+                turn.note_overflow(full, backend);
                 return backend;
             }
         }
@@ -80,11 +88,6 @@ impl RateLimiter {
             meter.acquire_forced(limit, now);
         }
     }
-
-    /// How many visitors who were picked a backend went elsewhere.
-    pub(super) fn overflowed(&self, backend: usize) -> u64 {
-        self.meters.of(backend).map_or(0, RateMeter::overflowed)
-    }
 }
 
 #[cfg(test)]
@@ -111,12 +114,15 @@ mod tests {
         let strategy = Strategy::build(kind, &StrategyConfig::default(), weights, &StrategyState::default());
         let room = RateLimiter::new(meters, &shares);
         let mut rng = SmallRng::seed_from_u64(1);
-        let mut sent = vec![0; rates.len()];
+        let (mut sent, mut overflowed) = (vec![0; rates.len()], vec![0; rates.len()]);
         for _ in 0..visitors {
-            let turn = &mut PickContext { rng: &mut rng, key: 5, now: Moment(7_000_000_000) };
+            let turn = &mut PickContext::new(&mut rng, 5, Moment(7_000_000_000));
             sent[room.pick(&strategy, &limits, turn)] += 1;
+            if let Some(full) = turn.overflowed {
+                overflowed[full] += 1;
+            }
         }
-        (sent, (0..rates.len()).map(|backend| room.overflowed(backend)).collect())
+        (sent, overflowed)
     }
 
     #[test]
@@ -141,7 +147,35 @@ mod tests {
     fn first_fills_one_after_the_other() {
         let (sent, overflowed) = send(StrategyKind::First, &[20.0, 10.0, 50.0, 50.0], 60);
         assert_eq!(sent, [20, 10, 30, 0]);
-        assert_eq!(overflowed, [40, 30, 0, 0]);
+        assert_eq!(overflowed, [40, 0, 0, 0], "the second backend was nobody's first choice");
+    }
+
+    #[test]
+    fn a_request_overflows_once_although_two_backends_are_full() {
+        let shares: Vec<_> =
+            (0..4).map(|backend| WeightedBackend { backend, weight: NonZeroU16::MIN }).collect();
+        let config =
+            StrategyConfig { names: (0..4).collect(), balance_factor: 125, ..StrategyConfig::default() };
+        let meters = || RateMeters::default().of_roster(&config.names);
+        let mut state = StrategyState::from_turn(0);
+        state.meters = meters();
+        let weights = Weights::new(&shares).unwrap();
+        let strategy = Strategy::build(StrategyKind::ConsistentHash, &config, weights, &state);
+        let (room, limits, now) =
+            (RateLimiter::new(meters(), &shares), [RateLimit::per_second(1.0); 4], Moment(9));
+        let mut rng = SmallRng::seed_from_u64(1);
+        let mut pick = || {
+            let turn = &mut PickContext::new(&mut rng, 5, now);
+            (room.pick(&strategy, &limits, turn), turn.overflowed)
+        };
+        let (first, overflowed) = pick();
+        assert_eq!(overflowed, None);
+        // From here on the first choice is over its bound, and after the next pick the second is at its limit.
+        (0..10).for_each(|_| strategy.sent(first, now));
+        let (second, overflowed) = pick();
+        assert!(second != first && overflowed == Some(first));
+        let (third, overflowed) = pick();
+        assert!(third != first && third != second && overflowed == Some(first));
     }
 
     #[test]
@@ -159,7 +193,7 @@ mod tests {
         let room = RateLimiter::new(RateMeters::default().of_roster(&[1, 2, 3, 4].into()), &shares);
         let (mut rng, mut sent) = (SmallRng::seed_from_u64(1), [0; 4]);
         for _ in 0..400 {
-            let turn = &mut PickContext { rng: &mut rng, key: 0, now: Moment(2) };
+            let turn = &mut PickContext::new(&mut rng, 0, Moment(2));
             sent[room.pick(&first, &limits, turn)] += 1;
         }
         assert!(sent.iter().all(|sent| (60..140).contains(sent)), "{sent:?}");

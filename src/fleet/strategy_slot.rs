@@ -3,7 +3,7 @@
 
 use super::Slot;
 use crate::estimate::Estimates;
-use crate::strategy::{RateMeters, Strategy, StrategyKind};
+use crate::strategy::{Strategy, StrategyKind};
 use crate::util::enum_all;
 
 enum_all! {
@@ -82,8 +82,6 @@ pub struct ActiveStrategy {
     /// What is estimated of the load of each backend of the roster, of nobody where they report none. For a shadow: what
     /// would be, were its picks those that are made.
     pub loads: Estimates,
-    /// What it did as one that sends visitors, where it has had a turn of that and asks.
-    pub(super) sent: RateMeters,
     /// Over those who may be picked, where there is somebody.
     pub(super) strategy: Option<Strategy>,
 }

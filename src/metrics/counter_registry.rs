@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{SHADOW_AT, ThreadCounters};
+use super::{OVERFLOW_AT, SHADOW_AT, ThreadCounters};
 use crate::certificates::Published;
-use crate::fleet::Slot;
+use crate::fleet::{PoolConfig, Slot};
 use crate::request::outcome::Decision;
 
 /// The slabs of every thread that counts, and the listeners and certificates that figures are shown of.
@@ -69,6 +69,11 @@ impl CounterRegistry {
     /// The part of [`Self::redirects`] that pins decided.
     pub fn pinned(&self, slot: Slot) -> u64 {
         self.sum(slot, Decision::Pinned as usize)
+    }
+
+    /// Requests that went elsewhere because a backend, their first choice, was full, by all strategies of its pool.
+    pub(super) fn overflow(&self, config: &PoolConfig, backend: usize) -> u64 {
+        config.arms.iter().map(|arm| self.sum(arm.counts[backend], OVERFLOW_AT)).sum()
     }
 
     /// How often a strategy picked that backend as a shadow.

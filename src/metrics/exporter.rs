@@ -10,7 +10,7 @@ use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::family::{counter, family, gauge, pairs};
-use super::pools::{fail_open, overflow};
+use super::pools::fail_open;
 use super::{
     ABORTED_AT, CLOSED_AT, CODES, CODES_AT, CounterRegistry, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT,
     Limit, OPENED_AT, PANICS_AT, REFUSALS_AT, Reloads, StateFileStatus,
@@ -104,7 +104,7 @@ impl Collector for Signpost {
         families.extend(self.imbalances());
         families.extend(self.statuses(&fleet));
         families.extend(self.loads(&fleet));
-        families.extend([self.rejected_pins(&fleet), fail_open(&fleet), overflow(&fleet)]);
+        families.extend([self.rejected_pins(&fleet), fail_open(&fleet), self.overflow(&fleet)]);
         families.extend([self.probes(&fleet), self.probe_times(&fleet), self.reports(&fleet)]);
         // A family may not be empty.
         families.retain(|family| !family.get_metric().is_empty());

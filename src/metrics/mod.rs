@@ -134,9 +134,10 @@ const PICK_SUM_AT: usize = PICKS_AT + PICK_BOUNDS.len() + 1;
 const COMPARED_AT: usize = PICK_SUM_AT + 1;
 const ARM_SIZE: usize = COMPARED_AT + Comparison::ALL.len();
 
-// The places of a backend, for each strategy: visitors sent there, and the picks of a shadow.
+// The places of a backend, for each strategy: visitors sent there, the picks of a shadow, and visitors for whom it was full.
 const SHADOW_AT: usize = Decision::ALL.len();
-const BACKEND_SIZE: usize = SHADOW_AT + 1;
+const OVERFLOW_AT: usize = SHADOW_AT + 1;
+const BACKEND_SIZE: usize = OVERFLOW_AT + 1;
 
 // The places of a pool's probe times: for each result the buckets, one more for what is over, and the sum.
 const PROBE_SUM_AT: usize = PROBE_BOUNDS.len() + 1;
@@ -226,6 +227,11 @@ impl Counter {
     pub fn redirect(&self, config: &PoolConfig, choice: Selection) {
         let slot = config.arms[choice.arm].counts[choice.backend];
         self.0.add(slot, choice.decision as usize, 1);
+    }
+
+    /// A request went to another backend because this one, its first choice, was full.
+    pub fn overflowed(&self, arm: &StrategySlot, full: usize) {
+        self.0.add(arm.counts[full], OVERFLOW_AT, 1);
     }
 
     /// A shadow picked this backend for a visitor of whom that was chosen.

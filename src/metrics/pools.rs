@@ -330,6 +330,24 @@ impl Signpost {
         ]
     }
 
+    /// Which backends were full, and how often.
+    pub(super) fn overflow(&self, fleet: &Fleet) -> MetricFamily {
+        let pools = fleet.pools.iter().filter(|pool| pool.config.may_overflow());
+        let metrics = pools.flat_map(|pool| {
+            let config = &*pool.config;
+            config.backends.iter().enumerate().map(move |(index, backend)| {
+                let labels = [("pool", &*config.name), ("backend", &*backend.id)];
+                counter(&labels, self.sources.roll.overflow(config, index))
+            })
+        });
+        family(
+            "signpost_overflow_total",
+            "Requests redirected to another backend because this backend, their first choice, was full.",
+            MetricType::COUNTER,
+            metrics,
+        )
+    }
+
     pub(super) fn rejected_pins(&self, fleet: &Fleet) -> MetricFamily {
         let mut metrics = Vec::new();
         for pool in fleet.pools.iter().filter(|pool| pool.config.pins.is_some()) {
@@ -382,22 +400,6 @@ pub(super) fn fail_open(fleet: &Fleet) -> MetricFamily {
         "signpost_pool_fail_open",
         "1 if a pool ignores health because too many of its backends are down, otherwise 0.",
         MetricType::GAUGE,
-        metrics,
-    )
-}
-
-pub(super) fn overflow(fleet: &Fleet) -> MetricFamily {
-    let pools = fleet.pools.iter().filter(|pool| pool.config.may_overflow());
-    let metrics = pools.flat_map(|pool| {
-        let backends = pool.config.backends.iter().enumerate();
-        backends.map(|(index, backend)| {
-            counter(&[("pool", &*pool.config.name), ("backend", &*backend.id)], pool.overflow(index))
-        })
-    });
-    family(
-        "signpost_overflow_total",
-        "Times that a backend was full and the request went on to the next one.",
-        MetricType::COUNTER,
         metrics,
     )
 }

@@ -11,6 +11,11 @@ impl Registry {
         Decision::ALL.map(|decision| of(decision as usize).sum())
     }
 
+    /// Requests that went elsewhere because a backend, their first choice, was full, by all strategies of its pool.
+    pub fn overflow(&self, config: &PoolConfig, backend: usize) -> u64 {
+        self.roll.overflow(config, backend)
+    }
+
     /// Where one of a pool's strategies has sent visitors so far, by backend; of a shadow, where it would have.
     pub fn dispatches(&self, pool: &Pool, arm: usize) -> Vec<u64> {
         let is_shadow = pool.roles.of(arm) == Role::Shadow;

@@ -345,7 +345,7 @@ impl<'a> Engine<'a> {
             self.measured.lost += u64::from(measures && arrives);
             return;
         };
-        let picked = strategy.pick(&mut PickContext { rng: &mut dispatcher.rng, key, now });
+        let picked = strategy.pick(&mut PickContext::new(&mut dispatcher.rng, key, now));
         strategy.sent(picked, now);
         dispatcher.learner.loads()[picked].dispatched(now);
         let backend = &mut self.backends[picked];

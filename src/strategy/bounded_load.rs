@@ -89,16 +89,12 @@ impl LoadBound {
         Some((load.level, load.capacity?))
     }
 
-    /// Whether a backend may have one more; who may not is noted.
+    /// Whether a backend may have one more.
     pub(super) fn takes(&self, backend: usize, all: PoolTotal, now: Moment) -> bool {
-        let takes = match self.load(backend, now) {
+        match self.load(backend, now) {
             Some((level, capacity)) => level / capacity <= self.most_in_use(all),
             None => self.rate(backend, now) + 1.0 <= self.places(backend, all),
-        };
-        if !takes && let Some(meter) = self.meters.of(backend) {
-            meter.turn_away();
         }
-        takes
     }
 
     /// The share of a backend's capacity up to which it is within the bound.

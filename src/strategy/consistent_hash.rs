@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::bounded_load::LoadBound;
 use super::explain::Candidate;
 use super::hash_table::{HashTable, nth};
-use super::{PickContext, StrategyConfig, StrategyState, TriedBackends, Weights};
+use super::{Accept, PickContext, StrategyConfig, StrategyState, TriedBackends, Weights};
 use crate::util::clock::Moment;
 
 /// What every hash begins with: "signpost". With another one all visitors would go elsewhere.
@@ -36,20 +36,22 @@ impl ConsistentHash {
     }
 
     /// The first in the visitor's order who is within the bound and has room.
-    pub(super) fn pick_of(
-        &self,
-        turn: &PickContext<'_>,
-        has_room: &mut dyn FnMut(usize) -> bool,
-    ) -> Option<usize> {
+    pub(super) fn pick_of(&self, turn: &PickContext<'_>, accept: &mut Accept<'_>) -> Option<usize> {
         let bound = self.bound.as_ref().map(|bound| (bound, bound.all(turn.now)));
-        let is_within = |backend| bound.is_none_or(|(bound, all)| bound.takes(backend, all, turn.now));
-        self.order(turn.key).find(|&backend| is_within(backend) && has_room(backend))
+        let is_full = |backend| bound.is_some_and(|(bound, all)| !bound.takes(backend, all, turn.now));
+        self.order(turn.key).find(|&backend| accept(backend, is_full(backend)))
     }
 
     /// The first in the visitor's order who is within the bound, else the very first.
-    pub(super) fn pick(&self, turn: &PickContext<'_>) -> usize {
-        let within = self.bound.is_some().then(|| self.pick_of(turn, &mut |_| true)).flatten();
-        within.unwrap_or_else(|| self.slots.at(nth(turn.key, 0)))
+    pub(super) fn pick(&self, turn: &mut PickContext<'_>) -> usize {
+        let first = self.slots.at(nth(turn.key, 0));
+        if self.bound.is_none() {
+            return first;
+        }
+        let picked = self.pick_of(turn, &mut |_, is_full| !is_full).unwrap_or(first);
+        // The first is full if another is picked.
+        turn.note_overflow(Some(first), picked);
+        picked
     }
 
     /// The visitor's order, each backend once, as far as it is gone.
@@ -110,7 +112,7 @@ mod tests {
         let mut sent = vec![0; backends];
         for (key, number) in keys.zip(0..) {
             let now = Moment(1_000_000_000_000 + (f64::from(number) * apart * 1e6) as u64);
-            let backend = hash.pick(&PickContext { rng: &mut rng, key, now });
+            let backend = hash.pick(&mut PickContext::new(&mut rng, key, now));
             hash.sent(backend, now);
             sent[backend] += 1;
         }

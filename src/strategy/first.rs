@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::explain::Candidate;
-use super::{PickContext, Random, StrategyConfig, StrategyState, WeightedBackend, Weights};
+use super::{Accept, PickContext, Random, StrategyConfig, StrategyState, WeightedBackend, Weights};
 use crate::estimate::Estimates;
 use crate::util::clock::Moment;
 
@@ -47,15 +47,27 @@ impl First {
         utilization.is_some_and(|utilization| utilization >= self.max_utilization)
     }
 
+    /// The first with room, or any backend if none has room.
+    pub(super) fn pick(&self, turn: &mut PickContext<'_>) -> usize {
+        let mut full = None;
+        let picked = self.pick_of(turn, &mut |backend, is_full| {
+            full = full.or(is_full.then_some(backend));
+            !is_full
+        });
+        let picked = picked.unwrap_or_else(|| self.overflow(turn));
+        turn.note_overflow(full, picked);
+        picked
+    }
+
     /// The first with room.
-    pub(super) fn pick_of(
-        &self,
-        turn: &PickContext<'_>,
-        has_room: &mut dyn FnMut(usize) -> bool,
-    ) -> Option<usize> {
+    pub(super) fn pick_of(&self, turn: &PickContext<'_>, accept: &mut Accept<'_>) -> Option<usize> {
         let (begin, until) = self.hint(turn.now);
-        let mut fits = |backend| !self.is_full(backend, turn.now) && has_room(backend);
-        let found = self.order[begin..].iter().position(|&backend| fits(backend.into()));
+        // Those before are known to be full, and the very first would have been picked.
+        if begin > 0 {
+            accept(self.order[0].into(), true);
+        }
+        let mut accepts = |backend| accept(backend, self.is_full(backend, turn.now));
+        let found = self.order[begin..].iter().position(|&backend| accepts(backend.into()));
         let place = found.map_or(self.order.len(), |found| begin + found);
         if place > begin.max(NEAR) {
             let bits = until.0 >> PLACE_BITS << PLACE_BITS | place as u64;
@@ -116,10 +128,10 @@ mod tests {
     fn pick(first: &First, millis: u64, room: usize) -> (Option<usize>, usize) {
         let mut asked = 0;
         let mut rng = SmallRng::seed_from_u64(millis);
-        let turn = &mut PickContext { rng: &mut rng, key: 0, now: Moment(millis * 1_000_000) };
-        let picked = first.pick_of(turn, &mut |backend| {
-            asked += 1;
-            backend >= room
+        let turn = &mut PickContext::new(&mut rng, 0, Moment(millis * 1_000_000));
+        let picked = first.pick_of(turn, &mut |backend, is_full| {
+            asked += usize::from(!is_full);
+            !is_full && backend >= room
         });
         (picked, asked)
     }

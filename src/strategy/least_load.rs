@@ -165,7 +165,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(3);
         let mut picked = vec![0; weights.len()];
         for _ in 0..count {
-            let backend = strategy.pick(&mut PickContext { rng: &mut rng, key: 0, now: NOW });
+            let backend = strategy.pick(&mut PickContext::new(&mut rng, 0, NOW));
             learner.loads()[backend].dispatched(NOW);
             picked[backend] += 1;
         }
@@ -226,7 +226,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(3);
         // Nothing is told to the estimates, so all stay alike.
         let picked: Vec<_> =
-            (0..300).map(|_| strategy.pick(&mut PickContext { rng: &mut rng, key: 0, now: NOW })).collect();
+            (0..300).map(|_| strategy.pick(&mut PickContext::new(&mut rng, 0, NOW))).collect();
         assert!(picked.chunks(3).any(|cycle| cycle != [0, 1, 2]), "no mere round robin");
         for backend in 0..3 {
             assert!(picked.iter().filter(|&&pick| pick == backend).count() > 70, "{picked:?}");
@@ -252,7 +252,7 @@ mod tests {
             for ((_, share), chance) in known.iter().zip(chances) {
                 expected[usize::from(share.backend)] += chance;
             }
-            picked[strategy.pick(&mut PickContext { rng: &mut rng, key: 0, now: NOW })] += 1.0;
+            picked[strategy.pick(&mut PickContext::new(&mut rng, 0, NOW))] += 1.0;
         }
         for (expected, picked) in expected.iter().zip(&picked) {
             // Six standard deviations.

@@ -146,8 +146,6 @@ pub struct StrategyState {
     turns: Arc<CachePadded<AtomicU64>>,
     /// What it has sent each backend lately, where it asks.
     pub meters: RateMeters,
-    /// The same in its turns of sending visitors: another's while it is a shadow, and nobody's where it always is.
-    pub sent: RateMeters,
     /// What is known of the backends' load, by their place in the roster; of nobody where they report none. For a shadow
     /// it is what would be, were its picks those that are made.
     loads: Estimates,
@@ -180,6 +178,20 @@ pub struct PickContext<'a> {
     pub key: u64,
     /// The time; the beginning of the clock where no strategy of the pool asks ([`StrategyKind::reads_clock`]).
     pub now: Moment,
+    /// Set by a pick that did not return its first choice because that backend was full: the first choice.
+    pub overflowed: Option<usize>,
+}
+
+impl<'a> PickContext<'a> {
+    /// For a pick by a key at a time.
+    pub fn new(rng: &'a mut SmallRng, key: u64, now: Moment) -> Self {
+        Self { rng, key, now, overflowed: None }
+    }
+
+    /// Notes the first backend that was full, unless it was picked nevertheless.
+    pub(crate) fn note_overflow(&mut self, full: Option<usize>, picked: usize) {
+        self.overflowed = full.filter(|&full| full != picked);
+    }
 }
 
 /// The backends that were asked for one visitor, so that none is asked, and counted, twice.
@@ -226,6 +238,9 @@ pub enum Strategy {
     First(First),
 }
 
+/// Whether a pick takes a backend that it comes to, and that is full by the strategy's own measure or not.
+pub type Accept<'a> = dyn FnMut(usize, bool) -> bool + 'a;
+
 /// How often a strategy without an order of its own picks again for somebody with room.
 const TRIES: usize = 16;
 
@@ -264,30 +279,27 @@ impl Strategy {
         match self {
             Self::LeastLoad(least_load) => least_load.pick(turn),
             Self::ConsistentHash(hash) => hash.pick(turn),
-            Self::First(first) => first.pick_of(turn, &mut |_| true).unwrap_or_else(|| first.overflow(turn)),
+            Self::First(first) => first.pick(turn),
             Self::Random(_) | Self::RoundRobin(_) => self.pick(turn),
         }
     }
 
-    /// Picks one who has room, down the strategy's own order; `None` where it found nobody. It asks some, not all, and
-    /// some of them twice.
-    pub fn pick_of(
-        &self,
-        turn: &mut PickContext<'_>,
-        has_room: &mut dyn FnMut(usize) -> bool,
-    ) -> Option<usize> {
+    /// Picks the first backend that `accept` accepts, in the strategy's own order; `None` if it accepts none. Offers some
+    /// backends, not all, and some of them twice. The second argument of `accept` is whether the backend is full by the
+    /// strategy's own measure; such a backend must not be accepted.
+    pub fn pick_of(&self, turn: &mut PickContext<'_>, accept: &mut Accept<'_>) -> Option<usize> {
+        let accepts = |backend: &usize| accept(*backend, false);
         match self {
-            Self::Random(random) => (0..TRIES).map(|_| random.pick(turn)).find(|&backend| has_room(backend)),
-            Self::RoundRobin(round_robin) => {
-                (0..TRIES).map(|_| round_robin.pick()).find(|&backend| has_room(backend))
+            Self::Random(random) => (0..TRIES).map(|_| random.pick(turn)).find(accepts),
+            Self::RoundRobin(round_robin) => (0..TRIES).map(|_| round_robin.pick()).find(accepts),
+            Self::LeastLoad(least_load) => (0..TRIES).map(|_| least_load.pick(turn)).find(accepts),
+            Self::ConsistentHash(hash) => hash.pick_of(turn, accept),
+            Self::First(first) => {
+                let picked = first.pick_of(turn, accept);
+                picked.or_else(|| {
+                    (0..TRIES).map(|_| first.overflow(turn)).find(|&backend| accept(backend, false))
+                })
             }
-            Self::LeastLoad(least_load) => {
-                (0..TRIES).map(|_| least_load.pick(turn)).find(|&backend| has_room(backend))
-            }
-            Self::ConsistentHash(hash) => hash.pick_of(turn, has_room),
-            Self::First(first) => first
-                .pick_of(turn, has_room)
-                .or_else(|| (0..TRIES).map(|_| first.overflow(turn)).find(|&backend| has_room(backend))),
         }
     }
 
@@ -384,7 +396,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(seed);
         let pick = |number| {
             let key = rng.next_u64();
-            strategy.pick(&mut PickContext { rng: &mut rng, key, now: Moment(number * 1_000_000) })
+            strategy.pick(&mut PickContext::new(&mut rng, key, Moment(number * 1_000_000)))
         };
         (0..count as u64).map(pick).collect()
     }
@@ -446,8 +458,9 @@ mod tests {
                     seen.sort_unstable();
                     assert!(seen.into_iter().eq(0..weights.count()), "{}: each once", kind.name());
 
-                    let turn = &mut PickContext { rng: &mut rng, key, now };
-                    let picked = strategy.pick_of(turn, &mut |backend| has_room(backend));
+                    let turn = &mut PickContext::new(&mut rng, key, now);
+                    let picked =
+                        strategy.pick_of(turn, &mut |backend, is_full| !is_full && has_room(backend));
                     let picked = picked.unwrap_or_else(|| strategy.overflow(turn));
                     match explained.picked {
                         Some(backend) => assert_eq!(picked, backend, "{} {explained:?}", kind.name()),

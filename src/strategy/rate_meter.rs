@@ -22,8 +22,6 @@ struct WindowCounts {
     windows: AtomicU64,
     /// The theoretical arrival time of its [`RateLimit`].
     arrival: AtomicU64,
-    /// How many were turned away since the process began.
-    overflowed: AtomicU64,
 }
 
 impl RateMeter {
@@ -48,21 +46,7 @@ impl RateMeter {
     /// Takes a place under a limit; whether there was one. Of two who ask for the last place one gets it.
     pub fn try_acquire(&self, limit: RateLimit, now: Moment) -> bool {
         let next = |arrival| limit.next(arrival, now.0);
-        let taken = self.0.arrival.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok();
-        if !taken {
-            self.turn_away();
-        }
-        taken
-    }
-
-    /// Counts one who was sent to another backend, as there was no room here.
-    pub fn turn_away(&self) {
-        self.0.overflowed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many were, since the process began.
-    pub fn overflowed(&self) -> u64 {
-        self.0.overflowed.load(Ordering::Relaxed)
+        self.0.arrival.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
     /// Takes a place even if there is none, for a client that must be redirected here. What exceeds the limit is
@@ -214,7 +198,6 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(taken, 1000);
-        assert_eq!(meters.of(0).unwrap().overflowed(), 3000);
         assert_eq!((meters.all().rate(at(9000)), meters.of(0).unwrap().rate(at(9000))), (4000.0, 4000.0));
     }
 
