@@ -1,6 +1,6 @@
 //! A connection that speaks HTTP/1.1: common requests are answered at once, the others by hyper.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::mem::{MaybeUninit, take};
 use std::pin::{Pin, pin};
@@ -35,7 +35,7 @@ pub struct Connection<T, R> {
 
 thread_local! {
     /// What a response is encoded into.
-    static WRITE: RefCell<Vec<u8>> = RefCell::default();
+    static WRITE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// How far a connection has come.
@@ -97,54 +97,75 @@ impl<T: Transport, R: Responder> Connection<T, R> {
         if self.state.is_writing() {
             return self.poll_send(cx);
         }
-        // What follows a part of HTTP/2's preface decides. hyper would take the part for a malformed request.
-        while may_become_preface(&self.unread) {
-            if let Err(end) = ready!(self.poll_receive(cx)) {
+        // What is received now stays on the stack, and is copied only if it outlives this turn.
+        let mut space = [const { MaybeUninit::uninit() }; FIRST_READ];
+        let mut received = ReadBuf::uninit(&mut space);
+        let mut unread = take(&mut self.unread);
+        if may_become_preface(&unread) {
+            received.put_slice(&unread);
+            if let Err(end) = ready!(self.poll_receive(cx, &mut received)) {
                 return Poll::Ready(Turn::Aborted(end));
             }
         }
         self.state.received();
-        if let Some(responder) = self.state.responder.fast_path()
-            && let Some((length, out)) =
-                fast_path::parse(&self.unread, self.state.limits.max_headers, |request| {
-                    self.state.request(false, request.asks_close);
-                    self.state.responded_at_once();
-                    let mut out = WRITE.take();
-                    responder.respond_next(&request.view, |response| {
-                        out.clear();
-                        response.encode_http1(&mut out, self.state.closes());
-                    });
-                    (request.length, out)
-                })
-        {
-            self.unread.advance(length);
-            let turn = self.poll_respond(cx, &out);
-            WRITE.set(out);
-            return turn;
+        let is_new = !received.filled().is_empty();
+        let response = self.encode_response(if is_new { received.filled() } else { &unread });
+        let taken = response.as_ref().map_or(0, |(taken, _)| *taken);
+        self.unread = if is_new {
+            Bytes::copy_from_slice(&received.filled()[taken..])
+        } else {
+            unread.advance(taken);
+            unread
+        };
+        match response {
+            Some((_, response)) => {
+                let turn = self.poll_respond(cx, &response);
+                WRITE.set(response);
+                turn
+            }
+            None if self.unread.starts_with(HTTP2_PREFACE) => {
+                self.reject(Rejection::CleartextHttp2);
+                self.poll_send(cx)
+            }
+            None => Poll::Ready(Turn::Hyper),
         }
-        if self.unread.starts_with(HTTP2_PREFACE) {
-            self.reject(Rejection::CleartextHttp2);
-            return self.poll_send(cx);
-        }
-        Poll::Ready(Turn::Hyper)
     }
 
-    /// Receives bytes behind those that are unread, or returns how the connection ended instead. Allocates their buffer,
-    /// and nothing before.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionEnd>> {
-        let mut space = [const { MaybeUninit::uninit() }; FIRST_READ];
-        let mut received = ReadBuf::uninit(&mut space);
-        let result = ready!(Pin::new(&mut self.io).poll_read(cx, &mut received));
-        if result.is_err() || received.filled().is_empty() {
-            return Poll::Ready(Err(ConnectionEnd::Closed));
+    /// Receives until it is known whether HTTP/2 is spoken, or returns how the connection ended instead: hyper would take
+    /// a part of HTTP/2's preface for a malformed request.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        received: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), ConnectionEnd>> {
+        while may_become_preface(received.filled()) {
+            let before = received.filled().len();
+            match Pin::new(&mut self.io).poll_read(cx, received) {
+                Poll::Ready(Ok(())) if received.filled().len() > before => self.state.received(),
+                Poll::Ready(_) => return Poll::Ready(Err(ConnectionEnd::Closed)),
+                Poll::Pending => {
+                    self.unread = Bytes::copy_from_slice(received.filled());
+                    return Poll::Pending;
+                }
+            }
         }
-        self.state.received();
-        self.unread = if self.unread.is_empty() {
-            Bytes::copy_from_slice(received.filled())
-        } else {
-            [&self.unread, received.filled()].concat().into()
-        };
         Poll::Ready(Ok(()))
+    }
+
+    /// Encodes the response to a request that is responded to without hyper, and returns it behind the length of the
+    /// request's head.
+    fn encode_response(&self, received: &[u8]) -> Option<(usize, Vec<u8>)> {
+        let responder = self.state.responder.fast_path()?;
+        fast_path::parse(received, self.state.limits.max_headers, |request| {
+            self.state.request(false, request.asks_close);
+            self.state.responded_at_once();
+            let mut response = WRITE.take();
+            responder.respond_next(&request.view, |rendered| {
+                response.clear();
+                rendered.encode_http1(&mut response, self.state.closes());
+            });
+            (request.length, response)
+        })
     }
 
     /// Has the response to what can't be read as a request sent next.
