@@ -16,7 +16,7 @@ use crate::os::sd_notify::Notifier;
 use crate::run::demo;
 use crate::run::{ExitReason, ProcessContext, ignore_signals, run};
 use crate::server::{BindError, Inherited, ListenerProtocol, Listeners, from_systemd};
-use crate::settings::{Flags, Layers, Leaf, Listen, Loaded, Problem, Settings};
+use crate::settings::{Flags, Layers, ListenAddress, LoadedSettings, SettingValue, Settings, SettingsError};
 use crate::strategy::StrategyKind;
 use crate::takeover::Predecessor;
 use crate::telemetry::Telemetry;
@@ -217,7 +217,7 @@ impl CliError {
         Self { code: FAILED, text: lines.join("\n") + advice }
     }
 
-    fn settings(problems: &[Problem]) -> Self {
+    fn settings(problems: &[SettingsError]) -> Self {
         let count = counted(problems.len(), "problem");
         let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
         Self { code: USAGE, text: format!("signpost: the settings have {count}:\n{lines}") }
@@ -240,7 +240,7 @@ impl Serve {
     }
 }
 
-fn load(layers: &Layers) -> Result<Loaded, CliError> {
+fn load(layers: &Layers) -> Result<LoadedSettings, CliError> {
     Settings::load(layers).map_err(|problems| CliError::settings(&problems))
 }
 
@@ -385,12 +385,12 @@ fn run_demo(flags: Demo) -> Result<(), CliError> {
 }
 
 fn demo_id(backend: &demo::DemoBackend) -> Result<crate::settings::BackendId, CliError> {
-    Leaf::parse(&backend.id).map_err(CliError::run)
+    SettingValue::parse(&backend.id).map_err(CliError::run)
 }
 
 fn healthcheck(flags: Healthcheck) -> Result<(), CliError> {
     let layers = Serve { settings: flags.settings, admin: flags.admin, ..Serve::default() }.layers();
-    let Listen(address) =
+    let ListenAddress(address) =
         Settings::load_admin(&layers).map_err(|problems| CliError::settings(&problems))?.listen;
     runtime()?.block_on(admin::healthcheck(address)).map_err(CliError::run)
 }
@@ -403,7 +403,8 @@ fn run_simulation(flags: &Simulate) -> Result<(), CliError> {
         None => simulate::Scenario::default(),
     };
     let named = flags.strategy.iter().map(|name| {
-        <StrategyKind as Leaf>::parse(name).map_err(|takes| format!("--strategy {name}: takes {takes}"))
+        <StrategyKind as SettingValue>::parse(name)
+            .map_err(|takes| format!("--strategy {name}: takes {takes}"))
     });
     let mut strategies: Vec<StrategyKind> = named.collect::<Result<_, _>>().map_err(usage)?;
     if strategies.is_empty() {

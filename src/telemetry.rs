@@ -16,7 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::dispatch::access_log::{AccessLog, Format};
 use crate::output::{self, LogWriter};
-use crate::settings::{Log, LogFormat, LogLevel};
+use crate::settings::{LogFormat, LogLevel, LogSettings};
 
 /// The log writers. Dropping this flushes them.
 pub struct Telemetry {
@@ -27,7 +27,7 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Starts logging as the settings say. Once per process: a second call changes only the access log.
-    pub fn start(log: &Log) -> Self {
+    pub fn start(log: &LogSettings) -> Self {
         let stderr = output::stderr();
         let is_terminal = stderr.is_terminal();
         let (stderr, guard) = stderr.in_background();
@@ -84,7 +84,7 @@ fn format(format: LogFormat, is_terminal: bool) -> Format {
     }
 }
 
-fn subscribe(log: &Log, writer: LogWriter, is_terminal: bool) {
+fn subscribe(log: &LogSettings, writer: LogWriter, is_terminal: bool) {
     let level = match log.level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,

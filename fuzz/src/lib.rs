@@ -20,7 +20,7 @@ use signpost::metrics::{Counter, ReportResult};
 use signpost::request::client_address::{ClientIpHeader, TrustedProxies};
 use signpost::request::{ClientInfo, Headers, RequestView};
 use signpost::server::proxy_protocol::{Header, MAX, Parsed, parse};
-use signpost::settings::{Flags, Layers, Leaf as _, LoadUnit, Pointer, Settings};
+use signpost::settings::{Flags, JsonPointer, Layers, LoadUnit, SettingValue as _, Settings};
 
 pub use request_paths::request_paths;
 
@@ -160,7 +160,7 @@ pub fn load(data: &[u8]) {
     let line = AgentReply::parse(data);
     let asked = line.as_ref().ok().and_then(|line| line.claim()).map(Ok);
     let mut claims: Vec<_> = asked.into_iter().collect();
-    let root = Pointer::parse("").expect("a pointer");
+    let root = JsonPointer::parse("").expect("a pointer");
     for unit in [LoadUnit::Sessions, LoadUnit::Utilization, LoadUnit::Percent, LoadUnit::RequestsPerSecond] {
         claims.extend([load::header(data, unit), load::body(data, &root, unit)]);
     }

@@ -31,7 +31,7 @@ use signpost::request::ClientInfo;
 use signpost::request::client_address::{ClientIpHeader, TrustedProxies};
 use signpost::server::single_connection::SingleConnection;
 use signpost::server::{ConnectionEnd, ConnectionLimits, Socket, Transport};
-use signpost::settings::{ForwardedBy, Layers, Settings};
+use signpost::settings::{ForwardingHeader, Layers, Settings};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Settings, and what is decided about a connection before its first byte.
@@ -391,8 +391,8 @@ impl Setup {
         let server = &self.settings.server;
         let proxies = server.trusted_proxies.iter().map(|network| network.0);
         let field = match server.client_ip_header {
-            ForwardedBy::XForwardedFor => ClientIpHeader::XForwardedFor,
-            ForwardedBy::Forwarded => ClientIpHeader::Forwarded,
+            ForwardingHeader::XForwardedFor => ClientIpHeader::XForwardedFor,
+            ForwardingHeader::Forwarded => ClientIpHeader::Forwarded,
         };
         let readiness = Readiness::default();
         readiness.enter();

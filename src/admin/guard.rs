@@ -28,7 +28,7 @@ use super::problem::Problem;
 use super::view::Changes;
 use super::{API_BASE, LOAD};
 use crate::fleet::Host;
-use crate::settings::{Admin, HostPattern, Secret};
+use crate::settings::{AdminSettings, HostPattern, Secret};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -59,7 +59,7 @@ struct AccessToken {
 }
 
 impl Guard {
-    pub(super) fn new(settings: &Admin, address: SocketAddr) -> Self {
+    pub(super) fn new(settings: &AdminSettings, address: SocketAddr) -> Self {
         let hash = |token: &Option<Secret>| token.as_ref().map(|token| Sha256::digest(token.expose()).into());
         Self(Arc::new(AccessRules {
             hosts: settings.allowed_hosts.clone(),

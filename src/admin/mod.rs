@@ -251,7 +251,7 @@ pub(crate) async fn serve(
     listener: AdminListener,
     slot: Slot,
     counter: Counter,
-    settings: &settings::Admin,
+    settings: &settings::AdminSettings,
     shown: AdminContext,
     stop: CancellationToken,
 ) -> io::Result<()> {

@@ -16,7 +16,7 @@ use crate::fleet::{
     Weight,
 };
 use crate::metrics::Slots;
-use crate::settings::{self, HostPattern, Origin, SameSite, SecureAttribute};
+use crate::settings::{self, CorsOrigin, HostPattern, SameSite, SecureAttribute};
 use crate::strategy::{self, RateMeters, StrategyConfig, StrategyKind, StrategyState};
 use crate::util::clock::{Clock, Moment};
 use crate::util::gcra::RateLimit;
@@ -84,7 +84,7 @@ impl PersistentState {
     }
 
     /// Forgets what is known of pools and backends that are no more.
-    pub(super) fn forget_others(&mut self, pools: &[Arc<settings::Pool>]) {
+    pub(super) fn forget_others(&mut self, pools: &[Arc<settings::PoolSettings>]) {
         let stays = |name: &str| pools.iter().any(|pool| pool.name.as_str() == name);
         self.memories.retain(|(name, ..), _| stays(name));
         self.meters.retain(|name, _| stays(name));
@@ -104,7 +104,7 @@ impl PersistentState {
     /// Where each backend of a pool stands now, with its vitals. Allocates nothing.
     pub(super) fn statuses<'a>(
         &'a self,
-        pool: &'a settings::Pool,
+        pool: &'a settings::PoolSettings,
         state: &'a [BackendState],
         now: Instant,
     ) -> impl Iterator<Item = BackendStatus> + 'a {
@@ -140,13 +140,13 @@ impl PersistentState {
     /// roster where it had them, which spares most look-ups; it comes with the place of each of `pool`'s backends in it.
     pub(super) fn config(
         &mut self,
-        pool: &settings::Pool,
+        pool: &settings::PoolSettings,
         last: Option<(&PoolConfig, Vec<Option<usize>>)>,
     ) -> PoolConfig {
         let name = pool.name.as_str();
         let known =
             |index: usize| last.as_ref().and_then(|(config, indices)| Some((*config, indices[index]?)));
-        let backend = |(index, backend): (usize, &settings::Backend)| {
+        let backend = |(index, backend): (usize, &settings::BackendSettings)| {
             let id = backend.id.as_str();
             let known = known(index).map(|(last, at)| &last.backends[at]);
             let (probes, reports) = match known {
@@ -165,7 +165,7 @@ impl PersistentState {
         let backends = pool.backends.iter().enumerate();
         let arm = |kind: StrategyKind| {
             let last = last.as_ref().and_then(|(last, _)| last.arms.iter().find(|arm| arm.kind == kind));
-            let slot = |(index, backend): (usize, &settings::Backend)| {
+            let slot = |(index, backend): (usize, &settings::BackendSettings)| {
                 let counted = last.zip(known(index)).map(|(arm, (_, at))| arm.counts[at]);
                 counted.unwrap_or_else(|| self.slots.backend(name, kind.name(), backend.id.as_str()))
             };
@@ -279,8 +279,8 @@ fn metered(before: &RateMeters, config: &PoolConfig, is_read: bool) -> RateMeter
 }
 
 /// The limit of each backend; none at all where nobody has one.
-fn limits(pool: &settings::Pool) -> Box<[Option<RateLimit>]> {
-    let limit = |backend: &settings::Backend| {
+fn limits(pool: &settings::PoolSettings) -> Box<[Option<RateLimit>]> {
+    let limit = |backend: &settings::BackendSettings| {
         RateLimit::per_second(backend.max_requests_per_second.unwrap_or(pool.max_requests_per_second).0)
     };
     let limits: Box<[_]> = pool.backends.iter().map(limit).collect();
@@ -288,11 +288,11 @@ fn limits(pool: &settings::Pool) -> Box<[Option<RateLimit>]> {
 }
 
 /// Which pool serves what.
-pub(super) fn routes<'a>(pools: impl Iterator<Item = &'a settings::Pool>) -> Routes {
+pub(super) fn routes<'a>(pools: impl Iterator<Item = &'a settings::PoolSettings>) -> Routes {
     Routes::new(pools.enumerate().flat_map(|(index, pool)| routes_of(pool, index)))
 }
 
-fn routes_of(pool: &settings::Pool, index: usize) -> Vec<Route> {
+fn routes_of(pool: &settings::PoolSettings, index: usize) -> Vec<Route> {
     let route = |host| Route { host, prefix: pool.path_prefix.as_str().into(), pool: index };
     if pool.hosts.is_empty() {
         return vec![route(HostMatch::Any)];
@@ -304,7 +304,7 @@ fn routes_of(pool: &settings::Pool, index: usize) -> Vec<Route> {
     pool.hosts.iter().map(host_match).map(route).collect()
 }
 
-fn build_pins(pool: &settings::Pool, pin: &settings::Pin, random_key: &[u8]) -> PinPolicy {
+fn build_pins(pool: &settings::PoolSettings, pin: &settings::PinSettings, random_key: &[u8]) -> PinPolicy {
     let mut keys = pin.secrets.iter().map(settings::Secret::expose);
     let signing_key = keys.next().unwrap_or(random_key);
     PinPolicy::new(
@@ -318,7 +318,7 @@ fn build_pins(pool: &settings::Pool, pin: &settings::Pin, random_key: &[u8]) -> 
     )
 }
 
-fn cookie(pin: &settings::Pin) -> Cookie {
+fn cookie(pin: &settings::PinSettings) -> Cookie {
     let same_site = match pin.same_site {
         SameSite::Lax => "Lax",
         SameSite::Strict => "Strict",
@@ -347,12 +347,12 @@ pub(super) fn error_pages(pages: &[settings::ErrorPage]) -> ErrorPages {
     ErrorPages::new(pages.iter().map(|page| (page.status, page.html.clone())))
 }
 
-fn build_cors(cors: &settings::Cors) -> Cors {
-    let origins = if cors.origins.contains(&Origin::Any) { &[][..] } else { &cors.origins };
+fn build_cors(cors: &settings::CorsSettings) -> Cors {
+    let origins = if cors.origins.contains(&CorsOrigin::Any) { &[][..] } else { &cors.origins };
     let allowed = origins.iter().filter_map(|origin| match origin {
-        Origin::Any => None,
-        Origin::One(name) => AllowedOrigin::one(name),
-        Origin::Below(scheme, domain) => Some(AllowedOrigin::below(scheme, domain)),
+        CorsOrigin::Any => None,
+        CorsOrigin::One(name) => AllowedOrigin::one(name),
+        CorsOrigin::Below(scheme, domain) => Some(AllowedOrigin::below(scheme, domain)),
     });
     let max_age = HeaderValue::from(cors.max_age.0.as_secs());
     Cors::new(

@@ -34,7 +34,7 @@ pub enum Event {
     /// The settings were read again, and are valid.
     Pools {
         /// All pools there are from now on.
-        pools: Vec<settings::Pool>,
+        pools: Vec<settings::PoolSettings>,
         /// The pages of errors, where a pool has none of its own.
         error_pages: Vec<settings::ErrorPage>,
         /// Is told once every request that begins reads them; dropped where they could not be published.
@@ -105,13 +105,13 @@ pub struct ProbeTarget {
     /// Where.
     pub url: BackendUrl,
     /// How.
-    pub health: Arc<settings::Health>,
+    pub health: Arc<settings::HealthSettings>,
     /// Where its results are counted.
     pub results: Slot,
     /// Where the times of its pool's probes are.
     pub times: Slot,
     /// Where it tells its load, where it does.
-    pub load: Option<Arc<settings::Load>>,
+    pub load: Option<Arc<settings::LoadSettings>>,
     /// Where its load reports are counted.
     pub reports: Slot,
 }

@@ -12,7 +12,7 @@ use crate::fleet::{
     BackendStatus, Check, CheckProgress, HealthState, Pool, PoolConfig, Priority, Roles, SplitRange,
 };
 use crate::load::agent::AgentReply;
-use crate::settings::{self, Load};
+use crate::settings::{self, LoadSettings};
 
 /// How long shares that agents ask for may wait for those of others.
 const SHARES_PACE: Duration = Duration::from_millis(500);
@@ -21,7 +21,7 @@ const SHARES_PACE: Duration = Duration::from_millis(500);
 /// list of its backends.
 #[derive(Clone, Debug)]
 pub(super) struct PoolState {
-    settings: Arc<settings::Pool>,
+    settings: Arc<settings::PoolSettings>,
     config: Arc<PoolConfig>,
     /// One for each backend of the settings.
     state: Vec<BackendState>,
@@ -43,7 +43,7 @@ pub(super) struct PoolState {
 impl PoolState {
     /// For these settings, with what is still true of the `last` ones.
     pub(super) fn new(
-        settings: Arc<settings::Pool>,
+        settings: Arc<settings::PoolSettings>,
         last: Option<Self>,
         lasting: &mut PersistentState,
         now: Instant,
@@ -59,7 +59,7 @@ impl PoolState {
         let config = Arc::new(lasting.config(&settings, known));
         let targets = targets(&settings, &config);
         let waits_until = settings.health.is_on().then(|| now + settings.health.startup_timeout.0);
-        let state = |(index, backend): (usize, &settings::Backend)| {
+        let state = |(index, backend): (usize, &settings::BackendSettings)| {
             let id = backend.id.as_str();
             let known = last.as_ref().and_then(|last| Some((last, last.known(id, targets.get(index))?)));
             let mut state = match known {
@@ -112,7 +112,7 @@ impl PoolState {
         same.then_some(index)
     }
 
-    pub(super) fn settings(&self) -> &settings::Pool {
+    pub(super) fn settings(&self) -> &settings::PoolSettings {
         &self.settings
     }
 
@@ -317,12 +317,12 @@ fn log_backoff(target: &ProbeTarget, before: Option<&Check>, health: HealthState
 
 /// What each of a pool's strategies does at a time since 1970, and how long that stays so, where they take turns. By the
 /// date, so that several dispatchers with the same settings take the same turns.
-fn roles(settings: &settings::Pool, unix_now: Duration) -> (Roles, Option<Duration>) {
+fn roles(settings: &settings::PoolSettings, unix_now: Duration) -> (Roles, Option<Duration>) {
     let interval = settings.rotation_interval.0;
     // The strategies of a pool are its own, those of its split, its shadows, in this order.
     let split = settings.split.len();
     let mut below = 0.0;
-    let portion = |(index, portion): (usize, &settings::Portion)| {
+    let portion = |(index, portion): (usize, &settings::SplitShare)| {
         below += portion.share.0;
         SplitRange { below: (below * 2f64.powi(32)) as u64, arm: 1 + index }
     };
@@ -341,17 +341,17 @@ fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn asks_agents(settings: &settings::Pool) -> bool {
-    settings.load.as_ref().is_some_and(Load::asks_agents)
+fn asks_agents(settings: &settings::PoolSettings) -> bool {
+    settings.load.as_ref().is_some_and(LoadSettings::asks_agents)
 }
 
-fn targets(settings: &settings::Pool, config: &PoolConfig) -> Vec<Arc<ProbeTarget>> {
+fn targets(settings: &settings::PoolSettings, config: &PoolConfig) -> Vec<Arc<ProbeTarget>> {
     if !settings.health.is_on() && !asks_agents(settings) {
         return Vec::new();
     }
     let (pool, health): (Arc<str>, _) = (settings.name.as_str().into(), Arc::new(settings.health.clone()));
     let load = settings.load.clone().map(Arc::new);
-    let target = |(backend, built): (&settings::Backend, &crate::fleet::Backend)| {
+    let target = |(backend, built): (&settings::BackendSettings, &crate::fleet::Backend)| {
         Arc::new(ProbeTarget {
             pool: Arc::clone(&pool),
             backend: backend.id.as_str().into(),
@@ -370,10 +370,10 @@ fn targets(settings: &settings::Pool, config: &PoolConfig) -> Vec<Arc<ProbeTarge
 mod tests {
     use super::*;
     use crate::fleet::Role;
-    use crate::settings::{Flags, Layers, Settings, Share, Span};
+    use crate::settings::{Flags, Fraction, HumanDuration, Layers, Settings};
     use crate::strategy::StrategyKind;
 
-    fn pool() -> settings::Pool {
+    fn pool() -> settings::PoolSettings {
         let flags = Flags { backends: vec!["http://127.0.0.1:1".to_owned()], ..Flags::default() };
         let settings = Settings::load(&Layers { flags, ..Layers::default() }).unwrap().settings;
         settings.pools.into_iter().next().unwrap()
@@ -383,9 +383,9 @@ mod tests {
     fn strategies_take_turns_by_the_date() {
         let mut pool = pool();
         pool.shadow = vec![StrategyKind::Random];
-        let at = |pool: &settings::Pool, seconds| roles(pool, Duration::from_secs(seconds));
+        let at = |pool: &settings::PoolSettings, seconds| roles(pool, Duration::from_secs(seconds));
         assert_eq!(at(&pool, 700), (Roles::alone(), None));
-        pool.rotation_interval = Span::seconds(600);
+        pool.rotation_interval = HumanDuration::seconds(600);
         let live = |seconds| (at(&pool, seconds).0.live, at(&pool, seconds).1.unwrap().as_secs());
         assert_eq!([0, 599, 600, 1199, 1200].map(live), [(0, 600), (0, 1), (1, 600), (1, 1), (0, 600)]);
     }
@@ -393,12 +393,12 @@ mod tests {
     #[test]
     fn a_split_is_of_all_visitors() {
         let mut pool = pool();
-        pool.split = vec![settings::Portion { strategy: StrategyKind::Random, share: Share(0.25) }];
+        pool.split = vec![settings::SplitShare { strategy: StrategyKind::Random, share: Fraction(0.25) }];
         let (roles, _) = roles(&pool, Duration::ZERO);
         let senders = (0..1000u32).map(|n| roles.sender(n * 4_294_967 + 2_000_000));
         assert_eq!(senders.filter(|&arm| arm == 1).count(), 250);
         assert_eq!(roles.of(1), Role::Split);
-        pool.split[0].share = Share(1.0);
+        pool.split[0].share = Fraction(1.0);
         assert_eq!(super::roles(&pool, Duration::ZERO).0.sender(u32::MAX), 1);
     }
 }

@@ -20,7 +20,7 @@ use crate::metrics::Reloads;
 use crate::os::fd_limit;
 use crate::os::files;
 use crate::os::sd_notify::Notifier;
-use crate::settings::{Layers, Loaded, Problem, Settings};
+use crate::settings::{Layers, LoadedSettings, Settings, SettingsError};
 
 /// Where the outcome of a reload that was asked for goes: an error has one line per problem.
 pub type ReloadReply = oneshot::Sender<Result<(), Vec<String>>>;
@@ -146,7 +146,7 @@ impl Reloader {
     }
 
     /// Reads all layers, on a thread that may block.
-    async fn read(&mut self) -> Result<Result<Loaded, Vec<Problem>>, String> {
+    async fn read(&mut self) -> Result<Result<LoadedSettings, Vec<SettingsError>>, String> {
         loop {
             self.fingerprint = self.look().await;
             let layers = self.layers.clone();
@@ -193,7 +193,7 @@ impl Reloader {
     ///
     /// # Errors
     /// What was lacking, a line each; then nothing has changed.
-    async fn publish(&mut self, loaded: Loaded) -> Result<(), Vec<String>> {
+    async fn publish(&mut self, loaded: LoadedSettings) -> Result<(), Vec<String>> {
         let lost = || vec!["they could not be published".to_owned()];
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");

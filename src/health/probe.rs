@@ -29,7 +29,7 @@ use crate::estimate::RawReport;
 use crate::fleet::CheckResult;
 use crate::load::{self, Refused};
 use crate::os::fd_limit;
-use crate::settings::{self, LoadSource, ProbeKind, Span};
+use crate::settings::{self, HumanDuration, ProbeKind, ReportSource};
 
 /// The longest answer to a probe, head and body each.
 const MAX_ANSWER: usize = 64 << 10;
@@ -175,7 +175,7 @@ impl ProbeClient {
         Ok(Box::new(session.map_err(|error| failure(CheckResult::Tls, error_text::handshake(&error)))?))
     }
 
-    fn tls_config(&self, health: &settings::Health) -> Result<Arc<ClientConfig>, ProbeError> {
+    fn tls_config(&self, health: &settings::HealthSettings) -> Result<Arc<ClientConfig>, ProbeError> {
         let key = (health.verify, health.ca_file.clone());
         let mut known = self.tls.borrow_mut();
         if let Some(config) = known.get(&key) {
@@ -202,7 +202,7 @@ async fn connect_one(addresses: &[IpAddr], port: u16, patience: Duration) -> Res
                 ProbeError { is_local_error, ..failure(CheckResult::Connect, text) }
             }
             Err(_) => {
-                let text = format!("timed out after {} while connecting ({to})", Span(share));
+                let text = format!("timed out after {} while connecting ({to})", HumanDuration(share));
                 failure(CheckResult::Timeout, text)
             }
         });
@@ -240,7 +240,7 @@ impl ProbeClient {
             let detail = format!("answered {}", response.status().as_u16());
             let (head, body) = response.into_parts();
             let expected = target.health.expect_body.as_ref();
-            let holds_load = target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeJson);
+            let holds_load = target.load.as_ref().is_some_and(|load| load.source == ReportSource::ProbeJson);
             stage.set(Stage::Body);
             let body = read_body(body, holds_load || expected.is_some()).await?;
             if let Some(expected) = expected.filter(|expected| !expected.matches(&body)) {
@@ -290,7 +290,7 @@ fn request(target: &ProbeTarget) -> Result<Request<Empty<Bytes>>, ProbeError> {
         .header(HOST, host)
         .header(USER_AGENT, AGENT)
         .header(CONNECTION, "close");
-    if target.load.as_ref().is_some_and(|load| load.source == LoadSource::ProbeHeader) {
+    if target.load.as_ref().is_some_and(|load| load.source == ReportSource::ProbeHeader) {
         request = request.header(FORMAT, "TEXT");
     }
     if let Some(headers) = request.headers_mut() {
@@ -334,11 +334,11 @@ async fn read_body(mut body: Incoming, wanted: bool) -> Result<Vec<u8>, ProbeErr
 fn heard(headers: &HeaderMap, body: &[u8], target: &ProbeTarget) -> ReportedLoad {
     let settings = target.load.as_deref()?;
     match settings.source {
-        LoadSource::ProbeHeader => Some(match headers.get(&settings.header.0) {
+        ReportSource::ProbeHeader => Some(match headers.get(&settings.header.0) {
             Some(value) => load::header(value.as_bytes(), settings.unit),
             None => Err(Refused::Missing),
         }),
-        LoadSource::ProbeJson => Some(load::body(body, &settings.json_pointer, settings.unit)),
-        LoadSource::Agent | LoadSource::Push => None,
+        ReportSource::ProbeJson => Some(load::body(body, &settings.json_pointer, settings.unit)),
+        ReportSource::Agent | ReportSource::Push => None,
     }
 }

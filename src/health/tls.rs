@@ -15,13 +15,13 @@ use x509_cert::der::Decode;
 
 use super::error_text::SelfSigned;
 use crate::os::files;
-use crate::settings::Health;
+use crate::settings::HealthSettings;
 
 /// How certificates are judged, as the settings say.
 ///
 /// # Errors
 /// What is wrong with `ca_file`, for a person.
-pub(super) fn client(health: &Health) -> Result<Arc<ClientConfig>, String> {
+pub(super) fn client(health: &HealthSettings) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -41,7 +41,7 @@ pub(super) fn client(health: &Health) -> Result<Arc<ClientConfig>, String> {
 
 /// Who may have signed a certificate: those in `ca_file`, or those that browsers trust, built into the binary, since
 /// an image from scratch has no list of its own.
-fn roots(health: &Health) -> Result<RootCertStore, String> {
+fn roots(health: &HealthSettings) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let Some(file) = &health.ca_file else {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());

@@ -77,7 +77,7 @@ impl Verdict {
     }
 
     /// How far the results so far have come in changing the state.
-    pub(super) fn progress(&self, rules: &settings::Health) -> VerdictProgress {
+    pub(super) fn progress(&self, rules: &settings::HealthSettings) -> VerdictProgress {
         let penalty = self.flaps.penalty(rules);
         match (self.streak, self.health, self.flaps.well_since) {
             (0, ..) | (_, HealthState::Unknown, _) => VerdictProgress::Settled,
@@ -90,7 +90,12 @@ impl Verdict {
     }
 
     /// Takes one result, and returns the new state where it changes.
-    pub(super) fn note(&mut self, ok: bool, now: Instant, rules: &settings::Health) -> Option<HealthState> {
+    pub(super) fn note(
+        &mut self,
+        ok: bool,
+        now: Instant,
+        rules: &settings::HealthSettings,
+    ) -> Option<HealthState> {
         let says = if ok { HealthState::Up } else { HealthState::Down };
         if says == self.health {
             self.streak = 0;
@@ -130,7 +135,7 @@ impl Flaps {
     }
 
     /// How long it must have succeeded before it is let in.
-    fn penalty(&self, rules: &settings::Health) -> Duration {
+    fn penalty(&self, rules: &settings::HealthSettings) -> Duration {
         match self.falls.saturating_sub(FREE) {
             0 => Duration::ZERO,
             over => {
@@ -145,10 +150,14 @@ impl Flaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Span, Streak};
+    use crate::settings::{CheckCount, HumanDuration};
 
-    fn rules() -> settings::Health {
-        settings::Health { rise: Streak(2), fall: Streak(3), ..settings::Health::default() }
+    fn rules() -> settings::HealthSettings {
+        settings::HealthSettings {
+            rise: CheckCount(2),
+            fall: CheckCount(3),
+            ..settings::HealthSettings::default()
+        }
     }
 
     #[test]
@@ -174,7 +183,11 @@ mod tests {
     }
 
     /// Falls and succeeds every `interval` until it is let in; how long that took.
-    fn fall_and_recover(verdict: &mut Verdict, now: &mut Instant, rules: &settings::Health) -> Duration {
+    fn fall_and_recover(
+        verdict: &mut Verdict,
+        now: &mut Instant,
+        rules: &settings::HealthSettings,
+    ) -> Duration {
         while verdict.health() != HealthState::Down {
             *now += rules.interval.0;
             verdict.note(false, *now, rules);
@@ -189,7 +202,7 @@ mod tests {
 
     #[test]
     fn who_flaps_is_let_in_later_and_later() {
-        let rules = settings::Health { flap_backoff: Span::seconds(60), ..rules() };
+        let rules = settings::HealthSettings { flap_backoff: HumanDuration::seconds(60), ..rules() };
         let mut verdict = Verdict::new(HealthState::Up);
         let mut now = Instant::now();
         let took: Vec<_> =

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{Refused, age_of, in_unit, malformed};
 use crate::estimate::RawReport;
-use crate::settings::{LoadUnit, Pointer};
+use crate::settings::{JsonPointer, LoadUnit};
 
 /// The members of a push, for who sends another.
 const MEMBERS: &str = "sessions, utilization, capacity, requests_per_second, and age or at";
@@ -20,7 +20,7 @@ const MEMBERS: &str = "sessions, utilization, capacity, requests_per_second, and
 ///
 /// # Errors
 /// There is no such part, or it is in no form that is known.
-pub fn body(body: &[u8], field: &Pointer, unit: LoadUnit) -> Result<RawReport, Refused> {
+pub fn body(body: &[u8], field: &JsonPointer, unit: LoadUnit) -> Result<RawReport, Refused> {
     let document: Value = match serde_json::from_slice(body) {
         Ok(document) => document,
         Err(_) => return malformed("the body is no JSON"),
@@ -106,10 +106,10 @@ fn shown(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Leaf as _;
+    use crate::settings::SettingValue as _;
 
     fn at(text: &str, field: &str) -> Result<RawReport, Refused> {
-        body(text.as_bytes(), &Pointer::parse(field).unwrap(), LoadUnit::Sessions)
+        body(text.as_bytes(), &JsonPointer::parse(field).unwrap(), LoadUnit::Sessions)
     }
 
     #[test]

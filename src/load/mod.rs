@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::estimate::{InvalidReport, RawReport, Report};
 use crate::metrics::ReportResult;
-use crate::settings::{Load, LoadUnit};
+use crate::settings::{LoadSettings, LoadUnit};
 
 pub use json::{body, push};
 
@@ -96,7 +96,7 @@ fn in_unit(number: f64, unit: LoadUnit) -> RawReport {
 ///
 /// # Errors
 /// It makes none.
-pub fn report(claim: RawReport, load: &Load) -> Result<Report, Refused> {
+pub fn report(claim: RawReport, load: &LoadSettings) -> Result<Report, Refused> {
     Ok(Report::new(claim, load.max_age.0)?)
 }
 
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
     use crate::load::agent::AgentReply;
-    use crate::settings::{Leaf as _, Pointer};
+    use crate::settings::{JsonPointer, SettingValue as _};
 
     #[test]
     fn a_number_is_in_the_unit_of_the_settings() {
@@ -136,7 +136,7 @@ mod tests {
             let claim = header(text.as_bytes(), LoadUnit::Percent).unwrap();
             prop_assert!(same(claim.sessions, value) && same(claim.rate, other));
             let json = serde_json::json!({ "sessions": other, "x": [], "capacity": other });
-            let claim = body(json.to_string().as_bytes(), &Pointer::parse("").unwrap(), LoadUnit::Percent);
+            let claim = body(json.to_string().as_bytes(), &JsonPointer::parse("").unwrap(), LoadUnit::Percent);
             // serde_json reads the last bit of a number fast rather than exactly.
             prop_assert!((claim.unwrap().capacity.unwrap() / other - 1.0).abs() < 1e-12 || other < 1e-300);
         }
@@ -145,7 +145,7 @@ mod tests {
         fn nothing_panics(bytes: Vec<u8>, text in "(TEXT|JSON|BIN)? ?[{}\\[\\]\",:=a-z_.0-9%e +-]{0,60}") {
             for said in [&bytes[..], text.as_bytes()] {
                 let _ = (header(said, LoadUnit::Sessions), push(said), AgentReply::parse(said));
-                let _ = body(said, &Pointer::parse("/load").unwrap(), LoadUnit::Sessions);
+                let _ = body(said, &JsonPointer::parse("/load").unwrap(), LoadUnit::Sessions);
             }
         }
     }

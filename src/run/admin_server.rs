@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::data_plane::SharedState;
 use crate::admin::{self, AdminListener};
 use crate::server::BoundListener;
-use crate::settings::Admin;
+use crate::settings::AdminSettings;
 
 /// The admin listener: bound, then open, then closed.
 pub(super) struct AdminServer {
@@ -28,7 +28,7 @@ impl AdminServer {
     }
 
     /// Serves requests, if it does not yet. Must be called inside a [`tokio::task::LocalSet`].
-    pub(super) fn open(&mut self, settings: &Admin, state: &SharedState<'_>) {
+    pub(super) fn open(&mut self, settings: &AdminSettings, state: &SharedState<'_>) {
         let Some(listener) = self.bound.take() else { return };
         let slot = state.slots.listener(&listener.address().to_string());
         let (counter, context) = (state.counter.clone(), state.admin.clone());

@@ -30,7 +30,7 @@ use crate::server::{
     BindError, BoundListener, ConnectionLimit, Inherited, Listener, ListenerKind, ListenerProtocol,
     Listeners, Shutdown, Tls, Traffic, WorkerPool, worker_count,
 };
-use crate::settings::{ForwardedBy, Settings};
+use crate::settings::{ForwardingHeader, Settings};
 use crate::telemetry::Telemetry;
 use crate::util::clock::Clock;
 
@@ -322,8 +322,8 @@ fn read_certificates(settings: &Settings) -> io::Result<Published> {
 fn policy(settings: &Settings, clients: &Arc<ClientLimits>, readiness: &Readiness) -> DispatchConfig {
     let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
     let field = match settings.server.client_ip_header {
-        ForwardedBy::XForwardedFor => ClientIpHeader::XForwardedFor,
-        ForwardedBy::Forwarded => ClientIpHeader::Forwarded,
+        ForwardingHeader::XForwardedFor => ClientIpHeader::XForwardedFor,
+        ForwardingHeader::Forwarded => ClientIpHeader::Forwarded,
     };
     let limits = &settings.server.limits;
     DispatchConfig {

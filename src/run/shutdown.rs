@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::signals::ShutdownSignal;
 use super::{ExitReason, Process};
 use crate::server::Shutdown;
-use crate::settings::Span;
+use crate::settings::HumanDuration;
 use crate::takeover::ReadySuccessor;
 
 /// How long workers may take to end at once. A worker is never busy for so long.
@@ -55,7 +55,7 @@ impl Process<'_> {
         match cause {
             ShutdownCause::Takeover(by) => successor = Some(by),
             ShutdownCause::Signal(signal) => {
-                let delay = if prompt { Span::seconds(0) } else { delay };
+                let delay = if prompt { HumanDuration::seconds(0) } else { delay };
                 tracing::info!(signal = signal.name(), %delay, %grace, "leaving");
                 if !delay.0.is_zero() {
                     tokio::select! {

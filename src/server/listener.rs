@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::sockopt::{self, TcpOption};
-use crate::settings::Server;
+use crate::settings::ServerSettings;
 use crate::util::enum_all;
 
 /// How many connections may wait to be accepted. tokio's own listeners take 128; the kernel cuts this to
@@ -128,7 +128,7 @@ impl BoundListener {
 impl BoundListener {
     /// Sets the options of connections to come. Sockets that were inherited are still another's, and shared with it:
     /// only to be called once nothing can fail any more.
-    pub(crate) fn tune(&self, settings: &Server) {
+    pub(crate) fn tune(&self, settings: &ServerSettings) {
         let number = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
         for (option, value) in [
             (TcpOption::DeferAccept, number(settings.tcp_defer_accept.0.as_secs())),

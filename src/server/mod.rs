@@ -53,7 +53,7 @@ pub use shutdown::Shutdown;
 
 use crate::dispatch::Worker;
 use crate::os::fd_limit;
-use crate::settings::{Server, Settings};
+use crate::settings::{ServerSettings, Settings};
 
 /// Every socket of the process, bound before anything else is started.
 #[derive(Debug)]
@@ -192,7 +192,7 @@ pub struct WorkerPool {
 
 impl WorkerPool {
     /// Nobody yet. Without `tls` no listener may speak it; `places` are how many connections there may be.
-    pub fn new(settings: &Server, tls: Option<Tls>, places: Arc<ConnectionLimit>) -> Self {
+    pub fn new(settings: &ServerSettings, tls: Option<Tls>, places: Arc<ConnectionLimit>) -> Self {
         let limits = &settings.limits;
         let (last_word, ends) = mpsc::unbounded_channel();
         let limits = ConnectionLimits {

@@ -52,7 +52,7 @@ impl Tls {
     ///
     /// # Errors
     /// What keeps rustls from it: no randomness for the tickets' keys.
-    pub fn new(settings: &settings::Tls, certificates: Published) -> Result<Self, rustls::Error> {
+    pub fn new(settings: &settings::TlsSettings, certificates: Published) -> Result<Self, rustls::Error> {
         // Passed on and not installed: with a second provider in the build, rustls would not know which to take.
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)

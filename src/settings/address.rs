@@ -1,4 +1,4 @@
-//! Leaves that are addresses: to listen on, and of networks.
+//! Values that are addresses: to listen on, and of networks.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::values::{Leaf, serialize_as_string};
+use super::values::{SettingValue, serialize_as_string};
 
-serialize_as_string!(Listen, Network);
+serialize_as_string!(ListenAddress, Network);
 
 /// An address to listen on; port 0 takes any free port. A port alone, `8080` or `:8080`, is all addresses of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Listen(pub SocketAddr);
+pub struct ListenAddress(pub SocketAddr);
 
-impl Leaf for Listen {
+impl SettingValue for ListenAddress {
     fn parse(text: &str) -> Result<Self, String> {
         parse_listen(text, Ipv6Addr::UNSPECIFIED.into())
     }
@@ -22,22 +22,22 @@ impl Leaf for Listen {
 
 /// The same for the admin listener, where a port alone is that port of 127.0.0.1: it must not become public by accident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AdminListen(pub(super) Listen);
+pub(super) struct AdminListenAddress(pub(super) ListenAddress);
 
-impl Leaf for AdminListen {
+impl SettingValue for AdminListenAddress {
     fn parse(text: &str) -> Result<Self, String> {
         parse_listen(text, Ipv4Addr::LOCALHOST.into()).map(Self)
     }
 }
 
 /// Parses an address whose IP address may be left out.
-fn parse_listen(text: &str, default: IpAddr) -> Result<Listen, String> {
+fn parse_listen(text: &str, default: IpAddr) -> Result<ListenAddress, String> {
     const TAKES: &str =
         "an IP address and a port, such as \"[::]:8080\" or \"127.0.0.1:8080\", or a port alone";
     let port = text.strip_prefix(':').unwrap_or(text);
     let port = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok()).flatten();
     if let Some(address) = port.map(|port| SocketAddr::new(default, port)).or_else(|| text.parse().ok()) {
-        return Ok(Listen(address));
+        return Ok(ListenAddress(address));
     }
     Err(match (bracketed(text), text.rsplit_once(':')) {
         (Some(bracketed), _) => format!("{TAKES}: IPv6 addresses need brackets: \"{bracketed}\""),
@@ -61,7 +61,7 @@ pub(super) fn bracketed(text: &str) -> Option<String> {
     }
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -72,7 +72,7 @@ impl fmt::Display for Listen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(pub IpNet);
 
-impl Leaf for Network {
+impl SettingValue for Network {
     fn parse(text: &str) -> Result<Self, String> {
         const TAKES: &str = "a network or an address, such as \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.1\"";
         // Not by `IpNet`, which reads "010.0.0.0" as 10.0.0.0.

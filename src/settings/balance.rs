@@ -6,19 +6,19 @@ use serde::Serialize;
 
 use super::names::{field_name, is_token};
 use super::reader::Section;
-use super::values::{Leaf, Share};
+use super::values::{Fraction, SettingValue};
 use crate::fleet::HashKey;
 
 /// `[pools.NAME.hash]`: of `consistent_hash`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Hash {
+pub struct HashSettings {
     /// What a visitor is known by.
     pub key: HashKey,
     /// How much load a backend may have, in percent of its share; 0: any.
     pub balance_factor: BalanceFactor,
 }
 
-impl Hash {
+impl HashSettings {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let hash = Self {
             key: section.or("key", HashKey::Client),
@@ -31,14 +31,14 @@ impl Hash {
 
 /// `[pools.NAME.first]`: of `first`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct First {
+pub struct FirstSettings {
     /// The utilization at which a backend is full, where it reports its load.
-    pub max_utilization: Share,
+    pub max_utilization: Fraction,
 }
 
-impl First {
+impl FirstSettings {
     pub(super) fn read(mut section: Section<'_>) -> Self {
-        let first = Self { max_utilization: section.or("max_utilization", Share(0.8)) };
+        let first = Self { max_utilization: section.or("max_utilization", Fraction(0.8)) };
         section.finish();
         first
     }
@@ -48,7 +48,7 @@ impl First {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct BalanceFactor(pub u16);
 
-impl Leaf for BalanceFactor {
+impl SettingValue for BalanceFactor {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(percent @ (0 | 101..=10_000)) => Ok(Self(percent)),
@@ -59,9 +59,9 @@ impl Leaf for BalanceFactor {
 
 /// Visitors a second; 0: any number.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Rate(pub f64);
+pub struct RequestRate(pub f64);
 
-impl Leaf for Rate {
+impl SettingValue for RequestRate {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(rate) if rate == 0.0 || (0.001..=1e6).contains(&rate) => Ok(Self(rate)),
@@ -70,7 +70,7 @@ impl Leaf for Rate {
     }
 }
 
-impl Leaf for HashKey {
+impl SettingValue for HashKey {
     fn parse(text: &str) -> Result<Self, String> {
         let key = match text.split_once(':') {
             None if text == "client" => Some(Self::Client),
@@ -127,10 +127,10 @@ mod tests {
     #[test]
     fn accepts_finite_rates_and_factors_above_the_mean() {
         for good in ["0", "0.001", "20", "1000000"] {
-            assert!(Rate::parse(good).is_ok(), "{good}");
+            assert!(RequestRate::parse(good).is_ok(), "{good}");
         }
         for bad in ["-1", "NaN", "inf", "1e-9", "1e7", ""] {
-            assert!(Rate::parse(bad).is_err(), "{bad}");
+            assert!(RequestRate::parse(bad).is_err(), "{bad}");
         }
         for good in ["0", "101", "125", "10000"] {
             assert!(BalanceFactor::parse(good).is_ok(), "{good}");

@@ -31,7 +31,7 @@ pub(super) fn as_table<S: Serializer>(pages: &[ErrorPage], serializer: S) -> Res
 
 /// Reads the table and every file in it. A pool has no page for a status that means that there is no pool.
 pub(super) fn read(section: Section<'_>, is_of_pool: bool) -> Vec<ErrorPage> {
-    let notes = section.notes();
+    let context = section.context();
     let fits = |status: &StatusCode| !is_of_pool || !ErrorPages::WITHOUT_POOL.contains(status);
     let statuses: Vec<_> = ErrorPages::STATUSES.into_iter().filter(fits).collect();
     let mut pages = Vec::new();
@@ -44,13 +44,13 @@ pub(super) fn read(section: Section<'_>, is_of_pool: bool) -> Vec<ErrorPage> {
             } else {
                 ""
             };
-            notes.problem(&key, format!("got {name:?}, takes a status that a pool or the server rejects requests with: {list}{hint}"));
+            context.problem(&key, format!("got {name:?}, takes a status that a pool or the server rejects requests with: {list}{hint}"));
             continue;
         };
         let Some(file) = file else { continue };
         match read_page(&file) {
             Ok(html) => pages.push(ErrorPage { status, file, html }),
-            Err(why) => notes.problem(&key, format!("{}: {why}", file.display())),
+            Err(why) => context.problem(&key, format!("{}: {why}", file.display())),
         }
     }
     pages

@@ -10,15 +10,15 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::{Serialize, Serializer};
 
 use super::names;
-use super::probe_http::{ExpectBody, ProbeHeaders};
+use super::probe_http::{ExpectedBody, ProbeHeaders};
 use super::reader::Section;
-use super::values::{Leaf, Span, leaf_by_name, serialize_as_string};
+use super::values::{HumanDuration, SettingValue, leaf_by_name, serialize_as_string};
 use crate::os::files;
 use crate::util::enum_all;
 
 /// How the backends of a pool are probed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Health {
+pub struct HealthSettings {
     /// What a probe is.
     pub kind: ProbeKind,
     /// The method of an HTTP probe.
@@ -32,24 +32,24 @@ pub struct Health {
     #[serde(skip_serializing_if = "ProbeHeaders::is_empty")]
     pub headers: ProbeHeaders,
     /// The statuses that are a success.
-    pub expect: Statuses,
+    pub expect: ExpectedStatuses,
     /// What the body of the response must contain.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expect_body: Option<ExpectBody>,
+    pub expect_body: Option<ExpectedBody>,
     /// From one probe of a backend to its next.
-    pub interval: Span,
+    pub interval: HumanDuration,
     /// The same while its state is changing; the shorter of the two holds.
-    pub fast_interval: Span,
+    pub fast_interval: HumanDuration,
     /// How long a probe may take, from resolving the name to the end of the body.
-    pub timeout: Span,
+    pub timeout: HumanDuration,
     /// How many successes in a row make a backend that is down up.
-    pub rise: Streak,
+    pub rise: CheckCount,
     /// How many failures in a row make one that is up down.
-    pub fall: Streak,
+    pub fall: CheckCount,
     /// How much later than `rise` says a backend that falls again and again is let in, at most; 0: never.
-    pub flap_backoff: Span,
+    pub flap_backoff: HumanDuration,
     /// How long a new backend is waited for until it counts as up without a probe.
-    pub startup_timeout: Span,
+    pub startup_timeout: HumanDuration,
     /// Whether the certificate of an https backend must be valid.
     pub verify: bool,
     /// The certificates that may have signed it, PEM; none: those that browsers trust.
@@ -57,7 +57,7 @@ pub struct Health {
     pub ca_file: Option<PathBuf>,
 }
 
-impl Default for Health {
+impl Default for HealthSettings {
     fn default() -> Self {
         Self {
             kind: ProbeKind::Tcp,
@@ -66,25 +66,25 @@ impl Default for Health {
             host: None,
             headers: ProbeHeaders::default(),
             expect_body: None,
-            expect: Statuses(vec![(200, 399)]),
-            interval: Span::seconds(2),
-            fast_interval: Span(Duration::from_millis(500)),
-            timeout: Span::seconds(1),
-            rise: Streak(2),
-            fall: Streak(3),
-            flap_backoff: Span::seconds(300),
-            startup_timeout: Span::seconds(5),
+            expect: ExpectedStatuses(vec![(200, 399)]),
+            interval: HumanDuration::seconds(2),
+            fast_interval: HumanDuration(Duration::from_millis(500)),
+            timeout: HumanDuration::seconds(1),
+            rise: CheckCount(2),
+            fall: CheckCount(3),
+            flap_backoff: HumanDuration::seconds(300),
+            startup_timeout: HumanDuration::seconds(5),
             verify: true,
             ca_file: None,
         }
     }
 }
 
-impl Health {
+impl HealthSettings {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
-        let often = |span: &Span| span.0 >= Duration::from_millis(10);
-        let positive = |span: &Span| !span.0.is_zero();
+        let often = |span: &HumanDuration| span.0 >= Duration::from_millis(10);
+        let positive = |span: &HumanDuration| !span.0.is_zero();
         let health = Self {
             kind: section.or("kind", default.kind),
             method: section.or("method", default.method),
@@ -112,7 +112,7 @@ impl Health {
             && let Err(why) = holds_certificates(file)
         {
             let key = section.key("ca_file");
-            section.notes().problem(&key, format!("{}: {why}", file.display()));
+            section.context().problem(&key, format!("{}: {why}", file.display()));
         }
         health.check_http(&section);
         section.finish();
@@ -121,8 +121,8 @@ impl Health {
 
     /// Notes what cannot have an effect with the kind and method of the check.
     fn check_http(&self, section: &Section<'_>) {
-        let problem = |key: &str, text: String| section.notes().problem(&section.key(key), text);
-        let is_sent = self.kind == ProbeKind::Http || section.notes().is_wrong(&section.key("kind"));
+        let problem = |key: &str, text: String| section.context().problem(&section.key(key), text);
+        let is_sent = self.kind == ProbeKind::Http || section.context().is_wrong(&section.key("kind"));
         let not_sent =
             || format!("has no effect while health.kind is \"{}\" (expected \"http\")", self.kind.name());
         if !self.headers.is_empty() && !is_sent {
@@ -183,13 +183,13 @@ enum_all! {
 }
 
 leaf_by_name!(ProbeKind);
-serialize_as_string!(ProbeMethod, ProbePath, ProbeHost, Statuses);
+serialize_as_string!(ProbeMethod, ProbePath, ProbeHost, ExpectedStatuses);
 
 /// The method of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeMethod(pub Method);
 
-impl Leaf for ProbeMethod {
+impl SettingValue for ProbeMethod {
     fn parse(text: &str) -> Result<Self, String> {
         match Method::from_bytes(names::method(text).as_bytes()) {
             Ok(method) if method != Method::CONNECT => Ok(Self(method)),
@@ -215,7 +215,7 @@ impl ProbePath {
     }
 }
 
-impl Leaf for ProbePath {
+impl SettingValue for ProbePath {
     fn parse(text: &str) -> Result<Self, String> {
         let fits = text.starts_with('/')
             && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
@@ -245,7 +245,7 @@ impl ProbeHost {
     }
 }
 
-impl Leaf for ProbeHost {
+impl SettingValue for ProbeHost {
     fn parse(text: &str) -> Result<Self, String> {
         match names::host(text) {
             Ok((name, None)) => Ok(Self(name.to_string())),
@@ -263,9 +263,9 @@ impl fmt::Display for ProbeHost {
 
 /// Final statuses as ranges, both ends included. Informational ones (1xx) are never the answer to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statuses(Vec<(u16, u16)>);
+pub struct ExpectedStatuses(Vec<(u16, u16)>);
 
-impl Statuses {
+impl ExpectedStatuses {
     /// Whether a status is among them.
     pub fn contains(&self, status: StatusCode) -> bool {
         self.0.iter().any(|(low, high)| (*low..=*high).contains(&status.as_u16()))
@@ -277,7 +277,7 @@ impl Statuses {
     }
 }
 
-impl Leaf for Statuses {
+impl SettingValue for ExpectedStatuses {
     fn parse(text: &str) -> Result<Self, String> {
         let takes = || "statuses from 200 to 599, such as \"200\", \"200-399\" or \"200-299,401\"".to_owned();
         let status = |text: &str| text.trim().parse().ok().filter(|status| (200..=599).contains(status));
@@ -290,7 +290,7 @@ impl Leaf for Statuses {
     }
 }
 
-impl fmt::Display for Statuses {
+impl fmt::Display for ExpectedStatuses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (low, high)) in self.0.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
@@ -305,9 +305,9 @@ impl fmt::Display for Statuses {
 
 /// How many results in a row change a state, 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Streak(pub u16);
+pub struct CheckCount(pub u16);
 
-impl Leaf for Streak {
+impl SettingValue for CheckCount {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(count @ 1..=100) => Ok(Self(count)),
@@ -323,12 +323,12 @@ mod tests {
     #[test]
     fn statuses_print_what_they_parse() {
         for text in ["200", "200-399", "200-299,401,500-599"] {
-            assert_eq!(Statuses::parse(text).unwrap().to_string(), text);
+            assert_eq!(ExpectedStatuses::parse(text).unwrap().to_string(), text);
         }
         for bad in ["", "99", "100-199", "200-", "399-200", "200-600", "ok", "200,,201"] {
-            assert!(Statuses::parse(bad).is_err(), "{bad}");
+            assert!(ExpectedStatuses::parse(bad).is_err(), "{bad}");
         }
-        let some = Statuses::parse("200-299,401").unwrap();
+        let some = ExpectedStatuses::parse("200-299,401").unwrap();
         let contains = |code| some.contains(StatusCode::from_u16(code).unwrap());
         assert!(contains(200) && contains(299) && contains(401) && !contains(300) && !contains(400));
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError, FileFormat, Format, Map, Source, Value};
 
-use super::reader::Problem;
+use super::reader::SettingsError;
 use super::variables::{BACKENDS, DEFAULT_POOL, PREFIX, VARIABLE};
 
 /// What a start was told, before any of it is read.
@@ -43,7 +43,7 @@ impl Layers {
     ///
     /// # Errors
     /// Every file that is missing or no TOML, and every variable that is not Unicode.
-    pub(super) fn merge(&self) -> Result<Value, Vec<Problem>> {
+    pub(super) fn merge(&self) -> Result<Value, Vec<SettingsError>> {
         let mut problems = Vec::new();
         let mut builder = Config::builder();
         let mut layers = Vec::new();
@@ -68,15 +68,17 @@ impl Layers {
         // Not `try_deserialize`: that would lose where each value came from.
         match builder.build() {
             Ok(config) => Ok(config.cache),
-            Err(error) => Err(vec![Problem { key: String::new(), text: error.to_string(), origin: None }]),
+            Err(error) => {
+                Err(vec![SettingsError { key: String::new(), text: error.to_string(), origin: None }])
+            }
         }
     }
 }
 
 /// Reads one file. By hand up to the parser: `config` would call it by a path relative to somewhere.
-fn read_file(path: &Path) -> Result<Layer, Problem> {
+fn read_file(path: &Path) -> Result<Layer, SettingsError> {
     let origin = path.display().to_string();
-    let problem = |text| Problem { key: String::new(), text, origin: Some(origin.clone()) };
+    let problem = |text| SettingsError { key: String::new(), text, origin: Some(origin.clone()) };
     let text = std::fs::read_to_string(path).map_err(|error| problem(format!("can't be read: {error}")))?;
     match FileFormat::Toml.parse(Some(&origin), &text) {
         Ok(table) => Ok(Layer(table)),
@@ -137,10 +139,10 @@ impl Layer {
 impl Layer {
     /// Top-level keys that `config` would take for a path: it makes room for as many values as `key[91111111]`
     /// says, and reads `"server.listen"` as two keys. None of ours looks like that.
-    fn strange_keys(&self) -> impl Iterator<Item = Problem> {
+    fn strange_keys(&self) -> impl Iterator<Item = SettingsError> {
         let plain = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         let strange = self.0.iter().filter(move |(key, _)| !plain(key) || key.is_empty());
-        strange.map(|(key, value)| Problem {
+        strange.map(|(key, value)| SettingsError {
             key: format!("{key:?}"),
             text: "no such key".to_owned(),
             origin: value.origin().map(str::to_owned),
@@ -160,7 +162,7 @@ impl Source for Layer {
 
 /// Reads `SIGNPOST_BACKENDS` and `SIGNPOST__A__B`; no other variable, so that what Kubernetes injects for a
 /// service of this name (`SIGNPOST_PORT`, `SIGNPOST_SERVICE_HOST`) does no harm.
-fn environment(variables: &[(OsString, OsString)]) -> Result<Layer, Vec<Problem>> {
+fn environment(variables: &[(OsString, OsString)]) -> Result<Layer, Vec<SettingsError>> {
     let mut layer = Layer::default();
     let mut problems = Vec::new();
     let sorted: BTreeMap<_, _> =
@@ -177,7 +179,7 @@ fn environment(variables: &[(OsString, OsString)]) -> Result<Layer, Vec<Problem>
                 let path: Vec<_> = path.split("__").collect();
                 layer.set(&path, Value::new(Some(&origin), text));
             }
-            None => problems.push(Problem {
+            None => problems.push(SettingsError {
                 key: path.replace("__", "."),
                 text: "is not valid Unicode".to_owned(),
                 origin: Some(origin),

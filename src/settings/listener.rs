@@ -3,49 +3,49 @@
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use super::address::Listen;
-use super::reader::{self, Notes, Section};
+use super::address::ListenAddress;
+use super::reader::{self, ReadContext, Section};
 
 /// A traffic listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listener {
+pub struct ListenerSettings {
     /// Its address.
-    pub address: Listen,
+    pub address: ListenAddress,
     /// Whether each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
 }
 
 /// Reads a list of listeners: addresses, or tables that say more. `None` where the key is missing.
-pub(super) fn read_all(section: &mut Section<'_>, key: &'static str) -> Option<Vec<Listener>> {
-    let notes = section.notes();
+pub(super) fn read_all(section: &mut Section<'_>, key: &'static str) -> Option<Vec<ListenerSettings>> {
+    let context = section.context();
     let items = section.items(key)?.into_iter();
     let listeners = items.filter_map(|(path, item)| match item.kind {
-        config::ValueKind::Table(_) => Listener::read(Section::new(path, item, notes), notes),
-        _ => reader::parse(&path, &item, notes).map(Listener::plain),
+        config::ValueKind::Table(_) => ListenerSettings::read(Section::new(path, item, context), context),
+        _ => reader::parse(&path, &item, context).map(ListenerSettings::plain),
     });
     Some(listeners.collect())
 }
 
-impl Listener {
+impl ListenerSettings {
     /// One that speaks HTTP and nothing before it.
-    pub const fn plain(address: Listen) -> Self {
+    pub const fn plain(address: ListenAddress) -> Self {
         Self { address, proxy_protocol: false }
     }
 
-    fn read(mut section: Section<'_>, notes: &Notes) -> Option<Self> {
+    fn read(mut section: Section<'_>, context: &ReadContext) -> Option<Self> {
         let path = section.key("address");
         let had_address = section.has("address");
         let address = section.optional("address");
         let proxy_protocol = section.or("proxy_protocol", false);
         section.finish();
         if !had_address {
-            notes.problem(&path, "is missing, takes an IP address and a port, such as \"[::]:8080\"");
+            context.problem(&path, "is missing, takes an IP address and a port, such as \"[::]:8080\"");
         }
         Some(Self { address: address?, proxy_protocol })
     }
 }
 
-impl Serialize for Listener {
+impl Serialize for ListenerSettings {
     /// An address alone where there is nothing else to say.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { address, proxy_protocol } = self;

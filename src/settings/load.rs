@@ -6,45 +6,45 @@ use http::HeaderName;
 use serde::{Serialize, Serializer};
 
 use super::names;
-use super::reader::{Notes, Section};
-use super::values::{Leaf, Span, leaf_by_name, serialize_as_string};
-use super::{Pool, ProbeKind};
+use super::reader::{ReadContext, Section};
+use super::values::{HumanDuration, SettingValue, leaf_by_name, serialize_as_string};
+use super::{PoolSettings, ProbeKind};
 use crate::util::enum_all;
 
 /// Where the backends of a pool tell their load.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Load {
+pub struct LoadSettings {
     /// Where it is read. A push is taken whatever this is.
-    pub source: LoadSource,
+    pub source: ReportSource,
     /// The header of a probe's answer: one of ORCA's forms, or a number in `unit`.
     pub header: FieldName,
     /// What a number is that stands alone.
     pub unit: LoadUnit,
     /// Where the load is in the JSON body of the response to a probe, RFC 6901.
-    pub json_pointer: Pointer,
+    pub json_pointer: JsonPointer,
     /// The port on which a backend's agent says its line; 0: none.
-    pub agent_port: Port,
+    pub agent_port: AgentPort,
     /// How long a report is used.
-    pub max_age: Span,
+    pub max_age: HumanDuration,
 }
 
-impl Default for Load {
+impl Default for LoadSettings {
     fn default() -> Self {
         Self {
-            source: LoadSource::Push,
+            source: ReportSource::Push,
             header: FieldName(HeaderName::from_static("endpoint-load-metrics")),
             unit: LoadUnit::Utilization,
-            json_pointer: Pointer("/load".to_owned()),
-            agent_port: Port(0),
-            max_age: Span::seconds(15),
+            json_pointer: JsonPointer("/load".to_owned()),
+            agent_port: AgentPort(0),
+            max_age: HumanDuration::seconds(15),
         }
     }
 }
 
-impl Load {
+impl LoadSettings {
     /// Whether agents are asked, at the pace of probes.
     pub fn asks_agents(&self) -> bool {
-        self.source == LoadSource::Agent
+        self.source == ReportSource::Agent
     }
 
     pub(super) fn read(mut section: Section<'_>) -> Self {
@@ -64,11 +64,16 @@ impl Load {
 }
 
 /// Notes reports that could never come, and warns of settings that have no effect.
-pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<String>) {
+pub(super) fn check(
+    pool: &PoolSettings,
+    load: &LoadSettings,
+    context: &ReadContext,
+    warnings: &mut Vec<String>,
+) {
     let key = |name: &str| format!("pools.{}.load.{name}", pool.name.as_str());
-    let problem = |name: &str, text: String| notes.problem(&key(name), text);
-    let (health, usual, source) = (&pool.health, Load::default(), load.source);
-    let by_probe = matches!(source, LoadSource::ProbeHeader | LoadSource::ProbeJson);
+    let problem = |name: &str, text: String| context.problem(&key(name), text);
+    let (health, usual, source) = (&pool.health, LoadSettings::default(), load.source);
+    let by_probe = matches!(source, ReportSource::ProbeHeader | ReportSource::ProbeJson);
     if by_probe && health.kind != ProbeKind::Http {
         problem(
             "source",
@@ -79,16 +84,16 @@ pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<
             ),
         );
     }
-    if source == LoadSource::ProbeJson
+    if source == ReportSource::ProbeJson
         && health.kind == ProbeKind::Http
         && let Some(response) = health.bodiless()
     {
         problem("source", format!("got \"probe_json\", and {response} has no body"));
     }
-    if source == LoadSource::Agent && load.agent_port.0 == 0 {
+    if source == ReportSource::Agent && load.agent_port.0 == 0 {
         problem("agent_port", "there is none, takes the port of the backends' agents".to_owned());
     }
-    if source != LoadSource::Push && load.max_age.0 <= health.interval.0 {
+    if source != ReportSource::Push && load.max_age.0 <= health.interval.0 {
         problem(
             "max_age",
             format!(
@@ -98,10 +103,10 @@ pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<
         );
     }
     let unused = [
-        ("header", load.header != usual.header && source != LoadSource::ProbeHeader),
-        ("json_pointer", load.json_pointer != usual.json_pointer && source != LoadSource::ProbeJson),
+        ("header", load.header != usual.header && source != ReportSource::ProbeHeader),
+        ("json_pointer", load.json_pointer != usual.json_pointer && source != ReportSource::ProbeJson),
         ("unit", load.unit != usual.unit && !by_probe),
-        ("agent_port", load.agent_port != usual.agent_port && source != LoadSource::Agent),
+        ("agent_port", load.agent_port != usual.agent_port && source != ReportSource::Agent),
     ];
     for (name, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
         warnings.push(format!("{} has no effect while load.source is \"{}\"", key(name), source.name()));
@@ -110,7 +115,7 @@ pub(super) fn check(pool: &Pool, load: &Load, notes: &Notes, warnings: &mut Vec<
 
 enum_all! {
     /// Where a backend's load is read.
-    pub enum LoadSource {
+    pub enum ReportSource {
         /// In a header of its answer to a probe.
         ProbeHeader = "probe_header",
         /// In the JSON body of that answer.
@@ -138,22 +143,22 @@ enum_all! {
 
 /// A port, 0 to 65535; 0: none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Port(pub u16);
+pub struct AgentPort(pub u16);
 
-impl Leaf for Port {
+impl SettingValue for AgentPort {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map(Self).map_err(|_| "a port from 1 to 65535, or 0 for none".to_owned())
     }
 }
 
-leaf_by_name!(LoadSource, LoadUnit);
-serialize_as_string!(FieldName, Pointer);
+leaf_by_name!(ReportSource, LoadUnit);
+serialize_as_string!(FieldName, JsonPointer);
 
 /// The name of a header field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldName(pub HeaderName);
 
-impl Leaf for FieldName {
+impl SettingValue for FieldName {
     fn parse(text: &str) -> Result<Self, String> {
         let name = names::field_name(text);
         name.map(Self).ok_or_else(|| "the name of a header, such as \"x-load\"".to_owned())
@@ -168,16 +173,16 @@ impl fmt::Display for FieldName {
 
 /// A JSON pointer, RFC 6901: empty for the whole document, or parts that begin with `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pointer(String);
+pub struct JsonPointer(String);
 
-impl Pointer {
+impl JsonPointer {
     /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl Leaf for Pointer {
+impl SettingValue for JsonPointer {
     fn parse(text: &str) -> Result<Self, String> {
         let escapes = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
         if (text.is_empty() || text.starts_with('/')) && escapes {
@@ -188,7 +193,7 @@ impl Leaf for Pointer {
     }
 }
 
-impl fmt::Display for Pointer {
+impl fmt::Display for JsonPointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -201,10 +206,10 @@ mod tests {
     #[test]
     fn pointers_and_names_are_what_their_rfcs_say() {
         for text in ["", "/load", "/a/b~1c", "/~0"] {
-            assert_eq!(Pointer::parse(text).unwrap().to_string(), text);
+            assert_eq!(JsonPointer::parse(text).unwrap().to_string(), text);
         }
         for bad in ["load", "/a~", "/a~2"] {
-            assert!(Pointer::parse(bad).is_err(), "{bad}");
+            assert!(JsonPointer::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(FieldName::parse("X-Load").unwrap().to_string(), "x-load");
         for bad in ["", "a b", "a:"] {

@@ -8,11 +8,11 @@ use serde::{Serialize, Serializer};
 
 use super::names;
 use super::reader::{self, Section};
-use super::values::{Leaf, LogFormat, LogLevel, Share, serialize_as_string};
+use super::values::{Fraction, LogFormat, LogLevel, SettingValue, serialize_as_string};
 
 /// `[log]`: log and access log.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Log {
+pub struct LogSettings {
     /// The least severe line that is logged.
     pub level: LogLevel,
     /// How lines look.
@@ -20,24 +20,24 @@ pub struct Log {
     /// Whether each request is a line on standard output.
     pub access: bool,
     /// The share of requests that are.
-    pub access_sample: Share,
+    pub access_sample: Fraction,
     /// The request header fields that access lines contain, each once.
     pub access_headers: Vec<LoggedHeader>,
 }
 
-impl Default for Log {
+impl Default for LogSettings {
     fn default() -> Self {
         Self {
             level: LogLevel::Info,
             format: LogFormat::Auto,
             access: true,
-            access_sample: Share(1.0),
+            access_sample: Fraction(1.0),
             access_headers: Vec::new(),
         }
     }
 }
 
-impl Log {
+impl LogSettings {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
         let log = Self {
@@ -53,12 +53,12 @@ impl Log {
 }
 
 fn read_headers(section: &mut Section<'_>) -> Vec<LoggedHeader> {
-    let notes = section.notes();
+    let context = section.context();
     let mut headers: Vec<LoggedHeader> = Vec::new();
     for (path, item) in section.items("access_headers").unwrap_or_default() {
-        let Some(header) = reader::parse(&path, &item, notes) else { continue };
+        let Some(header) = reader::parse(&path, &item, context) else { continue };
         if headers.contains(&header) {
-            notes
+            context
                 .problem(&path, format!("got {:?} a second time, takes each header once", header.0.as_str()));
         } else {
             headers.push(header);
@@ -73,7 +73,7 @@ pub struct LoggedHeader(pub HeaderName);
 
 serialize_as_string!(LoggedHeader);
 
-impl Leaf for LoggedHeader {
+impl SettingValue for LoggedHeader {
     fn parse(text: &str) -> Result<Self, String> {
         let name = names::field_name(text)
             .ok_or_else(|| "the name of a request header, such as \"user-agent\"".to_owned())?;

@@ -27,96 +27,98 @@ use std::path::PathBuf;
 use config::Value;
 use serde::Serialize;
 
-pub use address::{Listen, Network};
-pub use balance::{BalanceFactor, First, Hash, Rate};
+pub use address::{ListenAddress, Network};
+pub use balance::{BalanceFactor, FirstSettings, HashSettings, RequestRate};
 pub use error_pages::ErrorPage;
-pub use health::{Health, ProbeHost, ProbeKind, ProbeMethod, ProbePath, Statuses, Streak};
-pub use layers::{Flags, Layers};
-pub use listener::Listener;
-pub use load::{FieldName, Load, LoadSource, LoadUnit, Pointer, Port};
-pub use log::{Log, LoggedHeader};
-pub use names::{
-    BackendId, CookieDomain, CookieName, CorsMethod, HealthPath, HostPattern, Origin, PathPrefix, PoolName,
-    Token,
+pub use health::{
+    CheckCount, ExpectedStatuses, HealthSettings, ProbeHost, ProbeKind, ProbeMethod, ProbePath,
 };
-pub use pool::{Backend, Cors, Pin, Pool, Portion};
-pub use probe_http::{ExpectBody, ProbeHeaders};
-pub use reader::Problem;
-pub use tls::{Certificate, Tls};
+pub use layers::{Flags, Layers};
+pub use listener::ListenerSettings;
+pub use load::{AgentPort, FieldName, JsonPointer, LoadSettings, LoadUnit, ReportSource};
+pub use log::{LogSettings, LoggedHeader};
+pub use names::{
+    BackendId, CookieDomain, CookieName, CorsMethod, CorsOrigin, HealthPathSetting, HostPattern, HttpToken,
+    PathPrefix, PoolName,
+};
+pub use pool::{BackendSettings, CorsSettings, PinSettings, PoolSettings, SplitShare};
+pub use probe_http::{ExpectedBody, ProbeHeaders};
+pub use reader::SettingsError;
+pub use tls::{CertificateSettings, TlsSettings};
 pub use url::{BackendUrl, WeightedUrl};
 pub use values::{
-    ForwardedBy, HeaderCount, Leaf, LogFormat, LogLevel, ProbeCount, RedirectStatus, SameSite, Secret,
-    SecureAttribute, Share, Size, Span, Workers,
+    ByteSize, ForwardingHeader, Fraction, HeaderCount, HumanDuration, LogFormat, LogLevel, ProbeCount,
+    RedirectStatus, SameSite, Secret, SecureAttribute, SettingValue, WorkerCount,
 };
 
 use crate::certificates::Files;
-use address::AdminListen;
+use address::AdminListenAddress;
 use names::AdminHost;
-use reader::{KnownKey, Notes, Section};
+use reader::{KnownKey, ReadContext, Section};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Settings {
     /// The traffic listeners and who serves them.
-    pub server: Server,
+    pub server: ServerSettings,
     /// The listener for the operator.
-    pub admin: Admin,
+    pub admin: AdminSettings,
     /// Log and access log.
-    pub log: Log,
+    pub log: LogSettings,
     /// The pools, in order of their names.
     #[serde(serialize_with = "pool::as_table")]
-    pub pools: Vec<Pool>,
+    pub pools: Vec<PoolSettings>,
 }
 
 /// `[server]`: the traffic listeners and who serves them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Server {
+pub struct ServerSettings {
     /// Addresses to listen on; `[::]` takes IPv4 too.
-    pub listen: Vec<Listener>,
+    pub listen: Vec<ListenerSettings>,
     /// Threads that serve requests; 0: one per core.
-    pub workers: Workers,
+    pub workers: WorkerCount,
     /// Whether each worker stays on one core.
     pub worker_affinity: bool,
     /// For how long the kernel keeps a connection to itself while its request has not come; 0: not at all.
-    pub tcp_defer_accept: Span,
+    pub tcp_defer_accept: HumanDuration,
     /// How many connections may wait whose request came with their first packet (RFC 7413); 0: none.
     pub tcp_fast_open: u32,
     /// How long after SIGTERM requests are still accepted while `/readyz` says no; SIGINT skips it.
-    pub shutdown_delay: Span,
+    pub shutdown_delay: HumanDuration,
     /// How long requests in flight may take to finish once nothing is accepted any more.
-    pub shutdown_grace: Span,
+    pub shutdown_grace: HumanDuration,
     /// The path on the traffic listeners that answers 200 while the process is ready and 503 while it is not; none: no
     /// path does.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub health_path: Option<HealthPath>,
+    pub health_path: Option<HealthPathSetting>,
     /// How often settings files and the files that they name are looked at for changes; 0: never.
-    pub watch_interval: Span,
+    pub watch_interval: HumanDuration,
     /// The proxies that are believed when they tell where a visitor came from; none: nobody is.
     pub trusted_proxies: Vec<Network>,
     /// The header in which they report the address of a client.
-    pub client_ip_header: ForwardedBy,
+    pub client_ip_header: ForwardingHeader,
     /// The HTML pages of errors, where a pool has none of its own.
     #[serde(serialize_with = "error_pages::as_table")]
     pub error_pages: Vec<ErrorPage>,
     /// What one connection may cost.
-    pub limits: Limits,
+    pub limits: LimitsSettings,
     /// The listeners that speak TLS.
-    pub tls: Tls,
+    pub tls: TlsSettings,
 }
 
 /// `[server.limits]`: what one connection may cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Limits {
+pub struct LimitsSettings {
     /// From the first byte of a request (or from accept) to the end of its head.
-    pub header_timeout: Span,
+    pub header_timeout: HumanDuration,
     /// How long a connection may wait between requests.
-    pub idle_timeout: Span,
+    pub idle_timeout: HumanDuration,
     /// The longest request head; over it hyper answers 431. From 8 to 64 KiB, hyper's own bounds.
-    pub max_header_bytes: Size,
+    pub max_header_bytes: ByteSize,
     /// The most header fields; over it 431.
     pub max_headers: HeaderCount,
     /// The longest request target; over it 414.
-    pub max_target_bytes: Size,
+    pub max_target_bytes: ByteSize,
     /// Connections at once, over all listeners for visitors; 0: as many as descriptors allow, 50 000 at most.
     pub max_connections: u32,
     /// Connections at once of one client address (one /64 of IPv6), and as many again that wait for the client to close;
@@ -132,9 +134,9 @@ pub struct Limits {
 
 /// `[admin]`: the listener for the operator.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Admin {
+pub struct AdminSettings {
     /// Its address.
-    pub listen: Listen,
+    pub listen: ListenAddress,
     /// What a change must show as a bearer token; none: changes on loopback alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
@@ -156,7 +158,7 @@ pub struct Admin {
 
 /// Settings and what to tell the operator about them.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedSettings {
     /// The settings.
     pub settings: Settings,
     /// What is allowed but looks like a mistake, a line each.
@@ -168,7 +170,7 @@ impl Settings {
     ///
     /// # Errors
     /// Every problem there is, in order of the keys.
-    pub fn load(layers: &Layers) -> Result<Loaded, Vec<Problem>> {
+    pub fn load(layers: &Layers) -> Result<LoadedSettings, Vec<SettingsError>> {
         Self::load_listing(layers, &mut Vec::new())
     }
 
@@ -177,15 +179,18 @@ impl Settings {
     ///
     /// # Errors
     /// As for [`Self::load`].
-    pub fn load_listing(layers: &Layers, files: &mut Vec<PathBuf>) -> Result<Loaded, Vec<Problem>> {
+    pub fn load_listing(
+        layers: &Layers,
+        files: &mut Vec<PathBuf>,
+    ) -> Result<LoadedSettings, Vec<SettingsError>> {
         let merged = layers.merge().inspect_err(|_| files.extend_from_slice(&layers.files))?;
-        let notes = Notes::new(layers);
-        let settings = read(Section::root(merged, &notes));
+        let context = ReadContext::new(layers);
+        let settings = read(Section::root(merged, &context));
         let mut warnings = variables::unread(&layers.environment);
-        warnings.extend(rules::check(&settings, &notes));
-        files.extend(notes.files());
-        match notes.into_problems() {
-            problems if problems.is_empty() => Ok(Loaded { settings, warnings }),
+        warnings.extend(rules::check(&settings, &context));
+        files.extend(context.files());
+        match context.into_problems() {
+            problems if problems.is_empty() => Ok(LoadedSettings { settings, warnings }),
             problems => {
                 files.extend(settings.server.tls.files().flat_map(|Files { cert, key }| [cert, key]));
                 Err(problems)
@@ -197,12 +202,12 @@ impl Settings {
     ///
     /// # Errors
     /// What is wrong with the layers or with that one key.
-    pub fn load_admin(layers: &Layers) -> Result<Admin, Vec<Problem>> {
+    pub fn load_admin(layers: &Layers) -> Result<AdminSettings, Vec<SettingsError>> {
         let merged = layers.merge()?;
-        let notes = Notes::new(layers);
-        let mut root = Section::root(merged, &notes);
-        let admin = Admin::read(root.section_or_empty("admin"));
-        match notes.into_problems() {
+        let context = ReadContext::new(layers);
+        let mut root = Section::root(merged, &context);
+        let admin = AdminSettings::read(root.section_or_empty("admin"));
+        match context.into_problems() {
             problems if problems.is_empty() => Ok(admin),
             problems => Err(problems),
         }
@@ -219,9 +224,9 @@ fn known_keys(pool: &str) -> Vec<KnownKey> {
     // These sections of a pool are read only if they are there.
     let keys = table(&["pin", "load", "cors", "split"], empty);
     let pools = Value::from(config::Map::from_iter([("name".to_owned(), keys)]));
-    let notes = Notes::default();
-    read(Section::root(Value::from(config::Map::from_iter([("pools".to_owned(), pools)])), &notes));
-    let mut known = notes.known_keys();
+    let context = ReadContext::default();
+    read(Section::root(Value::from(config::Map::from_iter([("pools".to_owned(), pools)])), &context));
+    let mut known = context.known_keys();
     for key in &mut known {
         key.path = key.path.replacen("pools.name.", &format!("pools.{pool}."), 1);
     }
@@ -229,9 +234,9 @@ fn known_keys(pool: &str) -> Vec<KnownKey> {
 }
 
 fn read(mut root: Section<'_>) -> Settings {
-    let server = Server::read(root.section_or_empty("server"));
-    let admin = Admin::read(root.section_or_empty("admin"));
-    let log = Log::read(root.section_or_empty("log"));
+    let server = ServerSettings::read(root.section_or_empty("server"));
+    let admin = AdminSettings::read(root.section_or_empty("admin"));
+    let log = LogSettings::read(root.section_or_empty("log"));
     let pools = pool::read_all(root.section_or_empty("pools"));
     root.finish();
     Settings { server, admin, log, pools }
@@ -239,30 +244,32 @@ fn read(mut root: Section<'_>) -> Settings {
 
 // === impl Server ===
 
-impl Default for Server {
+impl Default for ServerSettings {
     fn default() -> Self {
         Self {
-            listen: vec![Listener::plain(Listen((std::net::Ipv6Addr::UNSPECIFIED, 8080).into()))],
-            workers: Workers(0),
+            listen: vec![ListenerSettings::plain(ListenAddress(
+                (std::net::Ipv6Addr::UNSPECIFIED, 8080).into(),
+            ))],
+            workers: WorkerCount(0),
             worker_affinity: false,
-            tcp_defer_accept: Span::seconds(1),
+            tcp_defer_accept: HumanDuration::seconds(1),
             tcp_fast_open: 0,
-            shutdown_delay: Span::seconds(0),
-            shutdown_grace: Span::seconds(30),
+            shutdown_delay: HumanDuration::seconds(0),
+            shutdown_grace: HumanDuration::seconds(30),
             health_path: None,
-            watch_interval: Span::seconds(2),
+            watch_interval: HumanDuration::seconds(2),
             trusted_proxies: Vec::new(),
-            client_ip_header: ForwardedBy::XForwardedFor,
+            client_ip_header: ForwardingHeader::XForwardedFor,
             error_pages: Vec::new(),
-            limits: Limits::default(),
-            tls: Tls::default(),
+            limits: LimitsSettings::default(),
+            tls: TlsSettings::default(),
         }
     }
 }
 
-impl Server {
+impl ServerSettings {
     /// Every list of traffic listeners, by its key.
-    fn listeners(&self) -> [(&'static str, &[Listener]); 3] {
+    fn listeners(&self) -> [(&'static str, &[ListenerSettings]); 3] {
         [
             ("server.listen", &self.listen),
             ("server.tls.listen", &self.tls.listen),
@@ -271,7 +278,7 @@ impl Server {
     }
 
     /// The address of each, with the key that asks for it.
-    fn addresses(&self) -> impl Iterator<Item = (&'static str, &Listen)> {
+    fn addresses(&self) -> impl Iterator<Item = (&'static str, &ListenAddress)> {
         let lists = self.listeners().into_iter();
         lists.flat_map(|(key, list)| list.iter().map(move |listener| (key, &listener.address)))
     }
@@ -307,8 +314,8 @@ impl Server {
             trusted_proxies: section.list("trusted_proxies").unwrap_or_default(),
             client_ip_header: section.or("client_ip_header", default.client_ip_header),
             error_pages: error_pages::read(section.section_or_empty("error_pages"), false),
-            limits: Limits::read(section.section_or_empty("limits")),
-            tls: Tls::read(section.section_or_empty("tls")),
+            limits: LimitsSettings::read(section.section_or_empty("limits")),
+            tls: TlsSettings::read(section.section_or_empty("tls")),
         };
         section.finish();
         server
@@ -317,14 +324,14 @@ impl Server {
 
 // === impl Limits ===
 
-impl Default for Limits {
+impl Default for LimitsSettings {
     fn default() -> Self {
         Self {
-            header_timeout: Span::seconds(10),
-            idle_timeout: Span::seconds(60),
-            max_header_bytes: Size::kib(16),
+            header_timeout: HumanDuration::seconds(10),
+            idle_timeout: HumanDuration::seconds(60),
+            max_header_bytes: ByteSize::kib(16),
             max_headers: HeaderCount(100),
-            max_target_bytes: Size::kib(8),
+            max_target_bytes: ByteSize::kib(8),
             max_connections: 0,
             max_connections_per_client: 0,
             requests_per_second_per_client: 0,
@@ -334,10 +341,10 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl LimitsSettings {
     fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
-        let positive = |span: &Span| !span.0.is_zero();
+        let positive = |span: &HumanDuration| !span.0.is_zero();
         let limits = Self {
             header_timeout: section.within("header_timeout", default.header_timeout, "more than 0", positive),
             idle_timeout: section.within("idle_timeout", default.idle_timeout, "more than 0", positive),
@@ -370,10 +377,10 @@ impl Limits {
 
 // === impl Admin ===
 
-impl Default for Admin {
+impl Default for AdminSettings {
     fn default() -> Self {
         Self {
-            listen: Listen((std::net::Ipv4Addr::LOCALHOST, 9090).into()),
+            listen: ListenAddress((std::net::Ipv4Addr::LOCALHOST, 9090).into()),
             token: None,
             token_file: None,
             load_token: None,
@@ -384,7 +391,7 @@ impl Default for Admin {
     }
 }
 
-impl Admin {
+impl AdminSettings {
     fn read(mut section: Section<'_>) -> Self {
         let token = section.optional("token").into_iter().collect();
         let (tokens, token_file) = pool::or_from_file(&mut section, "token", token, "token_file");
@@ -393,7 +400,7 @@ impl Admin {
             pool::or_from_file(&mut section, "load_token", load_token, "load_token_file");
         for (key, tokens) in [("token_file", &tokens), ("load_token_file", &load_tokens)] {
             if tokens.len() > 1 {
-                section.notes().problem(
+                section.context().problem(
                     &section.key(key),
                     "got a file of several lines, takes one with the token alone",
                 );
@@ -401,7 +408,9 @@ impl Admin {
         }
         let hosts = section.list("allowed_hosts").unwrap_or_default();
         let admin = Self {
-            listen: section.optional("listen").map_or(Self::default().listen, |AdminListen(listen)| listen),
+            listen: section
+                .optional("listen")
+                .map_or(Self::default().listen, |AdminListenAddress(listen)| listen),
             token: tokens.into_iter().next(),
             token_file,
             load_token: load_tokens.into_iter().next(),

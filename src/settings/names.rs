@@ -7,10 +7,10 @@ use http::HeaderName;
 use serde::{Serialize, Serializer};
 
 use super::address::bracketed;
-use super::values::{Leaf, serialize_as_string};
+use super::values::{SettingValue, serialize_as_string};
 use crate::fleet::{Dots, Host, dots};
 
-serialize_as_string!(HostPattern, PathPrefix, Origin);
+serialize_as_string!(HostPattern, PathPrefix, CorsOrigin);
 
 /// The name of a pool: `[a-z0-9_-]{1,64}`. It is a metric label and part of a cookie's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -23,7 +23,7 @@ impl PoolName {
     }
 }
 
-impl Leaf for PoolName {
+impl SettingValue for PoolName {
     fn parse(text: &str) -> Result<Self, String> {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
@@ -45,7 +45,7 @@ impl BackendId {
     }
 }
 
-impl Leaf for BackendId {
+impl SettingValue for BackendId {
     fn parse(text: &str) -> Result<Self, String> {
         let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\');
         if (1..=128).contains(&text.len()) && text.bytes().all(fits) {
@@ -79,7 +79,7 @@ impl HostPattern {
     }
 }
 
-impl Leaf for HostPattern {
+impl SettingValue for HostPattern {
     fn parse(text: &str) -> Result<Self, String> {
         const TAKES: &str =
             "a host without port, such as \"www.example.com\", or a wildcard such as \"*.example.com\"";
@@ -96,7 +96,7 @@ impl Leaf for HostPattern {
         };
         match host(name) {
             Ok((_, Some(_))) => err("a host is matched without its port"),
-            Ok((Name::Address(_), None)) if wildcard => err("an address has no names below it"),
+            Ok((CanonicalHost::Address(_), None)) if wildcard => err("an address has no names below it"),
             Ok((name, None)) if wildcard => Ok(Self::Suffix(format!(".{name}"))),
             Ok((name, None)) => Ok(Self::Exact(name.to_string())),
             Err(why) => err(&why),
@@ -107,7 +107,7 @@ impl Leaf for HostPattern {
 /// A name by which the admin API may be asked: the same but for the hint at `*`.
 pub(super) struct AdminHost(pub(super) HostPattern);
 
-impl Leaf for AdminHost {
+impl SettingValue for AdminHost {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "*" => Err("a name such as \"console.example.com\" or \"*.example.com\": if every name were allowed, any \
@@ -119,14 +119,14 @@ impl Leaf for AdminHost {
 }
 
 /// A host in the form in which clients send it, so that it can be compared byte by byte.
-pub(super) enum Name {
+pub(super) enum CanonicalHost {
     /// A name, lower-cased, without the dot at its end.
     Dns(String),
     /// An address in its canonical form, of IPv6 in brackets.
     Address(String),
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for CanonicalHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Dns(text) | Self::Address(text)) = self;
         f.write_str(text)
@@ -137,7 +137,7 @@ impl fmt::Display for Name {
 ///
 /// # Errors
 /// Why no client ever sends such a host.
-pub(super) fn host(text: &str) -> Result<(Name, Option<u16>), String> {
+pub(super) fn host(text: &str) -> Result<(CanonicalHost, Option<u16>), String> {
     let err = |why: &str| Err(why.to_owned());
     if text.contains("://") {
         return err("a scheme is not part of a host");
@@ -157,7 +157,7 @@ pub(super) fn host(text: &str) -> Result<(Name, Option<u16>), String> {
     let Some(Host { name, port }) = Host::parse(text) else { return err("it is not a valid host") };
     if let Some(inside) = name.strip_prefix('[') {
         let address = inside.trim_end_matches(']').parse::<Ipv6Addr>();
-        return Ok((Name::Address(address.map_or_else(|_| name.to_owned(), canonical)), port));
+        return Ok((CanonicalHost::Address(address.map_or_else(|_| name.to_owned(), canonical)), port));
     }
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
@@ -167,7 +167,7 @@ pub(super) fn host(text: &str) -> Result<(Name, Option<u16>), String> {
         return err("a label is empty");
     }
     if let Ok(address) = name.parse::<Ipv4Addr>() {
-        return Ok((Name::Address(address.to_string()), port));
+        return Ok((CanonicalHost::Address(address.to_string()), port));
     }
     // Browsers take such a host for an IPv4 address, and rewrite or reject it (URL Standard, "ends in a number").
     let last = name.rsplit('.').next().unwrap_or_default();
@@ -175,7 +175,7 @@ pub(super) fn host(text: &str) -> Result<(Name, Option<u16>), String> {
     if is_hex || last.bytes().all(|b| b.is_ascii_digit()) {
         return err("an IPv4 address has four numbers from 0 to 255");
     }
-    Ok((Name::Dns(name), port))
+    Ok((CanonicalHost::Dns(name), port))
 }
 
 /// An IPv6 address as browsers write it (URL Standard, "IPv6 serializer"): only hexadecimal.
@@ -206,7 +206,7 @@ impl PathPrefix {
     }
 }
 
-impl Leaf for PathPrefix {
+impl SettingValue for PathPrefix {
     fn parse(text: &str) -> Result<Self, String> {
         const TAKES: &str = "a path such as \"/\" or \"/videos\", without query and fragment";
         let err = |why: &str| Err(format!("{TAKES}: {why}"));
@@ -246,16 +246,16 @@ fn request_path(text: &str) -> Result<String, &'static str> {
 
 /// The path at which balancers ask whether this process is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct HealthPath(String);
+pub struct HealthPathSetting(String);
 
-impl HealthPath {
+impl HealthPathSetting {
     /// As requests have it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl Leaf for HealthPath {
+impl SettingValue for HealthPathSetting {
     fn parse(text: &str) -> Result<Self, String> {
         let path = match text {
             text if !text.starts_with('/') => Err("it does not begin with a slash"),
@@ -289,7 +289,7 @@ impl CookieName {
     }
 }
 
-impl Leaf for CookieName {
+impl SettingValue for CookieName {
     fn parse(text: &str) -> Result<Self, String> {
         if (1..=128).contains(&text.len()) && is_token(text) {
             Ok(Self(text.to_owned()))
@@ -320,7 +320,7 @@ impl CookieDomain {
     }
 }
 
-impl Leaf for CookieDomain {
+impl SettingValue for CookieDomain {
     fn parse(text: &str) -> Result<Self, String> {
         let name = text.strip_prefix('.').unwrap_or(text).to_ascii_lowercase();
         let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
@@ -333,7 +333,7 @@ impl Leaf for CookieDomain {
 
 /// A web origin as browsers send it, or `*` for any.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum CorsOrigin {
     /// Every origin.
     Any,
     /// `scheme://host[:port]`, lower-cased, without the port that the scheme implies.
@@ -342,7 +342,7 @@ pub enum Origin {
     Below(String, String),
 }
 
-impl Leaf for Origin {
+impl SettingValue for CorsOrigin {
     fn parse(text: &str) -> Result<Self, String> {
         const TAKES: &str = "an origin such as \"https://app.example.com\" or \"https://*.example.com\", without a path, or \"*\"";
         let err = |why: &str| Err(format!("{TAKES}: {why}"));
@@ -369,7 +369,9 @@ impl Leaf for Origin {
             );
         }
         let (name, port) = match host(authority) {
-            Ok((Name::Address(_), _)) if is_wildcard => return err("an address has no names below it"),
+            Ok((CanonicalHost::Address(_), _)) if is_wildcard => {
+                return err("an address has no names below it");
+            }
             Ok(host) => host,
             Err(why) => return err(&why),
         };
@@ -388,7 +390,7 @@ impl Leaf for Origin {
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for CorsOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("*"),
@@ -400,9 +402,9 @@ impl fmt::Display for Origin {
 
 /// A header name in a CORS list, or `*`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Token(pub String);
+pub struct HttpToken(pub String);
 
-impl Leaf for Token {
+impl SettingValue for HttpToken {
     fn parse(text: &str) -> Result<Self, String> {
         if is_token(text) {
             Ok(Self(text.to_owned()))
@@ -412,7 +414,7 @@ impl Leaf for Token {
     }
 }
 
-impl AsRef<str> for Token {
+impl AsRef<str> for HttpToken {
     fn as_ref(&self) -> &str {
         &self.0
     }
@@ -422,7 +424,7 @@ impl AsRef<str> for Token {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CorsMethod(pub String);
 
-impl Leaf for CorsMethod {
+impl SettingValue for CorsMethod {
     fn parse(text: &str) -> Result<Self, String> {
         const TAKES: &str = "a method such as \"GET\", or \"*\"";
         // Fetch, "forbidden method".

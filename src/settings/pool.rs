@@ -5,23 +5,25 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
-use super::balance::{First, Hash, Rate};
+use super::balance::{FirstSettings, HashSettings, RequestRate};
 use super::error_pages::{self, ErrorPage};
-use super::health::Health;
-use super::load::Load;
+use super::health::HealthSettings;
+use super::load::LoadSettings;
 use super::names::{
-    BackendId, CookieDomain, CookieName, CorsMethod, HostPattern, Origin, PathPrefix, PoolName, Token,
+    BackendId, CookieDomain, CookieName, CorsMethod, CorsOrigin, HostPattern, HttpToken, PathPrefix, PoolName,
 };
-use super::reader::{self, Notes, Section};
+use super::reader::{self, ReadContext, Section};
 use super::url::{BackendUrl, WeightedUrl};
-use super::values::{Leaf, RedirectStatus, SameSite, Secret, SecureAttribute, Share, Span};
+use super::values::{
+    Fraction, HumanDuration, RedirectStatus, SameSite, Secret, SecureAttribute, SettingValue,
+};
 use crate::fleet::Weight;
 use crate::os::files;
 use crate::strategy;
 
 /// A named set of backends with one strategy and one pin policy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Pool {
+pub struct PoolSettings {
     /// Its name, the key of its table.
     #[serde(skip)]
     pub name: PoolName,
@@ -35,55 +37,55 @@ pub struct Pool {
     pub shadow: Vec<strategy::StrategyKind>,
     /// Strategies that have a share of the visitors.
     #[serde(serialize_with = "split_as_table")]
-    pub split: Vec<Portion>,
+    pub split: Vec<SplitShare>,
     /// How long the strategy and each of its shadows picks for all clients before the next takes over; 0: off.
-    pub rotation_interval: Span,
+    pub rotation_interval: HumanDuration,
     /// How many visitors a second a backend may be sent that says nothing of it; 0: any number.
-    pub max_requests_per_second: Rate,
+    pub max_requests_per_second: RequestRate,
     /// How long an answer may be kept; 0: not at all.
-    pub cache_max_age: Span,
+    pub cache_max_age: HumanDuration,
     /// What `consistent_hash` goes by.
-    pub hash: Hash,
+    pub hash: HashSettings,
     /// What `first` goes by.
-    pub first: First,
+    pub first: FirstSettings,
     /// The status of a redirected GET or HEAD.
     pub status: RedirectStatus,
     /// The status for every other method.
     pub status_non_get: RedirectStatus,
     /// The share of active backends that must be down for all of them to be used again; 0: never.
-    pub panic_threshold: Share,
+    pub panic_threshold: Fraction,
     /// How long a backend that is up again takes to its full weight; 0: none.
-    pub slow_start: Span,
+    pub slow_start: HumanDuration,
     /// Where it sends visitors.
-    pub backends: Vec<Backend>,
+    pub backends: Vec<BackendSettings>,
     /// How they are probed.
-    pub health: Health,
+    pub health: HealthSettings,
     /// Where they tell their load; none: nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub load: Option<Load>,
+    pub load: Option<LoadSettings>,
     /// The pin cookie; none: no cookie is set.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pin: Option<Pin>,
+    pub pin: Option<PinSettings>,
     /// The HTML pages of its errors.
     #[serde(serialize_with = "error_pages::as_table")]
     pub error_pages: Vec<ErrorPage>,
     /// The answer to browsers on other origins; none: no CORS header is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cors: Option<Cors>,
+    pub cors: Option<CorsSettings>,
 }
 
 /// A share of the visitors, by a hash of their addresses, and the strategy that sends them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Portion {
+pub struct SplitShare {
     /// Which.
     pub strategy: strategy::StrategyKind,
     /// Of all visitors, 0 to 1.
-    pub share: Share,
+    pub share: Fraction,
 }
 
 /// One server that visitors are sent to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Backend {
+pub struct BackendSettings {
     /// What it is called in metrics, logs and pins; its authority where none is set.
     pub id: BackendId,
     /// The URL that a visitor's path is appended to.
@@ -94,7 +96,7 @@ pub struct Backend {
     pub backup: bool,
     /// How many visitors a second it may be sent, where that is not the pool's; 0: any number.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_requests_per_second: Option<Rate>,
+    pub max_requests_per_second: Option<RequestRate>,
     /// Where it is probed, where that is not `url`: a private address, say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_url: Option<BackendUrl>,
@@ -102,11 +104,11 @@ pub struct Backend {
 
 /// `[pools.NAME.pin]`: the cookie that keeps a visitor on one backend.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Pin {
+pub struct PinSettings {
     /// Its name.
     pub cookie: CookieName,
     /// How long it is valid after it was issued.
-    pub max_age: Span,
+    pub max_age: HumanDuration,
     /// Pins of another generation are void.
     pub generation: u32,
     /// The first signs, all verify; none: a random one is made at start.
@@ -124,48 +126,48 @@ pub struct Pin {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<CookieDomain>,
     /// How long pins to a backend that is down are still followed.
-    pub grace_period: Span,
+    pub grace_period: HumanDuration,
 }
 
 /// `[pools.NAME.cors]`: what browsers on other origins are told.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Cors {
+pub struct CorsSettings {
     /// The origins that may read the answer.
-    pub origins: Vec<Origin>,
+    pub origins: Vec<CorsOrigin>,
     /// The methods a preflight allows.
     pub methods: Vec<CorsMethod>,
     /// The request headers a preflight allows.
-    pub headers: Vec<Token>,
+    pub headers: Vec<HttpToken>,
     /// Whether cookies and credentials may be sent.
     pub credentials: bool,
     /// How long a browser may keep the answer to a preflight.
-    pub max_age: Span,
+    pub max_age: HumanDuration,
 }
 
 /// Prints pools as tables under their names.
-pub(super) fn as_table<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_table<S: Serializer>(pools: &[PoolSettings], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(pools.iter().map(|pool| (pool.name.as_str(), pool)))
 }
 
-fn split_as_table<S: Serializer>(split: &[Portion], serializer: S) -> Result<S::Ok, S::Error> {
+fn split_as_table<S: Serializer>(split: &[SplitShare], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(split.iter().map(|portion| (portion.strategy.name(), portion.share)))
 }
 
 /// Reads every pool; those whose name is none are noted and left out.
-pub(super) fn read_all(pools: Section<'_>) -> Vec<Pool> {
+pub(super) fn read_all(pools: Section<'_>) -> Vec<PoolSettings> {
     const TAKES: &str =
         "the table of a pool; what is a pool's own stands under its name, such as [pools.site]";
     let mut read = Vec::new();
     for (name, section) in pools.named_sections(TAKES) {
         match PoolName::parse(&name) {
-            Ok(name) => read.push(Pool::read(name, section)),
+            Ok(name) => read.push(PoolSettings::read(name, section)),
             Err(takes) => section.problem(format!("got {name:?}, takes {takes}")),
         }
     }
     read
 }
 
-impl Pool {
+impl PoolSettings {
     /// All its strategies: the one that sends visitors, those of the split, the shadows.
     pub fn strategies(&self) -> impl Iterator<Item = strategy::StrategyKind> + '_ {
         let split = self.split.iter().map(|portion| portion.strategy);
@@ -181,24 +183,24 @@ impl Pool {
             split: section.section("split").map(read_split).unwrap_or_default(),
             rotation_interval: section.within(
                 "rotation_interval",
-                Span::seconds(0),
+                HumanDuration::seconds(0),
                 "0s, or a duration from 10s to 1 day",
                 |span| span.0.is_zero() || (10..=24 * 3600).contains(&span.0.as_secs()),
             ),
-            max_requests_per_second: section.or("max_requests_per_second", Rate(0.0)),
-            cache_max_age: section.or("cache_max_age", Span::seconds(0)),
-            hash: Hash::read(section.section_or_empty("hash")),
-            first: First::read(section.section_or_empty("first")),
+            max_requests_per_second: section.or("max_requests_per_second", RequestRate(0.0)),
+            cache_max_age: section.or("cache_max_age", HumanDuration::seconds(0)),
+            hash: HashSettings::read(section.section_or_empty("hash")),
+            first: FirstSettings::read(section.section_or_empty("first")),
             status: section.or("status", RedirectStatus::FOUND),
             status_non_get: section.or("status_non_get", RedirectStatus::TEMPORARY),
-            panic_threshold: section.or("panic_threshold", Share(1.0)),
-            slow_start: section.or("slow_start", Span::seconds(30)),
+            panic_threshold: section.or("panic_threshold", Fraction(1.0)),
+            slow_start: section.or("slow_start", HumanDuration::seconds(30)),
             backends: read_backends(&mut section),
-            health: Health::read(section.section_or_empty("health")),
-            load: section.section("load").map(Load::read),
-            pin: section.section("pin").map(|pin| Pin::read(&name, pin)),
+            health: HealthSettings::read(section.section_or_empty("health")),
+            load: section.section("load").map(LoadSettings::read),
+            pin: section.section("pin").map(|pin| PinSettings::read(&name, pin)),
             error_pages: error_pages::read(section.section_or_empty("error_pages"), true),
-            cors: section.section("cors").map(Cors::read),
+            cors: section.section("cors").map(CorsSettings::read),
             name,
         };
         section.finish();
@@ -207,9 +209,9 @@ impl Pool {
 }
 
 /// Reads `split`: a share behind each strategy's name.
-fn read_split(mut section: Section<'_>) -> Vec<Portion> {
+fn read_split(mut section: Section<'_>) -> Vec<SplitShare> {
     let portion = |strategy: strategy::StrategyKind| {
-        section.optional(strategy.name()).map(|share| Portion { strategy, share })
+        section.optional(strategy.name()).map(|share| SplitShare { strategy, share })
     };
     let split = strategy::StrategyKind::ALL.into_iter().filter_map(portion).collect();
     section.finish();
@@ -217,17 +219,17 @@ fn read_split(mut section: Section<'_>) -> Vec<Portion> {
 }
 
 /// Reads `backends`: tables, or the short form `"3*https://b.example.com"`.
-fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
-    let notes = section.notes();
+fn read_backends(section: &mut Section<'_>) -> Vec<BackendSettings> {
+    let context = section.context();
     let items = section.items("backends").unwrap_or_default();
     items
         .into_iter()
         .filter_map(|(path, item)| match item.kind {
-            config::ValueKind::Table(_) => Backend::read(Section::new(path, item, notes), notes),
+            config::ValueKind::Table(_) => BackendSettings::read(Section::new(path, item, context), context),
             _ => {
-                let WeightedUrl { weight, url } = reader::parse(&path, &item, notes)?;
-                Some(Backend {
-                    id: id_of(None, &url, &path, notes)?,
+                let WeightedUrl { weight, url } = reader::parse(&path, &item, context)?;
+                Some(BackendSettings {
+                    id: id_of(None, &url, &path, context)?,
                     url,
                     weight,
                     backup: false,
@@ -239,8 +241,8 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
         .collect()
 }
 
-impl Backend {
-    fn read(mut section: Section<'_>, notes: &Notes) -> Option<Self> {
+impl BackendSettings {
+    fn read(mut section: Section<'_>, context: &ReadContext) -> Option<Self> {
         let path = section.key("url");
         let id = section.optional("id");
         let had_url = section.has("url");
@@ -251,11 +253,11 @@ impl Backend {
         let probe_url = section.optional("probe_url");
         section.finish();
         if !had_url {
-            notes.problem(&path, "is missing, takes a URL such as \"https://a.example.com\"");
+            context.problem(&path, "is missing, takes a URL such as \"https://a.example.com\"");
         }
         let url = url?;
         Some(Self {
-            id: id_of(id, &url, &path, notes)?,
+            id: id_of(id, &url, &path, context)?,
             url,
             weight,
             backup,
@@ -266,23 +268,23 @@ impl Backend {
 }
 
 /// The id that is written, else the URL's authority.
-fn id_of(id: Option<BackendId>, url: &BackendUrl, path: &str, notes: &Notes) -> Option<BackendId> {
+fn id_of(id: Option<BackendId>, url: &BackendUrl, path: &str, context: &ReadContext) -> Option<BackendId> {
     let authority = || match BackendId::parse(url.authority()) {
         Ok(id) => Some(id),
         Err(takes) => {
-            notes.problem(path, format!("its authority is no id; set `id`, which takes {takes}"));
+            context.problem(path, format!("its authority is no id; set `id`, which takes {takes}"));
             None
         }
     };
     id.or_else(authority)
 }
 
-impl Pin {
+impl PinSettings {
     /// The policy of `pin = {}`.
     pub fn of_pool(name: &PoolName) -> Self {
         Self {
             cookie: CookieName::of_pool(name),
-            max_age: Span::seconds(3600),
+            max_age: HumanDuration::seconds(3600),
             generation: 0,
             secrets: Vec::new(),
             secrets_file: None,
@@ -290,7 +292,7 @@ impl Pin {
             same_site: SameSite::Lax,
             partitioned: false,
             domain: None,
-            grace_period: Span::seconds(0),
+            grace_period: HumanDuration::seconds(0),
         }
     }
 
@@ -330,9 +332,9 @@ pub(super) fn or_from_file(
     let Some(file) = section.file(file_key) else { return (secrets, None) };
     let path = section.key(file_key);
     if secrets.is_empty() {
-        (read_secrets(&file, &path, section.notes()), Some(file))
+        (read_secrets(&file, &path, section.context()), Some(file))
     } else {
-        section.notes().problem(&path, format!("stands beside `{key}`; set one of them"));
+        section.context().problem(&path, format!("stands beside `{key}`; set one of them"));
         (secrets, Some(file))
     }
 }
@@ -341,13 +343,13 @@ pub(super) fn or_from_file(
 const LONGEST_FILE: u64 = 1 << 20;
 
 /// Reads one secret a line; empty lines are passed over.
-fn read_secrets(file: &Path, key: &str, notes: &Notes) -> Vec<Secret> {
+fn read_secrets(file: &Path, key: &str, context: &ReadContext) -> Vec<Secret> {
     let read = files::read_first(file, LONGEST_FILE)
         .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into()));
     let text = match read {
         Ok(text) => text,
         Err(error) => {
-            notes.problem(key, format!("{} can't be read: {error}", file.display()));
+            context.problem(key, format!("{} can't be read: {error}", file.display()));
             return Vec::new();
         }
     };
@@ -356,12 +358,12 @@ fn read_secrets(file: &Path, key: &str, notes: &Notes) -> Vec<Secret> {
         match Secret::parse(line.trim()) {
             Ok(secret) => secrets.push(secret),
             Err(takes) => {
-                notes.problem(key, format!("line {} of {}: takes {takes}", number + 1, file.display()));
+                context.problem(key, format!("line {} of {}: takes {takes}", number + 1, file.display()));
             }
         }
     }
     if secrets.is_empty() {
-        notes.problem(key, format!("{} holds no secret; it takes one a line", file.display()));
+        context.problem(key, format!("{} holds no secret; it takes one a line", file.display()));
     }
     secrets
 }
@@ -369,9 +371,10 @@ fn read_secrets(file: &Path, key: &str, notes: &Notes) -> Vec<Secret> {
 /// The methods that a preflight allows if the settings name none.
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-impl Cors {
+impl CorsSettings {
     fn read(mut section: Section<'_>) -> Self {
-        let tokens = |names: &[&str]| names.iter().map(|name| Token((*name).to_owned())).collect::<Vec<_>>();
+        let tokens =
+            |names: &[&str]| names.iter().map(|name| HttpToken((*name).to_owned())).collect::<Vec<_>>();
         let credentials = section.or("credentials", false);
         let cors = Self {
             origins: section.list("origins").unwrap_or_default(),
@@ -382,7 +385,7 @@ impl Cors {
                 .list("headers")
                 .unwrap_or_else(|| tokens(if credentials { &[] } else { &["*"] })),
             credentials,
-            max_age: section.or("max_age", Span::seconds(600)),
+            max_age: section.or("max_age", HumanDuration::seconds(600)),
         };
         section.finish();
         cors

@@ -10,7 +10,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use serde::{Serialize, Serializer};
 
 use super::reader::Section;
-use super::values::{Leaf, serialize_as_string};
+use super::values::{SettingValue, serialize_as_string};
 use crate::fleet::Host;
 
 /// Header fields of a health check's request, in the order of their names.
@@ -34,22 +34,22 @@ const FRAMING: [HeaderName; 10] = [
 impl ProbeHeaders {
     /// Reads a table of values by field name. What is wrong is noted and left out.
     pub(super) fn read(section: Section<'_>) -> Self {
-        let notes = section.notes();
+        let context = section.context();
         let mut fields: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for (name, key, value) in section.named_values::<FieldValue>() {
             let Ok(field) = HeaderName::from_bytes(name.as_bytes()) else {
-                notes.problem(
+                context.problem(
                     &key,
                     format!("{name:?} is not a field name (expected one such as \"X-Api-Key\")"),
                 );
                 continue;
             };
             if FRAMING.contains(&field) {
-                notes.problem(&key, "this field frames the message or the connection and cannot be set");
+                context.problem(&key, "this field frames the message or the connection and cannot be set");
             } else if fields.iter().any(|(other, _)| *other == field) {
-                notes.problem(&key, "this field is set twice: names are compared without case");
+                context.problem(&key, "this field is set twice: names are compared without case");
             } else if field == HOST && !std::str::from_utf8(value.0.as_bytes()).is_ok_and(is_host) {
-                notes.problem(&key, "not a host (expected one such as \"www.example.com\")");
+                context.problem(&key, "not a host (expected one such as \"www.example.com\")");
             } else {
                 fields.push((field, value.0));
             }
@@ -87,7 +87,7 @@ fn is_host(text: &str) -> bool {
 /// The value of a header field.
 struct FieldValue(HeaderValue);
 
-impl Leaf for FieldValue {
+impl SettingValue for FieldValue {
     fn parse(text: &str) -> Result<Self, String> {
         match HeaderValue::from_bytes(text.as_bytes()) {
             Ok(mut value) => {
@@ -102,13 +102,13 @@ impl Leaf for FieldValue {
 
 /// What the body of a response must contain: a text, or a match of a regular expression.
 #[derive(Clone, Debug)]
-pub struct ExpectBody {
+pub struct ExpectedBody {
     /// As it is written.
     text: String,
     regex: Option<Regex>,
 }
 
-impl ExpectBody {
+impl ExpectedBody {
     /// The longest text or expression, in bytes.
     const MAX: usize = 4096;
     /// The most memory that a compiled expression may take, in bytes.
@@ -131,13 +131,13 @@ impl ExpectBody {
     }
 }
 
-impl PartialEq for ExpectBody {
+impl PartialEq for ExpectedBody {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
     }
 }
 
-impl Leaf for ExpectBody {
+impl SettingValue for ExpectedBody {
     fn parse(text: &str) -> Result<Self, String> {
         const TAKES: &str =
             "a text that the body contains, or a regular expression between slashes, such as \"/^ok$/\"";
@@ -180,13 +180,13 @@ fn one_line(error: &regex::Error) -> String {
     last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
-impl fmt::Display for ExpectBody {
+impl fmt::Display for ExpectedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-serialize_as_string!(ExpectBody);
+serialize_as_string!(ExpectedBody);
 
 #[cfg(test)]
 mod tests {
@@ -210,9 +210,13 @@ mod tests {
             ("/\\/ok\\//", "x /ok/ x", true),
             ("/é/", "é", true),
         ] {
-            assert_eq!(ExpectBody::parse(expected).unwrap().matches(body.as_bytes()), matches, "{expected}");
+            assert_eq!(
+                ExpectedBody::parse(expected).unwrap().matches(body.as_bytes()),
+                matches,
+                "{expected}"
+            );
         }
-        assert!(ExpectBody::parse("/\\xff/").unwrap().matches(&[0xfe, 0xff]));
+        assert!(ExpectedBody::parse("/\\xff/").unwrap().matches(&[0xfe, 0xff]));
         for (bad, says) in [
             ("", "a text that the body contains"),
             ("//", "matches everything"),
@@ -222,7 +226,7 @@ mod tests {
             ("/a{1000}{1000}{1000}/", "size limit"),
             (&*"x".repeat(4097), "at most 4096 bytes"),
         ] {
-            let error = ExpectBody::parse(bad).unwrap_err();
+            let error = ExpectedBody::parse(bad).unwrap_err();
             assert!(error.contains(says), "{bad}: {error}");
             assert!(!error.contains('\n'), "{error}");
         }

@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use config::{Value, ValueKind};
 
 use super::layers::Layers;
-use super::values::Leaf;
+use super::values::SettingValue;
 use super::variables::{self, DEFAULT_POOL, VARIABLE, bare};
 use super::{known_keys, nearest, renamed};
 
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
+pub struct SettingsError {
     /// The key, such as `pools.site.backends[0].weight`; empty for a file that could not be read.
     pub key: String,
     /// What is wrong and what would be right.
@@ -26,7 +26,7 @@ pub struct Problem {
     pub origin: Option<String>,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, text, origin } = self;
         match origin {
@@ -40,10 +40,10 @@ impl fmt::Display for Problem {
 
 /// What reading collects beside the values.
 #[derive(Default)]
-pub(super) struct Notes {
+pub(super) struct ReadContext {
     /// The folder of each settings file, by the origin of its values.
     folders: HashMap<String, PathBuf>,
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<SettingsError>>,
     /// By key; `None` where a table's values came from several places, or it has none.
     origins: RefCell<HashMap<String, Option<String>>>,
     /// Every key that was asked for, in that order.
@@ -60,7 +60,7 @@ pub(super) struct KnownKey {
     pub(super) is_table: bool,
 }
 
-impl Notes {
+impl ReadContext {
     /// Notes about the values of these layers.
     pub(super) fn new(layers: &Layers) -> Self {
         let folder = |file: &PathBuf| {
@@ -80,7 +80,7 @@ impl Notes {
     /// Notes that `key` is wrong. Where it came from is found by the key.
     pub(super) fn problem(&self, key: &str, text: impl Into<String>) {
         let origin = self.origin(key);
-        self.problems.borrow_mut().push(Problem { key: key.to_owned(), text: text.into(), origin });
+        self.problems.borrow_mut().push(SettingsError { key: key.to_owned(), text: text.into(), origin });
     }
 
     /// Whether a key, or one inside it, is wrong already: what was read of it is then not all of it.
@@ -129,7 +129,7 @@ impl Notes {
     }
 
     /// Everything that was noted, in order of the keys.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    pub(super) fn into_problems(self) -> Vec<SettingsError> {
         let mut problems = self.problems.into_inner();
         problems.sort();
         problems.dedup();
@@ -159,38 +159,38 @@ pub(super) struct Section<'a> {
     path: String,
     left: BTreeMap<String, Value>,
     asked: Vec<&'static str>,
-    notes: &'a Notes,
+    context: &'a ReadContext,
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn root(value: Value, notes: &'a Notes) -> Self {
-        Self::new(String::new(), value, notes)
+    pub(super) fn root(value: Value, context: &'a ReadContext) -> Self {
+        Self::new(String::new(), value, context)
     }
 
     /// A table at `path`; anything else is noted and read as an empty one.
-    pub(super) fn new(path: String, value: Value, notes: &'a Notes) -> Self {
-        notes.remember(&path, &value);
+    pub(super) fn new(path: String, value: Value, context: &'a ReadContext) -> Self {
+        context.remember(&path, &value);
         let left = match value.kind {
             ValueKind::Table(table) => table.into_iter().collect(),
             ValueKind::Nil => BTreeMap::new(),
             _ => {
-                notes.problem(
+                context.problem(
                     &path,
                     format!("got {}, takes a table{}", got(&path, &value), how_to_write(&path, &value)),
                 );
                 BTreeMap::new()
             }
         };
-        Self { path, left, asked: Vec::new(), notes }
+        Self { path, left, asked: Vec::new(), context }
     }
 
-    pub(super) fn notes(&self) -> &'a Notes {
-        self.notes
+    pub(super) fn context(&self) -> &'a ReadContext {
+        self.context
     }
 
     /// Notes that the table itself is wrong.
     pub(super) fn problem(&self, text: impl Into<String>) {
-        self.notes.problem(&self.path, text);
+        self.context.problem(&self.path, text);
     }
 
     /// Whether a key is there and was not yet taken.
@@ -210,16 +210,16 @@ impl<'a> Section<'a> {
     fn take_as(&mut self, key: &'static str, is_table: bool) -> Option<(String, Value)> {
         self.asked.push(key);
         let path = self.key(key);
-        self.notes.known.borrow_mut().push(KnownKey { path: path.clone(), is_table });
+        self.context.known.borrow_mut().push(KnownKey { path: path.clone(), is_table });
         let value = self.left.remove(key)?;
-        self.notes.remember(&path, &value);
+        self.context.remember(&path, &value);
         Some((path, value))
     }
 
     /// A scalar, if it is there and right.
-    pub(super) fn optional<T: Leaf>(&mut self, key: &'static str) -> Option<T> {
+    pub(super) fn optional<T: SettingValue>(&mut self, key: &'static str) -> Option<T> {
         let (path, value) = self.take(key)?;
-        parse(&path, &value, self.notes)
+        parse(&path, &value, self.context)
     }
 
     /// The path of a file, if it is there and right, as an absolute path. In a settings file a relative path starts at
@@ -232,13 +232,13 @@ impl<'a> Section<'a> {
     /// The same of a file whose contents are settings: where they change, all settings are to be read again.
     pub(super) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
         let file = self.path(key)?;
-        self.notes.files.borrow_mut().push(file.clone());
+        self.context.files.borrow_mut().push(file.clone());
         Some(file)
     }
 
     fn resolve(&self, path: &str, value: &Value) -> Option<PathBuf> {
-        let file: PathBuf = parse(path, value, self.notes)?;
-        let folder = value.origin().and_then(|origin| self.notes.folders.get(origin));
+        let file: PathBuf = parse(path, value, self.context)?;
+        let folder = value.origin().and_then(|origin| self.context.folders.get(origin));
         let file = folder.map_or_else(|| file.clone(), |folder| folder.join(&file));
         // Fails only if there is no working directory; then opening the file reports it.
         Some(std::path::absolute(&file).unwrap_or(file))
@@ -251,21 +251,21 @@ impl<'a> Section<'a> {
         left.into_iter()
             .map(|(name, value)| {
                 let path = self.key(&name);
-                self.notes.remember(&path, &value);
+                self.context.remember(&path, &value);
                 let file = self.resolve(&path, &value);
-                self.notes.files.borrow_mut().extend(file.clone());
+                self.context.files.borrow_mut().extend(file.clone());
                 (path, name, file)
             })
             .collect()
     }
 
     /// A scalar, or its default.
-    pub(super) fn or<T: Leaf>(&mut self, key: &'static str, default: T) -> T {
+    pub(super) fn or<T: SettingValue>(&mut self, key: &'static str, default: T) -> T {
         self.optional(key).unwrap_or(default)
     }
 
     /// A scalar that must be inside a range; `takes` is what the error says.
-    pub(super) fn within<T: Leaf>(
+    pub(super) fn within<T: SettingValue>(
         &mut self,
         key: &'static str,
         default: T,
@@ -273,10 +273,10 @@ impl<'a> Section<'a> {
         fits: impl Fn(&T) -> bool,
     ) -> T {
         let Some((path, value)) = self.take(key) else { return default };
-        match parse(&path, &value, self.notes) {
+        match parse(&path, &value, self.context) {
             Some(parsed) if fits(&parsed) => parsed,
             Some(_) => {
-                self.notes.problem(&path, format!("got {}, takes {takes}", shown(&value)));
+                self.context.problem(&path, format!("got {}, takes {takes}", shown(&value)));
                 default
             }
             None => default,
@@ -284,10 +284,10 @@ impl<'a> Section<'a> {
     }
 
     /// A list of scalars; `None` where the key is missing. A string is split at its commas.
-    pub(super) fn list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<T>> {
+    pub(super) fn list<T: SettingValue>(&mut self, key: &'static str) -> Option<Vec<T>> {
         let items = self.items(key)?;
-        let notes = self.notes;
-        Some(items.iter().filter_map(|(path, value)| parse(path, value, notes)).collect())
+        let context = self.context;
+        Some(items.iter().filter_map(|(path, value)| parse(path, value, context)).collect())
     }
 
     /// The items of a list with their paths; `None` where the key is missing.
@@ -303,7 +303,7 @@ impl<'a> Section<'a> {
                 .map(|item| Value::new(origin.as_ref(), item))
                 .collect(),
             ValueKind::Table(_) | ValueKind::Nil => {
-                self.notes.problem(&path, format!("got {}, takes a list", shown(&value)));
+                self.context.problem(&path, format!("got {}, takes a list", shown(&value)));
                 return None;
             }
             // A number, such as a port.
@@ -311,7 +311,7 @@ impl<'a> Section<'a> {
         };
         let with_path = |(index, item): (usize, Value)| {
             let path = format!("{path}[{index}]");
-            self.notes.remember(&path, &item);
+            self.context.remember(&path, &item);
             (path, item)
         };
         Some(items.into_iter().enumerate().map(with_path).collect())
@@ -320,13 +320,14 @@ impl<'a> Section<'a> {
     /// A table, if it is there.
     pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
         let (path, value) = self.take_as(key, true)?;
-        Some(Section::new(path, value, self.notes))
+        Some(Section::new(path, value, self.context))
     }
 
     /// A table, empty where it is missing.
     pub(super) fn section_or_empty(&mut self, key: &'static str) -> Section<'a> {
         let path = self.key(key);
-        self.section(key).unwrap_or_else(|| Section::new(path, Value::new(None, ValueKind::Nil), self.notes))
+        self.section(key)
+            .unwrap_or_else(|| Section::new(path, Value::new(None, ValueKind::Nil), self.context))
     }
 
     /// Every key of this table with the table behind it: for tables whose keys are names. Where another value stands
@@ -337,10 +338,10 @@ impl<'a> Section<'a> {
             .filter_map(|(name, value)| {
                 let path = self.key(&name);
                 if matches!(value.kind, ValueKind::Table(_) | ValueKind::Nil) {
-                    return Some((name, Section::new(path, value, self.notes)));
+                    return Some((name, Section::new(path, value, self.context)));
                 }
-                self.notes.remember(&path, &value);
-                self.notes.problem(&path, format!("got {}, takes {takes}", shown(&value)));
+                self.context.remember(&path, &value);
+                self.context.problem(&path, format!("got {}, takes {takes}", shown(&value)));
                 None
             })
             .collect()
@@ -348,13 +349,13 @@ impl<'a> Section<'a> {
 
     /// The name, the full key and the scalar of each entry, for tables whose keys are names. What is wrong is noted and
     /// left out.
-    pub(super) fn named_values<T: Leaf>(mut self) -> Vec<(String, String, T)> {
+    pub(super) fn named_values<T: SettingValue>(mut self) -> Vec<(String, String, T)> {
         let left = std::mem::take(&mut self.left);
         left.into_iter()
             .filter_map(|(name, value)| {
                 let path = self.key(&name);
-                self.notes.remember(&path, &value);
-                let value = parse(&path, &value, self.notes)?;
+                self.context.remember(&path, &value);
+                let value = parse(&path, &value, self.context)?;
                 Some((name, path, value))
             })
             .collect()
@@ -364,13 +365,13 @@ impl<'a> Section<'a> {
     pub(super) fn finish(self) {
         for (key, value) in &self.left {
             let path = self.key(key);
-            self.notes.remember(&path, value);
+            self.context.remember(&path, value);
             let known = self.asked.join(", ");
             let text = match self.meant(key, value) {
                 Some(near) => format!("no such key; did you mean {near}? (known here: {known})"),
                 None => format!("no such key (known here: {known})"),
             };
-            self.notes.problem(&path, text);
+            self.context.problem(&path, text);
         }
     }
 
@@ -378,7 +379,7 @@ impl<'a> Section<'a> {
     /// that had this name, one whose path has other separators, one of this table, or one that belongs in another table.
     fn meant(&self, key: &str, value: &Value) -> Option<String> {
         let path = self.key(key);
-        let origin = self.notes.origin(&path);
+        let origin = self.context.origin(&path);
         let variable = origin.as_deref().and_then(|origin| origin.strip_prefix(VARIABLE));
         let own_pool = self.path.strip_prefix("pools.").and_then(|rest| rest.split('.').next());
         let known = known_keys(own_pool.unwrap_or(if variable.is_some() { DEFAULT_POOL } else { "NAME" }));
@@ -436,19 +437,19 @@ fn how_to_write(path: &str, value: &Value) -> String {
 }
 
 /// Parses a scalar and notes what is wrong with it.
-pub(super) fn parse<T: Leaf>(path: &str, value: &Value, notes: &Notes) -> Option<T> {
+pub(super) fn parse<T: SettingValue>(path: &str, value: &Value, context: &ReadContext) -> Option<T> {
     match scalar(value) {
         Some(text) => match T::parse(&text) {
             Ok(parsed) => Some(parsed),
             Err(takes) => {
-                notes.problem(path, format!("got {}, takes {takes}", got(path, value)));
+                context.problem(path, format!("got {}, takes {takes}", got(path, value)));
                 None
             }
         },
         None => {
-            // No leaf but plain text takes an empty text, so what that is told is what the key takes.
+            // Only plain text accepts an empty text, so the error about an empty text names what the key expects.
             let takes = T::parse("").err().unwrap_or_else(|| "a single value".to_owned());
-            notes.problem(path, format!("got {}, takes {takes}", shown(value)));
+            context.problem(path, format!("got {}, takes {takes}", shown(value)));
             None
         }
     }

@@ -6,41 +6,41 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::address::Listen;
-use super::names::{HealthPath, HostPattern, Origin};
-use super::reader::Notes;
+use super::address::ListenAddress;
+use super::names::{CorsOrigin, HealthPathSetting, HostPattern};
+use super::reader::ReadContext;
 use super::url::BackendUrl;
-use super::values::{Leaf, SameSite, SecureAttribute};
+use super::values::{SameSite, SecureAttribute, SettingValue};
 use super::variables::{DEFAULT_POOL, VARIABLE};
-use super::{Cors, Pin, Pool, Settings};
+use super::{CorsSettings, PinSettings, PoolSettings, Settings};
 use crate::certificates::Files;
 use crate::strategy;
 
 /// Notes every broken rule, and returns what is allowed but looks like a mistake.
-pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
+pub(super) fn check(settings: &Settings, context: &ReadContext) -> Vec<String> {
     let mut warnings = Vec::new();
     let server = &settings.server;
-    let wrong = notes.is_wrong("server.listen") || notes.is_wrong("server.tls.listen");
+    let wrong = context.is_wrong("server.listen") || context.is_wrong("server.tls.listen");
     if server.listen.is_empty() && server.tls.listen.is_empty() && !wrong {
-        notes.problem(
+        context.problem(
             "server.listen",
             "got an empty list, takes one address or more (or none beside server.tls.listen)",
         );
     }
-    super::tls::check(&server.tls, notes, &mut warnings);
-    listeners_differ(settings, notes);
+    super::tls::check(&server.tls, context, &mut warnings);
+    listeners_differ(settings, context);
     super::unused::check(settings, &mut warnings);
-    proxies_are_named(settings, notes);
-    tokens(settings, notes);
-    state_file(settings, notes);
-    if settings.pools.is_empty() && !notes.is_wrong("pools") {
-        notes.problem(
+    proxies_are_named(settings, context);
+    tokens(settings, context);
+    state_file(settings, context);
+    if settings.pools.is_empty() && !context.is_wrong("pools") {
+        context.problem(
             "pools",
             "there is none: give a backend (--backend https://a.example.com or SIGNPOST_BACKENDS) or a settings \
              file with a pool (--settings FILE)",
         );
     }
-    if let Some(path) = settings.server.health_path.as_ref().map(HealthPath::as_str)
+    if let Some(path) = settings.server.health_path.as_ref().map(HealthPathSetting::as_str)
         && let prefix = path.trim_end_matches('/')
         && let Some(pool) = settings.pools.iter().find(|pool| pool.path_prefix.as_str() == prefix)
     {
@@ -52,9 +52,9 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
     }
     for pool in &settings.pools {
         // Where some backends could not be read, the others' places in the list are not those of the file.
-        if !notes.is_wrong(&key(pool, "backends")) {
-            backends(pool, notes);
-            loops(pool, settings, notes, &mut warnings);
+        if !context.is_wrong(&key(pool, "backends")) {
+            backends(pool, context);
+            loops(pool, settings, context, &mut warnings);
             warnings.extend(downgrade(pool, settings));
         }
         if pool.health.is_on()
@@ -63,38 +63,38 @@ pub(super) fn check(settings: &Settings, notes: &Notes) -> Vec<String> {
         {
             warnings.push(format!("{} are all backups: there is no primary", key(pool, "backends")));
         }
-        strategies(pool, notes);
+        strategies(pool, context);
         if let Some(load) = &pool.load {
-            super::load::check(pool, load, notes, &mut warnings);
+            super::load::check(pool, load, context, &mut warnings);
         }
-        caching(pool, notes);
+        caching(pool, context);
         if let Some(pin) = &pool.pin {
-            pins(pool, pin, notes, &mut warnings);
+            pins(pool, pin, context, &mut warnings);
         }
         if let Some(cors) = &pool.cors {
-            cross_origin(pool, cors, notes);
+            cross_origin(pool, cors, context);
         }
     }
-    routes(&settings.pools, notes);
-    cookie_names(&settings.pools, notes);
+    routes(&settings.pools, context);
+    cookie_names(&settings.pools, context);
     warnings
 }
 
-pub(super) fn key(pool: &Pool, rest: &str) -> String {
+pub(super) fn key(pool: &PoolSettings, rest: &str) -> String {
     format!("pools.{}.{rest}", pool.name.as_str())
 }
 
 /// No address may be asked for twice, by traffic or admin, and none that is part of another.
-fn listeners_differ(settings: &Settings, notes: &Notes) {
-    let mut seen: Vec<(&str, &Listen)> = Vec::new();
+fn listeners_differ(settings: &Settings, context: &ReadContext) {
+    let mut seen: Vec<(&str, &ListenAddress)> = Vec::new();
     for (key, listen) in settings.server.addresses().chain([("admin.listen", &settings.admin.listen)]) {
         let clash = seen.iter().find(|(_, other)| listen.0.port() != 0 && overlap(listen.0, other.0));
         match clash {
             Some((_, other)) if *other == listen => {
-                notes.problem(key, format!("{listen} is asked for twice, takes addresses that differ"));
+                context.problem(key, format!("{listen} is asked for twice, takes addresses that differ"));
             }
             Some((of, other)) => {
-                notes.problem(key, format!("{listen} and {other} of {of} overlap, takes another port"));
+                context.problem(key, format!("{listen} and {other} of {of} overlap, takes another port"));
             }
             None => seen.push((key, listen)),
         }
@@ -108,14 +108,14 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// The PROXY protocol is believed from trusted proxies alone, so there must be some.
-fn proxies_are_named(settings: &Settings, notes: &Notes) {
-    if !settings.server.trusted_proxies.is_empty() || notes.is_wrong("server.trusted_proxies") {
+fn proxies_are_named(settings: &Settings, context: &ReadContext) {
+    if !settings.server.trusted_proxies.is_empty() || context.is_wrong("server.trusted_proxies") {
         return;
     }
     for (key, list) in settings.server.listeners() {
         let Some(index) = list.iter().position(|listener| listener.proxy_protocol) else { continue };
-        if !notes.is_wrong(key) {
-            notes.problem(
+        if !context.is_wrong(key) {
+            context.problem(
                 &format!("{key}[{index}].proxy_protocol"),
                 "got true, but server.trusted_proxies is empty, so every connection would be closed; takes true \
                  beside the networks of the proxies",
@@ -125,7 +125,7 @@ fn proxies_are_named(settings: &Settings, notes: &Notes) {
 }
 
 /// Tokens must be such that a request can show them, and who may push a load may not drain a backend.
-fn tokens(settings: &Settings, notes: &Notes) {
+fn tokens(settings: &Settings, context: &ReadContext) {
     let admin = &settings.admin;
     for (key, file, token) in [
         ("admin.token", &admin.token_file, &admin.token),
@@ -134,7 +134,7 @@ fn tokens(settings: &Settings, notes: &Notes) {
         let Some(token) = token.as_ref().map(|token| token.expose()) else { continue };
         if token.trim_ascii().len() < token.len() || token.iter().any(u8::is_ascii_control) {
             let key = if file.is_some() { format!("{key}_file") } else { key.to_owned() };
-            notes.problem(
+            context.problem(
                 &key,
                 "no header field can show it, takes no spaces around it and no control characters",
             );
@@ -142,18 +142,18 @@ fn tokens(settings: &Settings, notes: &Notes) {
     }
     if admin.load_token.is_some() && admin.load_token == admin.token {
         let key = if admin.load_token_file.is_some() { "admin.load_token_file" } else { "admin.load_token" };
-        notes.problem(key, "is the admin's token too, takes one of its own: every backend knows it");
+        context.problem(key, "is the admin's token too, takes one of its own: every backend knows it");
     }
 }
 
 /// The state file may be missing, but not its folder; anything else, such as `/dev/null`, is never replaced by a file.
 /// Whether it can be written is found out at the start.
-fn state_file(settings: &Settings, notes: &Notes) {
+fn state_file(settings: &Settings, context: &ReadContext) {
     let Some(file) = &settings.admin.state_file else { return };
     let wrong = match file.metadata() {
         Ok(about) if about.is_dir() => "is a folder, takes the path of a file",
         Ok(about) if !about.is_file() => "is a device, pipe or socket, takes the path of a regular file",
-        Ok(about) if files_of_others(settings, notes).any(|other| is_same(&about, &other)) => {
+        Ok(about) if files_of_others(settings, context).any(|other| is_same(&about, &other)) => {
             "is named by another setting too, takes a file of its own"
         }
         Err(_) if !file.parent().is_some_and(Path::is_dir) => {
@@ -161,34 +161,34 @@ fn state_file(settings: &Settings, notes: &Notes) {
         }
         _ => return,
     };
-    notes.problem("admin.state_file", format!("{} {wrong}", file.display()));
+    context.problem("admin.state_file", format!("{} {wrong}", file.display()));
 }
 
 /// Files that other settings name, and settings files.
-fn files_of_others(settings: &Settings, notes: &Notes) -> impl Iterator<Item = PathBuf> {
+fn files_of_others(settings: &Settings, context: &ReadContext) -> impl Iterator<Item = PathBuf> {
     let certificates = settings.server.tls.files().flat_map(|Files { cert, key }| [cert, key]);
-    notes.files().into_iter().chain(certificates)
+    context.files().into_iter().chain(certificates)
 }
 
 fn is_same(about: &Metadata, other: &Path) -> bool {
     other.metadata().is_ok_and(|other| (about.dev(), about.ino()) == (other.dev(), other.ino()))
 }
 
-fn backends(pool: &Pool, notes: &Notes) {
+fn backends(pool: &PoolSettings, context: &ReadContext) {
     if pool.backends.is_empty() {
         let hint = match pool.name.as_str() {
             DEFAULT_POOL => " (--backend, --strategy, --pin and SIGNPOST_BACKENDS are about this pool)",
             _ => "",
         };
-        notes.problem(&key(pool, "backends"), format!("there is none, takes one or more{hint}"));
+        context.problem(&key(pool, "backends"), format!("there is none, takes one or more{hint}"));
     } else if pool.backends.iter().all(|backend| backend.weight.is_zero()) {
-        notes.problem(
+        context.problem(
             &key(pool, "backends"),
             "every weight is 0, so no visitor could be sent anywhere; takes a weight of 1 to 256 on one or more",
         );
     }
     if pool.backends.len() > MAX_BACKENDS {
-        notes.problem(
+        context.problem(
             &key(pool, "backends"),
             format!("got {}, takes at most {MAX_BACKENDS}", pool.backends.len()),
         );
@@ -196,7 +196,7 @@ fn backends(pool: &Pool, notes: &Notes) {
     let mut seen = HashMap::new();
     for (index, backend) in pool.backends.iter().enumerate() {
         if let Some(first) = seen.insert(backend.id.as_str(), index) {
-            notes.problem(
+            context.problem(
                 &key(pool, &format!("backends[{index}].id")),
                 format!(
                     "got {:?}, which backends[{first}] has too; takes an id of its own (without `id` a backend \
@@ -209,37 +209,38 @@ fn backends(pool: &Pool, notes: &Notes) {
 }
 
 /// Each strategy has one role, so that its figures are of one kind.
-fn strategies(pool: &Pool, notes: &Notes) {
+fn strategies(pool: &PoolSettings, context: &ReadContext) {
     let mut seen = vec![pool.strategy];
     for portion in &pool.split {
         if seen.contains(&portion.strategy) {
             let name = portion.strategy.name();
             let text = format!("{name:?} is the pool's strategy already, takes another");
-            notes.problem(&key(pool, &format!("split.{name}")), text);
+            context.problem(&key(pool, &format!("split.{name}")), text);
         }
         seen.push(portion.strategy);
     }
     for (index, shadow) in pool.shadow.iter().enumerate() {
         if seen.contains(shadow) {
             let text = format!("{:?} is a strategy of this pool already, takes another", shadow.name());
-            notes.problem(&key(pool, &format!("shadow[{index}]")), text);
+            context.problem(&key(pool, &format!("shadow[{index}]")), text);
         }
         seen.push(*shadow);
     }
     let split: f64 = pool.split.iter().map(|portion| portion.share.0).sum();
     if split > 1.0 {
-        notes.problem(&key(pool, "split"), format!("its shares add up to {split}, take 1 at most together"));
+        context
+            .problem(&key(pool, "split"), format!("its shares add up to {split}, take 1 at most together"));
     }
     if !pool.rotation_interval.0.is_zero() {
         let rotation_interval = key(pool, "rotation_interval");
-        if pool.shadow.is_empty() && !notes.is_wrong(&key(pool, "shadow")) {
-            notes.problem(
+        if pool.shadow.is_empty() && !context.is_wrong(&key(pool, "shadow")) {
+            context.problem(
                 &rotation_interval,
                 "there is no shadow to take turns with, takes 0s, or a strategy in `shadow`",
             );
         }
         if !pool.split.is_empty() {
-            notes.problem(
+            context.problem(
                 &rotation_interval,
                 "stands beside `split`, which would blur each turn; set one of them",
             );
@@ -248,7 +249,7 @@ fn strategies(pool: &Pool, notes: &Notes) {
 }
 
 /// An answer may be kept only where the same visitor would be given the same again.
-fn caching(pool: &Pool, notes: &Notes) {
+fn caching(pool: &PoolSettings, context: &ReadContext) {
     if pool.cache_max_age.0.is_zero() {
         return;
     }
@@ -263,14 +264,14 @@ fn caching(pool: &Pool, notes: &Notes) {
         return;
     };
     let text = format!("got \"{}\", but {why}; takes 0s", pool.cache_max_age);
-    notes.problem(&key(pool, "cache_max_age"), text);
+    context.problem(&key(pool, "cache_max_age"), text);
 }
 
 /// The most backends of one pool: with weights up to 256 every table still counts in 32 bits.
 const MAX_BACKENDS: usize = 65_536;
 
 /// Refuses backends that lead back to a listener of ours: browsers would go round until they give up.
-fn loops(pool: &Pool, settings: &Settings, notes: &Notes, warnings: &mut Vec<String>) {
+fn loops(pool: &PoolSettings, settings: &Settings, context: &ReadContext, warnings: &mut Vec<String>) {
     let own_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let own_name = own_name.trim().to_ascii_lowercase();
     for (index, backend) in pool.backends.iter().enumerate() {
@@ -279,7 +280,7 @@ fn loops(pool: &Pool, settings: &Settings, notes: &Notes, warnings: &mut Vec<Str
         let listeners = settings.server.addresses();
         for (setting, listen) in listeners.chain([("admin.listen", &settings.admin.listen)]) {
             if listen.0.port() == url.port() && leads_to(url, listen.0.ip(), &own_name) {
-                notes.problem(
+                context.problem(
                     &key,
                     format!(
                         "got {:?}, which is {setting} {listen} itself: a loop; takes another server",
@@ -295,7 +296,7 @@ fn loops(pool: &Pool, settings: &Settings, notes: &Notes, warnings: &mut Vec<Str
         let hosts = settings.pools.iter().flat_map(|pool| &pool.hosts);
         for pattern in hosts.filter(|pattern| pattern.overlaps(&host)) {
             match pattern {
-                HostPattern::Exact(_) => notes.problem(
+                HostPattern::Exact(_) => context.problem(
                     &key,
                     format!("got {:?}, whose host is among `hosts`: a loop; takes another host", url.as_str()),
                 ),
@@ -325,7 +326,7 @@ fn leads_to(url: &BackendUrl, listen: IpAddr, own_name: &str) -> bool {
 }
 
 /// What a pool's visitors meet who come by https and are sent on to http: browsers warn of it, or block it.
-fn downgrade(pool: &Pool, settings: &Settings) -> Option<String> {
+fn downgrade(pool: &PoolSettings, settings: &Settings) -> Option<String> {
     /// How many backends are named.
     const NAMED: usize = 5;
     let why = come_by_https(pool, settings)?;
@@ -346,7 +347,7 @@ fn downgrade(pool: &Pool, settings: &Settings) -> Option<String> {
 }
 
 /// Why some of a pool's visitors come by https, where they may. Whatever else ends TLS belongs here.
-fn come_by_https(pool: &Pool, settings: &Settings) -> Option<&'static str> {
+fn come_by_https(pool: &PoolSettings, settings: &Settings) -> Option<&'static str> {
     let always = pool.pin.as_ref().is_some_and(|pin| pin.secure == SecureAttribute::Always);
     if always {
         Some("its pin.secure is \"always\"")
@@ -359,7 +360,7 @@ fn come_by_https(pool: &Pool, settings: &Settings) -> Option<&'static str> {
     }
 }
 
-fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
+fn pins(pool: &PoolSettings, pin: &PinSettings, context: &ReadContext, warnings: &mut Vec<String>) {
     if pin.same_site == SameSite::None && pin.secure == SecureAttribute::Auto {
         warnings.push(format!(
             "pools.{}.pin.same_site = \"none\": browsers drop it where a visitor did not come by https; set secure = \
@@ -368,13 +369,13 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
         ));
     }
     if pin.same_site == SameSite::None && pin.secure == SecureAttribute::Never {
-        notes.problem(
+        context.problem(
             &key(pool, "pin.secure"),
             "got \"never\" beside same_site = \"none\"; browsers drop such a cookie, takes \"auto\" or \"always\"",
         );
     }
     if pin.partitioned && pin.same_site != SameSite::None {
-        notes.problem(
+        context.problem(
             &key(pool, "pin.partitioned"),
             format!(
                 "got true beside same_site = \"{}\", so browsers do not send the cookie where it would be partitioned; \
@@ -388,7 +389,7 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
     if cookie.starts_with("__host-") && (pin.domain.is_some() || pin.secure != SecureAttribute::Always)
         || cookie.starts_with("__secure-") && pin.secure != SecureAttribute::Always
     {
-        notes.problem(
+        context.problem(
             &key(pool, "pin.cookie"),
             format!(
                 "got {:?}; browsers take that prefix only with secure = \"always\" (and __Host- without domain)",
@@ -403,7 +404,7 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
             HostPattern::Suffix(suffix) => !covers(suffix.trim_start_matches('.')),
         });
         if let Some(host) = outside {
-            notes.problem(
+            context.problem(
                 &key(pool, "pin.domain"),
                 format!(
                     "got {:?}, and browsers drop that cookie from {host}; takes a parent of every host",
@@ -427,9 +428,9 @@ fn pins(pool: &Pool, pin: &Pin, notes: &Notes, warnings: &mut Vec<String>) {
     }
 }
 
-fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
-    if cors.origins.is_empty() && !notes.is_wrong(&key(pool, "cors")) {
-        notes.problem(
+fn cross_origin(pool: &PoolSettings, cors: &CorsSettings, context: &ReadContext) {
+    if cors.origins.is_empty() && !context.is_wrong(&key(pool, "cors")) {
+        context.problem(
             &key(pool, "cors.origins"),
             "there is none, takes origins such as \"https://app.example.com\"",
         );
@@ -437,8 +438,8 @@ fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
     if !cors.credentials {
         return;
     }
-    if cors.origins.contains(&Origin::Any) {
-        notes.problem(
+    if cors.origins.contains(&CorsOrigin::Any) {
+        context.problem(
             &key(pool, "cors.origins"),
             "got \"*\" beside credentials = true, which would let every site act for the visitor; takes origins by name",
         );
@@ -447,7 +448,7 @@ fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
     let any_header = cors.headers.iter().any(|header| header.0 == "*");
     for (is_any, name) in [(any_method, "methods"), (any_header, "headers")] {
         if is_any {
-            notes.problem(
+            context.problem(
                 &key(pool, &format!("cors.{name}")),
                 "got \"*\", which means nothing to a browser beside credentials = true; takes names",
             );
@@ -456,8 +457,8 @@ fn cross_origin(pool: &Pool, cors: &Cors, notes: &Notes) {
 }
 
 /// No two pools may claim the same host and prefix.
-fn routes(pools: &[Pool], notes: &Notes) {
-    let mut claimed: HashMap<(Option<&HostPattern>, &str), &Pool> = HashMap::new();
+fn routes(pools: &[PoolSettings], context: &ReadContext) {
+    let mut claimed: HashMap<(Option<&HostPattern>, &str), &PoolSettings> = HashMap::new();
     for pool in pools {
         let hosts: Vec<_> =
             if pool.hosts.is_empty() { vec![None] } else { pool.hosts.iter().map(Some).collect() };
@@ -468,7 +469,7 @@ fn routes(pools: &[Pool], notes: &Notes) {
                 None => format!("every host's {}", pool.path_prefix),
             };
             // A pool of the command line may have come unnoticed.
-            let made = [pool, other].into_iter().find_map(|made| Some((made, made_by(made, notes)?)));
+            let made = [pool, other].into_iter().find_map(|made| Some((made, made_by(made, context)?)));
             let other_name = other.name.as_str();
             let (name, text) = match (other.name == pool.name, host, made) {
                 (true, ..) => ("hosts", format!("{route} is listed twice, takes each host once")),
@@ -487,14 +488,14 @@ fn routes(pools: &[Pool], notes: &Notes) {
                     format!("{route} belongs to pool {other_name} already; takes `hosts` or another prefix"),
                 ),
             };
-            notes.problem(&key(pool, name), text);
+            context.problem(&key(pool, name), text);
         }
     }
 }
 
 /// Returns the flags and variables that made a pool, if no settings file did.
-fn made_by(pool: &Pool, notes: &Notes) -> Option<String> {
-    let origins = notes.origins_in(&format!("pools.{}", pool.name.as_str()));
+fn made_by(pool: &PoolSettings, context: &ReadContext) -> Option<String> {
+    let origins = context.origins_in(&format!("pools.{}", pool.name.as_str()));
     let names = origins.iter().map(|origin| match origin.strip_prefix(VARIABLE) {
         Some(variable) => Some(variable),
         None => origin.starts_with("--").then_some(origin.as_str()),
@@ -504,7 +505,7 @@ fn made_by(pool: &Pool, notes: &Notes) -> Option<String> {
 }
 
 /// Two pools that one host can reach must not share a cookie name: each would throw the other's pin away.
-fn cookie_names(pools: &[Pool], notes: &Notes) {
+fn cookie_names(pools: &[PoolSettings], context: &ReadContext) {
     for (index, pool) in pools.iter().enumerate() {
         let Some(pin) = &pool.pin else { continue };
         for other in &pools[..index] {
@@ -513,7 +514,7 @@ fn cookie_names(pools: &[Pool], notes: &Notes) {
                 || other.hosts.is_empty()
                 || pool.hosts.iter().any(|a| other.hosts.iter().any(|b| a.overlaps(b)));
             if same && meet {
-                notes.problem(
+                context.problem(
                     &key(pool, "pin.cookie"),
                     format!(
                         "got {:?}, the cookie of pool {}, and one host can reach both; takes a name of its own",

@@ -5,46 +5,46 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::listener::{self, Listener};
-use super::reader::{Notes, Section};
-use super::values::Span;
+use super::listener::{self, ListenerSettings};
+use super::reader::{ReadContext, Section};
+use super::values::HumanDuration;
 use crate::certificates::{CertificateStore, Files, LoadError};
 
 /// `[server.tls]`: the listeners that speak TLS.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Tls {
+pub struct TlsSettings {
     /// Addresses to listen on with TLS; `[::]` takes IPv4 too.
-    pub listen: Vec<Listener>,
+    pub listen: Vec<ListenerSettings>,
     /// How long a handshake may take, from accept.
-    pub handshake_timeout: Span,
+    pub handshake_timeout: HumanDuration,
     /// The most handshakes under way at once, over all workers.
     pub max_handshakes: NonZeroU16,
     /// `max-age` of `Strict-Transport-Security`; 0: the field is not sent.
-    pub hsts: Span,
+    pub hsts: HumanDuration,
     /// Addresses for plain HTTP that redirect every request to `https://` on the same host.
-    pub redirect_listen: Vec<Listener>,
+    pub redirect_listen: Vec<ListenerSettings>,
     /// The port of those redirects.
     pub redirect_port: NonZeroU16,
     /// What is served; the first where no other is for the name a visitor asks for.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<CertificateSettings>,
 }
 
 /// A certificate and its key.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Certificate {
+pub struct CertificateSettings {
     /// The certificate's file, PEM, with the chain behind it.
     pub cert: PathBuf,
     /// The key's file, PEM.
     pub key: PathBuf,
 }
 
-impl Default for Tls {
+impl Default for TlsSettings {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
-            handshake_timeout: Span::seconds(5),
+            handshake_timeout: HumanDuration::seconds(5),
             max_handshakes: NonZeroU16::MIN.saturating_add(255),
-            hsts: Span::seconds(0),
+            hsts: HumanDuration::seconds(0),
             redirect_listen: Vec::new(),
             redirect_port: NonZeroU16::MIN.saturating_add(442),
             certificates: Vec::new(),
@@ -52,7 +52,7 @@ impl Default for Tls {
     }
 }
 
-impl Tls {
+impl TlsSettings {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
         let tls = Self {
@@ -79,39 +79,39 @@ impl Tls {
     pub fn files(&self) -> impl Iterator<Item = Files> {
         self.certificates
             .iter()
-            .map(|Certificate { cert, key }| Files { cert: cert.clone(), key: key.clone() })
+            .map(|CertificateSettings { cert, key }| Files { cert: cert.clone(), key: key.clone() })
     }
 }
 
-fn read_certificates(section: &mut Section<'_>) -> Vec<Certificate> {
-    let notes = section.notes();
+fn read_certificates(section: &mut Section<'_>) -> Vec<CertificateSettings> {
+    let context = section.context();
     let items = section.items("certificates").unwrap_or_default();
     let read = |(path, item)| {
-        let mut section = Section::new(path, item, notes);
+        let mut section = Section::new(path, item, context);
         let mut file = |key: &'static str| {
             let missing = !section.has(key);
             let file = section.path(key);
             if missing {
-                notes.problem(&section.key(key), "is missing, takes the path of a PEM file");
+                context.problem(&section.key(key), "is missing, takes the path of a PEM file");
             }
             file
         };
         let (cert, key) = (file("cert"), file("key"));
         section.finish();
-        Some(Certificate { cert: cert?, key: key? })
+        Some(CertificateSettings { cert: cert?, key: key? })
     };
     items.into_iter().filter_map(read).collect()
 }
 
 /// Reads every pair, so that a wrong one is told before anything is started.
-pub(super) fn check(tls: &Tls, notes: &Notes, warnings: &mut Vec<String>) {
+pub(super) fn check(tls: &TlsSettings, context: &ReadContext, warnings: &mut Vec<String>) {
     const KEY: &str = "server.tls.certificates";
     // Where some could not be read, the others' places in the list are not those of the file.
-    if notes.is_wrong(KEY) {
+    if context.is_wrong(KEY) {
         return;
     }
     if tls.certificates.is_empty() && !tls.listen.is_empty() {
-        notes.problem(
+        context.problem(
             KEY,
             "there is none, and server.tls.listen needs one; takes [{ cert = \"site.pem\", key = \"site.key\" }]",
         );
@@ -119,9 +119,9 @@ pub(super) fn check(tls: &Tls, notes: &Notes, warnings: &mut Vec<String>) {
     if !tls.certificates.is_empty() && tls.listen.is_empty() {
         warnings.push(format!("{KEY} are served by nobody: server.tls.listen is empty"));
     }
-    for (index, Certificate { cert, .. }) in tls.certificates.iter().enumerate() {
+    for (index, CertificateSettings { cert, .. }) in tls.certificates.iter().enumerate() {
         if tls.certificates[..index].iter().any(|before| before.cert == *cert) {
-            notes.problem(
+            context.problem(
                 &format!("{KEY}[{index}].cert"),
                 format!(
                     "got {:?}, which stands before already, takes each file once",
@@ -141,7 +141,7 @@ pub(super) fn check(tls: &Tls, notes: &Notes, warnings: &mut Vec<String>) {
                     LoadError::Cert(_) => "cert",
                     LoadError::Key(_) => "key",
                 };
-                notes.problem(&format!("{KEY}[{index}].{file}"), wrong.to_string());
+                context.problem(&format!("{KEY}[{index}].{file}"), wrong.to_string());
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::rules::key;
 use super::url::BackendUrl;
-use super::{Cors, Health, Load, Pool, ProbeKind, Server, Settings};
+use super::{CorsSettings, HealthSettings, LoadSettings, PoolSettings, ProbeKind, ServerSettings, Settings};
 use crate::fleet::HashKey;
 use crate::strategy;
 
@@ -13,7 +13,9 @@ pub(super) fn check(settings: &Settings, warnings: &mut Vec<String>) {
         warnings.push("log.access_headers has no effect: log.access is false".to_owned());
     }
     let server = &settings.server;
-    if server.trusted_proxies.is_empty() && server.client_ip_header != Server::default().client_ip_header {
+    if server.trusted_proxies.is_empty()
+        && server.client_ip_header != ServerSettings::default().client_ip_header
+    {
         warnings.push("server.client_ip_header has no effect: server.trusted_proxies is empty".to_owned());
     }
     for pool in &settings.pools {
@@ -47,7 +49,7 @@ fn tls_alone(settings: &Settings, warnings: &mut Vec<String>) {
 }
 
 /// Warns of settings of strategies that the pool does not have.
-fn strategies(pool: &Pool, warnings: &mut Vec<String>) {
+fn strategies(pool: &PoolSettings, warnings: &mut Vec<String>) {
     let has = |kind| pool.strategies().any(|known| known == kind);
     let (hashes, fills) = (has(strategy::StrategyKind::ConsistentHash), has(strategy::StrategyKind::First));
     let unused = [
@@ -61,7 +63,7 @@ fn strategies(pool: &Pool, warnings: &mut Vec<String>) {
 }
 
 /// Returns a warning if a strategy goes by load reports and none are accepted.
-fn nothing_to_go_by(pool: &Pool) -> Option<String> {
+fn nothing_to_go_by(pool: &PoolSettings) -> Option<String> {
     let name = pool.name.as_str();
     pool.strategies().any(|kind| kind == strategy::StrategyKind::LeastLoad).then(|| {
         format!(
@@ -72,10 +74,10 @@ fn nothing_to_go_by(pool: &Pool) -> Option<String> {
 }
 
 /// Warns of settings of health checks that do not apply to their kind.
-fn probes(pool: &Pool, warnings: &mut Vec<String>) {
-    let (health, usual) = (&pool.health, Health::default());
+fn probes(pool: &PoolSettings, warnings: &mut Vec<String>) {
+    let (health, usual) = (&pool.health, HealthSettings::default());
     // Agents are asked at the interval of probes, and with their timeout.
-    let asked = pool.load.as_ref().is_some_and(Load::asks_agents);
+    let asked = pool.load.as_ref().is_some_and(LoadSettings::asks_agents);
     let (is_http, is_on) = (health.kind == ProbeKind::Http, health.is_on());
     let probed = pool.backends.iter().map(|backend| backend.probe_url.as_ref().unwrap_or(&backend.url));
     let by_tls = is_on && probed.into_iter().any(BackendUrl::is_https);
@@ -107,7 +109,7 @@ fn probes(pool: &Pool, warnings: &mut Vec<String>) {
 
 /// Returns a warning about headers that no script can set, so that no preflight asks for them (Fetch, "forbidden
 /// request-header").
-fn never_asked_for(pool: &Pool, cors: &Cors) -> Option<String> {
+fn never_asked_for(pool: &PoolSettings, cors: &CorsSettings) -> Option<String> {
     const FORBIDDEN: [&str; 20] = [
         "accept-charset",
         "accept-encoding",

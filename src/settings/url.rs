@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::address::bracketed;
 use super::names;
-use super::values::Leaf;
+use super::values::SettingValue;
 use crate::fleet::{Dots, Weight, dots};
 
 /// Where a backend is: `http` or `https`, an authority, and at most a path.
@@ -100,7 +100,7 @@ fn with_scheme(text: &str) -> String {
     })
 }
 
-impl Leaf for BackendUrl {
+impl SettingValue for BackendUrl {
     fn parse(text: &str) -> Result<Self, String> {
         Self::parse_after("", text)
     }
@@ -187,7 +187,7 @@ pub struct WeightedUrl {
     pub url: BackendUrl,
 }
 
-impl Leaf for WeightedUrl {
+impl SettingValue for WeightedUrl {
     fn parse(text: &str) -> Result<Self, String> {
         let (before, weight, url) = match text.split_once('*') {
             Some((written, url)) if !written.contains(':') => {

@@ -1,7 +1,7 @@
-//! The leaves of the settings: each type is parsed once, here, and is valid from then on.
+//! Types of setting values: each value is parsed once, here, and is valid from then on.
 //!
-//! Every leaf says in [`Leaf::parse`]'s error what it takes, so that a message can be put together from the
-//! key, the value and that phrase.
+//! The error of [`SettingValue::parse`] is a phrase that names what is expected, so that a message can be put together
+//! from the key, the value and that phrase.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -16,7 +16,7 @@ use crate::strategy;
 use crate::util::enum_all;
 
 /// A value that is written as one scalar.
-pub trait Leaf: Sized {
+pub trait SettingValue: Sized {
     /// Reads it from its written form.
     ///
     /// # Errors
@@ -24,10 +24,10 @@ pub trait Leaf: Sized {
     fn parse(text: &str) -> Result<Self, String>;
 }
 
-/// Prints a leaf as the string that parses back to it.
+/// Serializes a value as the string that parses back to it.
 macro_rules! serialize_as_string {
-    ($($leaf:ty),*) => {$(
-        impl Serialize for $leaf {
+    ($($value:ty),*) => {$(
+        impl Serialize for $value {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
@@ -36,22 +36,22 @@ macro_rules! serialize_as_string {
 }
 pub(super) use serialize_as_string;
 
-serialize_as_string!(Span, Size);
+serialize_as_string!(HumanDuration, ByteSize);
 
-impl Leaf for bool {
+impl SettingValue for bool {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| "true or false".to_owned())
     }
 }
 
-impl Leaf for String {
+impl SettingValue for String {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())
     }
 }
 
 /// The path of a file. `Section::path` reads it, and resolves a relative one.
-impl Leaf for PathBuf {
+impl SettingValue for PathBuf {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "" => Err("the path of a file".to_owned()),
@@ -60,19 +60,19 @@ impl Leaf for PathBuf {
     }
 }
 
-impl Leaf for u32 {
+impl SettingValue for u32 {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("a whole number from 0 to {}", u32::MAX))
     }
 }
 
-impl Leaf for NonZeroU16 {
+impl SettingValue for NonZeroU16 {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("a whole number from 1 to {}", u16::MAX))
     }
 }
 
-impl Leaf for Weight {
+impl SettingValue for Weight {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse()
             .ok()
@@ -83,14 +83,14 @@ impl Leaf for Weight {
 
 /// How many threads serve requests; 0 stands for one per core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Workers(pub u16);
+pub struct WorkerCount(pub u16);
 
-impl Workers {
+impl WorkerCount {
     /// The most that may be asked for.
     pub const MAX: u16 = 1024;
 }
 
-impl Leaf for Workers {
+impl SettingValue for WorkerCount {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(count) if count <= Self::MAX => Ok(Self(count)),
@@ -103,7 +103,7 @@ impl Leaf for Workers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HeaderCount(pub u16);
 
-impl Leaf for HeaderCount {
+impl SettingValue for HeaderCount {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(count @ 1..=1000) => Ok(Self(count)),
@@ -116,7 +116,7 @@ impl Leaf for HeaderCount {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ProbeCount(pub u16);
 
-impl Leaf for ProbeCount {
+impl SettingValue for ProbeCount {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(count @ 1..=10_000) => Ok(Self(count)),
@@ -127,9 +127,9 @@ impl Leaf for ProbeCount {
 
 /// A share of something, 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Share(pub f64);
+pub struct Fraction(pub f64);
 
-impl Leaf for Share {
+impl SettingValue for Fraction {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(share) if (0.0..=1.0).contains(&share) => Ok(Self(share)),
@@ -140,19 +140,19 @@ impl Leaf for Share {
 
 /// A length of time, written `"10s"`, `"500ms"`, `"1h 30m"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
+pub struct HumanDuration(pub Duration);
 
-impl Span {
+impl HumanDuration {
     /// No deadline is put further away than this, so that adding one to a clock can't overflow.
     pub const MAX: Duration = Duration::from_secs(400 * 24 * 3600);
 
-    /// A span of whole seconds.
+    /// A duration of whole seconds.
     pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 }
 
-impl Leaf for Span {
+impl SettingValue for HumanDuration {
     fn parse(text: &str) -> Result<Self, String> {
         if text == "0" {
             return Ok(Self(Duration::ZERO));
@@ -171,7 +171,7 @@ impl Leaf for Span {
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, nanos) = (self.0.as_secs(), self.0.subsec_nanos());
         let parts = [
@@ -192,16 +192,16 @@ impl fmt::Display for Span {
 
 /// A number of bytes, written `"16KiB"`, `"64MiB"` or as a plain number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub usize);
+pub struct ByteSize(pub usize);
 
-impl Size {
+impl ByteSize {
     /// A size of whole kibibytes.
     pub const fn kib(kib: usize) -> Self {
         Self(kib * 1024)
     }
 }
 
-impl Leaf for Size {
+impl SettingValue for ByteSize {
     fn parse(text: &str) -> Result<Self, String> {
         let takes = || "a size such as \"16KiB\", \"1MiB\" or a number of bytes".to_owned();
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -219,7 +219,7 @@ impl Leaf for Size {
     }
 }
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             n if n > 0 && n % (1 << 20) == 0 => write!(f, "{}MiB", n >> 20),
@@ -251,7 +251,7 @@ impl RedirectStatus {
     }
 }
 
-impl Leaf for RedirectStatus {
+impl SettingValue for RedirectStatus {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(code @ (302 | 303 | 307)) => Ok(Self(code)),
@@ -274,7 +274,7 @@ impl Secret {
     }
 }
 
-impl Leaf for Secret {
+impl SettingValue for Secret {
     fn parse(text: &str) -> Result<Self, String> {
         if text.len() >= Self::MIN {
             Ok(Self(text.to_owned()))
@@ -303,7 +303,7 @@ impl Serialize for Secret {
 /// Reads settings that are names of an enum.
 macro_rules! leaf_by_name {
     ($($enum:ty),+) => {
-        $(impl Leaf for $enum {
+        $(impl SettingValue for $enum {
             fn parse(text: &str) -> Result<Self, String> {
                 let found = Self::ALL.into_iter().find(|value| value.name() == text);
                 found.ok_or_else(|| $crate::settings::values::one_of(text, &Self::ALL.map(Self::name)))
@@ -313,7 +313,7 @@ macro_rules! leaf_by_name {
 }
 pub(super) use leaf_by_name;
 
-leaf_by_name!(strategy::StrategyKind, SecureAttribute, SameSite, ForwardedBy, LogFormat, LogLevel);
+leaf_by_name!(strategy::StrategyKind, SecureAttribute, SameSite, ForwardingHeader, LogFormat, LogLevel);
 
 enum_all! {
     /// When a pin carries `Secure`.
@@ -341,7 +341,7 @@ enum_all! {
 
 enum_all! {
     /// The header in which trusted proxies report the address of a client.
-    pub enum ForwardedBy {
+    pub enum ForwardingHeader {
         /// `X-Forwarded-For` and `X-Forwarded-Proto`.
         XForwardedFor = "x-forwarded-for",
         /// `Forwarded`, RFC 7239.
@@ -393,16 +393,16 @@ mod tests {
     #[test]
     fn sizes_and_spans_print_what_they_parse() {
         for text in ["16KiB", "1MiB", "1000B"] {
-            assert_eq!(Size::parse(text).unwrap().to_string(), text);
+            assert_eq!(ByteSize::parse(text).unwrap().to_string(), text);
         }
         for text in ["0s", "10s", "500ms", "1h", "1h 30m", "365d", "1d 2h 3m 4s 5ms 6us 7ns"] {
-            assert_eq!(Span::parse(text).unwrap().to_string(), text);
+            assert_eq!(HumanDuration::parse(text).unwrap().to_string(), text);
         }
         for bad in ["", "x", "10XB", "-1", "99999999999999999999MiB"] {
-            assert!(Size::parse(bad).is_err(), "{bad}");
+            assert!(ByteSize::parse(bad).is_err(), "{bad}");
         }
         for bad in ["", "10", "-1s", "500d", "1M", "1 month", "1y"] {
-            assert!(Span::parse(bad).is_err(), "{bad}");
+            assert!(HumanDuration::parse(bad).is_err(), "{bad}");
         }
     }
 

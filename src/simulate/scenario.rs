@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::draw::Lengths;
 use super::recorded::{self, Recorded};
-use crate::settings::{Leaf, Span};
+use crate::settings::{HumanDuration, SettingValue};
 
 /// Everything about a simulation but the strategies and the seed. What is left out of a file is as in
 /// [`Scenario::default`].
@@ -341,12 +341,13 @@ mod span {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let span = Span::parse(&text).map_err(|takes| serde::de::Error::custom(format!("takes {takes}")))?;
+        let span = HumanDuration::parse(&text)
+            .map_err(|takes| serde::de::Error::custom(format!("takes {takes}")))?;
         Ok(span.0)
     }
 
     pub(super) fn serialize<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&Span(*span))
+        serializer.collect_str(&HumanDuration(*span))
     }
 }
 
