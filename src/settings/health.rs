@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use super::names;
 use super::probe_http::{ExpectedBody, ProbeHeaders};
 use super::reader::Section;
-use super::values::{HumanDuration, SettingValue, leaf_by_name, serialize_as_string};
+use super::values::{HumanDuration, SettingValue, serialize_as_string, value_by_name};
 use crate::os::files;
 use crate::util::enum_all;
 
@@ -182,7 +182,7 @@ enum_all! {
     }
 }
 
-leaf_by_name!(ProbeKind);
+value_by_name!(ProbeKind);
 serialize_as_string!(ProbeMethod, ProbePath, ProbeHost, ExpectedStatuses);
 
 /// The method of a probe.

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::names;
 use super::reader::{ReadContext, Section};
-use super::values::{HumanDuration, SettingValue, leaf_by_name, serialize_as_string};
+use super::values::{HumanDuration, SettingValue, serialize_as_string, value_by_name};
 use super::{PoolSettings, ProbeKind};
 use crate::util::enum_all;
 
@@ -151,7 +151,7 @@ impl SettingValue for AgentPort {
     }
 }
 
-leaf_by_name!(ReportSource, LoadUnit);
+value_by_name!(ReportSource, LoadUnit);
 serialize_as_string!(FieldName, JsonPointer);
 
 /// The name of a header field.

@@ -301,7 +301,7 @@ impl Serialize for Secret {
 }
 
 /// Reads settings that are names of an enum.
-macro_rules! leaf_by_name {
+macro_rules! value_by_name {
     ($($enum:ty),+) => {
         $(impl SettingValue for $enum {
             fn parse(text: &str) -> Result<Self, String> {
@@ -311,9 +311,9 @@ macro_rules! leaf_by_name {
         })+
     };
 }
-pub(super) use leaf_by_name;
+pub(super) use value_by_name;
 
-leaf_by_name!(strategy::StrategyKind, SecureAttribute, SameSite, ForwardingHeader, LogFormat, LogLevel);
+value_by_name!(strategy::StrategyKind, SecureAttribute, SameSite, ForwardingHeader, LogFormat, LogLevel);
 
 enum_all! {
     /// When a pin carries `Secure`.
