@@ -278,7 +278,7 @@ fn serve(Start { serve, takeover }: Start) -> Result<(), CliError> {
     let runtime = runtime()?;
     let layers = serve.layers();
     let loaded = load(&layers)?;
-    let telemetry = Telemetry::start(&loaded.settings.log);
+    let telemetry = Telemetry::start(&loaded.settings.log).map_err(CliError::io)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -369,7 +369,7 @@ fn run_demo(flags: Demo) -> Result<(), CliError> {
     for (backend, started) in of_demo.zip(&backends) {
         backend.id = demo_id(started)?;
     }
-    let telemetry = Telemetry::start(&settings.log);
+    let telemetry = Telemetry::start(&settings.log).map_err(CliError::io)?;
     raise_limit();
     let listeners =
         Listeners::open(&settings, Inherited::default()).map_err(|taken| CliError::listen(&taken, ""))?;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -25,7 +26,7 @@ use signpost::dispatch::access_log::{AccessLog, Format};
 use signpost::dispatch::client_limits::ClientLimits;
 use signpost::dispatch::{DispatchConfig, HealthPath, ListenerRole, Worker};
 use signpost::metrics::{Counter, CounterRegistry, Registry, Sources};
-use signpost::output::{LogWriter, Lossy};
+use signpost::output::log_writer::LogWriter;
 use signpost::readiness::Readiness;
 use signpost::request::ClientInfo;
 use signpost::request::client_address::{ClientIpHeader, TrustedProxies};
@@ -272,9 +273,8 @@ impl Setup {
         let controller = Controller::start(&settings, Counter::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let (sender, lines) = channel();
-        let (log, guard) = Lossy::new(Lines(sender)).in_background();
         // The thread lives as long as the process.
-        std::mem::forget(guard);
+        let log = LogWriter::start(Lines(sender), Duration::ZERO).expect("a thread");
         let (socket, _) = UnixStream::pair().expect("two descriptors");
         let socket = RefCell::new(Socket::new(socket.into()));
         let mut this = Self { scenario, settings, controller, runtime, log, lines, socket, pin: Vec::new() };
@@ -410,16 +410,17 @@ impl Setup {
 
     fn access_log(&self) -> AccessLog {
         let copied = ["user-agent", "cookie"].map(http::HeaderName::from_static);
-        AccessLog::new(self.log.clone(), Format::Json, 1.0, copied.into())
+        AccessLog::new(self.log.buffer(1), Format::Json, 1.0, copied.into())
     }
 
     /// The access lines since the last call, without what depends on the clock.
     fn logged(&self) -> Vec<serde_json::Value> {
-        const LAST: &[u8] = b"last";
-        self.log.clone().write_all(LAST).expect("a queue with room");
-        let lines = self.lines.iter().take_while(|line| line != LAST);
-        let parsed = lines.map(|line| {
-            let mut line: serde_json::Value = serde_json::from_slice(&line).expect("a JSON line");
+        const LAST: &[u8] = b"last\n";
+        // A buffer is written after those that were made before it.
+        self.log.buffer(1).push(LAST);
+        let written: Vec<_> = self.lines.iter().take_while(|lines| lines != LAST).flatten().collect();
+        let parsed = written.split_inclusive(|&byte| byte == b'\n').map(|line| {
+            let mut line: serde_json::Value = serde_json::from_slice(line).expect("a JSON line");
             let fields = line.as_object_mut().expect("an object");
             fields.remove("timestamp");
             fields.remove("duration_us");
@@ -458,14 +459,14 @@ impl Wake for Woken {
     }
 }
 
-/// Each access line, as it is written.
+/// Each write of access lines.
 struct Lines(Sender<Vec<u8>>);
 
 impl Write for Lines {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         // No one reads when the process ends.
-        let _ = self.0.send(line.to_vec());
-        Ok(line.len())
+        let _ = self.0.send(lines.to_vec());
+        Ok(lines.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -128,12 +128,13 @@ impl DataPlane {
         let clients = Arc::clone(&known);
         drop(known);
         let mut counters = Vec::new();
+        let threads = of_worker.len();
         let staffed = of_worker.into_iter().map(|own| {
             let own_counters = state.registry.enlist();
             counters.push(Arc::clone(&own_counters));
             let (fleet, policy) =
                 (Arc::clone(&state.admin.fleet), policy(settings, &clients, &state.admin.readiness));
-            let access_log = state.telemetry.access_log();
+            let access_log = state.telemetry.access_log(threads);
             let (rng, counter) = (rand::make_rng(), Counter::new(own_counters));
             (Worker::new(fleet, state.clock, rng, counter, policy, access_log), own)
         });

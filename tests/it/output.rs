@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{
@@ -163,6 +164,36 @@ fn ends_although_the_reader_of_its_access_log_stalls() {
     });
     signpost.signal("TERM");
     assert!(signpost.wait().success());
+}
+
+/// Each access line is written, although they come in a burst, nobody reads for a while, and the stream does not block,
+/// as if it were shared with a program that has set that.
+#[test]
+fn writes_each_access_line_to_a_stream_that_does_not_block() {
+    const REQUESTS: usize = 5000;
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut command = command(BACKEND);
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).stdout(OwnedFd::from(theirs));
+    command.env("SIGNPOST__SERVER__LIMITS__MAX_REQUESTS_PER_CONNECTION", "0");
+    let mut signpost = Signpost::start_with_stdout(&mut command);
+    // It holds the process' end of the stream.
+    drop(command);
+    let mut connection = signpost.connect();
+    for first in (0..REQUESTS).step_by(100) {
+        let requests = (first..first + 100).map(|count| format!("GET /{count} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        connection.send(requests.collect::<String>().as_bytes());
+        (0..100).for_each(|_| assert_eq!(connection.read_answer().unwrap().status, 302));
+    }
+    assert_eq!(signpost.metric("signpost_log_lines_dropped_total", &[]), 0.0);
+    signpost.signal("TERM");
+    let lines = io::read_to_string(ours).unwrap();
+    assert!(signpost.wait().success());
+    let paths = lines.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["path"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(paths.collect::<Vec<_>>(), (0..REQUESTS).map(|count| format!("/{count}")).collect::<Vec<_>>());
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! One line per request, handed to a writer that never makes a request wait.
 //!
-//! Not a `tracing` event: a line is formatted once into a buffer of the worker's own and goes to a bounded queue.
-//! A full queue drops the line and counts it (`signpost_log_lines_dropped_total`).
+//! Not a `tracing` event: a line is formatted once and appended to a buffer of the worker's own, which the writer's
+//! thread empties. If the buffer is full the line is dropped and counted (`signpost_log_lines_dropped_total`).
 //!
-//! A line is formatted when its response is made, and queued when it is known whether the response was written.
+//! A line is formatted when its response is made, and appended when it is known whether the response was written.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ use rand::rngs::SmallRng;
 use serde::{Serialize, Serializer};
 
 use crate::fleet::PoolConfig;
-use crate::output::LogWriter;
+use crate::output::log_writer::LogBuffer;
 use crate::request::outcome::{Rejection, Selection};
 use crate::request::{Headers, RequestView};
 
@@ -33,10 +33,10 @@ pub enum Format {
     Json,
 }
 
-/// A worker's way to the access log.
+/// The access log of one worker.
 #[derive(Debug)]
 pub struct AccessLog {
-    writer: RefCell<LogWriter>,
+    buffer: LogBuffer,
     /// The buffer of the last line, for the next.
     spare: RefCell<Vec<u8>>,
     format: Format,
@@ -170,9 +170,9 @@ fn as_shown<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok,
 
 impl AccessLog {
     /// Logs a share of all requests, 0 to 1, each with the `copied` request header fields.
-    pub fn new(writer: LogWriter, format: Format, share: f64, copied: Box<[HeaderName]>) -> Self {
+    pub fn new(buffer: LogBuffer, format: Format, share: f64, copied: Box<[HeaderName]>) -> Self {
         let below = (share * (u64::from(u32::MAX) + 1) as f64) as u64;
-        Self { writer: RefCell::new(writer), spare: RefCell::default(), format, below, copied }
+        Self { buffer, spare: RefCell::default(), format, below, copied }
     }
 
     /// Whether this request is to be logged.
@@ -219,8 +219,8 @@ impl AccessLog {
         OpenLine(buffer)
     }
 
-    /// Ends a line and queues it, or drops and counts it if the queue is full. Never waits. `sent`: the whole response
-    /// was written to the socket.
+    /// Ends a line and appends it to the buffer, or drops and counts it if the buffer is full. Never waits. `sent`: the
+    /// whole response was written to the socket.
     pub fn end(&self, line: OpenLine, sent: bool) {
         let OpenLine(mut buffer) = line;
         if buffer.is_empty() {
@@ -232,8 +232,7 @@ impl AccessLog {
             (Format::Human, true) => b"\n",
             (Format::Human, false) => b" aborted\n",
         });
-        // The writer counts what it drops; it has no other error.
-        let _ = self.writer.borrow_mut().write_all(&buffer);
+        self.buffer.push(&buffer);
         if buffer.capacity() <= SPARE_BYTES {
             buffer.clear();
             self.spare.replace(buffer);
@@ -280,7 +279,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::output::Lossy;
+    use crate::output::log_writer::LogWriter;
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -295,6 +294,8 @@ mod tests {
         }
     }
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     fn logged(format: Format, copied: &[&'static str], fields: &[(&'static str, &[u8])]) -> String {
         logged_as(true, format, copied, fields)
     }
@@ -306,14 +307,14 @@ mod tests {
         fields: &[(&'static str, &[u8])],
     ) -> String {
         let written = Shared::default();
-        let (writer, guard) = Lossy::new(written.clone()).in_background();
+        let writer = LogWriter::start(written.clone(), HOUR).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("host", "a.example".parse().unwrap());
         for (name, value) in fields {
             headers.append(*name, http::HeaderValue::from_bytes(value).unwrap());
         }
         let copied = copied.iter().copied().map(HeaderName::from_static).collect();
-        let log = AccessLog::new(writer, format, 1.0, copied);
+        let log = AccessLog::new(writer.buffer(1), format, 1.0, copied);
         let mut request = Request::get("/x\"y").body(()).unwrap();
         *request.headers_mut() = headers;
         let line = log.begin(&Line {
@@ -328,7 +329,7 @@ mod tests {
         });
         log.end(OpenLine::default(), sent);
         log.end(line, sent);
-        drop(guard);
+        LogWriter::close(&[&writer], HOUR);
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -390,9 +391,9 @@ mod tests {
     #[test]
     fn a_share_of_requests_is_logged() {
         let mut rng = SmallRng::seed_from_u64(1);
-        let (writer, _guard) = Lossy::new(std::io::sink()).in_background();
+        let writer = LogWriter::start(std::io::sink(), HOUR).unwrap();
         let mut count = |share| {
-            let log = AccessLog::new(writer.clone(), Format::Json, share, Box::default());
+            let log = AccessLog::new(writer.buffer(1), Format::Json, share, Box::default());
             (0..10_000).filter(|_| log.wants(&mut rng)).count()
         };
         assert_eq!((count(0.0), count(1.0)), (0, 10_000));
