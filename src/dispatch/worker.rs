@@ -146,7 +146,7 @@ impl Worker {
         })
     }
 
-    /// Queues the access line of a response and counts the response if it was not `sent`: not all of it was written to
+    /// Ends the access line of a response and counts the response if it was not `sent`: not all of it was written to
     /// the socket.
     pub fn settle(&self, line: OpenLine, sent: bool) {
         if !sent {

@@ -142,3 +142,36 @@ fn lines_that_wait_take_bounded_memory() {
     let resident = signpost.metric("process_resident_memory_bytes", &[]);
     assert!(resident < 64e6, "{resident} bytes");
 }
+
+#[test]
+fn lines_are_json_whatever_the_client_sends() {
+    let signpost = Signpost::with_settings(&format!("[log]\naccess_headers = ['user-agent']\n{BACKEND}"));
+    let mut connection = signpost.connect();
+    let agents: [(&[u8], &str); 6] = [
+        (b"a \"quoted\" \\ back\\slash\\", "a \"quoted\" \\ back\\slash\\"),
+        (b"a\ttab {\"x\":1}", "a\ttab {\"x\":1}"),
+        ("\u{e9}\u{1f980}\u{2028}".as_bytes(), "\u{e9}\u{1f980}\u{2028}"),
+        (b"not \xff UTF-8 \xe9", "not \u{fffd} UTF-8 \u{fffd}"),
+        (b"\\u0022}, \\n", "\\u0022}, \\n"),
+        (b"", ""),
+    ];
+    for path in ["/a\"b\\c?{x:[1]}\\", "/\u{e9}\u{1f980}?\u{2028}", "/%22%5c%00?&='", "/\\\\\\u0022\"\""] {
+        for (agent, expected) in agents {
+            // The first is answered without hyper.
+            for method in ["GET", "POST"] {
+                let head = format!("{method} {path} HTTP/1.1\r\nHost: site.example:80\r\nUser-Agent: ");
+                connection.send(&[head.as_bytes(), agent, b"\r\n\r\n"].concat());
+                let answer = connection.read_answer();
+                assert!(answer.is_some_and(|answer| answer.status < 400), "{method} {path}");
+                let text = signpost.next_line();
+                let line: Value =
+                    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+                let logged = ["method", "host", "path"].map(|field| line[field].as_str().unwrap());
+                assert_eq!(logged, [method, "site.example:80", path], "{text}");
+                assert_eq!(line["headers"]["user-agent"], expected, "{text}");
+                // Written anew it is the same but for the order of its fields: nothing is escaped without need.
+                assert_eq!(line.to_string().len(), text.len(), "{text}");
+            }
+        }
+    }
+}
