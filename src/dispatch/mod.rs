@@ -6,6 +6,7 @@ pub mod client_limits;
 mod date;
 mod health_path;
 mod prefers_html;
+mod reject;
 pub mod response;
 mod select;
 mod worker;
@@ -16,18 +17,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderValue, Method};
-use rand::Rng;
 
 pub use self::access_log::OpenLine;
 pub use self::health_path::HealthPath;
-use self::prefers_html::prefers_html;
+use self::reject::reject;
+pub use self::reject::reject_unreadable;
 use self::response::Response;
 use self::worker::LogContext;
 pub use self::worker::{DispatchConfig, Worker};
 use crate::fleet::{Fleet, PoolConfig, escapes_base_path};
-use crate::request::outcome::{
-    CorsDecision, HttpsRedirect, NewPin, Outcome, Redirect, Rejected, Rejection, Selection,
-};
+use crate::request::outcome::{CorsDecision, HttpsRedirect, NewPin, Outcome, Redirect, Rejection, Selection};
 use crate::request::{CheckedRequest, ClientInfo, Headers, PathAndQuery, RequestView, Target, hash_key};
 
 /// What is known of a connection before its first request.
@@ -91,22 +90,6 @@ pub fn dispatch<R>(
 
     worker.counter.response(status);
     (rendered, worker.begin_line(Some(request), client, &context, status, started))
-}
-
-/// Rejects what can't be read as a request.
-pub fn reject_unreadable<R>(
-    worker: &Worker,
-    connection: &ConnectionInfo<'_>,
-    rejection: Rejection,
-    render: impl FnOnce(&Response<'_>) -> R,
-) -> (R, OpenLine) {
-    let status = rejection.status();
-    worker.counter.rejection(rejection);
-    worker.counter.response(status);
-    let outcome = Outcome::Rejected(Rejected::bare(rejection));
-    let rendered = render(&Response::new(&outcome, false, connection.hsts));
-    let context = LogContext { rejection: Some(rejection), ..LogContext::default() };
-    (rendered, worker.begin_line(None, connection.peer, &context, status, None))
 }
 
 /// What a request comes to, unless it is rejected.
@@ -208,41 +191,6 @@ fn redirect_to_https<'a>(
 fn options<'a>(config: Option<&'a PoolConfig>, headers: Headers<'a>) -> Outcome<'a> {
     let is_preflight = headers.contains(&ACCESS_CONTROL_REQUEST_METHOD);
     Outcome::Options { cors: cors(config, headers), is_preflight }
-}
-
-/// What a rejected request comes to, counted.
-fn reject<'a>(
-    worker: &Worker,
-    fleet: &'a Fleet,
-    request: &RequestView<'a>,
-    reason: Rejection,
-    context: &mut LogContext<'a>,
-) -> Outcome<'a> {
-    context.rejection = Some(reason);
-    worker.counter.rejection(reason);
-    if context.config.is_none() && reason.may_have_pool() {
-        context.config = roster_of(fleet, request);
-    }
-    let of_pool = context.config.and_then(|config| config.error_pages.get(reason.status()));
-    let page = of_pool.or_else(|| fleet.error_pages.get(reason.status()));
-    let retry_after = match reason {
-        // Spread, so that clients that were rejected together do not return together.
-        Rejection::NoBackend => Some(2 + worker.rng.borrow_mut().next_u32() % 7),
-        // Within a second a client is owed at least one request.
-        Rejection::RateLimited => Some(1),
-        _ => None,
-    };
-    let prefers_page = page.is_some() && prefers_html(request.headers);
-    let cors = cors(context.config, request.headers);
-    Outcome::Rejected(Rejected { reason, page, prefers_page, retry_after, cors })
-}
-
-/// The pool that a request is for, whatever it was rejected for: scripts may read the responses of their pool only.
-fn roster_of<'a>(fleet: &'a Fleet, request: &RequestView<'_>) -> Option<&'a PoolConfig> {
-    match request.host_and_target().ok()? {
-        (host, Target::Path(target)) => Some(&fleet.route(host.as_deref(), target.path()).ok()?.config),
-        (_, Target::Server) => None,
-    }
 }
 
 /// What browsers on other origins are told of a pool's response.
