@@ -279,3 +279,99 @@ fn append_number(out: &mut Vec<u8>, number: usize) {
     // A `Vec` takes everything.
     let _ = write!(out, "{number}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{AllowedOrigin, Cookie, Cors, PinPolicy};
+    use crate::request::PathAndQuery;
+
+    fn policy() -> Cors {
+        let origins = AllowedOrigin::one("https://app.example").into_iter().collect();
+        let [methods, headers, max_age] = ["PUT", "x-a", "60"].map(HeaderValue::from_static);
+        Cors::new(origins, methods, Some(headers), true, max_age)
+    }
+
+    /// The fields of a response as it is sent over HTTP/1.1, without those of the connection.
+    fn encoded(response: &Response<'_>) -> Vec<(String, String)> {
+        let mut out = Vec::new();
+        response.encode_http1(&mut out, false);
+        let text = String::from_utf8(out).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let mut fields: Vec<_> = head.lines().skip(1).map(|line| line.split_once(": ").unwrap()).collect();
+        assert_eq!(fields.pop().unwrap().0, "date");
+        if !response.is_head && response.outcome.status() != StatusCode::NO_CONTENT {
+            assert_eq!(fields.pop().unwrap(), ("content-length", &*body.len().to_string()));
+        }
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn both_encoders_send_the_same_fields_in_the_same_order() {
+        let policy = policy();
+        let allowed = policy.allow(b"https://app.example").map(|origin| (&policy, origin));
+        let cors = CorsDecision { varies: true, allowed };
+        let cookie = Cookie { name: "pin".into(), attributes: "; Path=/".into(), attributes_tls: "".into() };
+        let pins = PinPolicy::new("p", ["a"], &[7; 32], [], 0, 100, cookie);
+        let target = PathAndQuery::from_origin_form("/p?q").unwrap();
+        let (page, vary) = (Bytes::from_static(b"<!DOCTYPE html>"), HeaderValue::from_static("x-user"));
+        let rejected = |reason, retry_after| {
+            let page = Some(&page);
+            Outcome::Rejected(Rejected { reason, page, prefers_page: true, retry_after, cors })
+        };
+        let outcomes = [
+            Outcome::Redirect(Redirect {
+                status: StatusCode::FOUND,
+                base: "https://b.example/base",
+                target,
+                pin: Some(NewPin { policy: &pins, backend: 0, issued: 7, by_tls: false }),
+                cache_control: Some(&vary),
+                vary: Some(&vary),
+                cors,
+            }),
+            Outcome::HttpsRedirect(HttpsRedirect {
+                host: "a".into(),
+                port: 8443.try_into().unwrap(),
+                target,
+                cors,
+            }),
+            Outcome::Options { cors, is_preflight: true },
+            Outcome::Options { cors, is_preflight: false },
+            rejected(Rejection::NoBackend, Some(12)),
+            rejected(Rejection::MethodNotAllowed, None),
+            Outcome::Rejected(Rejected::bare(Rejection::Malformed)),
+            Outcome::Readiness(StatusCode::OK, "ready\n"),
+        ];
+        let hsts = HeaderValue::from_static("max-age=1");
+        for outcome in &outcomes {
+            for (is_head, hsts) in [(false, None), (true, Some(&hsts))] {
+                let response = Response::new(outcome, is_head, hsts);
+                let map = response.to_http();
+                let fields = map.headers().iter();
+                let fields: Vec<_> = fields
+                    .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+                    .collect();
+                assert_eq!(encoded(&response), fields, "{outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_its_base_and_the_target() {
+        let outcome = Outcome::Redirect(Redirect {
+            status: StatusCode::FOUND,
+            base: "https://b.example/base",
+            target: PathAndQuery::from_origin_form("/p?q").unwrap(),
+            pin: None,
+            cache_control: None,
+            vary: None,
+            cors: CorsDecision::default(),
+        });
+        let mut out = Vec::new();
+        Response::new(&outcome, false, None).encode_http1(&mut out, true);
+        let text = String::from_utf8(out).unwrap();
+        let fields = "cache-control: no-store\r\nlocation: https://b.example/base/p?q\r\nconnection: close";
+        let head = format!("HTTP/1.1 302 Found\r\n{fields}\r\ncontent-length: 0\r\ndate: ");
+        assert!(text.starts_with(&head) && text.ends_with("\r\n\r\n"), "{text}");
+    }
+}
