@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::aws_lc_rs;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
@@ -26,27 +26,26 @@ pub(super) fn client(health: &HealthSettings) -> Result<Arc<ClientConfig>, Strin
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let config = if health.verify {
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(health)?), provider);
-        let verifier = verifier.build().map_err(|error| error.to_string())?;
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Webpki(verifier)))
-    } else {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything(provider)))
-    };
+    let roots = if health.verify { roots(health)? } else { browser_roots() };
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+    let webpki = webpki.build().map_err(|error| error.to_string())?;
+    let verifier = Verifier { webpki, checks_certificate: health.verify };
+    let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = config.with_no_client_auth();
     // A session that is resumed says nothing of the certificate of today.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// Who may have signed a certificate: those in `ca_file`, or those that browsers trust, built into the binary, since
-/// an image from scratch has no list of its own.
+/// The certificate authorities that browsers trust, built into the binary because an image from scratch has no list.
+fn browser_roots() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+}
+
+/// The certificate authorities of `ca_file`, or else those of browsers.
 fn roots(health: &HealthSettings) -> Result<RootCertStore, String> {
+    let Some(file) = &health.ca_file else { return Ok(browser_roots()) };
     let mut roots = RootCertStore::empty();
-    let Some(file) = &health.ca_file else {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        return Ok(roots);
-    };
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let open = files::open(file).map_err(|error| named(&error))?;
     for certificate in CertificateDer::pem_reader_iter(open) {
@@ -59,11 +58,15 @@ fn roots(health: &HealthSettings) -> Result<RootCertStore, String> {
     }
 }
 
-/// Verifies as rustls does by default, but tells a self-signed certificate from one whose issuer is unknown.
+/// Verifies as rustls does by default, but reports a self-signed certificate apart from an unknown issuer. With
+/// `health.verify = false` it accepts any certificate, but still verifies that the backend has its key.
 #[derive(Debug)]
-struct Webpki(Arc<WebPkiServerVerifier>);
+struct Verifier {
+    webpki: Arc<WebPkiServerVerifier>,
+    checks_certificate: bool,
+}
 
-impl ServerCertVerifier for Webpki {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -72,12 +75,17 @@ impl ServerCertVerifier for Webpki {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.0.verify_server_cert(end_entity, intermediates, name, ocsp, now).map_err(|error| match error {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) if is_self_signed(end_entity) => {
-                CertificateError::Other(OtherError(Arc::new(SelfSigned))).into()
-            }
-            other => other,
-        })
+        if !self.checks_certificate {
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now).map_err(
+            |error| match error {
+                Error::InvalidCertificate(CertificateError::UnknownIssuer) if is_self_signed(end_entity) => {
+                    CertificateError::Other(OtherError(Arc::new(SelfSigned))).into()
+                }
+                other => other,
+            },
+        )
     }
 
     fn verify_tls12_signature(
@@ -86,7 +94,7 @@ impl ServerCertVerifier for Webpki {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        self.webpki.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -95,54 +103,15 @@ impl ServerCertVerifier for Webpki {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        self.webpki.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.webpki.supported_verify_schemes()
     }
 }
 
 fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
     Certificate::from_der(certificate)
         .is_ok_and(|parsed| parsed.tbs_certificate().issuer() == parsed.tbs_certificate().subject())
-}
-
-/// Takes any certificate, but still asks for proof of its key.
-#[derive(Debug)]
-struct Anything(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anything {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
