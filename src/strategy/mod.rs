@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn a_pick_returns_places_in_the_roster() {
         let share = |(backend, weight)| WeightedBackend { backend, weight: NonZeroU16::new(weight).unwrap() };
-        // Laid out, and as a wheel.
+        // Laid out, and as a stride.
         for shares in [[(5, 3), (70, 1), (65_535, 2)], [(5, 2560), (70, 1), (65_535, 2559)]] {
             let shares = shares.map(share);
             for kind in spreading() {

@@ -11,11 +11,12 @@ use crossbeam_utils::CachePadded;
 
 use super::explain::{Candidate, percent};
 use super::interleave::lay_out;
-use super::stride::Wheel;
+use super::stride::Stride;
 use super::{StrategyState, WeightedBackend, Weights};
 
 /// Backends take turns. Over each cycle every backend has exactly its weight of turns, divided by the weights'
-/// greatest common divisor, and they are spread over the cycle.
+/// greatest common divisor, and they are spread over the cycle. Beyond [`LONGEST`] turns there is no cycle, but a
+/// [`Stride`], with shares as even.
 #[derive(Debug)]
 pub struct RoundRobin {
     order: Order,
@@ -27,8 +28,8 @@ pub struct RoundRobin {
 enum Order {
     /// Every turn of a cycle.
     Cycle(Box<[u16]>),
-    /// A cycle longer than [`LONGEST`].
-    Wheel(Wheel),
+    /// In place of a cycle longer than [`LONGEST`].
+    Stride(Stride),
 }
 
 /// The longest cycle that is laid out, in turns: 128 KiB of them, which stay in a core's own cache and are laid out
@@ -44,7 +45,7 @@ impl RoundRobin {
         let order = if weights.sum() / divisor <= LONGEST {
             Order::Cycle(lay_out(weights, divisor))
         } else {
-            Order::Wheel(Wheel::new(weights, divisor))
+            Order::Stride(Stride::new(weights))
         };
         Self { order, turns: Arc::clone(&memory.turns) }
     }
@@ -64,7 +65,7 @@ impl RoundRobin {
     fn whose(&self, turn: u64) -> usize {
         match &self.order {
             Order::Cycle(cycle) => cycle[(turn % cycle.len() as u64) as usize].into(),
-            Order::Wheel(wheel) => wheel.backend(turn),
+            Order::Stride(stride) => stride.backend(turn),
         }
     }
 }
@@ -133,7 +134,7 @@ mod tests {
         weights[0] = 255;
         let is_laid_out = |weights: &[u16]| match build(weights, &StrategyState::default()).order {
             Order::Cycle(cycle) => cycle.len() <= LONGEST as usize,
-            Order::Wheel(_) => false,
+            Order::Stride(_) => false,
         };
         assert!(is_laid_out(&weights));
         // One in slow start, and all others' weights ten times as many tenths.
