@@ -298,19 +298,21 @@ impl Counter {
 
     /// A connection was accepted on a listener; it counts as open until what is returned is dropped, however
     /// its task ends.
-    pub fn open(&self, listener: Slot) -> impl Drop + use<> {
+    pub fn open(&self, listener: Slot) -> OpenConnection {
         self.0.add(listener, OPENED_AT, 1);
-        Open { slab: Arc::clone(&self.0), listener }
+        OpenConnection { slab: Arc::clone(&self.0), listener }
     }
 }
 
-/// A connection that is open.
-struct Open {
+/// Counts a connection as open until it is dropped.
+#[derive(Debug)]
+#[must_use = "the connection counts until this is dropped"]
+pub struct OpenConnection {
     slab: Arc<ThreadCounters>,
     listener: Slot,
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.slab.add(self.listener, CLOSED_AT, 1);
     }

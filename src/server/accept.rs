@@ -1,11 +1,14 @@
 //! The queue of a listener: connections that the kernel has made and nobody has accepted yet.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, acceptfrom_with};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
@@ -18,19 +21,47 @@ const EMPTYING: Duration = Duration::from_secs(1);
 
 /// The queue of one listener.
 #[derive(Debug)]
-pub(crate) struct AcceptQueue(AsyncFd<TcpListener>);
+pub(crate) struct AcceptQueue {
+    listener: AsyncFd<TcpListener>,
+    /// How many connections were accepted since the reactor reported the last.
+    accepted: Cell<u32>,
+    /// Whether that was more than one the time before.
+    expects_more: Cell<bool>,
+}
 
 impl AcceptQueue {
-    /// Has the reactor say when somebody has come. The listener must not block.
+    /// Has the reactor report connections. The listener must not block.
     pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
-        sockopt::watch(listener).map(Self)
+        let listener = sockopt::watch(listener)?;
+        Ok(Self { listener, accepted: Cell::new(0), expects_more: Cell::new(true) })
     }
 
-    /// Takes the next one out, or waits for one. Whoever waits for the next again and again takes out all who have
-    /// come before the reactor is asked anew, or a hundred and some, whichever is less.
+    /// Accepts a connection, or waits for one. Whoever waits for the next again and again accepts all that have come
+    /// before the reactor is polled again, or a hundred and some, whichever is less.
     pub(crate) async fn next(&self) -> io::Result<(Socket, SocketAddr)> {
-        // `readable()` takes nothing from the task's budget: a queue that fills as fast would let nobody else run.
-        self.0.async_io(Interest::READABLE, accept).await
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, SocketAddr)>> {
+        loop {
+            // Takes from the task's budget, which `readable` does not: a queue that fills as fast would let no other
+            // task run.
+            let mut ready = ready!(self.listener.poll_read_ready(cx))?;
+            let listener = self.listener.get_ref();
+            // To accept from an empty queue costs the kernel a socket and a file that it makes first; to look does not.
+            let is_empty = self.accepted.get() == 1 && !self.expects_more.get() && !has_connection(listener);
+            let accepted = if is_empty { Err(io::ErrorKind::WouldBlock.into()) } else { accept(listener) };
+            match accepted {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    self.expects_more.set(self.accepted.replace(0) > 1);
+                }
+                accepted => {
+                    self.accepted.set(self.accepted.get().saturating_add(1));
+                    return Poll::Ready(accepted);
+                }
+            }
+        }
     }
 
     /// Takes out who is in the queue of a listener that is about to be closed: closing resets them.
@@ -39,7 +70,7 @@ impl AcceptQueue {
     /// What keeps the listener from being used.
     pub(crate) async fn empty(self, mut spawn: impl FnMut(Socket, SocketAddr)) -> io::Result<()> {
         let give_up = Instant::now() + EMPTYING;
-        let listener = self.0.into_inner();
+        let listener = self.listener.into_inner();
         loop {
             match accept(&listener) {
                 Ok((socket, peer)) => spawn(socket, peer),
@@ -57,6 +88,12 @@ impl AcceptQueue {
     }
 }
 
+/// Whether a connection waits to be accepted. If that can't be determined, accepting tells.
+fn has_connection(listener: &TcpListener) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&now)) != Ok(0)
+}
+
 /// One system call: what else a socket is to be, the listener's sockets are already.
 fn accept(listener: &TcpListener) -> io::Result<(Socket, SocketAddr)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -67,8 +104,6 @@ fn accept(listener: &TcpListener) -> io::Result<(Socket, SocketAddr)> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]

@@ -149,6 +149,11 @@ impl ConnectionTracker {
         count
     }
 
+    /// Waits until [`Self::tidy`] has something to do.
+    pub(crate) async fn crowded(&self) {
+        self.limit.crowded().await;
+    }
+
     /// Closes connections that have been idle for too long, considering how many there are. To be called now and then;
     /// O(connections) from half of the limit on.
     pub(crate) fn tidy(&self, idle_timeout: Duration) {

@@ -8,6 +8,7 @@ use tokio::task::coop::consume_budget;
 
 use super::connection_state::{ConnectionEnd, ConnectionState};
 use super::connection_tracker::{ConnectionHandle, DRAIN_WAIT};
+use super::tcp_stream::Socket;
 use super::transport::Transport;
 use crate::metrics::Limit;
 
@@ -49,8 +50,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(30);
 /// The same if the peer announced nothing more.
 const BRIEF_LINGER: Duration = Duration::from_secs(2);
-/// How long after our FIN the peer's is looked for.
-const MOMENT: Duration = Duration::from_millis(10);
 /// How many bytes are discarded.
 const DISCARD: u64 = 64 << 20;
 
@@ -87,23 +86,6 @@ impl<T: Transport> Finished<T> {
         self.expected == Some(ExpectedBytes::Body)
     }
 
-    /// Sends FIN if the peer announced nothing more, and looks a moment later whether its own has come: most clients
-    /// close at once. To look costs less than to have the reactor watch the socket.
-    pub(super) async fn close_soon(mut self) -> Self {
-        if let Some(io) = self.io.as_mut()
-            && self.expected == Some(ExpectedBytes::Stray)
-            && !T::HAS_CLOSE_NOTIFY
-            && io.socket().is_unwatched()
-        {
-            let is_open = io.socket().shutdown().await.is_ok();
-            tokio::time::sleep(MOMENT).await;
-            if !is_open || matches!(io.socket().discard(), Some(Ok(0) | Err(_))) {
-                self.io = None;
-            }
-        }
-        self
-    }
-
     /// Sends the end, then discards what the peer still sends, if it may be sending.
     ///
     /// A socket that is closed with unread bytes answers them with a reset, and a reset makes the peer's kernel
@@ -118,6 +100,30 @@ impl<T: Transport> Finished<T> {
             _ = tokio::time::timeout(most, finish(io, expected, &handle)) => {}
             () = handle.evicted() => {}
         }
+    }
+}
+
+impl Finished<Socket> {
+    /// Sends FIN if the peer announced nothing more and the reactor does not watch the socket. Returns whether that was
+    /// done; the peer's FIN is to be looked for then.
+    pub(super) fn half_close(&mut self) -> bool {
+        if self.expected != Some(ExpectedBytes::Stray) {
+            return false;
+        }
+        match self.io.as_mut().filter(|socket| socket.is_unwatched()).map(Socket::shutdown_write) {
+            None => false,
+            Some(Ok(())) => true,
+            Some(Err(_)) => {
+                // The peer has reset it.
+                self.io = None;
+                false
+            }
+        }
+    }
+
+    /// Whether the peer has closed the connection too. Discards what it has sent.
+    pub(super) fn peer_has_closed(&mut self) -> bool {
+        self.io.as_mut().is_none_or(|socket| matches!(socket.discard(), Some(Ok(0) | Err(_))))
     }
 }
 

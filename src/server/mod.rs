@@ -1,6 +1,7 @@
 //! The traffic listeners: sockets bound, workers that serve them, connections from accept to close.
 
 mod systemd_sockets;
+mod closing_queue;
 mod connection_limit;
 mod connection_state;
 mod connection_tracker;

@@ -3,11 +3,14 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::task::spawn_local;
 
+use super::closing_queue::ClosingQueue;
 use super::connection_state::{ConnectionEnd, ConnectionLimits, ConnectionState};
 use super::connection_tracker::{ConnectionHandle, ConnectionTracker};
 use super::http1::connection::Connection;
@@ -23,7 +26,7 @@ use super::transport::Transport;
 use crate::dispatch::client_limits::{ClientConnection, ClientPhase};
 use crate::dispatch::{ListenerRole, Worker};
 use crate::fleet::Slot;
-use crate::metrics::Limit;
+use crate::metrics::{Limit, OpenConnection};
 use crate::request::ClientInfo;
 
 /// How connections are served.
@@ -39,6 +42,7 @@ pub(super) struct WorkerContext {
     pub(super) worker: Rc<Worker>,
     pub(super) config: ConnectionConfig,
     pub(super) tracker: Rc<ConnectionTracker>,
+    pub(super) closing: ClosingQueue<AdmittedClient>,
     pub(super) shutdown: Shutdown,
 }
 
@@ -52,71 +56,124 @@ pub(super) struct Origin {
     pub(super) slot: Slot,
 }
 
-/// A connection that was accepted.
-struct AcceptedConnection {
-    socket: Socket,
-    peer: SocketAddr,
-    origin: Origin,
-    handle: ConnectionHandle,
-}
-
-/// The client of a connection, and the connection as one of its client's, if their number is limited.
-struct AdmittedClient {
+/// A client whose connection is served, and the counts of that, which end when this is dropped.
+#[derive(Debug)]
+pub(super) struct AdmittedClient {
     client: ClientInfo,
+    /// Whether the number of its connections is limited.
+    is_limited: bool,
     counted: Option<ClientConnection>,
+    _open: OpenConnection,
 }
 
 /// Begins to serve a connection.
+///
+/// Most clients send their request with the connection, so that a response can be sent at once. A task is spawned only
+/// for connections that go on.
 pub(super) fn start(context: &Rc<WorkerContext>, socket: Socket, peer: SocketAddr, origin: Origin) {
-    let accepted = AcceptedConnection { socket, peer, origin, handle: context.tracker.enter() };
-    let context = Rc::clone(context);
-    // Tasks of their own kinds: a plain connection holds no state of TLS.
-    match origin.protocol {
-        ListenerProtocol::Http => spawn_local(serve_plain(accepted, ListenerRole::Dispatch, context)),
-        ListenerProtocol::RedirectToHttps => {
-            let role = ListenerRole::RedirectToHttps(context.config.redirect_port);
-            spawn_local(serve_plain(accepted, role, context))
+    let (handle, open) = (context.tracker.enter(), context.worker.counter.open(origin.slot));
+    let client = ClientInfo { address: peer.ip().to_canonical(), by_tls: false };
+    let role = match origin.protocol {
+        ListenerProtocol::Http => ListenerRole::Dispatch,
+        ListenerProtocol::RedirectToHttps => ListenerRole::RedirectToHttps(context.config.redirect_port),
+        ListenerProtocol::Tls => {
+            spawn_local(serve_tls(Rc::clone(context), socket, client, origin, handle, open));
+            return;
         }
-        ListenerProtocol::Tls => spawn_local(serve_tls(accepted, context)),
     };
+    if origin.proxy_protocol {
+        spawn_local(serve_proxied(Rc::clone(context), socket, client, role, handle, open));
+        return;
+    }
+    let Some(admitted) = context.admit(client, open) else { return };
+    let connection = Connection::new(socket, context.state(client, role, handle));
+    // A panic costs one connection, as it does in a task.
+    match catch_unwind(AssertUnwindSafe(|| connection.first_turn())) {
+        Ok(ControlFlow::Break(finished)) => context.close(finished, admitted),
+        Ok(ControlFlow::Continue(connection)) => {
+            spawn_local(serve_connection(Rc::clone(context), connection, admitted));
+        }
+        Err(_) => context.worker.counter.panicked(),
+    }
 }
 
-/// Serves a connection without TLS.
-async fn serve_plain(mut accepted: AcceptedConnection, role: ListenerRole, context: Rc<WorkerContext>) {
-    let _open = context.worker.counter.open(accepted.origin.slot);
-    let Some(admitted) = context.admit(&mut accepted).await else { return };
-    let AcceptedConnection { socket, handle, .. } = accepted;
-    let state = context.state(admitted.client, role, handle);
-    context.serve_connection(socket, state, admitted).await;
+/// Serves a connection with HTTP/1.1 and without TLS to its end.
+async fn serve_connection(
+    context: Rc<WorkerContext>,
+    connection: Connection<Socket, TrafficResponder>,
+    admitted: AdmittedClient,
+) {
+    let finished = connection.serve().await;
+    context.close(finished, admitted);
 }
 
-/// Serves a connection with TLS, or rejects what it sends instead.
-async fn serve_tls(mut accepted: AcceptedConnection, context: Rc<WorkerContext>) {
+/// Serves a connection that begins with a header of the PROXY protocol, and that has no TLS.
+async fn serve_proxied(
+    context: Rc<WorkerContext>,
+    mut socket: Socket,
+    client: ClientInfo,
+    role: ListenerRole,
+    handle: ConnectionHandle,
+    open: OpenConnection,
+) {
+    let Some(client) = context.proxied_client(&mut socket, client, &handle).await else { return };
+    let Some(admitted) = context.admit(client, open) else { return };
+    let connection = Connection::new(socket, context.state(client, role, handle));
+    serve_connection(context, connection, admitted).await;
+}
+
+/// Serves a connection with TLS to its end, or rejects what it sends instead.
+async fn serve_tls(
+    context: Rc<WorkerContext>,
+    mut socket: Socket,
+    mut client: ClientInfo,
+    origin: Origin,
+    handle: ConnectionHandle,
+    open: OpenConnection,
+) {
     let Some(tls) = &context.config.tls else { return };
-    let _open = context.worker.counter.open(accepted.origin.slot);
-    let Some(mut admitted) = context.admit(&mut accepted).await else { return };
-    let AcceptedConnection { socket, handle, .. } = accepted;
+    if origin.proxy_protocol {
+        let Some(proxied) = context.proxied_client(&mut socket, client, &handle).await else { return };
+        client = proxied;
+    }
+    let Some(admitted) = context.admit(client, open) else { return };
     // Boxed: a handshake's state is large and soon over.
     let handshake = tls.accept(socket, &context.worker.counter, &handle);
-    match Box::pin(context.unless_evicted(handshake, &handle)).await {
+    let finished = match Box::pin(context.unless_evicted(handshake, &handle)).await {
         Some(Accepted::Tls(stream)) => {
-            admitted.client.by_tls = true;
-            let mut state = context.state(admitted.client, ListenerRole::Dispatch, handle);
+            let client = ClientInfo { by_tls: true, ..client };
+            let mut state = context.state(client, ListenerRole::Dispatch, handle);
             state.responder.hsts = tls.hsts().cloned();
             if tls::chose_http2(&stream) {
-                let finished = Box::pin(http2::serve(stream, state)).await;
-                context.finish(finished, admitted).await;
+                Box::pin(http2::serve(stream, state)).await
             } else {
-                context.serve_connection(stream, state, admitted).await;
+                Connection::new(stream, state).serve().await
             }
         }
         Some(Accepted::Plain(socket)) => {
-            let mut state = context.state(admitted.client, ListenerRole::RejectPlainHttp, handle);
+            let mut state = context.state(client, ListenerRole::RejectPlainHttp, handle);
             state.limits.keep_alive = false;
-            Box::pin(context.serve_connection(socket, state, admitted)).await;
+            spawn_local(serve_connection(Rc::clone(&context), Connection::new(socket, state), admitted));
+            return;
         }
-        None => {}
+        None => return,
+    };
+    context.count_end(finished.end);
+    Box::pin(linger(&context, finished, admitted)).await;
+}
+
+/// Waits for a client to close its connection.
+async fn linger<T: Transport>(context: &WorkerContext, finished: Finished<T>, mut admitted: AdmittedClient) {
+    if finished.is_closed() {
+        return;
     }
+    if !finished.expects_body() && admitted.is_limited {
+        admitted.counted = Some(match context.count(admitted.client, ClientPhase::Closing) {
+            Some(counted) => counted,
+            None => return,
+        });
+    }
+    finished.lingering_close().await;
 }
 
 impl WorkerContext {
@@ -137,35 +194,26 @@ impl WorkerContext {
         ConnectionState::new(responder, self.config.limits, handle)
     }
 
-    /// Serves a connection with HTTP/1.1 to its end.
-    async fn serve_connection<T: Transport>(
+    /// Reads the header of the PROXY protocol; `None` if the connection is to be closed, which is counted by then.
+    async fn proxied_client(
         &self,
-        io: T,
-        state: ConnectionState<TrafficResponder>,
-        admitted: AdmittedClient,
-    ) {
-        let finished = Connection::new(io, state).serve().await;
-        self.finish(finished, admitted).await;
-    }
-
-    /// Determines where a connection comes from and counts it as its client's; `None` if it is to be closed, which is
-    /// counted by then.
-    async fn admit(&self, accepted: &mut AcceptedConnection) -> Option<AdmittedClient> {
-        let worker = &self.worker;
-        let mut client = ClientInfo { address: accepted.peer.ip().to_canonical(), by_tls: false };
-        if accepted.origin.proxy_protocol {
-            let (socket, handle) = (&mut accepted.socket, &accepted.handle);
-            let timeout = self.config.limits.header_timeout;
-            let header = proxy_protocol::read_header(socket, client.address, worker, timeout, handle);
-            // Boxed: its state is large, soon over, and most connections have none.
-            client = Box::pin(self.unless_evicted(header, handle)).await?;
-        }
-        let is_counted = !worker.trusts(client.address);
-        let counted = if is_counted { Some(self.count(client, ClientPhase::Open)?) } else { None };
-        Some(AdmittedClient { client, counted })
+        socket: &mut Socket,
+        peer: ClientInfo,
+        handle: &ConnectionHandle,
+    ) -> Option<ClientInfo> {
+        let timeout = self.config.limits.header_timeout;
+        let header = proxy_protocol::read_header(socket, peer.address, &self.worker, timeout, handle);
+        // Boxed: its state is large, soon over, and most connections have none.
+        Box::pin(self.unless_evicted(header, handle)).await
     }
 
     /// Counts a connection as its client's; `None` if it is to be closed, which is counted by then.
+    fn admit(&self, client: ClientInfo, open: OpenConnection) -> Option<AdmittedClient> {
+        let is_limited = !self.worker.trusts(client.address);
+        let counted = if is_limited { Some(self.count(client, ClientPhase::Open)?) } else { None };
+        Some(AdmittedClient { client, is_limited, counted, _open: open })
+    }
+
     fn count(&self, client: ClientInfo, phase: ClientPhase) -> Option<ClientConnection> {
         let counted = self.worker.clients().connect(client.address, phase);
         if counted.is_none() {
@@ -190,29 +238,32 @@ impl WorkerContext {
         }
     }
 
-    /// Counts how a connection ended, and closes it.
-    async fn finish<T: Transport>(&self, finished: Finished<T>, admitted: AdmittedClient) {
-        if let ConnectionEnd::Limited(limit) = finished.end {
+    fn count_end(&self, end: ConnectionEnd) {
+        if let ConnectionEnd::Limited(limit) = end {
             self.worker.counter.limited(limit);
         }
-        if finished.is_closed() {
-            return;
+    }
+
+    /// Counts how a connection ended, and closes it once its client has read the last response.
+    fn close(self: &Rc<Self>, mut finished: Finished<Socket>, mut admitted: AdmittedClient) {
+        self.count_end(finished.end);
+        if !finished.expects_body() {
+            // Before FIN: a client that has read it may come again at once.
+            admitted.counted = None;
         }
-        let AdmittedClient { client, counted } = admitted;
-        let is_counted = counted.is_some();
-        // A client that closes at once may come again meanwhile.
-        let mut counted = counted.filter(|_| finished.expects_body());
-        let finished = finished.close_soon().await;
-        if finished.is_closed() {
-            return;
+        if finished.half_close() {
+            self.closing.push(finished, admitted, self.linger());
+        } else if !finished.is_closed() {
+            self.linger()(finished, admitted);
         }
-        if is_counted && counted.is_none() {
-            counted = self.count(client, ClientPhase::Closing);
-            if counted.is_none() {
-                return;
-            }
+    }
+
+    /// Returns what serves connections that their clients have not closed.
+    pub(super) fn linger(self: &Rc<Self>) -> impl Fn(Finished<Socket>, AdmittedClient) + use<> {
+        let context = Rc::clone(self);
+        move |finished, admitted| {
+            let context = Rc::clone(&context);
+            spawn_local(async move { linger(&context, finished, admitted).await });
         }
-        // Boxed: few connections have something left, and all would hold the state otherwise.
-        Box::pin(finished.lingering_close()).await;
     }
 }

@@ -84,6 +84,17 @@ impl Socket {
         unless_blocked(taken.map(|((bytes, _), _)| bytes.len()).map_err(io::Error::from))
     }
 
+    /// Sends FIN if the reactor does not know the socket.
+    ///
+    /// # Errors
+    /// The connection is broken, or the reactor knows it.
+    pub fn shutdown_write(&mut self) -> io::Result<()> {
+        match &self.state {
+            SocketState::Unwatched(socket) => socket.shutdown(Shutdown::Write),
+            SocketState::Watched(_) | SocketState::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {
             SocketState::Unwatched(socket) => Some(socket.as_fd()),

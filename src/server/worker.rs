@@ -1,18 +1,20 @@
 //! A worker: a thread with a runtime of its own and a socket on every address.
 
-use std::future::{Future, pending};
+use std::future::pending;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{LocalOptions, LocalRuntime};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::AcceptQueue;
+use super::closing_queue::ClosingQueue;
 use super::connection_limit::ConnectionLimit;
 use super::connection_tracker::ConnectionTracker;
 use super::listener::{HandedOver, ListenerProtocol};
@@ -39,8 +41,10 @@ pub struct Listener<S = TcpListener> {
     pub passed: HandedOver,
 }
 
-/// How often it is looked whether connections may no longer be idle for so long.
-const TIDIED_EVERY: Duration = Duration::from_secs(1);
+/// How many connections are accepted, and their first requests answered, before other tasks run.
+const TURNS: u32 = 16;
+/// How often connections are closed whose idle timeout is shortened.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves on every listener until `shutdown` begins, then takes its steps, and returns when all connections have ended.
 pub(super) fn run(
@@ -53,11 +57,18 @@ pub(super) fn run(
 ) {
     let tracker = ConnectionTracker::new(limit);
     let idle_timeout = config.limits.idle_timeout;
-    let context =
-        Rc::new(WorkerContext { worker: Rc::new(worker), config, tracker: Rc::clone(&tracker), shutdown });
+    let context = Rc::new(WorkerContext {
+        worker: Rc::new(worker),
+        config,
+        tracker: Rc::clone(&tracker),
+        closing: ClosingQueue::new(),
+        shutdown,
+    });
     runtime.block_on(async {
         let accepting = listeners.into_iter().map(|listener| accept(listener, Rc::clone(&context)));
         let accepting: Vec<_> = accepting.map(spawn_local).collect();
+        let closing = Rc::clone(&context);
+        spawn_local(async move { closing.closing.run(closing.linger()).await });
         let serving = async {
             for accepting in accepting {
                 if let Ok(Err(error)) | Err(error) = accepting.await.map_err(io::Error::other) {
@@ -70,7 +81,8 @@ pub(super) fn run(
         };
         let tidying = async {
             loop {
-                tokio::time::sleep(TIDIED_EVERY).await;
+                tracker.crowded().await;
+                tokio::time::sleep(TIDY_INTERVAL).await;
                 tracker.tidy(idle_timeout);
             }
         };
@@ -125,40 +137,54 @@ async fn accept(listener: Listener<AcceptQueue>, context: Rc<WorkerContext>) -> 
     let origin = Origin { protocol, proxy_protocol, slot };
     let start = |socket: Socket, peer: SocketAddr| start(&context, socket, peer, origin);
     let shutdown = &context.shutdown;
-    let mut pause = AcceptBackoff::default();
+    let mut backoff = AcceptBackoff::default();
+    let mut turns = 0_u32;
     let mut accept = async || {
-        context.tracker.room(|| context.worker.counter.limited(Limit::Connections)).await;
+        let at_limit = || {
+            context.worker.counter.limited(Limit::Connections);
+            context.closing.make_room();
+        };
+        context.tracker.room(at_limit).await;
         match queue.next().await {
             Ok((socket, peer)) => {
-                pause = AcceptBackoff::default();
+                backoff = AcceptBackoff::default();
                 start(socket, peer);
+                turns = turns.wrapping_add(1);
+                if turns.is_multiple_of(TURNS) {
+                    yield_now().await;
+                }
             }
             Err(error) if fd_limit::are_out(&error) => {
                 // It stays in the queue, and asking again at once is a busy loop.
                 context.worker.counter.limited(Limit::FileDescriptors);
-                tokio::time::sleep(pause.next(&error)).await;
+                context.closing.make_room();
+                tokio::time::sleep(backoff.next(&error)).await;
             }
             // Everything else is about one connection that is already gone (accept(2), "Error handling").
             Err(_) => {}
         }
     };
-    while unless(&shutdown.draining, accept()).await {}
+    until(&shutdown.draining, &mut accept).await;
     context.tracker.drain();
     if passed.is_set() {
         // The queue lives on, and is the successor's.
         return Ok(());
     }
     // Connections that the kernel has deferred come into the queue one after the other.
-    while unless(&shutdown.closing, accept()).await {}
+    until(&shutdown.closing, &mut accept).await;
     queue.empty(start).await
 }
 
-/// Runs a future to its end, or until a step of the shutdown begins; returns whether it came to its end.
-async fn unless(step: &CancellationToken, future: impl Future<Output = ()>) -> bool {
-    tokio::select! {
-        biased;
-        () = step.cancelled() => false,
-        () = future => true,
+/// Repeats something until a step of the shutdown begins.
+async fn until(step: &CancellationToken, mut repeated: impl AsyncFnMut()) {
+    let mut begun = pin!(step.cancelled());
+    loop {
+        // It waits at times, however much there is to do: only then the step is looked at.
+        tokio::select! {
+            biased;
+            () = repeated() => {}
+            () = &mut begun => return,
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::mem::{MaybeUninit, take};
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
@@ -55,6 +56,20 @@ impl<T: Transport, R: Responder> Connection<T, R> {
     /// Takes over a connection whose first request has not been read.
     pub fn new(io: T, state: ConnectionState<R>) -> Self {
         Self { io, state, unread: Bytes::new(), unwritten: Bytes::new() }
+    }
+
+    /// Does what can be done without waiting, and returns the connection if it goes on. If it waits already, its waker is
+    /// registered when [`Self::serve`] is polled.
+    pub(in crate::server) fn first_turn(mut self) -> ControlFlow<Finished<T>, Self> {
+        match self.poll_turn(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Turn::Completed) => {
+                ControlFlow::Break(Finished::completed(self.io, !self.unread.is_empty(), self.state))
+            }
+            Poll::Ready(Turn::Aborted(end)) => {
+                ControlFlow::Break(Finished::aborted(self.io, end, self.state))
+            }
+            Poll::Ready(Turn::Responded | Turn::Hyper) | Poll::Pending => ControlFlow::Continue(self),
+        }
     }
 
     /// Serves it until its last response is written.
