@@ -24,23 +24,23 @@ mod visitors;
 
 // What other benches are made of.
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../survive/backend.rs"]
+#[path = "../resilience/backend.rs"]
 mod backend;
-#[path = "../survive/http.rs"]
+#[path = "../resilience/http.rs"]
 mod http;
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../survive/load.rs"]
+#[path = "../resilience/load.rs"]
 mod load;
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../versus/machine.rs"]
+#[path = "../comparison/machine.rs"]
 mod machine;
-#[path = "../versus/page.rs"]
+#[path = "../comparison/page.rs"]
 mod page;
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../survive/process.rs"]
+#[path = "../resilience/process.rs"]
 mod process;
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../survive/report.rs"]
+#[path = "../resilience/report.rs"]
 mod report;
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! What the kernel offers and no safe function reaches. The only module with `unsafe`, and no more than two calls.
 //!
-//! What they buy, by `cargo bench --bench versus` (BENCHMARKS.md): a connection that is answered at once is never
+//! What they buy, by `cargo bench --bench comparison` (BENCHMARKS.md): a connection that is answered at once is never
 //! made known to epoll, which tokio's own listener does with each, and the settings `tcp_fast_open` and
 //! `tcp_defer_accept`, which neither std nor socket2 nor rustix has.
 #![expect(

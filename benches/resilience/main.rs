@@ -1,9 +1,9 @@
 //! What Signpost survives: the real binary, real sockets on loopback, real floods, and a bound for each figure.
 //!
 //! ```text
-//! cargo bench --bench survive                      # everything, some minutes
-//! cargo bench --bench survive -- reload leave      # these alone
-//! cargo bench --bench survive -- --list
+//! cargo bench --bench resilience                      # everything, some minutes
+//! cargo bench --bench resilience -- reload leave      # these alone
+//! cargo bench --bench resilience -- --list
 //! ```
 //!
 //! Each figure is a line with its bound and `ok` or `MISSED`; the exit code is 1 where one was missed. A
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     }
     // cargo bench adds `--bench`; `cargo test --all-targets` does not, and is no place for minutes of load.
     if !args.iter().any(|arg| arg == "--bench") {
-        println!("nothing is done but by: cargo bench --bench survive -- [NAME]...");
+        println!("nothing is done but by: cargo bench --bench resilience -- [NAME]...");
         return ExitCode::SUCCESS;
     }
     let args: Vec<_> = args.iter().map(String::as_str).filter(|arg| *arg != "--bench").collect();

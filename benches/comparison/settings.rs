@@ -47,7 +47,7 @@ impl Setup<'_> {
         let access = self.settings == Settings::Log;
         let backends = each(|id, url| format!("  {{ id = '{id}', url = '{url}' }},"));
         let pin = match self.settings {
-            Settings::Pin => "[pools.site.pin]\nsecrets = ['versus-versus-versus-versus-vers']\n",
+            Settings::Pin => "[pools.site.pin]\nsecrets = ['0123456789abcdef0123456789abcdef']\n",
             Settings::Plain | Settings::Deferred | Settings::Log => "",
         };
         format!(

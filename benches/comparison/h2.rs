@@ -71,7 +71,7 @@ pub fn load(to: SocketAddr, time: Duration, core: usize, directory: &Path) -> Ta
             "--groups",
             group,
             "-H",
-            "user-agent: versus/1.0",
+            "user-agent: bench/1.0",
             "-H",
             "accept: */*",
         ])

@@ -2,8 +2,8 @@
 //! publishing disturbs requests.
 //!
 //! ```text
-//! cargo bench --bench picks                 # everything, two minutes
-//! cargo bench --bench picks -- pick build   # these alone
+//! cargo bench --bench strategies                 # everything, two minutes
+//! cargo bench --bench strategies -- pick build   # these alone
 //! ```
 //!
 //! Each figure is the median of rounds in which all that is compared takes turns, with the lowest and highest beside it,
@@ -17,12 +17,12 @@
 // What the parts are made of.
 mod pools;
 mod table;
-#[path = "../survive/http.rs"]
+#[path = "../resilience/http.rs"]
 mod http;
-#[path = "../survive/load.rs"]
+#[path = "../resilience/load.rs"]
 #[expect(dead_code, reason = "shared with another bench")]
 mod load;
-#[path = "../survive/process.rs"]
+#[path = "../resilience/process.rs"]
 #[expect(dead_code, reason = "shared with another bench")]
 mod process;
 
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     }
     // cargo bench adds `--bench`; `cargo test --all-targets` does not.
     if !args.iter().any(|arg| arg == "--bench") {
-        println!("nothing is done but by: cargo bench --bench picks -- [NAME]...");
+        println!("nothing is done but by: cargo bench --bench strategies -- [NAME]...");
         return ExitCode::SUCCESS;
     }
     let args: Vec<_> = args.iter().map(String::as_str).filter(|arg| *arg != "--bench").collect();

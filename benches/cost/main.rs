@@ -1,11 +1,11 @@
 //! What a redirect costs, counted and not timed: the same on a busy machine and on an idle one.
 //!
 //! ```text
-//! cargo bench --bench counts                       # every row, each figure beside its bound
-//! cargo bench --bench counts -- pinned one-shot    # these alone
-//! cargo bench --bench counts -- --where            # the functions a redirect goes through, in Markdown;
+//! cargo bench --bench cost                       # every row, each figure beside its bound
+//! cargo bench --bench cost -- pinned one-shot    # these alone
+//! cargo bench --bench cost -- --where            # the functions a redirect goes through, in Markdown;
 //!                                                  # a row's name says which redirect
-//! cargo bench --bench counts -- --table            # figures and bounds for table.rs, as they are now
+//! cargo bench --bench cost -- --table            # figures and bounds for table.rs, as they are now
 //! ```
 //!
 //! The real binary with one worker, on loopback, without access log and probes. Instructions and allocations are
@@ -27,16 +27,16 @@ mod visitors;
 
 // What the other bench starts the binary and visits it with.
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../survive/http.rs"]
+#[path = "../resilience/http.rs"]
 mod http;
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../survive/process.rs"]
+#[path = "../resilience/process.rs"]
 mod process;
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../survive/report.rs"]
+#[path = "../resilience/report.rs"]
 mod report;
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../survive/tls.rs"]
+#[path = "../resilience/tls.rs"]
 mod tls;
 
 use std::process::{Command, ExitCode, Stdio};
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
     // cargo bench adds `--bench`; `cargo test --all-targets` does not, and counts another binary.
     if !args.iter().any(|arg| arg == "--bench") {
-        println!("nothing is done but by: cargo bench --bench counts -- [NAME]...");
+        println!("nothing is done but by: cargo bench --bench cost -- [NAME]...");
         return ExitCode::SUCCESS;
     }
     let (flags, names): (Vec<_>, Vec<_>) =
@@ -84,12 +84,12 @@ fn main() -> ExitCode {
     }
     let outcomes: Vec<_> = chosen.map(|row| check(row, &tools)).collect();
     if flags.contains(&"--table") {
-        println!("\nfor benches/counts/table.rs:");
+        println!("\nfor benches/cost/table.rs:");
         outcomes.iter().for_each(|outcome| println!("    {}", outcome.figures));
     }
     let missed: u32 = outcomes.iter().map(|outcome| outcome.missed).sum();
     println!(
-        "\ncounts: {missed} MISSED, {} SKIPPED",
+        "\ncost: {missed} MISSED, {} SKIPPED",
         2 - u32::from(tools.valgrind) - u32::from(tools.strace)
     );
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -135,12 +135,12 @@ fn hold(report: &mut Report, what: &str, figure: f64, bound: Bound) -> bool {
         let share = more / bound.seen * 100.0;
         println!(
             "        grown by {more} ({share:.1} %), from {} to {figure}; figure and bound are in \
-             benches/counts/table.rs; made of:",
+             benches/cost/table.rs; made of:",
             bound.seen
         );
     } else if figure < bound.seen * 0.98 {
         println!(
-            "        less than the {} that benches/counts/table.rs knows: the bound can come down",
+            "        less than the {} that benches/cost/table.rs knows: the bound can come down",
             bound.seen
         );
     }
@@ -168,7 +168,7 @@ impl Tools {
         let has = |program: &str, package: &str| {
             let there = version(program).is_some();
             if !there {
-                Report::new("counts", Arc::default())
+                Report::new("cost", Arc::default())
                     .skip(&format!("{program} is missing (Debian: apt-get install {package})"));
             }
             there

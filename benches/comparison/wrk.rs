@@ -20,7 +20,7 @@ function setup(thread) table.insert(threads, thread) end
 function response(status) if status ~= 302 then wrong = wrong + 1 end end
 function done(summary, latency)
   local function say(name, one, other)
-    io.write(string.format("versus\t%s\t%d\t%d\n", name, one, other))
+    io.write(string.format("comparison\t%s\t%d\t%d\n", name, one, other))
   end
   say("answers", summary.requests, summary.duration)
   for name, count in pairs(summary.errors) do say("failed", count, 0) end
@@ -68,7 +68,7 @@ fn read(text: &str) -> Tally {
     let mut failures = String::new();
     for line in text.lines() {
         let mut columns = line.split('\t');
-        let (Some("versus"), Some(name)) = (columns.next(), columns.next()) else { continue };
+        let (Some("comparison"), Some(name)) = (columns.next(), columns.next()) else { continue };
         let mut number = || columns.next().and_then(|column| column.parse::<u64>().ok()).unwrap_or(0);
         let (one, other) = (number(), number());
         match name {

@@ -87,7 +87,7 @@ impl Facts {
         Self {
             lines: vec![
                 ("date", humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
-                ("command", format!("cargo bench --bench versus{arguments}")),
+                ("command", format!("cargo bench --bench comparison{arguments}")),
                 ("machine", format!("{}; servers on core {}, load on core {}", model(), cores.0, cores.1)),
                 ("versions", std::iter::once(own).chain(versions).collect::<Vec<_>>().join("; ")),
                 ("load average at the start", load_average()),

@@ -57,7 +57,7 @@ pub fn leads_to_a_backend(location: &[u8]) -> bool {
 /// What a visitor sends, with these lines besides.
 pub fn request(more: &[(&str, &str)]) -> Vec<u8> {
     let mut text =
-        format!("GET {PATH} HTTP/1.1\r\nHost: site.example\r\nUser-Agent: versus/1.0\r\nAccept: */*\r\n");
+        format!("GET {PATH} HTTP/1.1\r\nHost: site.example\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n");
     for (name, value) in more {
         text += &format!("{name}: {value}\r\n");
     }

@@ -1,10 +1,10 @@
 //! Signpost beside what one would use instead: nginx, HAProxy, and a bare epoll loop that only the kernel slows.
 //!
 //! ```text
-//! cargo bench --bench versus                       # everything, some ten minutes
-//! cargo bench --bench versus -- --install          # the same, with what is missing installed by apt-get
-//! cargo bench --bench versus -- --row one-shot --row keep-alive --rounds 3
-//! cargo bench --bench versus -- --list
+//! cargo bench --bench comparison                       # everything, some ten minutes
+//! cargo bench --bench comparison -- --install          # the same, with what is missing installed by apt-get
+//! cargo bench --bench comparison -- --row one-shot --row keep-alive --rounds 3
+//! cargo bench --bench comparison -- --list
 //! ```
 //!
 //! It prints Markdown tables, and each bound with its figure and `ok` or `MISSED`; the exit code is 1 where one was
@@ -55,7 +55,7 @@ use rows::ROWS;
 use run::Run;
 
 #[derive(Parser)]
-#[command(name = "versus", about = "Signpost beside nginx, HAProxy and a bare epoll loop")]
+#[command(name = "comparison", about = "Signpost beside nginx, HAProxy and a bare epoll loop")]
 struct Args {
     /// Install what is missing by apt-get
     #[arg(long)]
@@ -72,7 +72,7 @@ struct Args {
     /// Print the names of the rows
     #[arg(long)]
     list: bool,
-    /// Write versus.md and versus.svg there
+    /// Write comparison.md and comparison.svg there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Put the tables into BENCHMARKS.md, and the chart beside this bench
@@ -97,11 +97,11 @@ fn main() -> ExitCode {
     }
     // cargo bench adds `--bench`; `cargo test --all-targets` does not, and is no place for minutes of load.
     if !args.iter().any(|arg| arg == "--bench") {
-        println!("nothing is done but by: cargo bench --bench versus -- [OPTIONS]");
+        println!("nothing is done but by: cargo bench --bench comparison -- [OPTIONS]");
         return ExitCode::SUCCESS;
     }
     let own: Vec<_> = args.into_iter().filter(|arg| arg != "--bench").collect();
-    let args = Args::parse_from(std::iter::once("versus").chain(own.iter().map(String::as_str)));
+    let args = Args::parse_from(std::iter::once("comparison").chain(own.iter().map(String::as_str)));
     let names: Vec<_> = ROWS.iter().map(|row| row.name).chain(["memory"]).collect();
     if args.list {
         ROWS.iter().for_each(|row| println!("{:18} {}", row.name, row.what));
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     machine::raise_limit();
     machine::go_first();
     let arguments = if own.is_empty() { String::new() } else { format!(" -- {}", own.join(" ")) };
-    let directory = tempfile::Builder::new().prefix("versus-").tempdir().unwrap();
+    let directory = tempfile::Builder::new().prefix("signpost-comparison-").tempdir().unwrap();
     end_when_interrupted(directory.path().to_owned());
     let mut facts = Facts::gather(cores, &arguments);
     let results = Run::new(&args, cores, directory.path()).run(&mut facts);
@@ -154,17 +154,17 @@ fn end_when_interrupted(directory: PathBuf) {
 }
 
 /// The chart that BENCHMARKS.md shows.
-const CHART: &str = "benches/versus/versus.svg";
+const CHART: &str = "benches/comparison/comparison.svg";
 
 fn write(args: &Args, text: &str, chart: &str) {
     if let Some(directory) = &args.out {
         fs::create_dir_all(directory).unwrap();
-        fs::write(directory.join("versus.md"), text).unwrap();
-        fs::write(directory.join("versus.svg"), chart).unwrap();
+        fs::write(directory.join("comparison.md"), text).unwrap();
+        fs::write(directory.join("comparison.svg"), chart).unwrap();
     }
     if args.write {
         let image = format!("![Processor time of a request, by row and server]({CHART})");
-        page::write("versus", &format!("{image}\n\n{text}"));
+        page::write("comparison", &format!("{image}\n\n{text}"));
         fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(CHART), chart).unwrap();
     }
 }
