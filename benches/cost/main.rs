@@ -88,10 +88,7 @@ fn main() -> ExitCode {
         outcomes.iter().for_each(|outcome| println!("    {}", outcome.figures));
     }
     let missed: u32 = outcomes.iter().map(|outcome| outcome.missed).sum();
-    println!(
-        "\ncost: {missed} MISSED, {} SKIPPED",
-        2 - u32::from(tools.valgrind) - u32::from(tools.strace)
-    );
+    println!("\ncost: {missed} MISSED, {} SKIPPED", 2 - u32::from(tools.valgrind) - u32::from(tools.strace));
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
