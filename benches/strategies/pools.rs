@@ -6,8 +6,8 @@ use std::time::Duration;
 use ::http::StatusCode;
 use signpost::estimate::{Estimates, LoadModel, RawReport, Report};
 use signpost::fleet::{
-    AgentDescription, Backend, BackendStatus, ErrorPages, LastCheck, Pool, PoolConfig, Roles, Slot,
-    SlowStart, StrategySlot, Weight,
+    AgentDescription, Backend, BackendStatus, ErrorPages, LastCheck, Pool, PoolConfig, Roles, SlowStart,
+    Weight,
 };
 use signpost::strategy::{RateMeters, StrategyConfig, StrategyKind, StrategyState};
 use signpost::util::clock::Moment;
@@ -45,15 +45,12 @@ impl Shape {
         let backend = |index: usize| Backend {
             id: format!("b{index}").into(),
             base: format!("http://b{index}.example").into(),
-            probes: Slot(0),
-            reports: Slot(0),
             check: LastCheck::default(),
             agent_description: AgentDescription::default(),
         };
-        let counts = (0..self.backends).map(|_| Slot(0)).collect();
         Arc::new(PoolConfig {
             name: "p".into(),
-            arms: [StrategySlot { kind, slot: Slot(0), counts }].into(),
+            strategies: [kind].into(),
             rotation_interval: None,
             reads_clock: kind.reads_clock(&StrategyConfig::default()),
             rules: StrategyConfig::default(),
@@ -70,8 +67,6 @@ impl Shape {
             has_base_path: false,
             is_probed: false,
             reports_expire: None,
-            slot: Slot(0),
-            probe_times: Slot(0),
         })
     }
 

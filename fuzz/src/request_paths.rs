@@ -246,15 +246,15 @@ type ExpectsBody = bool;
 /// One of the two paths, with its counts.
 struct Path {
     has_fast_path: bool,
-    roll: Arc<CounterRegistry>,
+    counters: Arc<CounterRegistry>,
     counter: Counter,
 }
 
 impl Path {
     fn new(has_fast_path: bool) -> Self {
-        let roll = Arc::new(CounterRegistry::new(Arc::default()));
-        let counter = Counter::new(roll.enlist());
-        Self { has_fast_path, roll, counter }
+        let counters = Arc::new(CounterRegistry::new(Arc::default()));
+        let counter = Counter::new(counters.enlist());
+        Self { has_fast_path, counters, counter }
     }
 }
 
@@ -433,7 +433,7 @@ impl Setup {
     fn counts(&self, path: &Path) -> Vec<String> {
         let registry = Registry::new(Sources {
             fleet: self.controller.published(),
-            roll: Arc::clone(&path.roll),
+            counters: Arc::clone(&path.counters),
             dropped_lines: Box::new(|| 0),
             reloads: Arc::default(),
             state_file: Arc::default(),

@@ -74,9 +74,10 @@ pub(super) async fn change_backend(
     let change = serde_json::from_slice::<Value>(&body).map(|change| change.to_string()).unwrap_or_default();
     tracing::info!(pool, backend, change, "changed by the operator");
     let fleet = shown.fleet.load_full();
-    let pool = fleet.pools.iter().find(|known| *known.config.name == *pool);
-    let mut backends =
-        pool.into_iter().flat_map(|pool| BackendView::of(&shown, pool, &redirects(&shown, pool)));
+    let pool = fleet.counted_pools().find(|(known, _)| *known.config.name == *pool);
+    let mut backends = pool.into_iter().flat_map(|(pool, counters)| {
+        BackendView::of(&shown, pool, counters, &redirects(&shown, pool, counters))
+    });
     Ok(json(&backends.find(|known| known.id == backend)))
 }
 

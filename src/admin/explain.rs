@@ -72,7 +72,7 @@ pub(super) async fn explain(
         })
     });
     let hash = hash.transpose()?;
-    let strategies = (0..pool.config.arms.len()).map(|arm| explained(&shown, pool, arm, hash));
+    let strategies = (0..pool.config.strategies.len()).map(|arm| explained(&shown, pool, arm, hash));
     Ok(json(&ExplainDocument {
         pool: &pool.config.name,
         priority: pool.priority,
@@ -99,7 +99,7 @@ fn explained<'a>(shown: &AdminContext, pool: &'a Pool, arm: usize, hash: Option<
     let eligible = explanation.into_iter().flat_map(|explanation| explanation.candidates);
     let eligible = eligible.map(|of| candidate(of.backend, of.score, picked == Some(of.backend), of.why));
     Explained {
-        name: pool.config.arms[arm].kind.name(),
+        name: pool.config.strategies[arm].name(),
         role: pool.roles.of(arm),
         picked: picked.map(|backend| &*pool.config.backends[backend].id),
         score,

@@ -30,11 +30,12 @@ pub(super) async fn push(
     let Path((pool, backend)) = path?;
     let body = body?;
     let fleet = shown.fleet.load_full();
-    let found = fleet.pools.iter().find(|known| *known.config.name == *pool).and_then(|pool| {
-        let mut backends = pool.config.backends.iter();
-        Some((&pool.config, backends.find(|known| *known.id == *backend)?))
-    });
-    let Some((config, known)) = found else {
+    let found =
+        fleet.counted_pools().find(|(known, _)| *known.config.name == *pool).and_then(|(pool, counters)| {
+            let index = pool.config.backends.iter().position(|known| *known.id == *backend)?;
+            Some((&pool.config, counters.backend(index)))
+        });
+    let Some((config, counters)) = found else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such backend in a pool of that name"));
     };
     let Some(expires) = config.reports_expire else {
@@ -43,7 +44,7 @@ pub(super) async fn push(
     };
     let claim = read(&body);
     let report = claim.as_ref().map_err(Clone::clone).and_then(|claim| Ok(Report::new(*claim, expires)?));
-    shown.counter.told(known.reports, report.as_ref().map_or_else(Refused::told, |_| ReportResult::Ok));
+    shown.counter.load_report(counters, report.as_ref().map_or_else(Refused::told, |_| ReportResult::Ok));
     let report = report.map_err(|refused| {
         let detail = match &refused {
             Refused::InvalidReport(nonsense) => {

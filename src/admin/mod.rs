@@ -67,8 +67,7 @@ pub use scrape::Scrapes;
 
 use crate::control::Event;
 use crate::control::reload::ReloadReply as ReloadAnswer;
-use crate::fleet::{Fleet, Slot};
-use crate::metrics::{Counter, Limit, Registry};
+use crate::metrics::{CountedFleet, Counter, Limit, ListenerCounters, Registry};
 use crate::os::fd_limit;
 use crate::overrides::SaveStatus;
 use crate::readiness::Readiness;
@@ -111,7 +110,7 @@ pub struct AdminContext {
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// Where the current fleet is read.
-    pub fleet: Arc<ArcSwap<Fleet>>,
+    pub fleet: Arc<ArcSwap<CountedFleet>>,
     /// The clock that strategies go by.
     pub clock: Clock,
     /// The way to the controller.
@@ -249,7 +248,7 @@ impl AdminListener {
 /// Serves the endpoints until `stop` is canceled and the last answer is out.
 pub(crate) async fn serve(
     listener: AdminListener,
-    slot: Slot,
+    counters: ListenerCounters,
     counter: Counter,
     settings: &settings::AdminSettings,
     shown: AdminContext,
@@ -263,7 +262,7 @@ pub(crate) async fn serve(
         let counter = Rc::clone(&counter);
         let state = ConnectionState::new(Endpoints(router.clone()), CONNECTION_LIMITS, tracker.enter());
         spawn_local(async move {
-            let _open = counter.open(slot);
+            let _open = counter.open(counters);
             let finished = Connection::new(socket, state).serve().await;
             if let ConnectionEnd::Limited(limit) = finished.end {
                 counter.limited(limit);

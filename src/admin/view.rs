@@ -11,10 +11,10 @@ use super::cause::{BackoffView, Cause, LastCheckView};
 use super::figures::{CountText, CountdownText, LoadView, RatioText, ShareText, rfc3339};
 use crate::estimate::Load;
 use crate::fleet::{
-    AdminState, AgentWeight, BackendStatus, CheckResult, EffectiveState, Excluded, Fleet, HealthState,
-    PinAction, Pool, Priority, Role, SlowStart, StateReason, Weight,
+    AdminState, AgentWeight, BackendStatus, CheckResult, EffectiveState, Excluded, HealthState, PinAction,
+    Pool, Priority, Role, SlowStart, StateReason, Weight,
 };
-use crate::metrics::{LoadSource, StrategyFigures};
+use crate::metrics::{CountedFleet, LoadSource, PoolCounters, StrategyFigures};
 use crate::util::fairness::{Imbalance, Measure};
 
 /// Everything.
@@ -147,13 +147,16 @@ impl Redirects {
 
 impl<'a> Overview<'a> {
     /// Of a fleet as it is now.
-    pub(super) fn of(shown: &AdminContext, changes: Changes, fleet: &'a Fleet) -> Self {
+    pub(super) fn of(shown: &AdminContext, changes: Changes, fleet: &'a CountedFleet) -> Self {
         let imbalances = shown.registry.imbalances();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             ready: shown.readiness.is_ready(),
             changes,
-            pools: fleet.pools.iter().map(|pool| PoolView::of(shown, &imbalances, pool)).collect(),
+            pools: fleet
+                .counted_pools()
+                .map(|(pool, counters)| PoolView::of(shown, &imbalances, pool, counters))
+                .collect(),
         }
     }
 }
@@ -166,12 +169,17 @@ impl Overview<'_> {
 }
 
 impl<'a> PoolView<'a> {
-    fn of(shown: &AdminContext, imbalances: &[StrategyFigures], pool: &'a Pool) -> Self {
-        let arms = 0..pool.config.arms.len();
-        let redirects = redirects(shown, pool);
+    fn of(
+        shown: &AdminContext,
+        imbalances: &[StrategyFigures],
+        pool: &'a Pool,
+        counters: &PoolCounters,
+    ) -> Self {
+        let arms = 0..pool.config.strategies.len();
+        let redirects = redirects(shown, pool, counters);
         Self {
             name: &pool.config.name,
-            strategy: pool.live().kind.name(),
+            strategy: pool.live().name(),
             priority: pool.priority,
             fail_open: pool.priority == Priority::FailOpen,
             redirects: Redirects::of(
@@ -179,8 +187,8 @@ impl<'a> PoolView<'a> {
             ),
             reports_load: pool.config.reports_expire.is_some(),
             local_traffic_ratio: ShareText(pool.local_traffic_ratio.get()),
-            strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, arm)).collect(),
-            backends: BackendView::of(shown, pool, &redirects),
+            strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, counters, arm)).collect(),
+            backends: BackendView::of(shown, pool, counters, &redirects),
             serves_pinned: pool.config.pins.is_some()
                 && pool.keeps.iter().zip(&pool.statuses).any(|(keeps, status)| {
                     *keeps == PinAction::UntilItEnds && status.health != HealthState::Down
@@ -190,8 +198,8 @@ impl<'a> PoolView<'a> {
 }
 
 /// What each backend of a pool got, in the order of `Decision::ALL`.
-pub(super) fn redirects(shown: &AdminContext, pool: &Pool) -> Vec<[u64; 3]> {
-    (0..pool.config.backends.len()).map(|index| shown.registry.redirects(&pool.config, index)).collect()
+pub(super) fn redirects(shown: &AdminContext, pool: &Pool, counters: &PoolCounters) -> Vec<[u64; 3]> {
+    (0..pool.config.backends.len()).map(|index| shown.registry.redirects(counters, index)).collect()
 }
 
 impl PoolView<'_> {
@@ -212,24 +220,32 @@ impl PoolView<'_> {
 }
 
 impl StrategyView {
-    fn of(shown: &AdminContext, imbalances: &[StrategyFigures], pool: &Pool, index: usize) -> Self {
-        let (arm, role) = (&pool.config.arms[index], pool.roles.of(index));
-        let [agreed, disagreed, kept, broken] = shown.registry.comparisons(arm).map(|count| count as f64);
+    fn of(
+        shown: &AdminContext,
+        imbalances: &[StrategyFigures],
+        pool: &Pool,
+        counters: &PoolCounters,
+        index: usize,
+    ) -> Self {
+        let (kind, role) = (pool.config.strategies[index], pool.roles.of(index));
+        let dispatches = shown.registry.dispatches(pool, counters, index);
+        let [agreed, disagreed, kept, broken] =
+            shown.registry.comparisons(counters, index).map(|count| count as f64);
         let is =
-            |of: &&StrategyFigures| of.pool == pool.config.name && of.strategy == arm.kind && of.role == role;
+            |of: &&StrategyFigures| of.pool == pool.config.name && of.strategy == kind && of.role == role;
         let figures = imbalances.iter().find(is);
         let load = figures.and_then(|figures| figures.load.as_ref());
         Self {
-            name: arm.kind.name(),
+            name: kind.name(),
             role,
-            dispatches: shown.registry.dispatches(pool, index).into_iter().map(CountText).collect(),
+            dispatches: dispatches.into_iter().map(CountText).collect(),
             dispatch_imbalance: figures.and_then(|figures| figures.dispatches),
             load_imbalance: load.and_then(|load| load.now),
             mean_load_imbalance: load.and_then(|load| load.so_far.mean_of_all()),
             load_source: load.map(|load| load.source),
             disagrees: ShareText::of(disagreed, agreed + disagreed),
             breaks_pins: ShareText::of(broken, kept + broken),
-            pick_nanoseconds: shown.registry.pick_nanoseconds(arm),
+            pick_nanoseconds: shown.registry.pick_nanoseconds(counters, index),
         }
     }
 
@@ -246,7 +262,12 @@ impl StrategyView {
 
 impl<'a> BackendView<'a> {
     /// All of a pool.
-    pub(super) fn of(shown: &AdminContext, pool: &'a Pool, redirects: &[[u64; 3]]) -> Vec<Self> {
+    pub(super) fn of(
+        shown: &AdminContext,
+        pool: &'a Pool,
+        counters: &PoolCounters,
+        redirects: &[[u64; 3]],
+    ) -> Vec<Self> {
         let mut weights = vec![0.0; redirects.len()];
         for share in pool.shares() {
             weights[usize::from(share.backend)] = f64::from(share.weight.get());
@@ -257,10 +278,10 @@ impl<'a> BackendView<'a> {
         let one = |index: usize| {
             let shares = (ShareText::of(weights[index], all_weights), ShareText::of(sent[index], all_sent));
             let load = pool.load(pool.roles.live, index, now);
-            let counts = (redirects[index], shown.registry.overflow(&pool.config, index));
+            let counts = (redirects[index], shown.registry.overflow(counters, index));
             let mut one = Self::one(pool, index, counts, shares, load);
             if one.status.admin == AdminState::Draining {
-                let lately = shown.registry.pinned_lately(&pool.config, index).unwrap_or_default();
+                let lately = shown.registry.pinned_lately(counters, index).unwrap_or_default();
                 one.pinned_last_minute = Some(CountText(lately.round() as u64));
             }
             one

@@ -1,14 +1,19 @@
 //! What was counted lately.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::Duration;
-
-use crate::fleet::Slot;
 
 /// Counts that fade: what came a [`WINDOW`] ago weighs 1/e of what comes now, so that it takes one number a series and
 /// not one for each second.
-#[derive(Debug, Default)]
-pub(super) struct DecayingCounter(HashMap<Slot, DecayedCount>);
+#[derive(Debug)]
+pub(super) struct DecayingCounter<K>(HashMap<K, DecayedCount>);
+
+impl<K> Default for DecayingCounter<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
 
 /// The time constant.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -19,22 +24,22 @@ struct DecayedCount {
     lately: f64,
 }
 
-impl DecayingCounter {
+impl<K: Copy + Eq + Hash> DecayingCounter<K> {
     /// Notes how far all series have been counted by now. Those that are left out are forgotten; what a new one has had
     /// before is not lately.
-    pub(super) fn note(&mut self, counts: impl Iterator<Item = (Slot, u64)>, passed: Duration) {
+    pub(super) fn note(&mut self, counts: impl Iterator<Item = (K, u64)>, passed: Duration) {
         let fade = (-passed.as_secs_f64() / WINDOW.as_secs_f64()).exp();
-        let noted = counts.map(|(slot, counted)| {
-            let before = self.0.get(&slot).copied().unwrap_or(DecayedCount { counted, lately: 0.0 });
+        let noted = counts.map(|(key, counted)| {
+            let before = self.0.get(&key).copied().unwrap_or(DecayedCount { counted, lately: 0.0 });
             let more = counted.wrapping_sub(before.counted) as f64;
-            (slot, DecayedCount { counted, lately: before.lately * fade + more })
+            (key, DecayedCount { counted, lately: before.lately * fade + more })
         });
         self.0 = noted.collect();
     }
 
     /// What was counted lately.
-    pub(super) fn of(&self, slot: Slot) -> f64 {
-        self.0.get(&slot).map_or(0.0, |faded| faded.lately)
+    pub(super) fn of(&self, key: K) -> f64 {
+        self.0.get(&key).map_or(0.0, |faded| faded.lately)
     }
 }
 
@@ -45,7 +50,7 @@ mod tests {
     #[test]
     fn counts_fade() {
         let mut recent = DecayingCounter::default();
-        let [a, b] = [Slot(1), Slot(2)];
+        let [a, b] = [1, 2];
         recent.note([(a, 1000), (b, 0)].into_iter(), WINDOW);
         assert_eq!(recent.of(a), 0.0, "that was before");
         recent.note([(a, 1100), (b, 10)].into_iter(), Duration::ZERO);

@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::fleet::{AdminState, Fleet, PinAction, Pool, Role, Slot, StrategySlot};
-use crate::metrics::{CounterRegistry, Imbalances, Integral, LoadFigures, LoadSource, StrategyFigures};
+use crate::fleet::{AdminState, PinAction, Pool, Role};
+use crate::metrics::{
+    CountedFleet, CounterId, CounterRegistry, DispatchCounters, Imbalances, Integral, LoadFigures,
+    LoadSource, PoolCounters, StrategyFigures,
+};
 use crate::strategy::StrategyKind;
 use crate::util::clock::{Clock, Moment};
 use crate::util::fairness::Imbalance;
@@ -27,13 +30,13 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Looks at all pools again and again.
 pub struct Comparer {
-    fleet: Arc<ArcSwap<Fleet>>,
-    roll: Arc<CounterRegistry>,
+    fleet: Arc<ArcSwap<CountedFleet>>,
+    counters: Arc<CounterRegistry>,
     shown: Arc<Imbalances>,
     /// What each arm sent or picked lately, by the pool's name, the strategy's and the role.
-    recent: HashMap<(Box<str>, &'static str, Role), DecayingCounter>,
+    recent: HashMap<(Box<str>, &'static str, Role), DecayingCounter<CounterId>>,
     /// What pinned clients sent to draining backends lately, by where the pool's first strategy counts each.
-    pinned: DecayingCounter,
+    pinned: DecayingCounter<CounterId>,
     /// How even the load of each was over time, by the pool's name.
     so_far: HashMap<(Box<str>, StrategyKind, LoadSource), Integral>,
     turns: Rotation,
@@ -44,14 +47,14 @@ pub struct Comparer {
 impl Comparer {
     /// Publishes what it finds in `shown`.
     pub fn new(
-        fleet: Arc<ArcSwap<Fleet>>,
+        fleet: Arc<ArcSwap<CountedFleet>>,
         clock: Clock,
-        roll: Arc<CounterRegistry>,
+        counters: Arc<CounterRegistry>,
         shown: Arc<Imbalances>,
     ) -> Self {
         let (recent, so_far, turns) = (HashMap::new(), HashMap::new(), Rotation::default());
         let pinned = DecayingCounter::default();
-        Self { fleet, roll, shown, recent, pinned, so_far, turns, clock, last: Instant::now() }
+        Self { fleet, counters, shown, recent, pinned, so_far, turns, clock, last: Instant::now() }
     }
 
     /// Compares for as long as it is polled.
@@ -71,23 +74,24 @@ impl Comparer {
         let mut before = std::mem::take(&mut self.recent);
         let mut figures = Vec::new();
         self.turns.keep(|name| fleet.pools.iter().any(|pool| &*pool.config.name == name));
-        for pool in &fleet.pools {
+        for (pool, counters) in fleet.counted_pools() {
             let (name, rotation_interval) = (&*pool.config.name, pool.config.rotation_interval);
-            let is_settled = self.turns.is_settled(name, pool.live().kind, rotation_interval, now);
-            for (index, arm) in pool.config.arms.iter().enumerate() {
+            let is_settled = self.turns.is_settled(name, pool.live(), rotation_interval, now);
+            for (index, &kind) in pool.config.strategies.iter().enumerate() {
                 let role = pool.roles.of(index);
-                let key = (pool.config.name.clone(), arm.kind.name(), role);
+                let key = (pool.config.name.clone(), kind.name(), role);
                 let mut recent = before.remove(&key).unwrap_or_default();
-                let count = |slot: &Slot| match role {
-                    Role::Shadow => self.roll.shadow_picks(*slot),
-                    Role::Live | Role::Split => self.roll.redirects(*slot),
+                let counters = counters.dispatches(index);
+                let count = |of: &DispatchCounters| match role {
+                    Role::Shadow => self.counters.shadow_picks(*of),
+                    Role::Live | Role::Split => self.counters.redirects(*of),
                 };
-                recent.note(arm.counts.iter().map(|slot| (*slot, count(slot))), passed);
+                recent.note(counters.iter().map(|of| (of.key(), count(of))), passed);
                 figures.push(StrategyFigures {
                     pool: pool.config.name.clone(),
-                    strategy: arm.kind,
+                    strategy: kind,
                     role,
-                    dispatches: dispatches(pool, arm, &recent),
+                    dispatches: dispatches(pool, counters, &recent),
                     load: self.load(pool, index, is_settled, now, passed),
                 });
                 self.recent.insert(key, recent);
@@ -96,19 +100,26 @@ impl Comparer {
         self.so_far.retain(|(pool, kind, _), _| {
             figures.iter().any(|figures| figures.pool == *pool && figures.strategy == *kind)
         });
-        let counts: Vec<_> = fleet.pools.iter().flat_map(|pool| self.pinned_to_draining(pool)).collect();
+        let counts: Vec<_> = fleet
+            .counted_pools()
+            .flat_map(|(pool, counters)| self.pinned_to_draining(pool, counters))
+            .collect();
         self.pinned.note(counts.iter().copied(), passed);
-        let pinned = counts.iter().map(|(slot, _)| (*slot, self.pinned.of(*slot))).collect();
+        let pinned = counts.iter().map(|(key, _)| (*key, self.pinned.of(*key))).collect();
         self.shown.publish(figures, pinned);
     }
 
     /// How many pinned requests each draining backend of a pool has had, by where its first strategy counts it.
-    fn pinned_to_draining<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = (Slot, u64)> + 'a {
+    fn pinned_to_draining<'a>(
+        &'a self,
+        pool: &'a Pool,
+        counters: &'a PoolCounters,
+    ) -> impl Iterator<Item = (CounterId, u64)> + 'a {
         let is_draining = |index: &usize| pool.statuses[*index].admin == AdminState::Draining;
         (0..pool.statuses.len()).filter(is_draining).filter_map(|index| {
-            let slots = pool.config.arms.iter().map(|arm| arm.counts[index]);
-            let count = slots.clone().map(|slot| self.roll.pinned(slot)).sum();
-            Some((slots.clone().next()?, count))
+            let by_strategy = counters.by_strategy(index);
+            let count = by_strategy.clone().map(|of| self.counters.pinned(of)).sum();
+            Some((by_strategy.clone().next()?.key(), count))
         })
     }
 
@@ -129,7 +140,7 @@ impl Comparer {
             Role::Shadow => (LoadSource::Modeled, true),
         };
         let now = is_own.then(|| loads(pool, arm, self.clock.moment(now))).flatten();
-        let key = (pool.config.name.clone(), pool.config.arms[arm].kind, source);
+        let key = (pool.config.name.clone(), pool.config.strategies[arm], source);
         let so_far = self.so_far.entry(key).or_default();
         if let Some(imbalance) = &now {
             so_far.add(imbalance, passed);
@@ -150,11 +161,15 @@ fn loads(pool: &Pool, arm: usize, now: Moment) -> Option<Imbalance> {
 }
 
 /// How even what an arm sent lately is, per weight, over those who may be picked now.
-fn dispatches(pool: &Pool, arm: &StrategySlot, recent: &DecayingCounter) -> Option<Imbalance> {
-    let levels = pool.statuses.iter().zip(&arm.counts).zip(&pool.keeps);
+fn dispatches(
+    pool: &Pool,
+    counters: &[DispatchCounters],
+    recent: &DecayingCounter<CounterId>,
+) -> Option<Imbalance> {
+    let levels = pool.statuses.iter().zip(counters).zip(&pool.keeps);
     let eligible = levels.filter(|(_, keeps)| **keeps == PinAction::AndRenews);
-    Imbalance::of(eligible.map(|((status, slot), _)| {
+    Imbalance::of(eligible.map(|((status, counters), _)| {
         let weight = status.weight_in_effect();
-        (recent.of(*slot) / weight, weight)
+        (recent.of(counters.key()) / weight, weight)
     }))
 }

@@ -12,10 +12,9 @@ use super::load_state::LoadState;
 use crate::estimate::{Estimates, LocalTrafficRatio};
 use crate::fleet::{
     AdminState, AgentDescription, AllowedOrigin, Backend, BackendStatus, CLOCK_SKEW, Caching, Cookie, Cors,
-    ErrorPages, HostMatch, LastCheck, PinPolicy, Pool, PoolConfig, Role, Roles, Route, Routes, StrategySlot,
-    Weight,
+    ErrorPages, HostMatch, LastCheck, PinPolicy, Pool, PoolConfig, Role, Roles, Route, Routes, Weight,
 };
-use crate::metrics::Slots;
+use crate::metrics::CounterAllocator;
 use crate::settings::{self, CorsOrigin, HostPattern, SameSite, SecureAttribute};
 use crate::strategy::{self, RateMeters, StrategyConfig, StrategyKind, StrategyState};
 use crate::util::clock::{Clock, Moment};
@@ -28,7 +27,8 @@ pub(super) struct PersistentState {
     memories: HashMap<(String, StrategyKind, Role), StrategyState>,
     /// What each pool's backends were sent, for their limits.
     meters: HashMap<String, RateMeters>,
-    pub(super) slots: Slots,
+    /// Gives counters to pools and backends, which keep them.
+    pub(super) counters: CounterAllocator,
     /// The clock of all estimates.
     pub(super) clock: Clock,
     /// By pool.
@@ -57,7 +57,7 @@ impl PersistentState {
         Self {
             memories: HashMap::new(),
             meters: HashMap::new(),
-            slots: Slots::new(),
+            counters: CounterAllocator::new(),
             clock: Clock::start(),
             loads: HashMap::new(),
             overrides: HashMap::new(),
@@ -136,44 +136,13 @@ impl PersistentState {
         })
     }
 
-    /// Everything about a pool that does not depend on who may be picked. Places of counts are those of the `last`
-    /// roster where it had them, which spares most look-ups; it comes with the place of each of `pool`'s backends in it.
-    pub(super) fn config(
-        &mut self,
-        pool: &settings::PoolSettings,
-        last: Option<(&PoolConfig, Vec<Option<usize>>)>,
-    ) -> PoolConfig {
-        let name = pool.name.as_str();
-        let known =
-            |index: usize| last.as_ref().and_then(|(config, indices)| Some((*config, indices[index]?)));
-        let backend = |(index, backend): (usize, &settings::BackendSettings)| {
-            let id = backend.id.as_str();
-            let known = known(index).map(|(last, at)| &last.backends[at]);
-            let (probes, reports) = match known {
-                Some(known) => (known.probes, known.reports),
-                None => (self.slots.probes(name, id), self.slots.reports(name, id)),
-            };
-            Backend {
-                id: id.into(),
-                base: backend.url.as_str().into(),
-                probes,
-                reports,
-                check: LastCheck::default(),
-                agent_description: AgentDescription::default(),
-            }
-        };
-        let backends = pool.backends.iter().enumerate();
-        let arm = |kind: StrategyKind| {
-            let last = last.as_ref().and_then(|(last, _)| last.arms.iter().find(|arm| arm.kind == kind));
-            let slot = |(index, backend): (usize, &settings::BackendSettings)| {
-                let counted = last.zip(known(index)).map(|(arm, (_, at))| arm.counts[at]);
-                counted.unwrap_or_else(|| self.slots.backend(name, kind.name(), backend.id.as_str()))
-            };
-            StrategySlot {
-                kind,
-                slot: self.slots.arm(name, kind.name()),
-                counts: backends.clone().map(slot).collect(),
-            }
+    /// Everything about a pool that does not depend on who may be picked.
+    pub(super) fn config(&self, pool: &settings::PoolSettings) -> PoolConfig {
+        let backend = |backend: &settings::BackendSettings| Backend {
+            id: backend.id.as_str().into(),
+            base: backend.url.as_str().into(),
+            check: LastCheck::default(),
+            agent_description: AgentDescription::default(),
         };
         let names =
             pool.backends.iter().map(|backend| strategy::hash(backend.id.as_str().as_bytes())).collect();
@@ -185,17 +154,17 @@ impl PersistentState {
         let limits = limits(pool);
         let max_age = pool.cache_max_age.0.as_secs();
         PoolConfig {
-            name: name.into(),
+            name: pool.name.as_str().into(),
             key: pool.strategies().any(StrategyKind::reads_key).then(|| pool.hash.key.clone()),
             caching: (max_age > 0).then(|| Caching::new(&pool.hash.key, max_age)),
-            arms: pool.strategies().map(arm).collect(),
+            strategies: pool.strategies().collect(),
             rotation_interval: (!pool.rotation_interval.0.is_zero()).then_some(pool.rotation_interval.0),
             reads_clock: pool.load.is_some()
                 || !limits.is_empty()
                 || pool.strategies().any(|kind| kind.reads_clock(&rules)),
             rules,
             limits,
-            backends: backends.clone().map(backend).collect(),
+            backends: pool.backends.iter().map(backend).collect(),
             panic_threshold: pool.panic_threshold.0,
             status: pool.status.code(),
             status_non_get: pool.status_non_get.code(),
@@ -205,8 +174,6 @@ impl PersistentState {
             has_base_path: pool.backends.iter().any(|backend| backend.url.has_path()),
             is_probed: pool.health.is_on(),
             reports_expire: pool.load.as_ref().map(|load| load.max_age.0),
-            slot: self.slots.pool(name),
-            probe_times: self.slots.probe_times(name),
         }
     }
 
@@ -221,15 +188,15 @@ impl PersistentState {
     ) -> Pool {
         let (mut loads, local_traffic_ratio) = self.loads_of_arms(&config, &roles, now);
         // A shadow has a state of its own: what it remembers is not what visitors saw.
-        let mut memory = |(index, arm): (usize, &StrategySlot)| {
-            let key = (config.name.as_ref().to_owned(), arm.kind, roles.of(index));
+        let mut memory = |(index, &kind): (usize, &StrategyKind)| {
+            let key = (config.name.as_ref().to_owned(), kind, roles.of(index));
             // Any turn of any cycle, and far from the end of the counter.
             let begin = || StrategyState::from_turn(rand::random::<u64>() >> 16);
             let memory = self.memories.entry(key).or_insert_with(begin);
-            memory.meters = metered(&memory.meters, &config, arm.kind.is_metered(&config.rules));
+            memory.meters = metered(&memory.meters, &config, kind.is_metered(&config.rules));
             memory.clone().with_loads(loads.next().unwrap_or_default())
         };
-        let memories: Vec<_> = config.arms.iter().enumerate().map(&mut memory).collect();
+        let memories: Vec<_> = config.strategies.iter().enumerate().map(&mut memory).collect();
         let meters = self.meters.entry(config.name.as_ref().to_owned()).or_default();
         *meters = metered(meters, &config, !config.limits.is_empty());
         let meters = meters.clone();
@@ -243,7 +210,7 @@ impl PersistentState {
         roles: &Roles,
         now: Moment,
     ) -> (impl Iterator<Item = Estimates> + use<>, Arc<LocalTrafficRatio>) {
-        let kinds = || config.arms.iter().map(|arm| arm.kind).enumerate();
+        let kinds = || config.strategies.iter().copied().enumerate();
         let is_shadow = |index: usize| roles.of(index) == Role::Shadow;
         let Some(known) = self.loads_of(config) else { return (Vec::new().into_iter(), Arc::default()) };
         known.keep_shadows(

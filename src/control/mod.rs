@@ -20,9 +20,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::estimate::Report;
-use crate::fleet::{AdminState, Check, ErrorPages, Fleet, HealthState, Routes, Slot, Weight};
+use crate::fleet::{AdminState, Check, ErrorPages, Fleet, HealthState, Routes, Weight};
 use crate::load::agent::AgentReply;
-use crate::metrics::{Counter, Slots};
+use crate::metrics::{CountedFleet, Counter, CounterAllocator, ProbeCounters};
 use crate::settings::{self, BackendUrl, Settings};
 use crate::util::clock::Clock;
 use build::{PersistentState, error_pages, routes};
@@ -106,14 +106,10 @@ pub struct ProbeTarget {
     pub url: BackendUrl,
     /// How.
     pub health: Arc<settings::HealthSettings>,
-    /// Where its results are counted.
-    pub results: Slot,
-    /// Where the times of its pool's probes are.
-    pub times: Slot,
     /// Where it tells its load, where it does.
     pub load: Option<Arc<settings::LoadSettings>>,
-    /// Where its load reports are counted.
-    pub reports: Slot,
+    /// Where its probes and load reports are counted.
+    pub counters: ProbeCounters,
 }
 
 impl ProbeTarget {
@@ -126,10 +122,10 @@ impl ProbeTarget {
 /// The single writer of fleets.
 #[derive(Debug)]
 pub struct Controller {
-    published: Arc<ArcSwap<Fleet>>,
+    published: Arc<ArcSwap<CountedFleet>>,
     /// Fleets that were replaced, while somebody reads them still. A worker leaves one with the next request after it was
     /// replaced; were it the last to hold it, that request would wait until all of it is freed.
-    retired: Vec<Arc<Fleet>>,
+    retired: Vec<Arc<CountedFleet>>,
     kept: Vec<PoolState>,
     /// What was kept before the settings changed: freed when nobody waits for that.
     outdated: Vec<PoolState>,
@@ -181,7 +177,7 @@ impl Controller {
     }
 
     /// Where the current fleet is read.
-    pub fn published(&self) -> Arc<ArcSwap<Fleet>> {
+    pub fn published(&self) -> Arc<ArcSwap<CountedFleet>> {
         Arc::clone(&self.published)
     }
 
@@ -205,9 +201,9 @@ impl Controller {
         self.override_changes.subscribe()
     }
 
-    /// Gives out places for counts.
-    pub fn slots(&self) -> Slots {
-        self.lasting.slots.clone()
+    /// Gives out counters.
+    pub fn counters(&self) -> CounterAllocator {
+        self.lasting.counters.clone()
     }
 
     /// Takes events until nobody can send one any more. An event that panics is dropped and counted, and the last
@@ -355,12 +351,13 @@ impl Controller {
     }
 }
 
-fn fleet(routes: &Arc<Routes>, error_pages: &Arc<ErrorPages>, kept: &[PoolState]) -> Fleet {
-    Fleet {
+fn fleet(routes: &Arc<Routes>, error_pages: &Arc<ErrorPages>, kept: &[PoolState]) -> CountedFleet {
+    let fleet = Fleet {
         routes: Arc::clone(routes),
         pools: kept.iter().map(|kept| Arc::clone(kept.pool())).collect(),
         error_pages: Arc::clone(error_pages),
-    }
+    };
+    CountedFleet::new(fleet, kept.iter().map(|kept| Arc::clone(kept.counters())).collect())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::fleet::{
     BackendStatus, Check, CheckProgress, HealthState, Pool, PoolConfig, Priority, Roles, SplitRange,
 };
 use crate::load::agent::AgentReply;
+use crate::metrics::{LastCounters, PoolCounters};
 use crate::settings::{self, LoadSettings};
 
 /// How long shares that agents ask for may wait for those of others.
@@ -23,6 +24,7 @@ const SHARES_PACE: Duration = Duration::from_millis(500);
 pub(super) struct PoolState {
     settings: Arc<settings::PoolSettings>,
     config: Arc<PoolConfig>,
+    counters: Arc<PoolCounters>,
     /// One for each backend of the settings.
     state: Vec<BackendState>,
     /// One for each backend that is probed: all or none.
@@ -52,12 +54,16 @@ impl PoolState {
             Some(last) if last.settings == settings => return last,
             last => last,
         };
-        let known = last.as_ref().map(|last| {
-            let ids = settings.backends.iter().map(|backend| backend.id.as_str());
-            (&*last.config, ids.map(|id| last.index(id)).collect())
+        let config = Arc::new(lasting.config(&settings));
+        let ids = settings.backends.iter().map(|backend| backend.id.as_str());
+        let indices: Vec<_> = ids.map(|id| last.as_ref().and_then(|last| last.index(id))).collect();
+        let known = last.as_ref().map(|last| LastCounters {
+            config: &last.config,
+            counters: &last.counters,
+            indices: &indices,
         });
-        let config = Arc::new(lasting.config(&settings, known));
-        let targets = targets(&settings, &config);
+        let counters = Arc::new(PoolCounters::new(&lasting.counters, &config, known));
+        let targets = targets(&settings, &counters);
         let waits_until = settings.health.is_on().then(|| now + settings.health.startup_timeout.0);
         let state = |(index, backend): (usize, &settings::BackendSettings)| {
             let id = backend.id.as_str();
@@ -95,6 +101,7 @@ impl PoolState {
             targets,
             settings,
             config,
+            counters,
             pool: last.and_then(|last| last.pool),
             is_changed: true,
             due: None,
@@ -118,6 +125,10 @@ impl PoolState {
 
     pub(super) fn config(&self) -> &PoolConfig {
         &self.config
+    }
+
+    pub(super) fn counters(&self) -> &Arc<PoolCounters> {
+        &self.counters
     }
 
     pub(super) fn targets(&self) -> &[Arc<ProbeTarget>] {
@@ -261,7 +272,7 @@ impl PoolState {
     /// Says when strategies take turns.
     fn log_turn(&self, pool: &Pool) {
         let Some(before) = &self.pool else { return };
-        let (live, was) = (pool.live().kind.name(), before.live().kind.name());
+        let (live, was) = (pool.live().name(), before.live().name());
         if live != was {
             tracing::info!(pool = self.settings.name.as_str(), live, was, "another strategy sends visitors");
         }
@@ -345,25 +356,23 @@ fn asks_agents(settings: &settings::PoolSettings) -> bool {
     settings.load.as_ref().is_some_and(LoadSettings::asks_agents)
 }
 
-fn targets(settings: &settings::PoolSettings, config: &PoolConfig) -> Vec<Arc<ProbeTarget>> {
+fn targets(settings: &settings::PoolSettings, counters: &PoolCounters) -> Vec<Arc<ProbeTarget>> {
     if !settings.health.is_on() && !asks_agents(settings) {
         return Vec::new();
     }
     let (pool, health): (Arc<str>, _) = (settings.name.as_str().into(), Arc::new(settings.health.clone()));
     let load = settings.load.clone().map(Arc::new);
-    let target = |(backend, built): (&settings::BackendSettings, &crate::fleet::Backend)| {
+    let target = |(index, backend): (usize, &settings::BackendSettings)| {
         Arc::new(ProbeTarget {
             pool: Arc::clone(&pool),
             backend: backend.id.as_str().into(),
             url: backend.probe_url.as_ref().unwrap_or(&backend.url).clone(),
             health: Arc::clone(&health),
-            results: built.probes,
-            times: config.probe_times,
             load: load.clone(),
-            reports: built.reports,
+            counters: counters.probes(index),
         })
     };
-    settings.backends.iter().zip(&config.backends).map(target).collect()
+    settings.backends.iter().enumerate().map(target).collect()
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use self::response::Response;
 use self::worker::LogContext;
 pub use self::worker::{DispatchConfig, Worker};
 use crate::fleet::{Fleet, PoolConfig, escapes_base_path};
+use crate::metrics::CountedFleet;
 use crate::request::outcome::{CorsDecision, HttpsRedirect, NewPin, Outcome, Redirect, Rejection, Selection};
 use crate::request::{CheckedRequest, ClientInfo, Headers, PathAndQuery, RequestView, Target, hash_key};
 
@@ -95,7 +96,7 @@ pub fn dispatch<R>(
 /// What a request comes to, unless it is rejected.
 fn serve<'a>(
     worker: &Worker,
-    fleet: &'a Fleet,
+    fleet: &'a CountedFleet,
     role: ListenerRole,
     request: &RequestView<'a>,
     client: ClientInfo,
@@ -123,7 +124,7 @@ fn serve<'a>(
         };
     };
 
-    let pool = fleet.route(host, target.path())?;
+    let (pool, counters) = fleet.counted_route(host, target.path())?;
     let config = &*pool.config;
     context.config = Some(config);
     if *checked.method == Method::OPTIONS {
@@ -134,9 +135,10 @@ fn serve<'a>(
     }
 
     let now = if config.pins.is_some() { unix_now() } else { 0 };
-    let selection = worker.choose(pool, &checked, worker.pinned(config, checked.headers, now))?;
+    let selection =
+        worker.choose(pool, counters, &checked, worker.pinned(pool, counters, checked.headers, now))?;
     context.selection = Some(selection);
-    worker.counter.redirect(config, selection);
+    worker.counter.redirect(counters, selection);
     Ok(Outcome::Redirect(redirect(config, selection, &checked, target, now)))
 }
 
@@ -218,9 +220,9 @@ mod tests {
     use super::*;
     use crate::fleet::{
         AgentDescription, AllowedOrigin, Backend, BackendStatus, Cookie, Cors, ErrorPages, HostMatch,
-        LastCheck, PinPolicy, Pool, Roles, Route, Routes, Slot, StrategySlot, Weight,
+        LastCheck, PinPolicy, Pool, Roles, Route, Routes, Weight,
     };
-    use crate::metrics::Counter;
+    use crate::metrics::{Counter, CounterAllocator, PoolCounters};
     use crate::request::client_address::{ClientIpHeader, TrustedProxies};
     use crate::strategy::{RateMeters, StrategyConfig, StrategyKind, StrategyState};
     use crate::util::clock::Clock;
@@ -246,16 +248,12 @@ mod tests {
         let backend = Backend {
             id: "a".into(),
             base: "http://a".into(),
-            probes: Slot(103),
-            reports: Slot(111),
             check: LastCheck::default(),
             agent_description: AgentDescription::default(),
         };
-        let arm =
-            StrategySlot { kind: StrategyKind::RoundRobin, slot: Slot(150), counts: [Slot(100)].into() };
         let mut config = PoolConfig {
             name: "p".into(),
-            arms: [arm].into(),
+            strategies: [StrategyKind::RoundRobin].into(),
             rotation_interval: None,
             rules: StrategyConfig::default(),
             key: None,
@@ -272,10 +270,9 @@ mod tests {
             has_base_path: false,
             is_probed: false,
             reports_expire: None,
-            slot: Slot(200),
-            probe_times: Slot(300),
         };
         change(&mut config);
+        let counters = PoolCounters::new(&CounterAllocator::new(), &config, None);
         let status = BackendStatus::of_settings(Weight::new(weight).unwrap());
         let pool = Pool::new(
             Arc::new(config),
@@ -297,7 +294,7 @@ mod tests {
             health_path: None,
         };
         Worker::new(
-            Arc::new(ArcSwap::from_pointee(fleet)),
+            Arc::new(ArcSwap::from_pointee(CountedFleet::new(fleet, [Arc::new(counters)].into()))),
             Clock::start(),
             rand::make_rng(),
             Counter::default(),

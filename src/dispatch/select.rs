@@ -4,7 +4,8 @@
 use std::time::Instant;
 
 use super::Worker;
-use crate::fleet::{PinAction, Pool, PoolConfig, Role};
+use crate::fleet::{PinAction, Pool, Role};
+use crate::metrics::PoolCounters;
 use crate::request::hash_key;
 use crate::request::outcome::{Decision, Rejection, Selection};
 use crate::request::pin_cookie::{self, Pinned};
@@ -18,15 +19,22 @@ const TIMED: u32 = 61;
 
 impl Worker {
     /// What the visitor's cookies say, where the pool pins at all.
-    pub(super) fn pinned(&self, config: &PoolConfig, headers: Headers<'_>, now: u64) -> Pinned {
-        let Some(pins) = &config.pins else { return Pinned::No };
-        pin_cookie::read(pins, headers, now, |pin_error| self.counter.pin_rejected(config, pin_error))
+    pub(super) fn pinned(
+        &self,
+        pool: &Pool,
+        counters: &PoolCounters,
+        headers: Headers<'_>,
+        now: u64,
+    ) -> Pinned {
+        let Some(pins) = &pool.config.pins else { return Pinned::No };
+        pin_cookie::read(pins, headers, now, |pin_error| self.counter.pin_rejected(counters, pin_error))
     }
 
     /// Keeps the visitor where its pin says, else lets the strategy pick. A pinned visitor takes no turn of it.
     pub(super) fn choose(
         &self,
         pool: &Pool,
+        counters: &PoolCounters,
         request: &CheckedRequest<'_>,
         pinned: Pinned,
     ) -> Result<Selection, Rejection> {
@@ -48,32 +56,38 @@ impl Worker {
             _ => {
                 let had_pin = matches!(pinned, Pinned::To { .. } | Pinned::Gone);
                 let decision = if had_pin { Decision::Reassigned } else { Decision::Picked };
-                let backend = self.pick(pool, arm, turn).ok_or(Rejection::NoBackend)?;
+                let backend = self.pick(pool, counters, arm, turn).ok_or(Rejection::NoBackend)?;
                 Selection { arm, backend, decision, pin: config.pins.is_some() }
             }
         };
         if pool.is_watched {
             if let Some(full) = turn.overflowed {
-                self.counter.overflowed(&config.arms[arm], full);
+                self.counter.overflowed(counters, arm, full);
             }
             pool.sent(arm, choice.backend, choice.decision != Decision::Pinned, now);
-            self.shadow(pool, choice, turn);
+            self.shadow(pool, counters, choice, turn);
         }
         Ok(choice)
     }
 
     /// Has the pool's shadows pick too, on their own state, and counts what they say to what was chosen.
-    fn shadow(&self, pool: &Pool, choice: Selection, turn: &mut PickContext<'_>) {
-        let arms = pool.config.arms.iter().zip(&pool.arms).enumerate();
-        for (index, (arm, _)) in arms.filter(|(_, (_, active))| active.role == Role::Shadow) {
-            let Some(backend) = self.pick(pool, index, turn) else { continue };
+    fn shadow(&self, pool: &Pool, counters: &PoolCounters, choice: Selection, turn: &mut PickContext<'_>) {
+        let strategies = pool.arms.iter().enumerate();
+        for (index, _) in strategies.filter(|(_, strategy)| strategy.role == Role::Shadow) {
+            let Some(backend) = self.pick(pool, counters, index, turn) else { continue };
             pool.sent(index, backend, true, turn.now);
-            self.counter.shadowed(arm, backend, choice);
+            self.counter.shadowed(counters, index, backend, choice);
         }
     }
 
     /// Runs a strategy.
-    fn pick(&self, pool: &Pool, arm: usize, turn: &mut PickContext<'_>) -> Option<usize> {
+    fn pick(
+        &self,
+        pool: &Pool,
+        counters: &PoolCounters,
+        arm: usize,
+        turn: &mut PickContext<'_>,
+    ) -> Option<usize> {
         let number = self.picks.get();
         self.picks.set(number.wrapping_add(1));
         if !number.is_multiple_of(TIMED) {
@@ -81,7 +95,7 @@ impl Worker {
         }
         let started = Instant::now();
         let picked = pool.pick(arm, turn);
-        self.counter.pick(&pool.config.arms[arm], started.elapsed());
+        self.counter.pick(counters, arm, started.elapsed());
         picked
     }
 }

@@ -12,8 +12,8 @@ use rand::rngs::SmallRng;
 use super::HealthPath;
 use super::access_log::{AccessLog, Line, OpenLine};
 use super::client_limits::{Admission, ClientLimits};
-use crate::fleet::{Fleet, PoolConfig};
-use crate::metrics::{Counter, Limit};
+use crate::fleet::PoolConfig;
+use crate::metrics::{CountedFleet, Counter, Limit};
 use crate::request::client_address::TrustedProxies;
 use crate::request::outcome::{Rejection, Selection};
 use crate::request::{CheckedRequest, ClientInfo, RequestView};
@@ -22,7 +22,7 @@ use crate::util::clock::Clock;
 /// What a worker thread owns for its requests. Nothing here is shared with another thread but the fleet.
 #[derive(Debug)]
 pub struct Worker {
-    pub(super) fleet: RefCell<Cache<Arc<ArcSwap<Fleet>>, Arc<Fleet>>>,
+    pub(super) fleet: RefCell<Cache<Arc<ArcSwap<CountedFleet>>, Arc<CountedFleet>>>,
     pub(super) clock: Clock,
     pub(super) rng: RefCell<SmallRng>,
     pub(super) picks: Cell<u32>,
@@ -58,7 +58,7 @@ pub(super) struct LogContext<'f> {
 impl Worker {
     /// Without an access log no request is logged.
     pub fn new(
-        fleet: Arc<ArcSwap<Fleet>>,
+        fleet: Arc<ArcSwap<CountedFleet>>,
         clock: Clock,
         rng: SmallRng,
         counter: Counter,

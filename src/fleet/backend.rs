@@ -9,19 +9,11 @@ pub struct Backend {
     pub id: Box<str>,
     /// Its base URL without a trailing slash: what a `Location` begins with.
     pub base: Box<str>,
-    /// Where its probes are counted.
-    pub probes: Slot,
-    /// Where its load reports are counted.
-    pub reports: Slot,
     /// Its last health check.
     pub check: LastCheck,
     /// The description in its agent's last line that asked for a state.
     pub agent_description: AgentDescription,
 }
-
-/// A place in the workers' slabs, given by the controller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Slot(pub u32);
 
 /// A share of new visitors relative to the other backends of the pool, 0 to 256; 0: no new visitors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

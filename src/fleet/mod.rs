@@ -18,7 +18,7 @@ mod backend_status;
 
 use std::sync::Arc;
 
-pub use backend::{Backend, Dots, Slot, Weight, dots, escapes_base_path};
+pub use backend::{Backend, Dots, Weight, dots, escapes_base_path};
 pub use backend_status::{
     AdminState, AgentWeight, BackendStatus, EffectiveState, Excluded, HealthState, SlowStart,
 };
@@ -30,7 +30,7 @@ pub use host::Host;
 pub use pin_policy::{CLOCK_SKEW, Cookie, MAC_BYTES, PinPolicy, Tag};
 pub use pool::{PinAction, Pool, PoolConfig, Priority};
 pub use routes::{HostMatch, NoRoute, Route, Routes};
-pub use strategy_slot::{ActiveStrategy, Role, Roles, SplitRange, StrategySlot};
+pub use strategy_slot::{ActiveStrategy, Role, Roles, SplitRange};
 
 /// The immutable snapshot of all routes and pools.
 #[derive(Debug)]

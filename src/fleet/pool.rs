@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::{
     ActiveStrategy, AdminState, AgentWeight, Backend, BackendStatus, Caching, Cors, ErrorPages, Excluded,
-    HashKey, HealthState, PinPolicy, Role, Roles, Slot, SlowStart, StrategySlot, rate_limit::RateLimiter,
+    HashKey, HealthState, PinPolicy, Role, Roles, SlowStart, rate_limit::RateLimiter,
 };
 use crate::estimate::{Load, LocalTrafficRatio};
 use crate::strategy::{
@@ -51,7 +51,7 @@ pub struct PoolConfig {
     /// The pool's name.
     pub name: Box<str>,
     /// Its strategies; the first is the one that sends visitors unless they take turns.
-    pub arms: Box<[StrategySlot]>,
+    pub strategies: Box<[StrategyKind]>,
     /// How long a turn is where the first and the shadows take turns at sending visitors.
     pub rotation_interval: Option<Duration>,
     /// What the settings say of them beyond which they are.
@@ -84,10 +84,6 @@ pub struct PoolConfig {
     pub is_probed: bool,
     /// How long load reports of its backends hold; `None` where it takes none.
     pub reports_expire: Option<Duration>,
-    /// Where the pool's own counts begin in a worker's slab.
-    pub slot: Slot,
-    /// Where the times of its probes are counted.
-    pub probe_times: Slot,
 }
 
 enum_all! {
@@ -123,7 +119,7 @@ impl PoolConfig {
         let may_be_full = |kind: StrategyKind| {
             kind.is_metered(&self.rules) || (kind == StrategyKind::First && reports_load)
         };
-        !self.limits.is_empty() || self.arms.iter().any(|arm| may_be_full(arm.kind))
+        !self.limits.is_empty() || self.strategies.iter().any(|&kind| may_be_full(kind))
     }
 }
 
@@ -147,12 +143,13 @@ impl Pool {
         }
         let shares = shares(&statuses, &eligible, priority);
         let weights = Weights::new(&shares);
-        let active = |(index, (arm, memory)): (usize, (&StrategySlot, &StrategyState))| ActiveStrategy {
+        let active = |(index, (&kind, memory)): (usize, (&StrategyKind, &StrategyState))| ActiveStrategy {
             role: roles.of(index),
             loads: memory.loads().clone(),
-            strategy: weights.map(|weights| Strategy::build(arm.kind, &config.rules, weights, memory)),
+            strategy: weights.map(|weights| Strategy::build(kind, &config.rules, weights, memory)),
         };
-        let arms: Box<[ActiveStrategy]> = config.arms.iter().zip(memories).enumerate().map(active).collect();
+        let arms: Box<[ActiveStrategy]> =
+            config.strategies.iter().zip(memories).enumerate().map(active).collect();
         let is_watched = arms.iter().any(|active| active.role == Role::Shadow || !active.loads.is_empty())
             || config.may_overflow();
         let room = RateLimiter::new(meters, &shares);
@@ -190,8 +187,8 @@ impl Pool {
     }
 
     /// The strategy that sends visitors, those of a split aside.
-    pub fn live(&self) -> &StrategySlot {
-        &self.config.arms[self.roles.live]
+    pub fn live(&self) -> StrategyKind {
+        self.config.strategies[self.roles.live]
     }
 
     /// Has one of its strategies pick a backend: an index into the roster, or `None` where nobody is eligible. Who is

@@ -1,9 +1,8 @@
 //! The strategies of a pool: the one that sends visitors, those that have a share of them, and those that only run
 //! beside it to be compared.
 
-use super::Slot;
 use crate::estimate::Estimates;
-use crate::strategy::{Strategy, StrategyKind};
+use crate::strategy::Strategy;
 use crate::util::enum_all;
 
 enum_all! {
@@ -17,17 +16,6 @@ enum_all! {
         /// Picks for each visitor whom another strategy sends, and sends nobody.
         Shadow = "shadow",
     }
-}
-
-/// One strategy of a pool, whatever its role is, and where it is counted.
-#[derive(Debug)]
-pub struct StrategySlot {
-    /// Which it is. A pool has each at most once.
-    pub kind: StrategyKind,
-    /// Where its own counts begin: how long picks take, how often it disagrees.
-    pub slot: Slot,
-    /// Where its counts of each backend of the roster begin.
-    pub counts: Box<[Slot]>,
 }
 
 /// What the arms of a roster do. Arms are named by their place there.

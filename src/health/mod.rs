@@ -238,6 +238,6 @@ async fn probe_once(
         }
     };
     let result = outcome.as_ref().err().map_or(CheckResult::Ok, |failure| failure.result);
-    shared.counter.probed(target.results, target.times, result, began.elapsed());
+    shared.counter.probed(target.counters, result, began.elapsed());
     outcome
 }

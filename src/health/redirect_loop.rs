@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 use url::{Host, Url};
 
 use crate::control::ProbeTarget;
-use crate::fleet::{self, Fleet};
+use crate::fleet;
+use crate::metrics::CountedFleet;
 
 /// The longest target of a redirect that is shown.
 const SHOWN: usize = 200;
@@ -15,7 +16,7 @@ const SHOWN: usize = 200;
 /// Where clients enter: what a backend must not redirect to.
 pub struct EntryPoints {
     /// The published fleet, for its routes.
-    pub fleet: Arc<ArcSwap<Fleet>>,
+    pub fleet: Arc<ArcSwap<CountedFleet>>,
     /// Where clients are listened for at present.
     pub listening: Arc<ArcSwap<Listening>>,
 }

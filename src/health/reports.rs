@@ -45,7 +45,7 @@ impl ReportSink {
         reason: impl FnOnce() -> String,
     ) {
         let (pool, backend) = (&*self.target.pool, &*self.target.backend);
-        shared.counter.told(self.target.reports, told);
+        shared.counter.load_report(self.target.counters.backend, told);
         if told != ReportResult::Ok && self.last != Some(told) {
             tracing::warn!(pool, backend, reason = reason(), "no load report was taken");
         } else if told == ReportResult::Ok && self.last.is_some_and(|last| last != ReportResult::Ok) {

@@ -1,4 +1,4 @@
-//! Sums the slabs into metric families when Prometheus asks.
+//! Sums the counters of all threads into metric families when Prometheus asks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,26 +6,28 @@ use std::sync::atomic::Ordering;
 use arc_swap::ArcSwap;
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
+use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
-use super::family::{counter, family, gauge, pairs};
-use super::pools::fail_open;
-use super::{
-    ABORTED_AT, CLOSED_AT, CODES, CODES_AT, CounterRegistry, HANDSHAKES_AT, Handshake, Imbalances, LIMITS_AT,
-    Limit, OPENED_AT, PANICS_AT, REFUSALS_AT, Reloads, StateFileStatus,
-};
+use super::counter_registry::CounterRegistry;
+use super::family::{counter, family, gauge};
+use super::imbalances::Imbalances;
+use super::labels::{Handshake, Limit};
+use super::pool_counters::CountedFleet;
+use super::pools::PoolFamilies;
+use super::process_counters::{ListenerCounters, PROCESS, STATUSES};
+use super::thread_counters::CounterId;
+use super::{Reloads, StateFileStatus};
 use crate::certificates::CertificateEntry;
-use crate::fleet::{Fleet, Slot};
 use crate::request::outcome::Rejection;
 use crate::util::clock::Clock;
 
 /// What the figures are read from.
 pub struct Sources {
     /// Says which pools and backends there are.
-    pub fleet: Arc<ArcSwap<Fleet>>,
-    /// Who counts, and what for.
-    pub roll: Arc<CounterRegistry>,
+    pub fleet: Arc<ArcSwap<CountedFleet>>,
+    /// The counters of all threads.
+    pub counters: Arc<CounterRegistry>,
     /// Returns the number of lines that the log writers have dropped.
     pub dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
     /// How reloads went.
@@ -43,7 +45,7 @@ pub struct Sources {
 /// Everything `/metrics` shows. A registry of our own: nothing is global.
 pub struct Registry {
     registry: prometheus::Registry,
-    pub(super) roll: Arc<CounterRegistry>,
+    pub(super) counters: Arc<CounterRegistry>,
     pub(super) imbalances: Arc<Imbalances>,
 }
 
@@ -56,9 +58,9 @@ impl Registry {
         let registry = prometheus::Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let desc = Desc::new("signpost".into(), "All of signpost_*.".into(), vec![], Default::default())?;
-        let (roll, imbalances) = (Arc::clone(&sources.roll), Arc::clone(&sources.imbalances));
+        let (counters, imbalances) = (Arc::clone(&sources.counters), Arc::clone(&sources.imbalances));
         registry.register(Box::new(Signpost { desc, sources }))?;
-        Ok(Self { registry, roll, imbalances })
+        Ok(Self { registry, counters, imbalances })
     }
 
     /// The text format, version 0.0.4.
@@ -73,9 +75,9 @@ impl Registry {
 }
 
 /// All families of `signpost_*`; those of pools are in [`super::pools`].
-pub(super) struct Signpost {
+struct Signpost {
     desc: Desc,
-    pub(super) sources: Sources,
+    sources: Sources,
 }
 
 impl Collector for Signpost {
@@ -99,13 +101,13 @@ impl Collector for Signpost {
         families.extend(self.connections());
         families.extend(self.reloads());
         families.push(self.state_file());
-        families.extend([self.redirects(&fleet), self.picks(&fleet)]);
-        families.extend(self.strategies(&fleet));
-        families.extend(self.imbalances());
-        families.extend(self.statuses(&fleet));
-        families.extend(self.loads(&fleet));
-        families.extend([self.rejected_pins(&fleet), fail_open(&fleet), self.overflow(&fleet)]);
-        families.extend([self.probes(&fleet), self.probe_times(&fleet), self.reports(&fleet)]);
+        let pools = PoolFamilies {
+            fleet: &fleet,
+            counters: &self.sources.counters,
+            imbalances: &self.sources.imbalances,
+            now: self.sources.clock.now(),
+        };
+        families.extend(pools.collect());
         // A family may not be empty.
         families.retain(|family| !family.get_metric().is_empty());
         families
@@ -113,8 +115,8 @@ impl Collector for Signpost {
 }
 
 impl Signpost {
-    pub(super) fn sum(&self, slot: Slot, offset: usize) -> u64 {
-        self.sources.roll.sum(slot, offset)
+    fn sum(&self, id: CounterId) -> u64 {
+        self.sources.counters.sum(id)
     }
 
     fn build_info(&self) -> MetricFamily {
@@ -128,10 +130,9 @@ impl Signpost {
     }
 
     fn responses(&self) -> MetricFamily {
-        let metrics = CODES
-            .iter()
-            .enumerate()
-            .map(|(at, code)| counter(&[("code", code.as_str())], self.sum(Slot(0), CODES_AT + at)));
+        let metrics = STATUSES.iter().enumerate().map(|(number, code)| {
+            counter(&[("code", code.as_str())], self.sum(PROCESS.responses.at(number)))
+        });
         family(
             "signpost_responses_total",
             "Responses sent on the traffic listeners, by status code.",
@@ -145,13 +146,13 @@ impl Signpost {
             "signpost_responses_aborted_total",
             "Responses on the traffic listeners that were not written to the socket in full.",
             MetricType::COUNTER,
-            [counter(&[], self.sum(Slot(0), ABORTED_AT))],
+            [counter(&[], self.sum(PROCESS.aborted))],
         )
     }
 
     fn refusals(&self) -> MetricFamily {
         let metrics = Rejection::ALL.iter().map(|&rejection| {
-            counter(&[("reason", rejection.name())], self.sum(Slot(0), REFUSALS_AT + rejection as usize))
+            counter(&[("reason", rejection.name())], self.sum(PROCESS.rejections.of(rejection)))
         });
         family(
             "signpost_rejected_requests_total",
@@ -164,7 +165,7 @@ impl Signpost {
     fn limited(&self) -> MetricFamily {
         let metrics = Limit::ALL
             .iter()
-            .map(|&limit| counter(&[("limit", limit.name())], self.sum(Slot(0), LIMITS_AT + limit as usize)));
+            .map(|&limit| counter(&[("limit", limit.name())], self.sum(PROCESS.limits.of(limit))));
         family(
             "signpost_limit_hits_total",
             "Times that a limit was hit, by limit.",
@@ -178,20 +179,20 @@ impl Signpost {
             "signpost_panics_total",
             "Panics caught while a request or a change was handled.",
             MetricType::COUNTER,
-            [counter(&[], self.sum(Slot(0), PANICS_AT))],
+            [counter(&[], self.sum(PROCESS.panics))],
         )
     }
 
     fn handshakes(&self) -> MetricFamily {
         let metrics = Handshake::ALL.iter().map(|&handshake| {
-            counter(&[("result", handshake.name())], self.sum(Slot(0), HANDSHAKES_AT + handshake as usize))
+            counter(&[("result", handshake.name())], self.sum(PROCESS.handshakes.of(handshake)))
         });
         family("signpost_tls_handshakes_total", "TLS handshakes, by result.", MetricType::COUNTER, metrics)
     }
 
     /// When each certificate ends, and whether its files are what is served.
     fn certificates(&self) -> [MetricFamily; 2] {
-        let shelf = self.sources.roll.certificates().map(|published| published.load_full());
+        let shelf = self.sources.counters.certificates().map(|published| published.load_full());
         let of = |figure: fn(&CertificateEntry) -> f64| {
             let metric = move |place: &CertificateEntry| {
                 let name = place.files.cert.to_string_lossy();
@@ -225,9 +226,10 @@ impl Signpost {
     }
 
     fn connections(&self) -> [MetricFamily; 2] {
-        let of = |slot| (self.sum(slot, OPENED_AT), self.sum(slot, CLOSED_AT));
-        let listeners = self.sources.roll.listeners();
-        let figures: Vec<_> = listeners.iter().map(|(address, slot)| (address.as_str(), of(*slot))).collect();
+        let of = |counters: &ListenerCounters| (self.sum(counters.opened), self.sum(counters.closed));
+        let listeners = self.sources.counters.listeners();
+        let figures: Vec<_> =
+            listeners.iter().map(|(address, counters)| (address.as_str(), of(counters))).collect();
         let open = figures.iter().map(|&(address, (opened, closed))| {
             gauge(&[("listener", address)], opened.saturating_sub(closed) as f64)
         });
@@ -277,33 +279,5 @@ impl Signpost {
             MetricType::GAUGE,
             saved.map(|saved| gauge(&[], saved)),
         )
-    }
-
-    /// A histogram whose buckets, one more for what is over, and sum stand at `at`; `unit` of its counts are a second.
-    pub(super) fn histogram(
-        &self,
-        labels: &[(&str, &str)],
-        slot: Slot,
-        at: usize,
-        bounds: &[u64],
-        unit: f64,
-    ) -> Metric {
-        let mut count = 0;
-        let mut buckets = Vec::with_capacity(bounds.len());
-        for (index, &bound) in bounds.iter().enumerate() {
-            count += self.sum(slot, at + index);
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound as f64 / unit);
-            bucket.set_cumulative_count(count);
-            buckets.push(bucket);
-        }
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(count + self.sum(slot, at + bounds.len()));
-        histogram.set_sample_sum(self.sum(slot, at + bounds.len() + 1) as f64 / unit);
-        let mut metric = Metric::default();
-        metric.set_label(pairs(labels));
-        metric.set_histogram(histogram);
-        metric
     }
 }

@@ -1,6 +1,9 @@
 //! Families of metrics as the crate `prometheus` has them, made of labels and numbers.
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::counter_registry::CounterRegistry;
+use super::thread_counters::HistogramCounters;
 
 pub(super) fn family(
     name: &str,
@@ -16,7 +19,7 @@ pub(super) fn family(
     family
 }
 
-pub(super) fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
+fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
     let pair = |&(name, value): &(&str, &str)| {
         let mut pair = LabelPair::default();
         pair.set_name(name.to_owned());
@@ -57,5 +60,31 @@ pub(super) fn gauge(labels: &[(&str, &str)], value: f64) -> Metric {
     gauge.set_value(value);
     let mut metric = Metric::from_gauge(gauge);
     metric.set_label(pairs(labels));
+    metric
+}
+
+/// A histogram of sums over all threads; `unit` of its values are a second.
+pub(super) fn histogram(
+    labels: &[(&str, &str)],
+    registry: &CounterRegistry,
+    counters: HistogramCounters,
+    unit: f64,
+) -> Metric {
+    let mut count = 0;
+    let mut buckets = Vec::new();
+    for (bound, id) in counters.buckets() {
+        count += registry.sum(id);
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound as f64 / unit);
+        bucket.set_cumulative_count(count);
+        buckets.push(bucket);
+    }
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(count + registry.sum(counters.over()));
+    histogram.set_sample_sum(registry.sum(counters.sum()) as f64 / unit);
+    let mut metric = Metric::default();
+    metric.set_label(pairs(labels));
+    metric.set_histogram(histogram);
     metric
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::fleet::{Role, Slot};
+use super::thread_counters::CounterId;
+use crate::fleet::Role;
 use crate::strategy::StrategyKind;
 use crate::util::enum_all;
 use crate::util::fairness::{Imbalance, Measure};
@@ -86,12 +87,12 @@ impl Integral {
 pub struct Imbalances {
     figures: Mutex<Vec<StrategyFigures>>,
     /// Pinned requests that reached draining backends in the last minute or so, by where the pool's first strategy counts each.
-    pinned: Mutex<HashMap<Slot, f64>>,
+    pinned: Mutex<HashMap<CounterId, f64>>,
 }
 
 impl Imbalances {
     /// Shows these from now on.
-    pub fn publish(&self, figures: Vec<StrategyFigures>, pinned: HashMap<Slot, f64>) {
+    pub fn publish(&self, figures: Vec<StrategyFigures>, pinned: HashMap<CounterId, f64>) {
         *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
         *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = pinned;
     }
@@ -102,7 +103,7 @@ impl Imbalances {
     }
 
     /// How many reached a backend; `None` if it was not draining at the last look.
-    pub(super) fn pinned(&self, slot: Slot) -> Option<f64> {
-        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).copied()
+    pub(super) fn pinned(&self, key: CounterId) -> Option<f64> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
 }

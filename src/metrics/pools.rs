@@ -2,32 +2,67 @@
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::exporter::Signpost;
-use super::family::{counter, family, gauge};
-use super::{
-    COMPARED_AT, Comparison, PICK_BOUNDS, PICKS_AT, PROBE_BOUNDS, PROBE_TIMES_SIZE, ReportResult, SHADOW_AT,
-};
+use super::counter_registry::CounterRegistry;
+use super::family::{counter, family, gauge, histogram};
+use super::imbalances::Imbalances;
+use super::labels::Comparison;
+use super::load_report_result::ReportResult;
+use super::pool_counters::{CountedFleet, DispatchCounters, PoolCounters};
+use super::thread_counters::CounterId;
 use crate::fleet::{
-    Backend, CheckProgress, CheckResult, EffectiveState, Fleet, PinAction, Pool, Priority, Role, Slot,
-    StateReason, StrategySlot,
+    Backend, CheckProgress, CheckResult, EffectiveState, PinAction, Pool, Priority, Role, StateReason,
 };
 use crate::request::outcome::Decision;
 use crate::request::pin_cookie::PinError;
+use crate::strategy::StrategyKind;
+use crate::util::clock::Moment;
 use crate::util::fairness::Measure;
 
-impl Signpost {
-    pub(super) fn redirects(&self, fleet: &Fleet) -> MetricFamily {
+/// What the figures of pools are read from.
+pub(super) struct PoolFamilies<'a> {
+    pub(super) fleet: &'a CountedFleet,
+    pub(super) counters: &'a CounterRegistry,
+    pub(super) imbalances: &'a Imbalances,
+    pub(super) now: Moment,
+}
+
+impl PoolFamilies<'_> {
+    /// All of them.
+    pub(super) fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = vec![self.redirects(), self.picks()];
+        families.extend(self.strategies());
+        families.extend(self.imbalances());
+        families.extend(self.statuses());
+        families.extend(self.loads());
+        families.extend([self.rejected_pins(), self.fail_open(), self.overflow()]);
+        families.extend([self.probes(), self.probe_durations(), self.reports()]);
+        families
+    }
+
+    fn sum(&self, id: CounterId) -> u64 {
+        self.counters.sum(id)
+    }
+
+    /// Every strategy of every pool, with its index and the counters of the pool.
+    fn strategies_of_pools(&self) -> impl Iterator<Item = (&Pool, &PoolCounters, usize, StrategyKind)> {
+        let pools = self.fleet.counted_pools();
+        pools.flat_map(|(pool, counters)| {
+            pool.config.strategies.iter().enumerate().map(move |(index, &kind)| (pool, counters, index, kind))
+        })
+    }
+
+    fn redirects(&self) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in &fleet.pools {
-            for (arm, backend, slot) in counted(pool).filter(|(arm, ..)| sends(pool, *arm)) {
+        for (pool, counters) in self.fleet.counted_pools() {
+            for (arm, backend, counters) in dispatches(pool, counters).filter(|(arm, ..)| sends(pool, *arm)) {
                 metrics.extend(Decision::ALL.map(|decision| {
                     let labels = [
                         ("pool", &*pool.config.name),
-                        ("strategy", pool.config.arms[arm].kind.name()),
+                        ("strategy", pool.config.strategies[arm].name()),
                         ("backend", &*backend.id),
                         ("decision", decision.name()),
                     ];
-                    counter(&labels, self.sum(slot, decision as usize))
+                    counter(&labels, self.sum(counters.redirects.of(decision)))
                 }));
             }
         }
@@ -39,10 +74,10 @@ impl Signpost {
         )
     }
 
-    pub(super) fn picks(&self, fleet: &Fleet) -> MetricFamily {
-        let metrics = arms(fleet).map(|(pool, _, arm)| {
-            let labels = [("pool", &*pool.config.name), ("strategy", arm.kind.name())];
-            self.histogram(&labels, arm.slot, PICKS_AT, &PICK_BOUNDS, 1e9)
+    fn picks(&self) -> MetricFamily {
+        let metrics = self.strategies_of_pools().map(|(pool, counters, index, kind)| {
+            let labels = [("pool", &*pool.config.name), ("strategy", kind.name())];
+            histogram(&labels, self.counters, counters.strategies[index].own.picks, 1e9)
         });
         family(
             "signpost_pick_duration_seconds",
@@ -53,18 +88,18 @@ impl Signpost {
     }
 
     /// What each strategy of a pool has picked, and how that compares with what was chosen.
-    pub(super) fn strategies(&self, fleet: &Fleet) -> [MetricFamily; 3] {
-        let live = arms(fleet).map(|(pool, index, arm)| {
+    fn strategies(&self) -> [MetricFamily; 3] {
+        let live = self.strategies_of_pools().map(|(pool, _, index, kind)| {
             let is = f64::from(u8::from(pool.roles.live == index));
-            gauge(&[("pool", &*pool.config.name), ("strategy", arm.kind.name())], is)
+            gauge(&[("pool", &*pool.config.name), ("strategy", kind.name())], is)
         });
         let mut picks = Vec::new();
-        for pool in &fleet.pools {
-            for (arm, backend, slot) in counted(pool) {
+        for (pool, counters) in self.fleet.counted_pools() {
+            for (arm, backend, counters) in dispatches(pool, counters) {
                 let of = |role: Role, count| {
                     let labels = [
                         ("pool", &*pool.config.name),
-                        ("strategy", pool.config.arms[arm].kind.name()),
+                        ("strategy", pool.config.strategies[arm].name()),
                         ("role", role.name()),
                         ("backend", &*backend.id),
                     ];
@@ -75,23 +110,21 @@ impl Signpost {
                     let picked = [Decision::Picked, Decision::Reassigned];
                     picks.push(of(
                         role,
-                        picked.map(|decision| self.sum(slot, decision as usize)).iter().sum(),
+                        picked.map(|decision| self.sum(counters.redirects.of(decision))).iter().sum(),
                     ));
                 }
                 if shadows(pool, arm) {
-                    picks.push(of(Role::Shadow, self.sum(slot, SHADOW_AT)));
+                    picks.push(of(Role::Shadow, self.sum(counters.shadow_picks)));
                 }
             }
         }
-        let compared = arms(fleet).filter(|(pool, index, _)| shadows(pool, *index));
-        let compared = compared.flat_map(|(pool, _, arm)| {
+        let compared = self.strategies_of_pools().filter(|(pool, _, index, _)| shadows(pool, *index));
+        let compared = compared.flat_map(|(pool, counters, index, kind)| {
+            let comparisons = counters.strategies[index].own.comparisons;
             Comparison::ALL.map(|comparison| {
-                let labels = [
-                    ("pool", &*pool.config.name),
-                    ("strategy", arm.kind.name()),
-                    ("result", comparison.name()),
-                ];
-                counter(&labels, self.sum(arm.slot, COMPARED_AT + comparison as usize))
+                let labels =
+                    [("pool", &*pool.config.name), ("strategy", kind.name()), ("result", comparison.name())];
+                counter(&labels, self.sum(comparisons.of(comparison)))
             })
         });
         [
@@ -117,9 +150,9 @@ impl Signpost {
     }
 
     /// How evenly strategies spread visitors, and how even the load is that comes of it.
-    pub(super) fn imbalances(&self) -> [MetricFamily; 4] {
+    fn imbalances(&self) -> [MetricFamily; 4] {
         let [mut dispatches, mut now, mut sums, mut observed] = [const { Vec::new() }; 4];
-        for figures in self.sources.imbalances.shown() {
+        for figures in self.imbalances.shown() {
             let of = [("pool", &*figures.pool), ("strategy", figures.strategy.name())];
             let measured = |measure: Measure| ("measure", measure.name());
             dispatches.extend(figures.dispatches.into_iter().flat_map(|imbalance| {
@@ -167,27 +200,27 @@ impl Signpost {
         ]
     }
 
-    pub(super) fn probes(&self, fleet: &Fleet) -> MetricFamily {
+    fn probes(&self) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in fleet.pools.iter().filter(|pool| pool.config.is_probed) {
-            for backend in &pool.config.backends {
+        for (pool, counters) in self.fleet.counted_pools().filter(|(pool, _)| pool.config.is_probed) {
+            for (index, backend) in pool.config.backends.iter().enumerate() {
+                let probes = counters.backend(index).probes;
                 metrics.extend(CheckResult::ALL.map(|result| {
                     let labels =
                         [("pool", &*pool.config.name), ("backend", &*backend.id), ("result", result.name())];
-                    counter(&labels, self.sum(backend.probes, result as usize))
+                    counter(&labels, self.sum(probes.of(result)))
                 }));
             }
         }
         family("signpost_probes_total", "Health check probes, by result.", MetricType::COUNTER, metrics)
     }
 
-    pub(super) fn probe_times(&self, fleet: &Fleet) -> MetricFamily {
+    fn probe_durations(&self) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in fleet.pools.iter().filter(|pool| pool.config.is_probed) {
+        for (pool, counters) in self.fleet.counted_pools().filter(|(pool, _)| pool.config.is_probed) {
             metrics.extend(CheckResult::ALL.map(|result| {
                 let labels = [("pool", &*pool.config.name), ("result", result.name())];
-                let at = result as usize * PROBE_TIMES_SIZE;
-                self.histogram(&labels, pool.config.probe_times, at, &PROBE_BOUNDS, 1e6)
+                histogram(&labels, self.counters, counters.own.probe_durations.of(result), 1e6)
             }));
         }
         family(
@@ -198,14 +231,16 @@ impl Signpost {
         )
     }
 
-    pub(super) fn reports(&self, fleet: &Fleet) -> MetricFamily {
+    fn reports(&self) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in fleet.pools.iter().filter(|pool| pool.config.reports_expire.is_some()) {
-            for backend in &pool.config.backends {
-                metrics.extend(ReportResult::ALL.map(|told| {
+        let reports_load = |pool: &Pool| pool.config.reports_expire.is_some();
+        for (pool, counters) in self.fleet.counted_pools().filter(|(pool, _)| reports_load(pool)) {
+            for (index, backend) in pool.config.backends.iter().enumerate() {
+                let reports = counters.backend(index).reports;
+                metrics.extend(ReportResult::ALL.map(|result| {
                     let labels =
-                        [("pool", &*pool.config.name), ("backend", &*backend.id), ("result", told.name())];
-                    counter(&labels, self.sum(backend.reports, told as usize))
+                        [("pool", &*pool.config.name), ("backend", &*backend.id), ("result", result.name())];
+                    counter(&labels, self.sum(reports.of(result)))
                 }));
             }
         }
@@ -218,10 +253,10 @@ impl Signpost {
     }
 
     /// What is known of each backend's load.
-    pub(super) fn loads(&self, fleet: &Fleet) -> [MetricFamily; 3] {
-        let now = self.sources.clock.now();
+    fn loads(&self) -> [MetricFamily; 3] {
+        let now = self.now;
         let [mut loads, mut stale, mut shares] = [const { Vec::new() }; 3];
-        for pool in fleet.pools.iter().filter(|pool| pool.config.reports_expire.is_some()) {
+        for pool in self.fleet.pools.iter().filter(|pool| pool.config.reports_expire.is_some()) {
             let of_pool = ("pool", &*pool.config.name);
             shares.extend(pool.local_traffic_ratio.get().map(|share| gauge(&[of_pool], share)));
             for (index, backend) in pool.config.backends.iter().enumerate() {
@@ -256,13 +291,13 @@ impl Signpost {
     }
 
     /// Where each backend stands.
-    pub(super) fn statuses(&self, fleet: &Fleet) -> [MetricFamily; 7] {
+    fn statuses(&self) -> [MetricFamily; 7] {
         let [mut since, mut reasons, mut held] = [const { Vec::new() }; 3];
         let mut states = Vec::new();
         let mut eligible = Vec::new();
         let mut weights = Vec::new();
         let mut drained = Vec::new();
-        for pool in &fleet.pools {
+        for pool in &self.fleet.pools {
             for ((backend, status), keeps) in pool.config.backends.iter().zip(&pool.statuses).zip(&pool.keeps)
             {
                 let [of_pool, of_backend] = [("pool", &*pool.config.name), ("backend", &*backend.id)];
@@ -331,13 +366,12 @@ impl Signpost {
     }
 
     /// Which backends were full, and how often.
-    pub(super) fn overflow(&self, fleet: &Fleet) -> MetricFamily {
-        let pools = fleet.pools.iter().filter(|pool| pool.config.may_overflow());
-        let metrics = pools.flat_map(|pool| {
-            let config = &*pool.config;
-            config.backends.iter().enumerate().map(move |(index, backend)| {
-                let labels = [("pool", &*config.name), ("backend", &*backend.id)];
-                counter(&labels, self.sources.roll.overflow(config, index))
+    fn overflow(&self) -> MetricFamily {
+        let pools = self.fleet.counted_pools().filter(|(pool, _)| pool.config.may_overflow());
+        let metrics = pools.flat_map(|(pool, counters)| {
+            pool.config.backends.iter().enumerate().map(move |(index, backend)| {
+                let labels = [("pool", &*pool.config.name), ("backend", &*backend.id)];
+                counter(&labels, self.counters.overflow(counters, index))
             })
         });
         family(
@@ -348,12 +382,25 @@ impl Signpost {
         )
     }
 
-    pub(super) fn rejected_pins(&self, fleet: &Fleet) -> MetricFamily {
+    fn fail_open(&self) -> MetricFamily {
+        let metrics = self.fleet.pools.iter().map(|pool| {
+            let is = f64::from(u8::from(pool.priority == Priority::FailOpen));
+            gauge(&[("pool", &*pool.config.name)], is)
+        });
+        family(
+            "signpost_pool_fail_open",
+            "1 if a pool ignores health because too many of its backends are down, otherwise 0.",
+            MetricType::GAUGE,
+            metrics,
+        )
+    }
+
+    fn rejected_pins(&self) -> MetricFamily {
         let mut metrics = Vec::new();
-        for pool in fleet.pools.iter().filter(|pool| pool.config.pins.is_some()) {
+        for (pool, counters) in self.fleet.counted_pools().filter(|(pool, _)| pool.config.pins.is_some()) {
             metrics.extend(PinError::ALL.map(|pin_error| {
                 let labels = [("pool", &*pool.config.name), ("reason", pin_error.name())];
-                counter(&labels, self.sum(pool.config.slot, pin_error as usize))
+                counter(&labels, self.sum(counters.own.pins.of(pin_error)))
             }));
         }
         family(
@@ -365,19 +412,14 @@ impl Signpost {
     }
 }
 
-/// Every strategy of every pool, with its place in the roster.
-fn arms(fleet: &Fleet) -> impl Iterator<Item = (&Pool, usize, &StrategySlot)> {
-    fleet
-        .pools
-        .iter()
-        .flat_map(|pool| pool.config.arms.iter().enumerate().map(move |(index, arm)| (&**pool, index, arm)))
-}
-
-/// Every backend of a pool under each of its strategies, by its place in the roster, and where that is counted.
-fn counted(pool: &Pool) -> impl Iterator<Item = (usize, &Backend, Slot)> {
-    let arms = pool.config.arms.iter().enumerate();
-    arms.flat_map(|(index, arm)| {
-        pool.config.backends.iter().zip(&arm.counts).map(move |(backend, slot)| (index, backend, *slot))
+/// Every backend of a pool under each of its strategies, by the strategy's index, with its counters.
+fn dispatches<'a>(
+    pool: &'a Pool,
+    counters: &'a PoolCounters,
+) -> impl Iterator<Item = (usize, &'a Backend, DispatchCounters)> {
+    let strategies = (0..pool.config.strategies.len()).map(|index| (index, counters.dispatches(index)));
+    strategies.flat_map(|(index, counters)| {
+        pool.config.backends.iter().zip(counters).map(move |(backend, counters)| (index, backend, *counters))
     })
 }
 
@@ -389,17 +431,4 @@ fn sends(pool: &Pool, arm: usize) -> bool {
 /// Whether it only runs beside, now or while another has its turn.
 fn shadows(pool: &Pool, arm: usize) -> bool {
     pool.roles.of(arm) == Role::Shadow || pool.config.rotation_interval.is_some()
-}
-
-pub(super) fn fail_open(fleet: &Fleet) -> MetricFamily {
-    let metrics = fleet.pools.iter().map(|pool| {
-        let is = f64::from(u8::from(pool.priority == Priority::FailOpen));
-        gauge(&[("pool", &*pool.config.name)], is)
-    });
-    family(
-        "signpost_pool_fail_open",
-        "1 if a pool ignores health because too many of its backends are down, otherwise 0.",
-        MetricType::GAUGE,
-        metrics,
-    )
 }

@@ -17,7 +17,8 @@ use state_file::FileContents;
 pub use state_file::StateFile;
 
 use crate::control::{Change, Event};
-use crate::fleet::{AdminState, Fleet, Weight};
+use crate::fleet::{AdminState, Weight};
+use crate::metrics::CountedFleet;
 
 /// What is set of one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +39,7 @@ const LAST_DATE: u64 = 253_402_300_799;
 const READ: Duration = Duration::from_secs(5);
 
 /// All that are in effect, in the order of the fleet.
-pub fn of(fleet: &ArcSwap<Fleet>) -> Vec<OperatorOverride> {
+pub fn of(fleet: &ArcSwap<CountedFleet>) -> Vec<OperatorOverride> {
     let fleet = fleet.load();
     let of_pools = fleet.pools.iter().flat_map(|pool| {
         pool.config.backends.iter().zip(&pool.statuses).map(|(backend, status)| OperatorOverride {

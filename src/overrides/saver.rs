@@ -11,8 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::state_file::FileContents;
 use super::{StateFile, load, of, read};
 use crate::control::Event;
-use crate::fleet::Fleet;
-use crate::metrics::StateFileStatus;
+use crate::metrics::{CountedFleet, StateFileStatus};
 
 /// How long a write may take before it counts as failed; it goes on.
 const SLOW: Duration = Duration::from_secs(5);
@@ -24,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Writes the state file when overrides change.
 #[derive(Debug)]
 pub struct Saver {
-    fleet: Arc<ArcSwap<Fleet>>,
+    fleet: Arc<ArcSwap<CountedFleet>>,
     /// The number of changes of overrides that are published.
     changes: watch::Receiver<u64>,
     /// Where the file is from now on; `None`: there is none.
@@ -60,7 +59,7 @@ impl SaveStatus {
 impl Saver {
     /// For the overrides of a fleet; `changes` counts what is published of them, `events` restores them.
     pub fn new(
-        fleet: Arc<ArcSwap<Fleet>>,
+        fleet: Arc<ArcSwap<CountedFleet>>,
         changes: watch::Receiver<u64>,
         paths: watch::Receiver<Option<PathBuf>>,
         status: Arc<StateFileStatus>,

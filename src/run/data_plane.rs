@@ -20,9 +20,8 @@ use crate::admin::AdminContext;
 use crate::certificates::{self, CertificateStore, Published};
 use crate::dispatch::client_limits::ClientLimits;
 use crate::dispatch::{DispatchConfig, HealthPath, Worker};
-use crate::fleet::Slot;
 use crate::health::Listening;
-use crate::metrics::{Counter, CounterRegistry, Slots, ThreadCounters};
+use crate::metrics::{Counter, CounterAllocator, CounterRegistry, ListenerCounters, ThreadCounters};
 use crate::os::fd_limit::{explained, max_connections};
 use crate::readiness::Readiness;
 use crate::request::client_address::{ClientIpHeader, TrustedProxies};
@@ -38,7 +37,7 @@ use crate::util::clock::Clock;
 pub(super) struct SharedState<'t> {
     pub(super) admin: AdminContext,
     pub(super) clock: Clock,
-    pub(super) slots: Slots,
+    pub(super) counters: CounterAllocator,
     pub(super) registry: Arc<CounterRegistry>,
     pub(super) connection_limit: Arc<ConnectionLimit>,
     /// Where clients are listened for at present.
@@ -66,7 +65,7 @@ pub(super) struct DataPlane {
     /// How many connections there may be.
     most: usize,
     /// Each listener with the place of its counts.
-    counted: Vec<(String, Slot)>,
+    counted: Vec<(String, ListenerCounters)>,
     certificates: Published,
     admin_server: AdminServer,
     /// Ended with this.
@@ -100,15 +99,15 @@ impl DataPlane {
         let traffic: Vec<_> =
             listening.iter().map(|traffic| (traffic.speaks, traffic.bound.address)).collect();
         let admin = admin_bound.address;
-        let slot = |address: SocketAddr| state.slots.listener(&address.to_string());
+        let of = |address: SocketAddr| state.counters.listener(&address.to_string());
         let workers = worker_count(settings);
         let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for Traffic { bound, speaks, proxy_protocol } in listening {
-            let (slot, passed) = (slot(bound.address), bound.passed.clone());
+            let (counters, passed) = (of(bound.address), bound.passed.clone());
             for (own, sockets) in of_worker.iter_mut().zip(bound.deal(workers)?) {
                 own.extend(sockets.into_iter().map(|socket| {
                     let passed = passed.clone();
-                    Listener { socket, speaks, slot, proxy_protocol, passed }
+                    Listener { socket, speaks, counters, proxy_protocol, passed }
                 }));
             }
         }
@@ -140,7 +139,7 @@ impl DataPlane {
         });
         let staffed = staffed.collect();
         let addresses = traffic.iter().map(|(_, address)| *address).chain([admin]);
-        let counted = addresses.map(|address| (address.to_string(), slot(address))).collect();
+        let counted = addresses.map(|address| (address.to_string(), of(address))).collect();
         let watching = certificates::watch(
             Arc::clone(&certificates),
             settings.server.watch_interval.0,

@@ -14,10 +14,10 @@ pub(super) struct Retiring(Vec<(Shutdown, JoinHandle<()>)>);
 
 impl Retiring {
     /// Drains a data plane for the next one. Must be called inside a [`tokio::task::LocalSet`].
-    pub(super) fn add(&mut self, data_plane: DataPlane, next: &DataPlane, roll: Arc<CounterRegistry>) {
+    pub(super) fn add(&mut self, data_plane: DataPlane, next: &DataPlane, counters: Arc<CounterRegistry>) {
         self.0.retain(|(_, task)| !task.is_finished());
         let shutdown = data_plane.shutdown().clone();
-        self.0.push((shutdown, tokio::task::spawn_local(data_plane.retire(next.listeners(), roll))));
+        self.0.push((shutdown, tokio::task::spawn_local(data_plane.retire(next.listeners(), counters))));
     }
 
     /// How each of them stops.

@@ -58,7 +58,7 @@ impl<'t> Process<'t> {
         let counter = Counter::new(Arc::clone(&own_counters));
         let registry = Arc::new(CounterRegistry::new(own_counters));
         let controller = Controller::start(settings, counter.clone());
-        let (fleet, clock, slots) = (controller.published(), controller.clock(), controller.slots());
+        let (fleet, clock, counters) = (controller.published(), controller.clock(), controller.counters());
         let (events, changes) = mpsc::channel(CHANGES);
 
         let file_status = Arc::<StateFileStatus>::default();
@@ -74,7 +74,7 @@ impl<'t> Process<'t> {
         let (reloads, imbalances) = (Arc::<Reloads>::default(), Arc::<Imbalances>::default());
         let exporter = Registry::new(Sources {
             fleet: Arc::clone(&fleet),
-            roll: Arc::clone(&registry),
+            counters: Arc::clone(&registry),
             dropped_lines: telemetry.dropped_lines(),
             reloads: Arc::clone(&reloads),
             state_file: file_status,
@@ -99,7 +99,7 @@ impl<'t> Process<'t> {
                 reloads: layers.as_ref().map(|_| reload_requests),
             },
             clock,
-            slots,
+            counters,
             registry: Arc::clone(&registry),
             connection_limit: ConnectionLimit::new(usize::MAX),
             listening: Arc::default(),

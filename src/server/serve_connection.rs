@@ -25,8 +25,7 @@ use super::tls::{self, Accepted, Tls};
 use super::transport::Transport;
 use crate::dispatch::client_limits::{ClientConnection, ClientPhase};
 use crate::dispatch::{ListenerRole, Worker};
-use crate::fleet::Slot;
-use crate::metrics::{Limit, OpenConnection};
+use crate::metrics::{Limit, ListenerCounters, OpenConnection};
 use crate::request::ClientInfo;
 
 /// How connections are served.
@@ -53,7 +52,7 @@ pub(super) struct Origin {
     /// Whether it begins with a header of the PROXY protocol.
     pub(super) proxy_protocol: bool,
     /// Where it is counted.
-    pub(super) slot: Slot,
+    pub(super) counters: ListenerCounters,
 }
 
 /// A client whose connection is served, and the counts of that, which end when this is dropped.
@@ -71,7 +70,7 @@ pub(super) struct AdmittedClient {
 /// Most clients send their request with the connection, so that a response can be sent at once. A task is spawned only
 /// for connections that go on.
 pub(super) fn start(context: &Rc<WorkerContext>, socket: Socket, peer: SocketAddr, origin: Origin) {
-    let (handle, open) = (context.tracker.enter(), context.worker.counter.open(origin.slot));
+    let (handle, open) = (context.tracker.enter(), context.worker.counter.open(origin.counters));
     let client = ClientInfo { address: peer.ip().to_canonical(), by_tls: false };
     let role = match origin.protocol {
         ListenerProtocol::Http => ListenerRole::Dispatch,

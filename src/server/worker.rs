@@ -22,8 +22,7 @@ use super::serve_connection::{ConnectionConfig, Origin, WorkerContext, start};
 use super::shutdown::Shutdown;
 use super::tcp_stream::Socket;
 use crate::dispatch::Worker;
-use crate::fleet::Slot;
-use crate::metrics::Limit;
+use crate::metrics::{Limit, ListenerCounters};
 use crate::os::fd_limit;
 
 /// A worker's share of one listener. Its socket is a [`TcpListener`], and a `AcceptQueue` once a runtime watches it.
@@ -34,7 +33,7 @@ pub struct Listener<S = TcpListener> {
     /// What is spoken on it.
     pub speaks: ListenerProtocol,
     /// Where its connections are counted.
-    pub slot: Slot,
+    pub counters: ListenerCounters,
     /// Whether each begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
     /// Whether a successor accepts from it too.
@@ -121,9 +120,9 @@ pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec
         .enable_time()
         .build_local(LocalOptions::default())?;
     let watch = |listener: Listener| {
-        let Listener { socket, speaks, slot, proxy_protocol, passed } = listener;
+        let Listener { socket, speaks, counters, proxy_protocol, passed } = listener;
         let socket = AcceptQueue::new(socket)?;
-        Ok(Listener { socket, speaks, slot, proxy_protocol, passed })
+        Ok(Listener { socket, speaks, counters, proxy_protocol, passed })
     };
     let listeners =
         runtime.block_on(async { listeners.into_iter().map(watch).collect::<io::Result<_>>() })?;
@@ -133,8 +132,8 @@ pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec
 /// Accepts until the listener is to be closed, and then empties its queue: a socket that is closed resets the
 /// connections in it.
 async fn accept(listener: Listener<AcceptQueue>, context: Rc<WorkerContext>) -> io::Result<()> {
-    let Listener { socket: queue, speaks: protocol, slot, proxy_protocol, passed } = listener;
-    let origin = Origin { protocol, proxy_protocol, slot };
+    let Listener { socket: queue, speaks: protocol, counters, proxy_protocol, passed } = listener;
+    let origin = Origin { protocol, proxy_protocol, counters };
     let start = |socket: Socket, peer: SocketAddr| start(&context, socket, peer, origin);
     let shutdown = &context.shutdown;
     let mut backoff = AcceptBackoff::default();

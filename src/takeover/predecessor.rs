@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::channel::{BATCH, Channel, MeetingPoint};
 use super::{ListenerKey, Message, PROMPT, PROTOCOL, UNTIL_READY, name, trusted};
-use crate::fleet::Fleet;
+use crate::metrics::CountedFleet;
 use crate::overrides;
 use crate::server::BoundListener;
 
@@ -48,7 +48,7 @@ pub struct TakeoverServer {
     name: String,
     place: io::Result<MeetingPoint>,
     held: Vec<BoundListener>,
-    fleet: Arc<ArcSwap<Fleet>>,
+    fleet: Arc<ArcSwap<CountedFleet>>,
     busy: Arc<AtomicBool>,
     watchdog: Option<Duration>,
 }
@@ -61,7 +61,7 @@ impl TakeoverServer {
     pub fn new(
         admin: SocketAddr,
         held: Vec<BoundListener>,
-        fleet: Arc<ArcSwap<Fleet>>,
+        fleet: Arc<ArcSwap<CountedFleet>>,
         busy: Arc<AtomicBool>,
         watchdog: Option<Duration>,
     ) -> Self {
@@ -121,7 +121,7 @@ async fn take_place(name: &str) -> MeetingPoint {
 async fn hand_over(
     channel: &Channel,
     held: &[BoundListener],
-    fleet: &ArcSwap<Fleet>,
+    fleet: &ArcSwap<CountedFleet>,
     watchdog: Option<Duration>,
 ) -> io::Result<(String, u32)> {
     let peer = channel.peer()?;

@@ -1,5 +1,14 @@
 //! Enums whose variants have names.
 
+/// An enum that [`enum_all`] defines.
+pub trait Enumerated: Copy {
+    /// How many variants there are.
+    const COUNT: usize;
+
+    /// The index of the variant in `ALL`.
+    fn index(self) -> usize;
+}
+
 /// Defines an enum of variants without data. One declaration gives the variants, their names and the list of them: a list
 /// or a match kept apart could miss a variant or name another one.
 ///
@@ -18,10 +27,18 @@ macro_rules! enum_all {
             $($(#[$variant_meta])* #[serde(rename = $name)] $variant),+
         }
 
+        impl $crate::util::Enumerated for $enum {
+            const COUNT: usize = [$($name),+].len();
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+
         impl $enum {
             /// All variants, in order.
             #[allow(dead_code, reason = "not every enum is enumerated")]
-            $visible const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
+            $visible const ALL: [Self; <Self as $crate::util::Enumerated>::COUNT] = [$(Self::$variant),+];
 
             /// Returns the name of the variant.
             $visible const fn name(self) -> &'static str {

@@ -5,4 +5,5 @@ mod enum_all;
 pub mod fairness;
 pub mod gcra;
 
+pub use enum_all::Enumerated;
 pub(crate) use enum_all::enum_all;

@@ -43,7 +43,7 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
             "telemetry",
         ],
     ),
-    ("takeover", &["os", "server", "overrides", "control", "fleet"]),
+    ("takeover", &["os", "server", "overrides", "control", "metrics", "fleet"]),
     (
         "admin",
         &[

@@ -70,7 +70,7 @@ impl<'a> Fields<'a> {
 
     pub(super) fn strategy(&self) -> Option<&'a str> {
         let arm = self.line.choice.map_or(0, |choice| choice.arm);
-        self.line.config.map(|config| config.arms[arm].kind.name())
+        self.line.config.map(|config| config.strategies[arm].name())
     }
 
     pub(super) fn backend(&self) -> Option<&'a str> {
