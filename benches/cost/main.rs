@@ -8,7 +8,7 @@
 //! cargo bench --bench cost -- --table            # figures and bounds for table.rs, as they are now
 //! ```
 //!
-//! The real binary with one worker, on loopback, without access log and probes. Instructions and allocations are
+//! The real binary with one worker, on loopback, without probes and, but for two rows, without access log. Instructions and allocations are
 //! counted by valgrind's callgrind, which does not see the kernel; system calls by strace. The exit code is 1 where
 //! a bound was missed. Two runs differ by 0.1 %, more or less, whatever else the machine does. Valgrind's processor has
 //! no SHA instructions and no AVX-512, so that a pin and TLS cost more instructions here than where they are used;
@@ -107,7 +107,8 @@ fn check(row: &Row, tools: &Tools) -> Outcome {
         // Those of timers are spread over hundreds of requests: they are no part of one.
         now[0] = count.profile.instructions().round();
         now[2] = hundredths(count.profile.allocated());
-        assert!(now[2] > 0.0, "no allocation was seen: is the allocator named in profile.rs?");
+        let is_blind = now[2] == 0.0 && row.allocations.seen > 1.0;
+        assert!(!is_blind, "no allocation was seen: is the allocator named in profile.rs?");
         let times = format!("instructions (at other times up to {:.0})", count.dearest);
         if !hold(&mut report, &times, now[0], row.instructions) {
             show(listing::functions(&count.profile));

@@ -28,11 +28,20 @@ pub struct Manner {
     pub reported: bool,
     /// Whether three strategies run beside the one that sends them.
     pub shadowed: bool,
+    /// Whether each request has a line in the access log, which somebody reads.
+    pub logged: bool,
 }
 
 /// One who keeps its connection.
-pub const KEPT: Manner =
-    Manner { at_once: 1, stays: true, pinned: false, tls: false, reported: false, shadowed: false };
+pub const KEPT: Manner = Manner {
+    at_once: 1,
+    stays: true,
+    pinned: false,
+    tls: false,
+    reported: false,
+    shadowed: false,
+    logged: false,
+};
 /// One who takes a new connection for each request.
 pub const ONE_SHOT: Manner = Manner { stays: false, ..KEPT };
 
@@ -56,6 +65,10 @@ impl Manner {
     pub const fn shadowed(self) -> Self {
         Self { shadowed: true, ..self }
     }
+
+    pub const fn logged(self) -> Self {
+        Self { logged: true, ..self }
+    }
 }
 
 /// A dispatcher of one worker, and its visitors.
@@ -73,9 +86,8 @@ pub struct Visitors {
     stops: usize,
 }
 
-/// Nothing but what is to be counted: no probes, no access log, no file that is looked at again.
-const SETTINGS: &str =
-    "[log]\naccess = false\n[server]\nworkers = 1\nwatch_interval = '0s'\n[pools.p.health]\nkind = 'none'\n";
+/// Nothing but what is to be counted: no probes, no file that is looked at again.
+const SETTINGS: &str = "[server]\nworkers = 1\nwatch_interval = '0s'\n[pools.p.health]\nkind = 'none'\n";
 const POOL: &str = "[pools.p]\nstrategy = 'random'\n\
      backends = [{ id = 'a', url = 'https://a.example' }, { id = 'b', url = 'https://b.example' }]\n";
 const PIN: &str = "[pools.p.pin]\n";
@@ -93,7 +105,8 @@ fn settings(manner: Manner) -> String {
     } else {
         POOL.to_owned()
     };
-    [pool.as_str(), SETTINGS, if manner.pinned { PIN } else { "" }].concat()
+    let log = format!("[log]\naccess = {}\n", manner.logged);
+    [pool.as_str(), SETTINGS, &log, if manner.pinned { PIN } else { "" }].concat()
 }
 
 /// Has each backend say how much it has to do.
