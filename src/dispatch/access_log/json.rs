@@ -15,18 +15,19 @@ pub(super) fn begin(fields: &Fields<'_>, value: &mut String, out: &mut Vec<u8>) 
     push_field(b",\"path\":", path.as_deref(), out);
     out.extend_from_slice(b",\"status\":");
     out.extend_from_slice(line.status.as_str().as_bytes());
-    push_field(b",\"pool\":", fields.pool(), out);
-    push_field(b",\"strategy\":", fields.strategy(), out);
-    push_field(b",\"backend\":", fields.backend(), out);
-    push_field(b",\"decision\":", fields.decision(), out);
-    push_field(b",\"rejection\":", fields.rejection(), out);
+    push_name(b",\"pool\":", fields.pool(), out);
+    push_name(b",\"strategy\":", fields.strategy(), out);
+    push_name(b",\"backend\":", fields.backend(), out);
+    push_name(b",\"decision\":", fields.decision(), out);
+    push_name(b",\"rejection\":", fields.rejection(), out);
     out.extend_from_slice(b",\"client\":\"");
     fields.push_client(out);
     out.push(b'"');
     for (index, name) in fields.copied.iter().enumerate() {
         out.extend_from_slice(if index == 0 { b",\"headers\":{" } else { b"," });
-        push_string(name.as_str(), out);
-        push_field(b":", fields.copied_value(name, value), out);
+        out.push(b'"');
+        out.extend_from_slice(name.as_str().as_bytes());
+        push_field(b"\":", fields.copied_value(name, value), out);
     }
     if !fields.copied.is_empty() {
         out.push(b'}');
@@ -35,7 +36,20 @@ pub(super) fn begin(fields: &Fields<'_>, value: &mut String, out: &mut Vec<u8>) 
     push_microseconds(line.took, 1, out);
 }
 
-/// Appends a key as it is, and a string or `null`.
+/// Appends a key, and a name that needs no escape or `null`: names of ours, and those that settings restrict to such.
+fn push_name(key: &[u8], name: Option<&str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(key);
+    match name {
+        Some(name) => {
+            out.push(b'"');
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'"');
+        }
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Appends a key, and a string that the client sent or `null`.
 fn push_field(key: &[u8], value: Option<&str>, out: &mut Vec<u8>) {
     out.extend_from_slice(key);
     match value {
