@@ -5,7 +5,7 @@ use std::io;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::data_plane::SharedState;
+use super::shared_state::SharedState;
 use crate::admin::{self, AdminListener};
 use crate::server::BoundListener;
 use crate::settings::AdminSettings;

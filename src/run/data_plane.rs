@@ -5,49 +5,29 @@
 //! completes its open requests. So every key of these sections can change without an interruption, and a change that
 //! fails has no effect.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::admin_server::AdminServer;
-use crate::admin::AdminContext;
+use super::shared_state::SharedState;
 use crate::certificates::{self, CertificateStore, Published};
 use crate::dispatch::client_limits::ClientLimits;
 use crate::dispatch::{DispatchConfig, HealthPath, Worker};
 use crate::health::Listening;
-use crate::metrics::{Counter, CounterAllocator, CounterRegistry, ListenerCounters, ThreadCounters};
+use crate::metrics::{Counter, CounterRegistry, ListenerCounters, ThreadCounters};
 use crate::os::fd_limit::{explained, max_connections};
 use crate::readiness::Readiness;
 use crate::request::client_address::{ClientIpHeader, TrustedProxies};
 use crate::server::{
-    BindError, BoundListener, ConnectionLimit, Inherited, Listener, ListenerKind, ListenerProtocol,
-    Listeners, Shutdown, Tls, Traffic, WorkerPool, worker_count,
+    BindError, BoundListener, Inherited, Listener, ListenerKind, ListenerProtocol, Listeners, Shutdown, Tls,
+    Traffic, WorkerPool, worker_count,
 };
 use crate::settings::{ForwardingHeader, Settings};
-use crate::telemetry::Telemetry;
-use crate::util::clock::Clock;
-
-/// What all data planes of the process share.
-pub(super) struct SharedState<'t> {
-    pub(super) admin: AdminContext,
-    pub(super) clock: Clock,
-    pub(super) counters: CounterAllocator,
-    pub(super) registry: Arc<CounterRegistry>,
-    pub(super) connection_limit: Arc<ConnectionLimit>,
-    /// Where clients are listened for at present.
-    pub(super) listening: Arc<ArcSwap<Listening>>,
-    pub(super) clients: RefCell<Arc<ClientLimits>>,
-    pub(super) telemetry: &'t Telemetry,
-    pub(super) counter: Counter,
-    /// Asks for certificates to be read again.
-    pub(super) certificates: watch::Sender<u64>,
-}
 
 /// Listeners and the workers that serve them.
 pub(super) struct DataPlane {

@@ -12,8 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
 use super::Process;
-use super::data_plane::{DataPlane, SharedState};
+use super::data_plane::DataPlane;
 use super::retiring::Retiring;
+use super::shared_state::SharedState;
 use super::signals::{self, ShutdownSignal, ShutdownSignals};
 use crate::admin::{AdminContext, Scrapes};
 use crate::compare::Comparer;

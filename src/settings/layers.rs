@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError, FileFormat, Format, Map, Source, Value};
 
-use super::reader::SettingsError;
+use super::error::SettingsError;
 use super::variables::{BACKENDS, DEFAULT_POOL, PREFIX, VARIABLE};
 
 /// What a start was told, before any of it is read.

@@ -6,6 +6,7 @@ mod address;
 mod admin;
 mod balance;
 mod error_pages;
+mod error;
 mod health;
 mod layers;
 mod listener;
@@ -32,6 +33,7 @@ use serde::Serialize;
 pub use address::{ListenAddress, Network};
 pub use admin::AdminSettings;
 pub use balance::{BalanceFactor, FirstSettings, HashSettings, RequestRate};
+pub use error::SettingsError;
 pub use error_pages::ErrorPage;
 pub use health::{
     CheckCount, ExpectedStatuses, HealthSettings, ProbeHost, ProbeKind, ProbeMethod, ProbePath,
@@ -46,7 +48,6 @@ pub use names::{
 };
 pub use pool::{BackendSettings, CorsSettings, PinSettings, PoolSettings, SplitShare};
 pub use probe_http::{ExpectedBody, ProbeHeaders};
-pub use reader::SettingsError;
 pub use server::{LimitsSettings, ServerSettings};
 pub use tls::{CertificateSettings, TlsSettings};
 pub use url::{BackendUrl, WeightedUrl};
@@ -56,7 +57,8 @@ pub use values::{
 };
 
 use crate::certificates::Files;
-use reader::{KnownKey, ReadContext, Section};
+use reader::{ReadContext, Section};
+use variables::KnownKey;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

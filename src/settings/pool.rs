@@ -168,6 +168,11 @@ pub(super) fn read_all(pools: Section<'_>) -> Vec<PoolSettings> {
 }
 
 impl PoolSettings {
+    /// The full name of a key of this pool.
+    pub(super) fn key(&self, rest: &str) -> String {
+        format!("pools.{}.{rest}", self.name.as_str())
+    }
+
     /// All its strategies: the one that sends visitors, those of the split, the shadows.
     pub fn strategies(&self) -> impl Iterator<Item = strategy::StrategyKind> + '_ {
         let split = self.split.iter().map(|portion| portion.strategy);

@@ -5,38 +5,15 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::path::PathBuf;
 
 use config::{Value, ValueKind};
 
+use super::error::SettingsError;
 use super::layers::Layers;
 use super::values::SettingValue;
-use super::variables::{self, DEFAULT_POOL, VARIABLE, bare};
+use super::variables::{self, DEFAULT_POOL, KnownKey, VARIABLE, bare};
 use super::{known_keys, nearest, renamed};
-
-/// One thing that is wrong with the settings.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SettingsError {
-    /// The key, such as `pools.site.backends[0].weight`; empty for a file that could not be read.
-    pub key: String,
-    /// What is wrong and what would be right.
-    pub text: String,
-    /// The file, variable or flag that said so, where it is known.
-    pub origin: Option<String>,
-}
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, text, origin } = self;
-        match origin {
-            Some(origin) if key.is_empty() => write!(f, "{origin}: {text}"),
-            Some(origin) => write!(f, "{key}: {text} (from {origin})"),
-            None if key.is_empty() => f.write_str(text),
-            None => write!(f, "{key}: {text}"),
-        }
-    }
-}
 
 /// What reading collects beside the values.
 #[derive(Default)]
@@ -50,14 +27,6 @@ pub(super) struct ReadContext {
     known: RefCell<Vec<KnownKey>>,
     /// The files whose contents are settings, whether they can be read or not.
     files: RefCell<Vec<PathBuf>>,
-}
-
-/// A key that can be set.
-pub(super) struct KnownKey {
-    /// Its path.
-    pub(super) path: String,
-    /// Whether it is a table, which no variable or flag can set.
-    pub(super) is_table: bool,
 }
 
 impl ReadContext {

@@ -52,7 +52,7 @@ pub(super) fn check(settings: &Settings, context: &ReadContext) -> Vec<String> {
     }
     for pool in &settings.pools {
         // Where some backends could not be read, the others' places in the list are not those of the file.
-        if !context.is_wrong(&key(pool, "backends")) {
+        if !context.is_wrong(&pool.key("backends")) {
             backends(pool, context);
             loops(pool, settings, context, &mut warnings);
             warnings.extend(downgrade(pool, settings));
@@ -61,7 +61,7 @@ pub(super) fn check(settings: &Settings, context: &ReadContext) -> Vec<String> {
             && !pool.backends.is_empty()
             && pool.backends.iter().all(|backend| backend.backup)
         {
-            warnings.push(format!("{} are all backups: there is no primary", key(pool, "backends")));
+            warnings.push(format!("{} are all backups: there is no primary", pool.key("backends")));
         }
         strategies(pool, context);
         if let Some(load) = &pool.load {
@@ -78,10 +78,6 @@ pub(super) fn check(settings: &Settings, context: &ReadContext) -> Vec<String> {
     routes(&settings.pools, context);
     cookie_names(&settings.pools, context);
     warnings
-}
-
-pub(super) fn key(pool: &PoolSettings, rest: &str) -> String {
-    format!("pools.{}.{rest}", pool.name.as_str())
 }
 
 /// No address may be asked for twice, by traffic or admin, and none that is part of another.
@@ -180,16 +176,16 @@ fn backends(pool: &PoolSettings, context: &ReadContext) {
             DEFAULT_POOL => " (--backend, --strategy, --pin and SIGNPOST_BACKENDS are about this pool)",
             _ => "",
         };
-        context.problem(&key(pool, "backends"), format!("there is none, takes one or more{hint}"));
+        context.problem(&pool.key("backends"), format!("there is none, takes one or more{hint}"));
     } else if pool.backends.iter().all(|backend| backend.weight.is_zero()) {
         context.problem(
-            &key(pool, "backends"),
+            &pool.key("backends"),
             "every weight is 0, so no visitor could be sent anywhere; takes a weight of 1 to 256 on one or more",
         );
     }
     if pool.backends.len() > MAX_BACKENDS {
         context.problem(
-            &key(pool, "backends"),
+            &pool.key("backends"),
             format!("got {}, takes at most {MAX_BACKENDS}", pool.backends.len()),
         );
     }
@@ -197,7 +193,7 @@ fn backends(pool: &PoolSettings, context: &ReadContext) {
     for (index, backend) in pool.backends.iter().enumerate() {
         if let Some(first) = seen.insert(backend.id.as_str(), index) {
             context.problem(
-                &key(pool, &format!("backends[{index}].id")),
+                &pool.key(&format!("backends[{index}].id")),
                 format!(
                     "got {:?}, which backends[{first}] has too; takes an id of its own (without `id` a backend \
                      has its authority as id)",
@@ -215,25 +211,24 @@ fn strategies(pool: &PoolSettings, context: &ReadContext) {
         if seen.contains(&portion.strategy) {
             let name = portion.strategy.name();
             let text = format!("{name:?} is the pool's strategy already, takes another");
-            context.problem(&key(pool, &format!("split.{name}")), text);
+            context.problem(&pool.key(&format!("split.{name}")), text);
         }
         seen.push(portion.strategy);
     }
     for (index, shadow) in pool.shadow.iter().enumerate() {
         if seen.contains(shadow) {
             let text = format!("{:?} is a strategy of this pool already, takes another", shadow.name());
-            context.problem(&key(pool, &format!("shadow[{index}]")), text);
+            context.problem(&pool.key(&format!("shadow[{index}]")), text);
         }
         seen.push(*shadow);
     }
     let split: f64 = pool.split.iter().map(|portion| portion.share.0).sum();
     if split > 1.0 {
-        context
-            .problem(&key(pool, "split"), format!("its shares add up to {split}, take 1 at most together"));
+        context.problem(&pool.key("split"), format!("its shares add up to {split}, take 1 at most together"));
     }
     if !pool.rotation_interval.0.is_zero() {
-        let rotation_interval = key(pool, "rotation_interval");
-        if pool.shadow.is_empty() && !context.is_wrong(&key(pool, "shadow")) {
+        let rotation_interval = pool.key("rotation_interval");
+        if pool.shadow.is_empty() && !context.is_wrong(&pool.key("shadow")) {
             context.problem(
                 &rotation_interval,
                 "there is no shadow to take turns with, takes 0s, or a strategy in `shadow`",
@@ -264,7 +259,7 @@ fn caching(pool: &PoolSettings, context: &ReadContext) {
         return;
     };
     let text = format!("got \"{}\", but {why}; takes 0s", pool.cache_max_age);
-    context.problem(&key(pool, "cache_max_age"), text);
+    context.problem(&pool.key("cache_max_age"), text);
 }
 
 /// The most backends of one pool: with weights up to 256 every table still counts in 32 bits.
@@ -275,7 +270,7 @@ fn loops(pool: &PoolSettings, settings: &Settings, context: &ReadContext, warnin
     let own_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let own_name = own_name.trim().to_ascii_lowercase();
     for (index, backend) in pool.backends.iter().enumerate() {
-        let key = key(pool, &format!("backends[{index}].url"));
+        let key = pool.key(&format!("backends[{index}].url"));
         let url = &backend.url;
         let listeners = settings.server.addresses();
         for (setting, listen) in listeners.chain([("admin.listen", &settings.admin.listen)]) {
@@ -341,7 +336,7 @@ fn downgrade(pool: &PoolSettings, settings: &Settings) -> Option<String> {
     Some(format!(
         "{} has http:// backends ({}{more}), and {why}, so visitors may come by https: browsers warn of a redirect \
          from https to http, and block it for what a page loads; give these backends https:// URLs",
-        key(pool, "backends"),
+        pool.key("backends"),
         names.join(", "),
     ))
 }
@@ -370,13 +365,13 @@ fn pins(pool: &PoolSettings, pin: &PinSettings, context: &ReadContext, warnings:
     }
     if pin.same_site == SameSite::None && pin.secure == SecureAttribute::Never {
         context.problem(
-            &key(pool, "pin.secure"),
+            &pool.key("pin.secure"),
             "got \"never\" beside same_site = \"none\"; browsers drop such a cookie, takes \"auto\" or \"always\"",
         );
     }
     if pin.partitioned && pin.same_site != SameSite::None {
         context.problem(
-            &key(pool, "pin.partitioned"),
+            &pool.key("pin.partitioned"),
             format!(
                 "got true beside same_site = \"{}\", so browsers do not send the cookie where it would be partitioned; \
                  takes true beside same_site = \"none\"",
@@ -390,7 +385,7 @@ fn pins(pool: &PoolSettings, pin: &PinSettings, context: &ReadContext, warnings:
         || cookie.starts_with("__secure-") && pin.secure != SecureAttribute::Always
     {
         context.problem(
-            &key(pool, "pin.cookie"),
+            &pool.key("pin.cookie"),
             format!(
                 "got {:?}; browsers take that prefix only with secure = \"always\" (and __Host- without domain)",
                 pin.cookie.as_str()
@@ -405,7 +400,7 @@ fn pins(pool: &PoolSettings, pin: &PinSettings, context: &ReadContext, warnings:
         });
         if let Some(host) = outside {
             context.problem(
-                &key(pool, "pin.domain"),
+                &pool.key("pin.domain"),
                 format!(
                     "got {:?}, and browsers drop that cookie from {host}; takes a parent of every host",
                     domain.as_str()
@@ -429,9 +424,9 @@ fn pins(pool: &PoolSettings, pin: &PinSettings, context: &ReadContext, warnings:
 }
 
 fn cross_origin(pool: &PoolSettings, cors: &CorsSettings, context: &ReadContext) {
-    if cors.origins.is_empty() && !context.is_wrong(&key(pool, "cors")) {
+    if cors.origins.is_empty() && !context.is_wrong(&pool.key("cors")) {
         context.problem(
-            &key(pool, "cors.origins"),
+            &pool.key("cors.origins"),
             "there is none, takes origins such as \"https://app.example.com\"",
         );
     }
@@ -440,7 +435,7 @@ fn cross_origin(pool: &PoolSettings, cors: &CorsSettings, context: &ReadContext)
     }
     if cors.origins.contains(&CorsOrigin::Any) {
         context.problem(
-            &key(pool, "cors.origins"),
+            &pool.key("cors.origins"),
             "got \"*\" beside credentials = true, which would let every site act for the visitor; takes origins by name",
         );
     }
@@ -449,7 +444,7 @@ fn cross_origin(pool: &PoolSettings, cors: &CorsSettings, context: &ReadContext)
     for (is_any, name) in [(any_method, "methods"), (any_header, "headers")] {
         if is_any {
             context.problem(
-                &key(pool, &format!("cors.{name}")),
+                &pool.key(&format!("cors.{name}")),
                 "got \"*\", which means nothing to a browser beside credentials = true; takes names",
             );
         }
@@ -488,7 +483,7 @@ fn routes(pools: &[PoolSettings], context: &ReadContext) {
                     format!("{route} belongs to pool {other_name} already; takes `hosts` or another prefix"),
                 ),
             };
-            context.problem(&key(pool, name), text);
+            context.problem(&pool.key(name), text);
         }
     }
 }
@@ -515,7 +510,7 @@ fn cookie_names(pools: &[PoolSettings], context: &ReadContext) {
                 || pool.hosts.iter().any(|a| other.hosts.iter().any(|b| a.overlaps(b)));
             if same && meet {
                 context.problem(
-                    &key(pool, "pin.cookie"),
+                    &pool.key("pin.cookie"),
                     format!(
                         "got {:?}, the cookie of pool {}, and one host can reach both; takes a name of its own",
                         pin.cookie.as_str(),

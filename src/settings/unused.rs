@@ -1,6 +1,5 @@
 //! Warnings of settings that have no effect beside others.
 
-use super::rules::key;
 use super::url::BackendUrl;
 use super::{CorsSettings, HealthSettings, LoadSettings, PoolSettings, ProbeKind, ServerSettings, Settings};
 use crate::fleet::HashKey;
@@ -58,7 +57,7 @@ fn strategies(pool: &PoolSettings, warnings: &mut Vec<String>) {
         ("first.max_utilization", "first", !fills && pool.first.max_utilization.0 != 0.8),
     ];
     for (name, strategy, _) in unused.into_iter().filter(|(_, _, is_unused)| *is_unused) {
-        warnings.push(format!("{} has no effect: {strategy} is not a strategy of the pool", key(pool, name)));
+        warnings.push(format!("{} has no effect: {strategy} is not a strategy of the pool", pool.key(name)));
     }
 }
 
@@ -138,7 +137,7 @@ fn never_asked_for(pool: &PoolSettings, cors: &CorsSettings) -> Option<String> {
     };
     let named: Vec<_> =
         cors.headers.iter().map(|name| name.0.as_str()).filter(|name| is_forbidden(name)).collect();
-    let key = key(pool, "cors.headers");
+    let key = pool.key("cors.headers");
     (!named.is_empty())
         .then(|| format!("{key}: {} has no effect, because scripts cannot set it", named.join(", ")))
 }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 
 use super::known_keys;
-use super::reader::KnownKey;
 
 /// The prefix of every variable that is a path into the settings.
 pub(super) const PREFIX: &str = "SIGNPOST__";
@@ -20,6 +19,14 @@ pub(super) fn of_key(key: &str) -> String {
         Some(".backends") => BACKENDS.to_owned(),
         _ => PREFIX.to_owned() + &key.to_ascii_uppercase().replace('.', "__"),
     }
+}
+
+/// A key that can be set.
+pub(super) struct KnownKey {
+    /// Its path.
+    pub(super) path: String,
+    /// Whether it is a table, which no variable or flag can set.
+    pub(super) is_table: bool,
 }
 
 /// Returns the variable of a key that a variable can set; of a table, those of its keys.
