@@ -10,11 +10,10 @@ use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::counter_registry::CounterRegistry;
-use super::family::{counter, family, gauge};
+use super::family::{PoolSources, counter, family, gauge};
 use super::imbalances::Imbalances;
 use super::labels::{Handshake, Limit};
 use super::pool_counters::CountedFleet;
-use super::pools::PoolFamilies;
 use super::process_counters::{ListenerCounters, PROCESS, STATUSES};
 use super::thread_counters::CounterId;
 use super::{Reloads, StateFileStatus};
@@ -74,7 +73,7 @@ impl Registry {
     }
 }
 
-/// All families of `signpost_*`; those of pools are in [`super::pools`].
+/// All families of `signpost_*`; those of pools are in `strategies` and `pools`.
 struct Signpost {
     desc: Desc,
     sources: Sources,
@@ -101,13 +100,14 @@ impl Collector for Signpost {
         families.extend(self.connections());
         families.extend(self.reloads());
         families.push(self.state_file());
-        let pools = PoolFamilies {
+        let pools = PoolSources {
             fleet: &fleet,
             counters: &self.sources.counters,
             imbalances: &self.sources.imbalances,
             now: self.sources.clock.now(),
         };
-        families.extend(pools.collect());
+        families.extend(pools.strategy_families());
+        families.extend(pools.pool_families());
         // A family may not be empty.
         families.retain(|family| !family.get_metric().is_empty());
         families

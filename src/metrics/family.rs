@@ -3,7 +3,25 @@
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::counter_registry::CounterRegistry;
-use super::thread_counters::HistogramCounters;
+use super::imbalances::Imbalances;
+use super::pool_counters::CountedFleet;
+use super::thread_counters::{CounterId, HistogramCounters};
+use crate::util::clock::Moment;
+
+/// What the figures of pools are read from.
+pub(super) struct PoolSources<'a> {
+    pub(super) fleet: &'a CountedFleet,
+    pub(super) counters: &'a CounterRegistry,
+    pub(super) imbalances: &'a Imbalances,
+    pub(super) now: Moment,
+}
+
+impl PoolSources<'_> {
+    /// One count, over all threads.
+    pub(super) fn sum(&self, id: CounterId) -> u64 {
+        self.counters.sum(id)
+    }
+}
 
 pub(super) fn family(
     name: &str,

@@ -1,63 +1,63 @@
-//! What is counted apart, as the labels of metrics name it.
+//! The label values of limits, TLS handshakes and shadow comparisons.
 
 use crate::util::enum_all;
 
 enum_all! {
-    /// What a connection ran into.
+    /// A limit that was hit.
     pub enum Limit {
         /// `header_timeout`.
         HeaderTimeout = "header_timeout",
         /// `idle_timeout`.
         IdleTimeout = "idle_timeout",
-        /// The process had no file descriptor left.
+        /// The process is out of file descriptors.
         FileDescriptors = "file_descriptors",
         /// `max_connections`.
         Connections = "connections",
         /// `max_connections_per_client`.
         ConnectionsPerClient = "connections_per_client",
-        /// A connection was closed while idle, to make room: at `max_connections`, or on the way there.
+        /// An idle connection was closed to make room: at `max_connections`, or when it is near.
         Evicted = "evicted",
-        /// More clients than can be known at once; what is limited per client was not for these.
+        /// The table of clients is full: limits per client do not apply to a client that is not in it.
         ClientTable = "client_table",
-        /// The admin listener's connections.
+        /// The connections of the admin listener.
         AdminConnections = "admin_connections",
-        /// Requests of the API and the status page at once.
+        /// Concurrent requests to the API and the status page.
         AdminRequests = "admin_requests",
-        /// A header of the PROXY protocol that was malformed, or was not there within `header_timeout`.
+        /// A PROXY protocol header that is malformed or does not arrive within `header_timeout`.
         ProxyProtocolError = "proxy_protocol_error",
-        /// A connection to a listener with the PROXY protocol from elsewhere than a trusted proxy.
+        /// A connection to a listener with the PROXY protocol that does not come from a trusted proxy.
         UntrustedProxy = "untrusted_proxy",
-        /// `max_handshakes`: a handshake had to wait its turn.
+        /// `max_handshakes`: a handshake had to wait.
         Handshakes = "handshakes",
         /// `max_requests_per_connection`.
         Requests = "requests_per_connection",
-        /// What HTTP/2 allows a peer to ask for that costs it nothing: resets, pings, empty frames.
+        /// More HTTP/2 resets, pings or empty frames than a peer may send: they cost the sender nothing.
         Http2Flood = "http2_flood",
     }
 }
 
 enum_all! {
-    /// How a TLS handshake went.
+    /// The result of a TLS handshake.
     pub enum Handshake {
-        /// It was completed.
+        /// Completed.
         Ok = "ok",
-        /// One side turned the other down, or the visitor left.
+        /// Rejected by either side, or the client disconnected.
         Failed = "failed",
-        /// `handshake_timeout` passed.
+        /// Not completed within `handshake_timeout`.
         Timeout = "timeout",
     }
 }
 
 enum_all! {
-    /// What a shadow's pick is to what was chosen for that visitor.
+    /// The pick of a shadow compared with the backend that the request was redirected to.
     pub enum Comparison {
-        /// The same backend was picked.
+        /// The shadow picked the same backend.
         Agreed = "agreed",
-        /// Another one was.
+        /// The shadow picked another backend.
         Disagreed = "disagreed",
-        /// The visitor stayed where its pin says, and the shadow would have sent it there too.
+        /// A pin decided, and the shadow picked the same backend.
         PinKept = "pin_kept",
-        /// The shadow would have sent it elsewhere.
+        /// A pin decided, and the shadow picked another backend.
         PinBroken = "pin_broken",
     }
 }

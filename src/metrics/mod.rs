@@ -14,6 +14,7 @@ mod counter_registry;
 mod queries;
 mod exporter;
 mod pools;
+mod strategies;
 mod family;
 mod imbalances;
 
