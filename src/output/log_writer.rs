@@ -47,7 +47,7 @@ pub struct LogBuffer {
 }
 
 /// Holds the lines of a buffer, but for the moment in which one is appended. The writer leaves an empty batch in place
-/// of the one that it takes, so `None` always means that the buffer's thread holds it.
+/// of the one that it takes. So what is put back replaces a batch only if the writer came in that moment.
 type Slot = AtomicCell<Option<Box<Batch>>>;
 
 /// Whole lines.
@@ -124,12 +124,17 @@ impl LogBuffer {
         } else {
             batch.bytes.extend_from_slice(line);
         }
+        self.put_back(batch, before);
+    }
+
+    /// Puts back a batch that had so many bytes before, and wakes the writer if it does not know that there are lines.
+    fn put_back(&self, batch: Box<Batch>, before: usize) {
         let after = batch.bytes.len();
-        // If the writer came meanwhile it has left an empty batch, which is dropped; it will come again.
-        drop(self.slot.swap(Some(batch)));
+        // If the writer came meanwhile, it has left an empty batch and does not know of this one.
+        let was_missed = self.slot.swap(Some(batch)).is_some();
         if before < FULL && after >= FULL {
             self.handle.signal(NOW);
-        } else if before == 0 {
+        } else if before == 0 || was_missed {
             self.handle.signal(LINES);
         }
     }
@@ -192,28 +197,25 @@ struct Writing<W> {
 
 impl<W: Write> Writing<W> {
     fn run(mut self) {
+        let mut is_closing = false;
         loop {
-            let signal = self.wait();
+            is_closing |= self.wait(if is_closing { Duration::ZERO } else { self.delay }) == CLOSE;
             let mut new = self.shared.new.lock().unwrap_or_else(PoisonError::into_inner);
             self.slots.append(&mut new);
             drop(new);
-            if self.write_all() {
-                if signal == CLOSE {
-                    return;
-                }
-            } else {
-                self.shared.signal.fetch_max(signal, Ordering::AcqRel);
+            if self.write_all() && is_closing {
+                return;
             }
         }
     }
 
-    /// Waits until lines are to be written; returns the signal.
-    fn wait(&self) -> u8 {
+    /// Waits until lines are to be written, and then for more; returns the signal.
+    fn wait(&self, delay: Duration) -> u8 {
         let signal = || self.shared.signal.load(Ordering::Acquire);
         while signal() == IDLE {
             thread::park();
         }
-        let due = Instant::now() + self.delay;
+        let due = Instant::now() + delay;
         while signal() < NOW {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -225,7 +227,8 @@ impl<W: Write> Writing<W> {
         self.shared.signal.swap(IDLE, Ordering::AcqRel)
     }
 
-    /// Writes what the buffers hold; returns whether that was possible for all: a line may just be appended to one.
+    /// Writes what the buffers hold; returns whether that was possible for all. If a line is just being appended to one,
+    /// its thread signals when it puts the lines back.
     fn write_all(&mut self) -> bool {
         let mut complete = true;
         let mut slots = std::mem::take(&mut self.slots);
@@ -411,6 +414,25 @@ mod tests {
         close(&writer);
         assert_eq!(reader.join().unwrap(), (0..waiting).flat_map(line).collect::<Vec<_>>());
         assert_eq!(dropped(), 3);
+    }
+
+    #[test]
+    fn writes_lines_although_it_came_more_than_once_while_one_was_appended() {
+        let (sender, written) = channel();
+        let writer = LogWriter::start(Received::At(sender), Duration::ZERO).unwrap();
+        let [slow, other] = [(); 2].map(|()| writer.buffer(2));
+        for missed in 0..4 {
+            let mut batch = slow.slot.take().unwrap();
+            batch.bytes.extend_from_slice(b"slow\n");
+            for _ in 0..missed {
+                other.push(b"other\n");
+                assert_eq!(written.recv().unwrap(), b"other\n");
+            }
+            // As if there had been lines of which the writer knew.
+            slow.put_back(batch, usize::from(missed > 0));
+            assert_eq!(written.recv().unwrap(), b"slow\n");
+        }
+        close(&writer);
     }
 
     /// Takes so many bytes, then fails once, and takes all.
