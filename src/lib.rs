@@ -7,7 +7,7 @@
 //! a [response](dispatch::response), counted by [`metrics`] and noted in the [access log](dispatch::access_log).
 //!
 //! # What always holds
-//! - A request loads the fleet once, takes no lock, and allocates little but its answer.
+//! - A request loads the fleet once, takes no lock, and allocates nothing.
 //! - Only the [controller](control) builds and publishes fleets; requests read them.
 //! - [`fleet`] and [`strategy`] do no I/O, have no clock, and know nothing of sockets, logs and settings.
 //! - No metric label takes its value from a request.

@@ -3,11 +3,7 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
-use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL,
-    CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, VARY,
-};
+use http::header;
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::Full;
 
@@ -30,6 +26,38 @@ static VARY_ACCEPT: HeaderValue = HeaderValue::from_static("accept");
 static VARY_ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 static VARY_PREFLIGHT: HeaderValue =
     HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers");
+
+/// The name of a field.
+struct FieldName {
+    name: HeaderName,
+    /// What a line of HTTP/1.1 has before the value, with the end of the line before.
+    before_value: &'static str,
+}
+
+macro_rules! field_names {
+    ($($name:ident = $text:literal),+ $(,)?) => {
+        $(static $name: FieldName =
+            FieldName { name: header::$name, before_value: concat!("\r\n", $text, ": ") };)+
+    };
+}
+
+field_names! {
+    ACCESS_CONTROL_ALLOW_CREDENTIALS = "access-control-allow-credentials",
+    ACCESS_CONTROL_ALLOW_HEADERS = "access-control-allow-headers",
+    ACCESS_CONTROL_ALLOW_METHODS = "access-control-allow-methods",
+    ACCESS_CONTROL_ALLOW_ORIGIN = "access-control-allow-origin",
+    ACCESS_CONTROL_EXPOSE_HEADERS = "access-control-expose-headers",
+    ACCESS_CONTROL_MAX_AGE = "access-control-max-age",
+    ALLOW = "allow",
+    CACHE_CONTROL = "cache-control",
+    CONTENT_LENGTH = "content-length",
+    CONTENT_TYPE = "content-type",
+    LOCATION = "location",
+    RETRY_AFTER = "retry-after",
+    SET_COOKIE = "set-cookie",
+    STRICT_TRANSPORT_SECURITY = "strict-transport-security",
+    VARY = "vary",
+}
 
 /// What an [`Outcome`] is sent as.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +112,7 @@ impl<'a> Response<'a> {
         out.push(b' ');
         out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
         self.for_each_field(|name, value| {
-            append_name(out, &name);
+            out.extend_from_slice(name.before_value.as_bytes());
             match value {
                 Value::Ready(value) => out.extend_from_slice(value.as_bytes()),
                 Value::Written(write) => write(out),
@@ -96,7 +124,7 @@ impl<'a> Response<'a> {
         let body = self.body();
         // `HEAD` is told the length by the list of fields, where it is known.
         if !self.is_head && status != StatusCode::NO_CONTENT {
-            append_name(out, &CONTENT_LENGTH);
+            out.extend_from_slice(CONTENT_LENGTH.before_value.as_bytes());
             append_number(out, body.as_bytes().len());
         }
         out.extend_from_slice(b"\r\ndate: ");
@@ -124,7 +152,7 @@ impl<'a> Response<'a> {
             };
             // What values are written from was checked: each of them is valid.
             if let Ok(value) = value {
-                response.headers_mut().append(name, value);
+                response.headers_mut().append(&name.name, value);
             }
         });
         response
@@ -132,24 +160,24 @@ impl<'a> Response<'a> {
 
     /// Visits the header fields in the order in which they are sent. Fields of one name stand together, because a header
     /// map keeps them so.
-    fn for_each_field(&self, mut field: impl FnMut(HeaderName, Value<'_>)) {
+    fn for_each_field(&self, mut field: impl FnMut(&FieldName, Value<'_>)) {
         match self.outcome {
             Outcome::Redirect(redirect) => redirect_fields(redirect, &mut field),
             Outcome::HttpsRedirect(redirect) => https_redirect_fields(redirect, &mut field),
             Outcome::Options { cors, is_preflight } => options_fields(cors, *is_preflight, &mut field),
             Outcome::Rejected(rejected) => rejected_fields(rejected, &mut field),
             Outcome::Readiness(..) => {
-                field(CACHE_CONTROL, Value::Ready(&NO_STORE));
-                field(CONTENT_TYPE, Value::Ready(&PLAIN));
+                field(&CACHE_CONTROL, Value::Ready(&NO_STORE));
+                field(&CONTENT_TYPE, Value::Ready(&PLAIN));
             }
         }
         // It tells the length of what `GET` would get (RFC 9110 §9.3.2).
         let length = if self.is_head { self.body().as_bytes().len() } else { 0 };
         if length > 0 {
-            field(CONTENT_LENGTH, Value::Written(&|out| append_number(out, length)));
+            field(&CONTENT_LENGTH, Value::Written(&|out| append_number(out, length)));
         }
         if let Some(hsts) = self.hsts {
-            field(STRICT_TRANSPORT_SECURITY, Value::Ready(hsts));
+            field(&STRICT_TRANSPORT_SECURITY, Value::Ready(hsts));
         }
     }
 
@@ -164,28 +192,28 @@ impl<'a> Response<'a> {
 }
 
 #[inline]
-fn redirect_fields(redirect: &Redirect<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+fn redirect_fields(redirect: &Redirect<'_>, field: &mut impl FnMut(&FieldName, Value<'_>)) {
     let Redirect { base, target, pin, cache_control, vary, cors, .. } = redirect;
-    field(CACHE_CONTROL, Value::Ready(cache_control.unwrap_or(&NO_STORE)));
+    field(&CACHE_CONTROL, Value::Ready(cache_control.unwrap_or(&NO_STORE)));
     let location = |out: &mut Vec<u8>| {
         out.extend_from_slice(base.as_bytes());
         target.append_to(out);
     };
-    field(LOCATION, Value::Written(&location));
+    field(&LOCATION, Value::Written(&location));
     if let Some(pin) = pin {
-        field(SET_COOKIE, Value::Written(&|out| append_pin(out, pin)));
+        field(&SET_COOKIE, Value::Written(&|out| append_pin(out, pin)));
     }
     vary_by_origin(cors, field);
     if let Some(vary) = vary {
-        field(VARY, Value::Ready(vary));
+        field(&VARY, Value::Ready(vary));
     }
     allow_origin(cors, field);
 }
 
 /// 308 may be kept by default; `no-store` keeps caches from making it permanent.
-fn https_redirect_fields(redirect: &HttpsRedirect<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+fn https_redirect_fields(redirect: &HttpsRedirect<'_>, field: &mut impl FnMut(&FieldName, Value<'_>)) {
     let HttpsRedirect { host, port, target, cors } = redirect;
-    field(CACHE_CONTROL, Value::Ready(&NO_STORE));
+    field(&CACHE_CONTROL, Value::Ready(&NO_STORE));
     let location = |out: &mut Vec<u8>| {
         out.extend_from_slice(b"https://");
         out.extend_from_slice(host.as_bytes());
@@ -195,7 +223,7 @@ fn https_redirect_fields(redirect: &HttpsRedirect<'_>, field: &mut impl FnMut(He
         }
         target.append_to(out);
     };
-    field(LOCATION, Value::Written(&location));
+    field(&LOCATION, Value::Written(&location));
     vary_by_origin(cors, field);
     allow_origin(cors, field);
 }
@@ -203,56 +231,56 @@ fn https_redirect_fields(redirect: &HttpsRedirect<'_>, field: &mut impl FnMut(He
 fn options_fields(
     cors: &CorsDecision<'_>,
     is_preflight: bool,
-    field: &mut impl FnMut(HeaderName, Value<'_>),
+    field: &mut impl FnMut(&FieldName, Value<'_>),
 ) {
-    field(CACHE_CONTROL, Value::Ready(&NO_STORE));
-    field(ALLOW, Value::Ready(&METHODS));
+    field(&CACHE_CONTROL, Value::Ready(&NO_STORE));
+    field(&ALLOW, Value::Ready(&METHODS));
     let Some((policy, _)) = cors.allowed.filter(|_| is_preflight) else {
         vary_by_origin(cors, field);
         return allow_origin(cors, field);
     };
-    field(VARY, Value::Ready(&VARY_PREFLIGHT));
+    field(&VARY, Value::Ready(&VARY_PREFLIGHT));
     allow_origin(cors, field);
-    field(ACCESS_CONTROL_ALLOW_METHODS, Value::Ready(&policy.methods));
+    field(&ACCESS_CONTROL_ALLOW_METHODS, Value::Ready(&policy.methods));
     if let Some(names) = &policy.headers {
-        field(ACCESS_CONTROL_ALLOW_HEADERS, Value::Ready(names));
+        field(&ACCESS_CONTROL_ALLOW_HEADERS, Value::Ready(names));
     }
-    field(ACCESS_CONTROL_MAX_AGE, Value::Ready(&policy.max_age));
+    field(&ACCESS_CONTROL_MAX_AGE, Value::Ready(&policy.max_age));
 }
 
-fn rejected_fields(rejected: &Rejected<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+fn rejected_fields(rejected: &Rejected<'_>, field: &mut impl FnMut(&FieldName, Value<'_>)) {
     let Rejected { reason, page, prefers_page, retry_after, cors } = rejected;
-    field(CACHE_CONTROL, Value::Ready(&NO_STORE));
-    field(CONTENT_TYPE, Value::Ready(if page.is_some() && *prefers_page { &HTML } else { &PLAIN }));
+    field(&CACHE_CONTROL, Value::Ready(&NO_STORE));
+    field(&CONTENT_TYPE, Value::Ready(if page.is_some() && *prefers_page { &HTML } else { &PLAIN }));
     if page.is_some() {
-        field(VARY, Value::Ready(&VARY_ACCEPT));
+        field(&VARY, Value::Ready(&VARY_ACCEPT));
     }
     vary_by_origin(cors, field);
     if *reason == Rejection::MethodNotAllowed {
-        field(ALLOW, Value::Ready(&METHODS));
+        field(&ALLOW, Value::Ready(&METHODS));
     }
     if let Some(seconds) = *retry_after {
-        field(RETRY_AFTER, Value::Written(&|out| append_number(out, seconds as usize)));
+        field(&RETRY_AFTER, Value::Written(&|out| append_number(out, seconds as usize)));
     }
     allow_origin(cors, field);
     if cors.allowed.is_some() && retry_after.is_some() {
-        field(ACCESS_CONTROL_EXPOSE_HEADERS, Value::Ready(&EXPOSED));
+        field(&ACCESS_CONTROL_EXPOSE_HEADERS, Value::Ready(&EXPOSED));
     }
 }
 
 #[inline]
-fn vary_by_origin(cors: &CorsDecision<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+fn vary_by_origin(cors: &CorsDecision<'_>, field: &mut impl FnMut(&FieldName, Value<'_>)) {
     if cors.varies {
-        field(VARY, Value::Ready(&VARY_ORIGIN));
+        field(&VARY, Value::Ready(&VARY_ORIGIN));
     }
 }
 
 #[inline]
-fn allow_origin(cors: &CorsDecision<'_>, field: &mut impl FnMut(HeaderName, Value<'_>)) {
+fn allow_origin(cors: &CorsDecision<'_>, field: &mut impl FnMut(&FieldName, Value<'_>)) {
     let Some((policy, origin)) = cors.allowed else { return };
-    field(ACCESS_CONTROL_ALLOW_ORIGIN, Value::Written(&|out| out.extend_from_slice(origin)));
+    field(&ACCESS_CONTROL_ALLOW_ORIGIN, Value::Written(&|out| out.extend_from_slice(origin)));
     if policy.credentials {
-        field(ACCESS_CONTROL_ALLOW_CREDENTIALS, Value::Ready(&TRUE));
+        field(&ACCESS_CONTROL_ALLOW_CREDENTIALS, Value::Ready(&TRUE));
     }
 }
 
@@ -263,13 +291,6 @@ fn append_pin(out: &mut Vec<u8>, pin: &NewPin<'_>) {
     pin_cookie::write(pin.policy, pin.backend, pin.issued, out);
     let attributes = if pin.by_tls { &cookie.attributes_tls } else { &cookie.attributes };
     out.extend_from_slice(attributes.as_bytes());
-}
-
-#[inline]
-fn append_name(out: &mut Vec<u8>, name: &HeaderName) {
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
 }
 
 fn append_number(out: &mut Vec<u8>, number: usize) {

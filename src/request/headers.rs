@@ -15,7 +15,10 @@ impl<'a> Headers<'a> {
     /// Returns the value of the first field of a name.
     pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
         match self {
-            Self::Raw(fields) => fields.iter().find(|field| is_named(field, name)).map(|field| field.value),
+            Self::Raw(fields) => {
+                let name = name.as_str();
+                fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+            }
             Self::Map(map) => map.get(name).map(HeaderValue::as_bytes),
         }
     }
@@ -29,7 +32,9 @@ impl<'a> Headers<'a> {
             Self::Raw(fields) => (fields, None),
             Self::Map(map) => (&[][..], Some(map.get_all(name))),
         };
-        let of_fields = fields.iter().filter(move |field| is_named(field, name)).map(|field| field.value);
+        let name = name.as_str();
+        let of_name = fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+        let of_fields = of_name.map(|field| field.value);
         of_fields.chain(values.into_iter().flatten().map(HeaderValue::as_bytes))
     }
 
@@ -50,10 +55,6 @@ impl<'a> Headers<'a> {
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
-}
-
-fn is_named(field: &httparse::Header<'_>, name: &HeaderName) -> bool {
-    field.name.eq_ignore_ascii_case(name.as_str())
 }
 
 #[cfg(test)]

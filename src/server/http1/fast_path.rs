@@ -17,9 +17,6 @@ use crate::server::connection_state::ConnectionLimits;
 /// The most header fields that are read here; browsers send some twenty.
 const MAX_FIELDS: usize = 64;
 
-/// Fields that announce a body, or ask for more than a response.
-const DECLINED: [&str; 4] = ["content-length", "transfer-encoding", "expect", "upgrade"];
-
 static GET: Method = Method::GET;
 static HEAD: Method = Method::HEAD;
 
@@ -57,10 +54,12 @@ pub(in crate::server) fn parse<R>(
     let target = RequestTarget::Origin(PathAndQuery::from_origin_form(parsed.path?)?);
     let mut asks_close = false;
     for field in &*parsed.headers {
-        if DECLINED.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        // These announce a body, or ask for more than a response.
+        if is("content-length") || is("transfer-encoding") || is("expect") || is("upgrade") {
             return None;
         }
-        if field.name.eq_ignore_ascii_case("connection") {
+        if is("connection") {
             match field.value {
                 value if value.eq_ignore_ascii_case(b"close") => asks_close = true,
                 value if value.eq_ignore_ascii_case(b"keep-alive") => {}
