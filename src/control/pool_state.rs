@@ -389,6 +389,31 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_keeps_its_counters_where_it_moves_and_when_it_returns() {
+        let mut lasting = PersistentState::new();
+        let mut last = None;
+        let mut counters_of = |urls: &[&str]| {
+            let flags =
+                Flags { backends: urls.iter().map(|&url| url.to_owned()).collect(), ..Flags::default() };
+            let settings = Settings::load(&Layers { flags, ..Layers::default() }).unwrap().settings;
+            let pool = Arc::new(settings.pools.into_iter().next().unwrap());
+            let state = PoolState::new(pool, last.take(), &mut lasting, Instant::now());
+            let counters = Arc::clone(state.counters());
+            last = Some(state);
+            (0..urls.len())
+                .map(|index| (counters.dispatches(0)[index].key(), counters.backend(index)))
+                .collect::<Vec<_>>()
+        };
+        let (a, b, c) = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3");
+        let before = counters_of(&[a, b]);
+        assert!(before[0].0 != before[1].0 && before[0].1 != before[1].1);
+        assert_eq!(counters_of(&[b]), before[1..], "moved");
+        let after = counters_of(&[c, b, a]);
+        assert_eq!([after[2], after[1]], before[..], "returned");
+        assert!(!before.contains(&after[0]));
+    }
+
+    #[test]
     fn strategies_take_turns_by_the_date() {
         let mut pool = pool();
         pool.shadow = vec![StrategyKind::Random];
