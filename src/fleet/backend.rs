@@ -41,33 +41,33 @@ impl Weight {
     }
 }
 
-/// What a path segment is to a browser that resolves a URL.
+/// How a browser reads a path segment when it resolves a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dots {
+pub enum DotSegment {
     /// An ordinary segment.
     None,
-    /// `.`: stay.
-    Stay,
-    /// `..`: one up.
-    Up,
+    /// `.`.
+    Current,
+    /// `..`.
+    Parent,
 }
 
 /// Reads a segment as the WHATWG URL standard does: `%2e` is a dot.
-pub fn dots(segment: &str) -> Dots {
+pub fn dot_segment(segment: &str) -> DotSegment {
     let mut rest = segment.as_bytes();
     let mut count = 0;
     loop {
         rest = match rest {
             [] => break,
             [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
-            _ => return Dots::None,
+            _ => return DotSegment::None,
         };
         count += 1;
     }
     match count {
-        1 => Dots::Stay,
-        2 => Dots::Up,
-        _ => Dots::None,
+        1 => DotSegment::Current,
+        2 => DotSegment::Parent,
+        _ => DotSegment::None,
     }
 }
 
@@ -79,10 +79,10 @@ pub fn escapes_base_path(path: &str) -> bool {
     let mut depth = 0usize;
     let path = path.strip_prefix('/').unwrap_or(path);
     for segment in path.split(['/', '\\']) {
-        match dots(segment) {
-            Dots::None => depth += 1,
-            Dots::Stay => {}
-            Dots::Up => match depth.checked_sub(1) {
+        match dot_segment(segment) {
+            DotSegment::None => depth += 1,
+            DotSegment::Current => {}
+            DotSegment::Parent => match depth.checked_sub(1) {
                 Some(up) => depth = up,
                 None => return true,
             },
@@ -98,13 +98,13 @@ mod tests {
     #[test]
     fn dot_segments_are_those_of_browsers() {
         for up in ["..", ".%2e", "%2E.", "%2e%2E"] {
-            assert_eq!(dots(up), Dots::Up, "{up}");
+            assert_eq!(dot_segment(up), DotSegment::Parent, "{up}");
         }
         for stay in [".", "%2e"] {
-            assert_eq!(dots(stay), Dots::Stay, "{stay}");
+            assert_eq!(dot_segment(stay), DotSegment::Current, "{stay}");
         }
         for none in ["", "...", "..;", "..%2f", "a", "%2", "%252e%252e", ". ."] {
-            assert_eq!(dots(none), Dots::None, "{none}");
+            assert_eq!(dot_segment(none), DotSegment::None, "{none}");
         }
     }
 

@@ -18,7 +18,7 @@ mod backend_status;
 
 use std::sync::Arc;
 
-pub use backend::{Backend, Dots, Weight, dots, escapes_base_path};
+pub use backend::{Backend, DotSegment, Weight, dot_segment, escapes_base_path};
 pub use backend_status::{
     AdminState, AgentWeight, BackendStatus, EffectiveState, Excluded, HealthState, SlowStart,
 };

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::address::bracketed;
 use super::values::{SettingValue, serialize_as_string};
-use crate::fleet::{Dots, Host, dots};
+use crate::fleet::{DotSegment, Host, dot_segment};
 
 serialize_as_string!(HostPattern, PathPrefix, CorsOrigin);
 
@@ -228,7 +228,7 @@ fn request_path(text: &str) -> Result<String, &'static str> {
     if text.contains(['?', '#']) {
         return Err("it is compared with the path alone");
     }
-    if text.split('/').any(|segment| dots(segment) != Dots::None) {
+    if text.split('/').any(|segment| dot_segment(segment) != DotSegment::None) {
         return Err("browsers resolve dot segments before they send a path");
     }
     let mut path = String::new();

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::address::bracketed;
 use super::names;
 use super::values::SettingValue;
-use crate::fleet::{Dots, Weight, dots};
+use crate::fleet::{DotSegment, Weight, dot_segment};
 
 /// Where a backend is: `http` or `https`, an authority, and at most a path.
 ///
@@ -162,7 +162,7 @@ impl BackendUrl {
         {
             return err("its path has a character that must be percent-encoded");
         }
-        if path.split('/').any(|segment| dots(segment) != Dots::None) {
+        if path.split('/').any(|segment| dot_segment(segment) != DotSegment::None) {
             return err("its path has a dot segment");
         }
         let path = path.trim_end_matches('/');
