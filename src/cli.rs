@@ -227,6 +227,7 @@ impl CliError {
 impl Serve {
     fn layers(self) -> Layers {
         Layers {
+            text: None,
             files: self.settings,
             environment: std::env::vars_os().collect(),
             flags: Flags {

@@ -30,8 +30,8 @@ impl AdminServer {
     /// Serves requests, if it does not yet. Must be called inside a [`tokio::task::LocalSet`].
     pub(super) fn open(&mut self, settings: &AdminSettings, state: &SharedState<'_>) {
         let Some(listener) = self.bound.take() else { return };
-        let counters = state.counters.listener(&listener.address().to_string());
-        let (counter, context) = (state.counter.clone(), state.admin.clone());
+        let counters = state.plane.counters.listener(&listener.address().to_string());
+        let (counter, context) = (state.plane.counter.clone(), state.admin.clone());
         let (settings, stop) = (settings.clone(), self.stop.clone());
         self.task = Some(tokio::task::spawn_local(async move {
             if let Err(error) = admin::serve(listener, counters, counter, &settings, context, stop).await {

@@ -8,7 +8,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::task::JoinHandle;
@@ -16,18 +15,17 @@ use tokio::task::JoinHandle;
 use super::admin_server::AdminServer;
 use super::shared_state::SharedState;
 use crate::certificates::{self, CertificateStore, Published};
+use crate::control_plane::{dispatch_config, sweep};
+use crate::dispatch::Worker;
 use crate::dispatch::client_limits::ClientLimits;
-use crate::dispatch::{DispatchConfig, HealthPath, Worker};
 use crate::health::Listening;
 use crate::metrics::{Counter, CounterRegistry, ListenerCounters, ThreadCounters};
 use crate::os::fd_limit::{explained, max_connections};
-use crate::readiness::Readiness;
-use crate::request::client_address::{ClientIpHeader, TrustedProxies};
 use crate::server::{
     BindError, BoundListener, Inherited, Listener, ListenerKind, ListenerProtocol, Listeners, Shutdown, Tls,
     Traffic, WorkerPool, worker_count,
 };
-use crate::settings::{ForwardingHeader, Settings};
+use crate::settings::Settings;
 
 /// Listeners and the workers that serve them.
 pub(super) struct DataPlane {
@@ -79,7 +77,7 @@ impl DataPlane {
         let traffic: Vec<_> =
             listening.iter().map(|traffic| (traffic.speaks, traffic.bound.address)).collect();
         let admin = admin_bound.address;
-        let of = |address: SocketAddr| state.counters.listener(&address.to_string());
+        let of = |address: SocketAddr| state.plane.counters.listener(&address.to_string());
         let workers = worker_count(settings);
         let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for Traffic { bound, speaks, proxy_protocol } in listening {
@@ -109,13 +107,13 @@ impl DataPlane {
         let mut counters = Vec::new();
         let threads = of_worker.len();
         let staffed = of_worker.into_iter().map(|own| {
-            let own_counters = state.registry.enlist();
+            let own_counters = state.plane.registry.enlist();
             counters.push(Arc::clone(&own_counters));
             let (fleet, policy) =
-                (Arc::clone(&state.admin.fleet), policy(settings, &clients, &state.admin.readiness));
+                (Arc::clone(&state.admin.fleet), dispatch_config(settings, &clients, &state.admin.readiness));
             let access_log = state.telemetry.access_log(threads);
             let (rng, counter) = (rand::make_rng(), Counter::new(own_counters));
-            (Worker::new(fleet, state.clock, rng, counter, policy, access_log), own)
+            (Worker::new(fleet, state.plane.clock, rng, counter, policy, access_log), own)
         });
         let staffed = staffed.collect();
         let addresses = traffic.iter().map(|(_, address)| *address).chain([admin]);
@@ -195,8 +193,8 @@ impl DataPlane {
     pub(super) fn serve(&mut self, state: &SharedState<'_>) -> io::Result<()> {
         self.workers.start(std::mem::take(&mut self.staffed))?;
         state.connection_limit.resize(self.most);
-        state.listening.store(Arc::new(self.listening()));
-        state.registry.show(self.counted.clone(), Arc::clone(&self.certificates));
+        state.plane.listening.store(Arc::new(self.listening()));
+        state.plane.registry.show(self.counted.clone(), Arc::clone(&self.certificates));
         Ok(())
     }
 
@@ -281,14 +279,6 @@ impl DataPlane {
     }
 }
 
-/// Has clients forgotten who need not be remembered.
-async fn sweep(clients: Arc<ClientLimits>) {
-    loop {
-        tokio::time::sleep(ClientLimits::SWEEP).await;
-        clients.sweep(Instant::now());
-    }
-}
-
 /// Reads every certificate. The settings have read them before; what has changed since then may be wrong.
 fn read_certificates(settings: &Settings) -> io::Result<Published> {
     let shelf = CertificateStore::load(settings.server.tls.files()).map_err(|wrongs| {
@@ -296,25 +286,4 @@ fn read_certificates(settings: &Settings) -> io::Result<Published> {
         io::Error::other(lines.join("; "))
     })?;
     Ok(Arc::new(ArcSwap::from_pointee(shelf)))
-}
-
-/// What the settings say of every request.
-fn policy(settings: &Settings, clients: &Arc<ClientLimits>, readiness: &Readiness) -> DispatchConfig {
-    let proxies = settings.server.trusted_proxies.iter().map(|network| network.0);
-    let field = match settings.server.client_ip_header {
-        ForwardingHeader::XForwardedFor => ClientIpHeader::XForwardedFor,
-        ForwardingHeader::Forwarded => ClientIpHeader::Forwarded,
-    };
-    let limits = &settings.server.limits;
-    DispatchConfig {
-        max_target: limits.max_target_bytes.0,
-        max_headers: limits.max_headers.0.into(),
-        trust: TrustedProxies::new(proxies, field),
-        clients: Arc::clone(clients),
-        health_path: settings
-            .server
-            .health_path
-            .as_ref()
-            .map(|path| HealthPath::new(path.as_str(), readiness.clone())),
-    }
 }

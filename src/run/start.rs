@@ -17,14 +17,9 @@ use super::retiring::Retiring;
 use super::shared_state::SharedState;
 use super::signals::{self, ShutdownSignal, ShutdownSignals};
 use crate::admin::{AdminContext, Scrapes};
-use crate::compare::Comparer;
-use crate::control::Controller;
 use crate::control::reload::{ReloadTargets, Reloader};
+use crate::control_plane::ControlPlane;
 use crate::dispatch::client_limits::ClientLimits;
-use crate::health::{EntryPoints, Prober};
-use crate::metrics::{
-    Counter, CounterRegistry, Imbalances, Registry, Reloads, Sources, StateFileStatus, ThreadCounters,
-};
 use crate::os::fd_limit::explained;
 use crate::os::sd_notify::Notifier;
 use crate::overrides::{self, Saver};
@@ -33,9 +28,6 @@ use crate::server::{ConnectionLimit, ListenerProtocol, Listeners};
 use crate::settings::{Layers, Settings};
 use crate::takeover::Predecessor;
 use crate::telemetry::Telemetry;
-
-/// How many changes may wait for the controller.
-const CHANGES: usize = 1024;
 
 impl<'t> Process<'t> {
     /// Starts everything but the workers. Must be called inside a [`tokio::task::LocalSet`].
@@ -54,59 +46,35 @@ impl<'t> Process<'t> {
         let hangup = signal(SignalKind::hangup())?;
         signals::log_ignored(layers.is_none())?;
 
-        // The controller, the probes and the admin listener run on this thread and count here.
-        let own_counters = Arc::<ThreadCounters>::default();
-        let counter = Counter::new(Arc::clone(&own_counters));
-        let registry = Arc::new(CounterRegistry::new(own_counters));
-        let controller = Controller::start(settings, counter.clone());
-        let (fleet, clock, counters) = (controller.published(), controller.clock(), controller.counters());
-        let (events, changes) = mpsc::channel(CHANGES);
-
-        let file_status = Arc::<StateFileStatus>::default();
+        // The controller, the probes and the admin listener run on this thread.
+        let (plane, tasks) = ControlPlane::new(settings, telemetry.dropped_lines())?;
         let state_path = watch::Sender::new(settings.admin.state_file.clone());
         let (saver, saved) = Saver::new(
-            Arc::clone(&fleet),
-            controller.override_changes(),
+            Arc::clone(&plane.fleet),
+            plane.override_changes.clone(),
             state_path.subscribe(),
-            Arc::clone(&file_status),
-            events.clone(),
+            Arc::clone(&plane.state_file),
+            plane.events.clone(),
         );
-
-        let (reloads, imbalances) = (Arc::<Reloads>::default(), Arc::<Imbalances>::default());
-        let exporter = Registry::new(Sources {
-            fleet: Arc::clone(&fleet),
-            counters: Arc::clone(&registry),
-            dropped_lines: telemetry.dropped_lines(),
-            reloads: Arc::clone(&reloads),
-            state_file: file_status,
-            imbalances: Arc::clone(&imbalances),
-            clock,
-            version: env!("CARGO_PKG_VERSION"),
-        })
-        .map_err(io::Error::other)?;
         let (reload_requests, reloads_requested) = mpsc::channel(1);
         let handing_over = Arc::<AtomicBool>::default();
         let state = SharedState {
             admin: AdminContext {
                 saved,
                 handing_over: Arc::clone(&handing_over),
-                registry: Arc::new(exporter),
+                registry: Arc::clone(&plane.exporter),
                 scrapes: Scrapes::default(),
                 readiness: Readiness::default(),
-                fleet: Arc::clone(&fleet),
-                clock,
-                events: events.clone(),
-                counter: counter.clone(),
+                fleet: Arc::clone(&plane.fleet),
+                clock: plane.clock,
+                events: plane.events.clone(),
+                counter: plane.counter.clone(),
                 reloads: layers.as_ref().map(|_| reload_requests),
             },
-            clock,
-            counters,
-            registry: Arc::clone(&registry),
+            plane: plane.clone(),
             connection_limit: ConnectionLimit::new(usize::MAX),
-            listening: Arc::default(),
             clients: RefCell::new(ClientLimits::new(0, 0)),
             telemetry,
-            counter: counter.clone(),
             certificates: watch::Sender::new(0),
         };
         let mut data_plane = DataPlane::new(settings, listeners, &state)?;
@@ -115,31 +83,26 @@ impl<'t> Process<'t> {
         let notifier = notifier.watched(watchdog).listening_on(traffic, data_plane.admin);
 
         // A redirect to an address that is about to listen counts as a loop during the first round of checks already.
-        state.listening.store(Arc::new(data_plane.listening()));
-        let entry = EntryPoints { fleet: Arc::clone(&fleet), listening: Arc::clone(&state.listening) };
-        let prober = Prober::new(settings.server.limits.max_probes.0.into(), events.clone(), counter, entry);
-        let settled = controller.settled();
-        spawn_local(prober.run(controller.targets()));
-        spawn_local(controller.run(changes));
-        spawn_local(Comparer::new(fleet, clock, registry, imbalances).run());
+        plane.listening.store(Arc::new(data_plane.listening()));
+        tasks.start(&plane);
 
         // The overrides of a predecessor are newer than the file.
         let state_file = match (&mut predecessor, &settings.admin.state_file) {
             (Some(predecessor), _) => {
-                predecessor.restore_overrides(&events).await;
+                predecessor.restore_overrides(&plane.events).await;
                 None
             }
-            (None, Some(path)) => Some(overrides::load(path.clone(), &events).await),
+            (None, Some(path)) => Some(overrides::load(path.clone(), &plane.events).await),
             (None, None) => None,
         };
         let (replace, replacements) = mpsc::channel(1);
         let reloader = layers.map(|layers| {
             let targets = ReloadTargets {
-                events,
+                events: plane.events,
                 data_plane: replace,
                 certificates: state.certificates.clone(),
                 state_path: state_path.clone(),
-                reloads,
+                reloads: plane.reloads,
                 notifier: notifier.clone(),
             };
             spawn_local(Reloader::new(layers, settings.clone(), targets).run(hangup, reloads_requested))
@@ -157,7 +120,7 @@ impl<'t> Process<'t> {
             retiring: Retiring::default(),
             signals,
             notifier,
-            settled,
+            settled: plane.settled,
             saver,
             state_path,
             reloader,

@@ -40,7 +40,7 @@ impl Process<'_> {
     fn replace_data_plane(&mut self, ReplaceDataPlane { settings, answer }: ReplaceDataPlane) {
         let replaced = self.data_plane.next(&settings, &self.state).map(|next| {
             let old = std::mem::replace(&mut self.data_plane, next);
-            self.retiring.add(old, &self.data_plane, Arc::clone(&self.state.registry));
+            self.retiring.add(old, &self.data_plane, Arc::clone(&self.state.plane.registry));
         });
         if replaced.is_ok() {
             // Dropped first: it holds the name, and descriptors of listeners that are to be closed.

@@ -17,6 +17,8 @@ use super::variables::{BACKENDS, DEFAULT_POOL, PREFIX, VARIABLE};
 pub struct Layers {
     /// Settings files, in order.
     pub files: Vec<PathBuf>,
+    /// TOML of a program that embeds Signpost.
+    pub text: Option<String>,
     /// The environment, as pairs.
     pub environment: Vec<(OsString, OsString)>,
     /// Flags of the command line.
@@ -53,6 +55,10 @@ impl Layers {
                 Err(problem) => problems.push(problem),
             }
         }
+        match self.text.as_deref().map(|text| parse("text", text)).transpose() {
+            Ok(layer) => layers.extend(layer),
+            Err(problem) => problems.push(problem),
+        }
         match environment(&self.environment) {
             Ok(layer) => layers.push(layer),
             Err(mut bad) => problems.append(&mut bad),
@@ -80,15 +86,27 @@ fn read_file(path: &Path) -> Result<Layer, SettingsError> {
     let origin = path.display().to_string();
     let problem = |text| SettingsError { key: String::new(), text, origin: Some(origin.clone()) };
     let text = std::fs::read_to_string(path).map_err(|error| problem(format!("can't be read: {error}")))?;
-    match FileFormat::Toml.parse(Some(&origin), &text) {
-        Ok(table) => Ok(Layer(table)),
-        Err(error) => Err(problem(match other_format(path, &text) {
+    FileFormat::Toml.parse(Some(&origin), &text).map(Layer).map_err(|error| {
+        problem(match other_format(path, &text) {
             Some(format) => {
                 format!("this looks like {format} (settings are TOML; settings/default.toml has every key)")
             }
-            None => format!("not valid TOML: {}", error.to_string().trim_end()),
-        })),
-    }
+            None => not_toml(&*error),
+        })
+    })
+}
+
+/// Parses TOML whose values come from `origin`.
+fn parse(origin: &str, text: &str) -> Result<Layer, SettingsError> {
+    FileFormat::Toml.parse(Some(&origin.to_owned()), text).map(Layer).map_err(|error| SettingsError {
+        key: String::new(),
+        text: not_toml(&*error),
+        origin: Some(origin.to_owned()),
+    })
+}
+
+fn not_toml(error: &dyn std::error::Error) -> String {
+    format!("not valid TOML: {}", error.to_string().trim_end())
 }
 
 /// Returns the format of a file that is not TOML, if its name or its first line tells.

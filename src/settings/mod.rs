@@ -92,7 +92,15 @@ impl Settings {
         Self::load_listing(layers, &mut Vec::new())
     }
 
-    /// The same, and adds to `files` every file that must change for the outcome to change. Those of certificates are among
+    /// Reads settings from TOML alone: no files, no environment. Relative paths in them start at the working directory.
+    ///
+    /// # Errors
+    /// Every problem there is, in order of the keys.
+    pub fn from_toml(text: &str) -> Result<Self, Vec<SettingsError>> {
+        Self::load(&Layers { text: Some(text.to_owned()), ..Layers::default() }).map(|loaded| loaded.settings)
+    }
+
+    /// The same as [`Self::load`], and adds to `files` every file that must change for the outcome to change. Those of certificates are among
     /// them only if there are problems: else they are published apart.
     ///
     /// # Errors

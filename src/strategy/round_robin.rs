@@ -15,8 +15,8 @@ use super::stride::Stride;
 use super::{StrategyState, WeightedBackend, Weights};
 
 /// Backends take turns. Over each cycle every backend has exactly its weight of turns, divided by the weights'
-/// greatest common divisor, and they are spread over the cycle. Beyond [`LONGEST`] turns there is no cycle, but a
-/// [`Stride`], with shares as even.
+/// greatest common divisor, and they are spread over the cycle. Beyond 65 536 turns there is no cycle, but
+/// an endless order with shares as even.
 #[derive(Debug)]
 pub struct RoundRobin {
     order: Order,

@@ -1,6 +1,6 @@
 //! Enums whose variants have names.
 
-/// An enum that [`enum_all`] defines.
+/// An enum that `enum_all!` defines.
 pub trait Enumerated: Copy {
     /// How many variants there are.
     const COUNT: usize;

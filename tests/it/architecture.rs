@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the top down, each with those it may import from.
-const MAY_IMPORT: [(&str, &[&str]); 25] = [
+const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -20,6 +20,7 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
             "strategy",
         ],
     ),
+    ("embed", &["control", "control_plane", "dispatch", "metrics", "readiness", "request", "settings"]),
     ("simulate", &["settings", "strategy", "estimate", "util"]),
     (
         "run",
@@ -30,9 +31,9 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
             "overrides",
             "readiness",
             "control",
+            "control_plane",
             "health",
             "os",
-            "compare",
             "dispatch",
             "request",
             "util",
@@ -64,6 +65,10 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ),
     ("server", &["os", "dispatch", "request", "certificates", "metrics", "fleet", "settings", "util"]),
     ("overrides", &["control", "metrics", "os", "fleet"]),
+    (
+        "control_plane",
+        &["compare", "control", "dispatch", "health", "metrics", "readiness", "request", "settings", "util"],
+    ),
     ("telemetry", &["output", "dispatch", "settings"]),
     ("health", &["os", "control", "load", "estimate", "metrics", "fleet", "settings"]),
     ("control", &["os", "metrics", "settings", "load", "estimate", "fleet", "strategy", "util"]),

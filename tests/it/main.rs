@@ -65,4 +65,5 @@ mod systemd;
 mod demo;
 
 // What a developer relies on.
+mod embed;
 mod architecture;
