@@ -107,6 +107,24 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
+    async fn connections_that_come_one_by_one_and_together_are_accepted() {
+        let listener =
+            crate::server::bind(crate::server::ListenerKind::Http, ([127, 0, 0, 1], 0).into(), 1).unwrap();
+        let address = listener.address;
+        let queue = AcceptQueue::new(listener.sockets.into_iter().next().unwrap()).unwrap();
+        for together in [1, 1, 1, 3, 1, 2, 1, 1] {
+            let clients: Vec<_> =
+                (0..together).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+            for client in clients {
+                let (_, peer) = queue.next().await.unwrap();
+                assert_eq!(peer, client.local_addr().unwrap());
+            }
+            let cx = &mut Context::from_waker(std::task::Waker::noop());
+            assert!(queue.poll_next(cx).is_pending());
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn a_long_queue_lets_others_run() {
         const WAITING: usize = 300;
         let listener =

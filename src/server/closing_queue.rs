@@ -84,3 +84,52 @@ impl<C> ClosingQueue<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::server::connection_limit::ConnectionLimit;
+    use crate::server::connection_state::ConnectionEnd;
+    use crate::server::connection_tracker::ConnectionTracker;
+    use crate::server::lingering::ExpectedBytes;
+
+    #[tokio::test]
+    async fn connections_end_with_their_clients_and_the_others_linger() {
+        let limit = ConnectionLimit::new(10);
+        let tracker = ConnectionTracker::new(limit.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = || {
+            let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (ours, _) = listener.accept().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let (end, expected) = (ConnectionEnd::Closed, Some(ExpectedBytes::Stray));
+            let io = Some(Socket::new(ours.into()));
+            (theirs, Finished { end, io, expected, handle: tracker.enter() })
+        };
+        let queue = ClosingQueue::new();
+        let lingering = RefCell::new(Vec::new());
+        let linger = |_, name| lingering.borrow_mut().push(name);
+        let push = |name| {
+            let (mut theirs, mut finished) = pair();
+            assert!(finished.half_close());
+            queue.push(finished, name, linger);
+            assert_eq!(theirs.read(&mut [0]).unwrap(), 0, "FIN is sent at once");
+            theirs
+        };
+        let (closed, mut open) = (push("closed"), push("open"));
+        open.write_all(b"stray").unwrap();
+        drop(closed);
+        assert_eq!(limit.open(), 2);
+        queue.make_room();
+        assert_eq!((limit.open(), lingering.borrow().len()), (1, 0), "it may still close by itself");
+        drop(push("late"));
+        tokio::select! {
+            () = queue.run(linger) => {}
+            () = async { while !queue.connections.borrow().is_empty() { tokio::task::yield_now().await } } => {}
+        }
+        assert_eq!((limit.open(), &**lingering.borrow()), (0, &["open"][..]));
+    }
+}
