@@ -320,7 +320,7 @@ fn run_server(
     invite: impl FnOnce(SocketAddr, SocketAddr) -> String,
 ) -> Result<(), CliError> {
     let ready = |traffic: &[(ListenerProtocol, SocketAddr)], admin: SocketAddr| {
-        let line = |(speaks, address): &(ListenerProtocol, SocketAddr)| match speaks {
+        let line = |(protocol, address): &(ListenerProtocol, SocketAddr)| match protocol {
             ListenerProtocol::Http => format!("listening on http://{address}\n"),
             ListenerProtocol::Tls => format!("listening on https://{address}\n"),
             ListenerProtocol::RedirectToHttps => format!("sending http://{address} to https\n"),

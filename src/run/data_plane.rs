@@ -75,21 +75,21 @@ impl DataPlane {
         let held = listeners.hold()?;
         let Listeners { traffic: listening, admin: admin_bound } = listeners;
         let traffic: Vec<_> =
-            listening.iter().map(|traffic| (traffic.speaks, traffic.bound.address)).collect();
+            listening.iter().map(|traffic| (traffic.protocol, traffic.bound.address)).collect();
         let admin = admin_bound.address;
         let of = |address: SocketAddr| state.plane.counters.listener(&address.to_string());
         let workers = worker_count(settings);
         let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
-        for Traffic { bound, speaks, proxy_protocol } in listening {
+        for Traffic { bound, protocol, proxy_protocol } in listening {
             let (counters, passed) = (of(bound.address), bound.passed.clone());
             for (own, sockets) in of_worker.iter_mut().zip(bound.deal(workers)?) {
                 own.extend(sockets.into_iter().map(|socket| {
                     let passed = passed.clone();
-                    Listener { socket, speaks, counters, proxy_protocol, passed }
+                    Listener { socket, protocol, counters, proxy_protocol, passed }
                 }));
             }
         }
-        let tls = traffic.iter().any(|(speaks, _)| *speaks == ListenerProtocol::Tls);
+        let tls = traffic.iter().any(|(protocol, _)| *protocol == ListenerProtocol::Tls);
         let tls = tls.then(|| Tls::new(&settings.server.tls, Arc::clone(&certificates)));
         let workers = WorkerPool::new(
             &settings.server,

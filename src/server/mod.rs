@@ -71,7 +71,7 @@ pub struct Traffic {
     /// Its address, with a socket per worker.
     pub bound: BoundListener,
     /// What is spoken there.
-    pub speaks: ListenerProtocol,
+    pub protocol: ListenerProtocol,
     /// Whether each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
 }
@@ -146,8 +146,8 @@ impl Listeners {
         match bounds.pop_if(|bound| bound.kind == ListenerKind::Admin) {
             Some(admin) if taken.is_empty() => {
                 // None is missing, so they stand in the order of the settings.
-                let traffic = bounds.into_iter().zip(visitors).map(|(bound, (_, speaks, listener))| {
-                    Traffic { bound, speaks, proxy_protocol: listener.proxy_protocol }
+                let traffic = bounds.into_iter().zip(visitors).map(|(bound, (_, protocol, listener))| {
+                    Traffic { bound, protocol, proxy_protocol: listener.proxy_protocol }
                 });
                 Ok(Self { traffic: traffic.collect(), admin })
             }
@@ -184,18 +184,18 @@ pub struct WorkerPool {
     /// For how long the kernel defers connections.
     defers: Duration,
     ends: mpsc::UnboundedReceiver<()>,
-    last_word: mpsc::UnboundedSender<()>,
+    exit_notifier: mpsc::UnboundedSender<()>,
     working: usize,
     config: ConnectionConfig,
-    places: Arc<ConnectionLimit>,
+    limit: Arc<ConnectionLimit>,
     has_affinity: bool,
 }
 
 impl WorkerPool {
-    /// Nobody yet. Without `tls` no listener may speak it; `places` are how many connections there may be.
-    pub fn new(settings: &ServerSettings, tls: Option<Tls>, places: Arc<ConnectionLimit>) -> Self {
+    /// Nobody yet. Without `tls` no listener may speak it; `limit` is that of connections.
+    pub fn new(settings: &ServerSettings, tls: Option<Tls>, limit: Arc<ConnectionLimit>) -> Self {
         let limits = &settings.limits;
-        let (last_word, ends) = mpsc::unbounded_channel();
+        let (exit_notifier, ends) = mpsc::unbounded_channel();
         let limits = ConnectionLimits {
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
@@ -210,7 +210,7 @@ impl WorkerPool {
         let config = ConnectionConfig { limits, tls, redirect_port: settings.tls.redirect_port };
         let (shutdown, defers) = (Shutdown::default(), settings.tcp_defer_accept.0);
         let has_affinity = settings.worker_affinity;
-        Self { shutdown, defers, ends, last_word, working: 0, config, places, has_affinity }
+        Self { shutdown, defers, ends, exit_notifier, working: 0, config, limit, has_affinity }
     }
 
     /// Starts workers, each on a thread of its own and with its own listeners. None serves before all are ready to:
@@ -226,7 +226,7 @@ impl WorkerPool {
         for (worker, listeners) in workers {
             let (go, told) = std::sync::mpsc::channel::<()>();
             let (ready, config, shutdown) = (ready.clone(), self.config.clone(), self.shutdown.clone());
-            let (places, last_word) = (Arc::clone(&self.places), ExitNotifier(self.last_word.clone()));
+            let (limit, exit_notifier) = (Arc::clone(&self.limit), ExitNotifier(self.exit_notifier.clone()));
             let number = self.working + waiting.len();
             let core = self.has_affinity.then_some(number);
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
@@ -242,10 +242,10 @@ impl WorkerPool {
                 let _ = ready.send(report);
                 drop(ready);
                 if let (Some((runtime, listeners)), Ok(())) = (prepared, told.recv()) {
-                    worker::run(&runtime, worker, listeners, config, places, shutdown);
+                    worker::run(&runtime, worker, listeners, config, limit, shutdown);
                     // With its tasks, which end the access lines of what they could not write.
                     drop(runtime);
-                    drop(last_word);
+                    drop(exit_notifier);
                 }
             });
             match spawned {

@@ -31,7 +31,7 @@ pub struct Listener<S = TcpListener> {
     /// Its own socket on the address.
     pub socket: S,
     /// What is spoken on it.
-    pub speaks: ListenerProtocol,
+    pub protocol: ListenerProtocol,
     /// Where its connections are counted.
     pub counters: ListenerCounters,
     /// Whether each begins with a header of the PROXY protocol.
@@ -120,9 +120,9 @@ pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec
         .enable_time()
         .build_local(LocalOptions::default())?;
     let watch = |listener: Listener| {
-        let Listener { socket, speaks, counters, proxy_protocol, passed } = listener;
+        let Listener { socket, protocol, counters, proxy_protocol, passed } = listener;
         let socket = AcceptQueue::new(socket)?;
-        Ok(Listener { socket, speaks, counters, proxy_protocol, passed })
+        Ok(Listener { socket, protocol, counters, proxy_protocol, passed })
     };
     let listeners =
         runtime.block_on(async { listeners.into_iter().map(watch).collect::<io::Result<_>>() })?;
@@ -132,7 +132,7 @@ pub(super) fn prepare(listeners: Vec<Listener>) -> io::Result<(LocalRuntime, Vec
 /// Accepts until the listener is to be closed, and then empties its queue: a socket that is closed resets the
 /// connections in it.
 async fn accept(listener: Listener<AcceptQueue>, context: Rc<WorkerContext>) -> io::Result<()> {
-    let Listener { socket: queue, speaks: protocol, counters, proxy_protocol, passed } = listener;
+    let Listener { socket: queue, protocol, counters, proxy_protocol, passed } = listener;
     let origin = Origin { protocol, proxy_protocol, counters };
     let start = |socket: Socket, peer: SocketAddr| start(&context, socket, peer, origin);
     let shutdown = &context.shutdown;
