@@ -72,7 +72,7 @@ pub(super) async fn explain(
         })
     });
     let hash = hash.transpose()?;
-    let strategies = (0..pool.config.strategies.len()).map(|arm| explained(&shown, pool, arm, hash));
+    let strategies = (0..pool.config.strategies.len()).map(|slot| explained(&shown, pool, slot, hash));
     Ok(json(&ExplainDocument {
         pool: &pool.config.name,
         priority: pool.priority,
@@ -82,8 +82,8 @@ pub(super) async fn explain(
     }))
 }
 
-fn explained<'a>(shown: &AdminContext, pool: &'a Pool, arm: usize, hash: Option<u64>) -> Explained<'a> {
-    let explanation = pool.explain(arm, hash.unwrap_or(0), shown.clock.now());
+fn explained<'a>(shown: &AdminContext, pool: &'a Pool, slot: usize, hash: Option<u64>) -> Explained<'a> {
+    let explanation = pool.explain(slot, hash.unwrap_or(0), shown.clock.now());
     let candidate = |backend: usize, score, picked, why| CandidateView {
         backend: &pool.config.backends[backend].id,
         state: pool.statuses[backend].state(),
@@ -99,8 +99,8 @@ fn explained<'a>(shown: &AdminContext, pool: &'a Pool, arm: usize, hash: Option<
     let eligible = explanation.into_iter().flat_map(|explanation| explanation.candidates);
     let eligible = eligible.map(|of| candidate(of.backend, of.score, picked == Some(of.backend), of.why));
     Explained {
-        name: pool.config.strategies[arm].name(),
-        role: pool.roles.of(arm),
+        name: pool.config.strategies[slot].name(),
+        role: pool.roles.of(slot),
         picked: picked.map(|backend| &*pool.config.backends[backend].id),
         score,
         candidates: eligible.chain(excluded).collect(),

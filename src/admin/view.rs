@@ -175,7 +175,7 @@ impl<'a> PoolView<'a> {
         pool: &'a Pool,
         counters: &PoolCounters,
     ) -> Self {
-        let arms = 0..pool.config.strategies.len();
+        let slots = 0..pool.config.strategies.len();
         let redirects = redirects(shown, pool, counters);
         Self {
             name: &pool.config.name,
@@ -187,7 +187,7 @@ impl<'a> PoolView<'a> {
             ),
             reports_load: pool.config.reports_expire.is_some(),
             local_traffic_ratio: ShareText(pool.local_traffic_ratio.get()),
-            strategies: arms.map(|arm| StrategyView::of(shown, imbalances, pool, counters, arm)).collect(),
+            strategies: slots.map(|slot| StrategyView::of(shown, imbalances, pool, counters, slot)).collect(),
             backends: BackendView::of(shown, pool, counters, &redirects),
             serves_pinned: pool.config.pins.is_some()
                 && pool.keeps.iter().zip(&pool.statuses).any(|(keeps, status)| {

@@ -1,7 +1,7 @@
 //! Strategies compared: how evenly each spreads visitors, and how even the load is that comes of it.
 //!
 //! Both are looked at once a second, away from the requests. They are never mixed up: a strategy that spreads visitors
-//! less evenly may well be the one whose load is more even. Arms that share backends share their load, so load is a
+//! less evenly may well be the one whose load is more even. Strategies that share backends share their load, so load is a
 //! strategy's own only while it alone sends visitors; where strategies take turns, the beginning of each turn, while the
 //! load is still the one before's, is left out.
 
@@ -33,7 +33,7 @@ pub struct Comparer {
     fleet: Arc<ArcSwap<CountedFleet>>,
     counters: Arc<CounterRegistry>,
     shown: Arc<Imbalances>,
-    /// What each arm sent or picked lately, by the pool's name, the strategy's and the role.
+    /// What each strategy sent or picked lately, by the pool's name, the strategy's and the role.
     recent: HashMap<(Box<str>, &'static str, Role), DecayingCounter<CounterId>>,
     /// What pinned clients sent to draining backends lately, by where the pool's first strategy counts each.
     pinned: DecayingCounter<CounterId>,
@@ -123,24 +123,24 @@ impl Comparer {
         })
     }
 
-    /// How even the load of an arm is; `None` where it has none that is its own.
+    /// How even the load of a strategy is; `None` where it has none that is its own.
     fn load(
         &mut self,
         pool: &Pool,
-        arm: usize,
+        slot: usize,
         is_settled: bool,
         now: Instant,
         passed: Duration,
     ) -> Option<LoadFigures> {
         pool.config.reports_expire?;
-        let (source, is_own) = match pool.roles.of(arm) {
+        let (source, is_own) = match pool.roles.of(slot) {
             Role::Live if pool.roles.split.is_empty() => (LoadSource::Reported, is_settled),
             // The load of all of them together is nobody's.
             Role::Live | Role::Split => return None,
             Role::Shadow => (LoadSource::Modeled, true),
         };
-        let now = is_own.then(|| loads(pool, arm, self.clock.moment(now))).flatten();
-        let key = (pool.config.name.clone(), pool.config.strategies[arm], source);
+        let now = is_own.then(|| loads(pool, slot, self.clock.moment(now))).flatten();
+        let key = (pool.config.name.clone(), pool.config.strategies[slot], source);
         let so_far = self.so_far.entry(key).or_default();
         if let Some(imbalance) = &now {
             so_far.add(imbalance, passed);
@@ -149,18 +149,18 @@ impl Comparer {
     }
 }
 
-/// How even the load is that an arm makes, over those who may be picked now and whose load is known. Each counts by its
+/// How even the load is that a strategy makes, over those who may be picked now and whose load is known. Each counts by its
 /// capacity, where that is not told by its weight.
-fn loads(pool: &Pool, arm: usize, now: Moment) -> Option<Imbalance> {
+fn loads(pool: &Pool, slot: usize, now: Moment) -> Option<Imbalance> {
     let eligible = (0..pool.statuses.len()).filter(|&index| pool.keeps[index] == PinAction::AndRenews);
     Imbalance::of(eligible.filter_map(|index| {
-        let load = pool.load(arm, index, now)?;
+        let load = pool.load(slot, index, now)?;
         let weight = f64::from(pool.statuses[index].weight.get());
         Some((load.utilization(weight)?, load.capacity.unwrap_or(weight)))
     }))
 }
 
-/// How even what an arm sent lately is, per weight, over those who may be picked now.
+/// How even what a strategy sent lately is, per weight, over those who may be picked now.
 fn dispatches(
     pool: &Pool,
     counters: &[DispatchCounters],

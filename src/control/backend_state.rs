@@ -104,7 +104,7 @@ impl BackendState {
     }
 
     /// Whether it is down, but for less than `grace_period`.
-    pub(super) fn held(&self, now: Instant, grace_period: Duration) -> bool {
+    pub(super) fn in_grace_period(&self, now: Instant, grace_period: Duration) -> bool {
         self.health() == HealthState::Down && now < self.health_since + grace_period
     }
 
@@ -120,7 +120,7 @@ impl BackendState {
             let passed = u32::from(self.ramp(now, slow_start).tenths());
             (passed < u32::from(SlowStart::STEPS)).then(|| since + step * passed)
         });
-        let held = self.held(now, grace_period).then(|| self.health_since + grace_period);
+        let held = self.in_grace_period(now, grace_period).then(|| self.health_since + grace_period);
         let waits = self.waits_until.filter(|until| now < *until);
         [ramp, held, waits, self.asked.expires(now)].into_iter().flatten().min()
     }
@@ -170,9 +170,9 @@ mod tests {
     fn a_pin_is_held_for_a_while() {
         let start = Instant::now();
         let mut state = BackendState::new(start, None);
-        assert!(!state.held(start, SECOND));
+        assert!(!state.in_grace_period(start, SECOND));
         state.note(HealthState::Down, start, true);
-        assert!(state.held(start, SECOND) && !state.held(start + SECOND, SECOND));
+        assert!(state.in_grace_period(start, SECOND) && !state.in_grace_period(start + SECOND, SECOND));
         assert_eq!(state.next_change(start, SECOND, SECOND), Some(start + SECOND));
     }
 }

@@ -123,7 +123,10 @@ impl PersistentState {
                 ramp: state.ramp(now, pool.slow_start.0),
                 agent_weight: asked.weight(now, set.weight.is_some()),
                 waits: state.waits(now),
-                held: pool.pin.as_ref().is_some_and(|pin| state.held(now, pin.grace_period.0)),
+                in_grace_period: pool
+                    .pin
+                    .as_ref()
+                    .is_some_and(|pin| state.in_grace_period(now, pin.grace_period.0)),
                 agent_is_down: asked.is_down(),
                 // Both are known once it is published.
                 full_weight_at: None,
@@ -203,7 +206,7 @@ impl PersistentState {
         Pool::new(config, statuses, roles, is_first_round, &memories, meters, local_traffic_ratio)
     }
 
-    /// The loads that each arm goes by, none where backends report none, and the share of visitors that is ours.
+    /// The loads that each strategy goes by, none where backends report none, and the share of visitors that is ours.
     fn loads_of_arms(
         &mut self,
         config: &PoolConfig,

@@ -335,7 +335,7 @@ fn roles(settings: &settings::PoolSettings, unix_now: Duration) -> (Roles, Optio
     let mut below = 0.0;
     let portion = |(index, portion): (usize, &settings::SplitShare)| {
         below += portion.share.0;
-        SplitRange { below: (below * 2f64.powi(32)) as u64, arm: 1 + index }
+        SplitRange { below: (below * 2f64.powi(32)) as u64, slot: 1 + index }
     };
     let portions = settings.split.iter().enumerate().map(portion).collect();
     if interval.is_zero() || settings.shadow.is_empty() {
@@ -430,7 +430,7 @@ mod tests {
         pool.split = vec![settings::SplitShare { strategy: StrategyKind::Random, share: Fraction(0.25) }];
         let (roles, _) = roles(&pool, Duration::ZERO);
         let senders = (0..1000u32).map(|n| roles.sender(n * 4_294_967 + 2_000_000));
-        assert_eq!(senders.filter(|&arm| arm == 1).count(), 250);
+        assert_eq!(senders.filter(|&slot| slot == 1).count(), 250);
         assert_eq!(roles.of(1), Role::Split);
         pool.split[0].share = Fraction(1.0);
         assert_eq!(super::roles(&pool, Duration::ZERO).0.sender(u32::MAX), 1);

@@ -43,7 +43,7 @@ impl Worker {
         let now = if config.reads_clock { self.clock.now() } else { Moment::default() };
         let key = config.key.as_ref().map_or(0, |key| hash_key::of(key, request));
         let turn = &mut PickContext::new(&mut rng, key, now);
-        let arm = if pool.roles.split.is_empty() {
+        let slot = if pool.roles.split.is_empty() {
             pool.roles.live
         } else {
             pool.roles.sender(request.client.hash())
@@ -51,20 +51,20 @@ impl Worker {
         let choice = match pinned {
             Pinned::To { backend, half_over } if pool.keeps[backend] != PinAction::No => {
                 let pin = half_over && pool.keeps[backend] == PinAction::AndRenews;
-                Selection { arm, backend, decision: Decision::Pinned, pin }
+                Selection { slot, backend, decision: Decision::Pinned, pin }
             }
             _ => {
                 let had_pin = matches!(pinned, Pinned::To { .. } | Pinned::Gone);
                 let decision = if had_pin { Decision::Reassigned } else { Decision::Picked };
-                let backend = self.pick(pool, counters, arm, turn).ok_or(Rejection::NoBackend)?;
-                Selection { arm, backend, decision, pin: config.pins.is_some() }
+                let backend = self.pick(pool, counters, slot, turn).ok_or(Rejection::NoBackend)?;
+                Selection { slot, backend, decision, pin: config.pins.is_some() }
             }
         };
         if pool.is_watched {
             if let Some(full) = turn.overflowed {
-                self.counter.overflowed(counters, arm, full);
+                self.counter.overflowed(counters, slot, full);
             }
-            pool.sent(arm, choice.backend, choice.decision != Decision::Pinned, now);
+            pool.sent(slot, choice.backend, choice.decision != Decision::Pinned, now);
             self.shadow(pool, counters, choice, turn);
         }
         Ok(choice)
@@ -72,7 +72,7 @@ impl Worker {
 
     /// Has the pool's shadows pick too, on their own state, and counts what they say to what was chosen.
     fn shadow(&self, pool: &Pool, counters: &PoolCounters, choice: Selection, turn: &mut PickContext<'_>) {
-        let strategies = pool.arms.iter().enumerate();
+        let strategies = pool.slots.iter().enumerate();
         for (index, _) in strategies.filter(|(_, strategy)| strategy.role == Role::Shadow) {
             let Some(backend) = self.pick(pool, counters, index, turn) else { continue };
             pool.sent(index, backend, true, turn.now);
@@ -85,17 +85,17 @@ impl Worker {
         &self,
         pool: &Pool,
         counters: &PoolCounters,
-        arm: usize,
+        slot: usize,
         turn: &mut PickContext<'_>,
     ) -> Option<usize> {
         let number = self.picks.get();
         self.picks.set(number.wrapping_add(1));
         if !number.is_multiple_of(TIMED) {
-            return pool.pick(arm, turn);
+            return pool.pick(slot, turn);
         }
         let started = Instant::now();
-        let picked = pool.pick(arm, turn);
-        self.counter.pick(counters, arm, started.elapsed());
+        let picked = pool.pick(slot, turn);
+        self.counter.pick(counters, slot, started.elapsed());
         picked
     }
 }

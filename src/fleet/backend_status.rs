@@ -108,7 +108,7 @@ pub struct BackendStatus {
     /// Added at run time and waiting for its first probe: picked only where nobody else is up.
     pub waits: bool,
     /// Down, but not for so long that those who are pinned to it are sent elsewhere.
-    pub held: bool,
+    pub in_grace_period: bool,
     /// While in slow start: when it has its full weight, in seconds since 1970.
     pub full_weight_at: Option<u64>,
     /// Whether its agent reports it as down.
@@ -134,7 +134,7 @@ impl BackendStatus {
             ramp: SlowStart::FULL,
             agent_weight: AgentWeight::ALL,
             waits: false,
-            held: false,
+            in_grace_period: false,
             full_weight_at: None,
             agent_is_down: false,
             since: 0,

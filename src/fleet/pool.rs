@@ -34,7 +34,7 @@ pub struct Pool {
     /// What its strategies do.
     pub roles: Roles,
     /// Its strategies at work, in the order of the roster's.
-    pub arms: Box<[ActiveStrategy]>,
+    pub slots: Box<[ActiveStrategy]>,
     /// Whether some of them only run beside, or something goes by where visitors were sent: limits, loads, bounds.
     pub is_watched: bool,
     /// The share of its visitors that this process sends, where backends report what shows that.
@@ -125,7 +125,7 @@ impl PoolConfig {
 
 impl Pool {
     /// Works out who may be picked and builds the strategies' tables. `statuses` has one for each of the roster's
-    /// backends, `memories` one for each of its arms; `meters` go with its limits, `local_traffic_ratio` with its loads.
+    /// backends, `memories` one for each of its strategies; `meters` go with its limits, `local_traffic_ratio` with its loads.
     /// `is_first_round`: nothing was known of any backend, and some still wait for their first check.
     pub fn new(
         config: Arc<PoolConfig>,
@@ -148,9 +148,9 @@ impl Pool {
             loads: memory.loads().clone(),
             strategy: weights.map(|weights| Strategy::build(kind, &config.rules, weights, memory)),
         };
-        let arms: Box<[ActiveStrategy]> =
+        let slots: Box<[ActiveStrategy]> =
             config.strategies.iter().zip(memories).enumerate().map(active).collect();
-        let is_watched = arms.iter().any(|active| active.role == Role::Shadow || !active.loads.is_empty())
+        let is_watched = slots.iter().any(|active| active.role == Role::Shadow || !active.loads.is_empty())
             || config.may_overflow();
         let room = RateLimiter::new(meters, &shares);
         let is_limited = !config.limits.is_empty();
@@ -160,7 +160,7 @@ impl Pool {
             keeps,
             priority,
             roles,
-            arms,
+            slots,
             is_watched,
             local_traffic_ratio,
             is_limited,
@@ -173,10 +173,10 @@ impl Pool {
         (self.keeps[index] != PinAction::AndRenews).then(|| self.statuses[index].excluded())
     }
 
-    /// Returns what is estimated of a backend's load; for an arm that is a shadow, of the load it would have. `None` before
+    /// Returns what is estimated of a backend's load; for a strategy that is a shadow, of the load it would have. `None` before
     /// its first report and once its last one has expired.
-    pub fn load(&self, arm: usize, backend: usize, now: Moment) -> Option<Load> {
-        self.arms[arm].loads.get(backend)?.load(now)
+    pub fn load(&self, slot: usize, backend: usize, now: Moment) -> Option<Load> {
+        self.slots[slot].loads.get(backend)?.load(now)
     }
 
     /// What the strategies are told of those who may be picked. O(number of backends).
@@ -195,8 +195,8 @@ impl Pool {
     /// over its limit is passed over, but by a shadow, which sends it nobody. [`Self::sent`] is to follow where the pool [is
     /// watched](Self::is_watched).
     #[inline]
-    pub fn pick(&self, arm: usize, turn: &mut PickContext<'_>) -> Option<usize> {
-        let ActiveStrategy { role, strategy, .. } = &self.arms[arm];
+    pub fn pick(&self, slot: usize, turn: &mut PickContext<'_>) -> Option<usize> {
+        let ActiveStrategy { role, strategy, .. } = &self.slots[slot];
         let strategy = strategy.as_ref()?;
         if !self.is_limited || *role == Role::Shadow {
             return Some(strategy.pick(turn));
@@ -206,8 +206,8 @@ impl Pool {
 
     /// What one of its strategies would do with a visitor of this key who came now, and why; `None` where nobody is
     /// eligible. Changes nothing. O(number of backends), for the operator.
-    pub fn explain(&self, arm: usize, key: u64, now: Moment) -> Option<Explanation> {
-        let ActiveStrategy { role, strategy, .. } = &self.arms[arm];
+    pub fn explain(&self, slot: usize, key: u64, now: Moment) -> Option<Explanation> {
+        let ActiveStrategy { role, strategy, .. } = &self.slots[slot];
         let shares = self.shares();
         // As in a pick, limits are nothing to a shadow.
         let has_room =
@@ -215,9 +215,9 @@ impl Pool {
         Some(strategy.as_ref()?.explain(Weights::new(&shares)?, key, now, &has_room))
     }
 
-    /// Notes whom an arm sent a visitor to, or would have. `was_picked`: by [`Self::pick`] and not by a pin.
-    pub fn sent(&self, arm: usize, backend: usize, was_picked: bool, now: Moment) {
-        let ActiveStrategy { strategy, loads, .. } = &self.arms[arm];
+    /// Notes whom a strategy sent a visitor to, or would have. `was_picked`: by [`Self::pick`] and not by a pin.
+    pub fn sent(&self, slot: usize, backend: usize, was_picked: bool, now: Moment) {
+        let ActiveStrategy { strategy, loads, .. } = &self.slots[slot];
         if let Some(strategy) = strategy {
             strategy.sent(backend, now);
         }
@@ -296,7 +296,7 @@ fn shares(statuses: &[BackendStatus], eligible: &[u32], priority: Priority) -> V
 fn keeps_out_of_tier(status: &BackendStatus) -> PinAction {
     match (status.admin, status.health) {
         (AdminState::Maintenance, _) => PinAction::No,
-        (_, HealthState::Down) if !status.held => PinAction::No,
+        (_, HealthState::Down) if !status.in_grace_period => PinAction::No,
         _ => PinAction::UntilItEnds,
     }
 }
@@ -314,7 +314,7 @@ mod tests {
                 "down" => status.health = HealthState::Down,
                 "unknown" => {}
                 "waits" => status.waits = true,
-                "held" => status.held = true,
+                "held" => status.in_grace_period = true,
                 "backup" => status.backup = true,
                 "draining" => status.admin = AdminState::Draining,
                 "maintenance" => status.admin = AdminState::Maintenance,

@@ -18,7 +18,7 @@ enum_all! {
     }
 }
 
-/// What the arms of a roster do. Arms are named by their place there.
+/// What the strategies of a roster do. Strategies are named by their place there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roles {
     /// The one that sends visitors.
@@ -32,8 +32,8 @@ pub struct Roles {
 pub struct SplitRange {
     /// Those are in it whose hash of 32 bits is below this and not in a portion before.
     pub below: u64,
-    /// The arm that sends them.
-    pub arm: usize,
+    /// The strategy that sends them.
+    pub slot: usize,
 }
 
 impl Roles {
@@ -42,27 +42,27 @@ impl Roles {
         Self { live: 0, split: Box::default() }
     }
 
-    /// What an arm is for.
-    pub fn of(&self, arm: usize) -> Role {
-        if arm == self.live {
+    /// What a strategy is for.
+    pub fn of(&self, slot: usize) -> Role {
+        if slot == self.live {
             Role::Live
-        } else if self.split.iter().any(|portion| portion.arm == arm) {
+        } else if self.split.iter().any(|portion| portion.slot == slot) {
             Role::Split
         } else {
             Role::Shadow
         }
     }
 
-    /// The arm that sends a visitor, `visitor` being a hash of who that is, even over all 32 bits.
+    /// The strategy that sends a visitor, `visitor` being a hash of who that is, even over all 32 bits.
     pub fn sender(&self, visitor: u32) -> usize {
         self.split
             .iter()
             .find(|portion| u64::from(visitor) < portion.below)
-            .map_or(self.live, |portion| portion.arm)
+            .map_or(self.live, |portion| portion.slot)
     }
 }
 
-/// An arm at work.
+/// A strategy at work.
 #[derive(Debug)]
 pub struct ActiveStrategy {
     /// What it is for.
@@ -82,15 +82,15 @@ mod tests {
     fn a_split_takes_its_share_of_hashes() {
         let tenth = u32::MAX / 10;
         let split =
-            [SplitRange { below: tenth.into(), arm: 2 }, SplitRange { below: (3 * tenth).into(), arm: 1 }];
+            [SplitRange { below: tenth.into(), slot: 2 }, SplitRange { below: (3 * tenth).into(), slot: 1 }];
         let roles = Roles { live: 3, split: split.into() };
-        for (visitor, arm) in
+        for (visitor, slot) in
             [(0, 2), (tenth - 1, 2), (tenth, 1), (3 * tenth - 1, 1), (3 * tenth, 3), (u32::MAX, 3)]
         {
-            assert_eq!(roles.sender(visitor), arm, "{visitor}");
+            assert_eq!(roles.sender(visitor), slot, "{visitor}");
         }
         assert_eq!(
-            [0, 1, 2, 3].map(|arm| roles.of(arm)),
+            [0, 1, 2, 3].map(|slot| roles.of(slot)),
             [Role::Shadow, Role::Split, Role::Split, Role::Live]
         );
         assert_eq!(Roles::alone().sender(0), 0);

@@ -47,8 +47,8 @@ impl Counter {
 
     /// A request was redirected to a backend.
     pub fn redirect(&self, pool: &PoolCounters, selection: Selection) {
-        let Selection { arm, backend, decision, .. } = selection;
-        self.count(pool.dispatches(arm)[backend].redirects.of(decision));
+        let Selection { slot, backend, decision, .. } = selection;
+        self.count(pool.dispatches(slot)[backend].redirects.of(decision));
     }
 
     /// A request went to another backend because this one, its first choice, was full.

@@ -30,11 +30,13 @@ impl PoolSources<'_> {
     fn redirects(&self) -> MetricFamily {
         let mut metrics = Vec::new();
         for (pool, counters) in self.fleet.counted_pools() {
-            for (arm, backend, counters) in dispatches(pool, counters).filter(|(arm, ..)| sends(pool, *arm)) {
+            for (slot, backend, counters) in
+                dispatches(pool, counters).filter(|(slot, ..)| sends(pool, *slot))
+            {
                 metrics.extend(Decision::ALL.map(|decision| {
                     let labels = [
                         ("pool", &*pool.config.name),
-                        ("strategy", pool.config.strategies[arm].name()),
+                        ("strategy", pool.config.strategies[slot].name()),
                         ("backend", &*backend.id),
                         ("decision", decision.name()),
                     ];
@@ -71,25 +73,25 @@ impl PoolSources<'_> {
         });
         let mut picks = Vec::new();
         for (pool, counters) in self.fleet.counted_pools() {
-            for (arm, backend, counters) in dispatches(pool, counters) {
+            for (slot, backend, counters) in dispatches(pool, counters) {
                 let of = |role: Role, count| {
                     let labels = [
                         ("pool", &*pool.config.name),
-                        ("strategy", pool.config.strategies[arm].name()),
+                        ("strategy", pool.config.strategies[slot].name()),
                         ("role", role.name()),
                         ("backend", &*backend.id),
                     ];
                     counter(&labels, count)
                 };
-                if sends(pool, arm) {
-                    let role = if pool.roles.of(arm) == Role::Split { Role::Split } else { Role::Live };
+                if sends(pool, slot) {
+                    let role = if pool.roles.of(slot) == Role::Split { Role::Split } else { Role::Live };
                     let picked = [Decision::Picked, Decision::Reassigned];
                     picks.push(of(
                         role,
                         picked.map(|decision| self.sum(counters.redirects.of(decision))).iter().sum(),
                     ));
                 }
-                if shadows(pool, arm) {
+                if shadows(pool, slot) {
                     picks.push(of(Role::Shadow, self.sum(counters.shadow_picks)));
                 }
             }
@@ -189,11 +191,11 @@ fn dispatches<'a>(
 }
 
 /// Whether a strategy sends visitors, now or in its turn.
-fn sends(pool: &Pool, arm: usize) -> bool {
-    pool.roles.of(arm) != Role::Shadow || pool.config.rotation_interval.is_some()
+fn sends(pool: &Pool, slot: usize) -> bool {
+    pool.roles.of(slot) != Role::Shadow || pool.config.rotation_interval.is_some()
 }
 
 /// Whether it only runs beside, now or while another has its turn.
-fn shadows(pool: &Pool, arm: usize) -> bool {
-    pool.roles.of(arm) == Role::Shadow || pool.config.rotation_interval.is_some()
+fn shadows(pool: &Pool, slot: usize) -> bool {
+    pool.roles.of(slot) == Role::Shadow || pool.config.rotation_interval.is_some()
 }

@@ -124,7 +124,7 @@ impl Rejected<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selection {
     /// The strategy whose visitor it is: its place in the pool's roster.
-    pub arm: usize,
+    pub slot: usize,
     /// The backend's index in the pool's roster.
     pub backend: usize,
     /// Why this one.

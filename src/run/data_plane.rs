@@ -82,7 +82,7 @@ impl DataPlane {
         let mut of_worker: Vec<Vec<Listener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for Traffic { bound, protocol, proxy_protocol } in listening {
             let (counters, passed) = (of(bound.address), bound.passed.clone());
-            for (own, sockets) in of_worker.iter_mut().zip(bound.deal(workers)?) {
+            for (own, sockets) in of_worker.iter_mut().zip(bound.distribute(workers)?) {
                 own.extend(sockets.into_iter().map(|socket| {
                     let passed = passed.clone();
                     Listener { socket, protocol, counters, proxy_protocol, passed }

@@ -73,7 +73,7 @@ pub(super) async fn serve<T: Transport>(io: T, state: ConnectionState<TrafficRes
             .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
-            .serve_connection(io, TrackedService { state: &state, unsent });
+            .serve_connection(io, StreamService { state: &state, unsent });
         drive(pin!(connection), &state).await
     };
     // The connection is dropped and has given back what it was served over. Last frames of the peer's may be under
@@ -146,19 +146,19 @@ trait Graceful: Future<Output = hyper::Result<()>> {
     fn leave(self: Pin<&mut Self>);
 }
 
-impl<T: Transport> Graceful for http2::Connection<TokioIo<Lent<T>>, TrackedService<'_>, Local> {
+impl<T: Transport> Graceful for http2::Connection<TokioIo<Lent<T>>, StreamService<'_>, Local> {
     fn leave(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
 /// A service that notes in the [`ConnectionState`] what it serves.
-struct TrackedService<'a> {
+struct StreamService<'a> {
     state: &'a ConnectionState<TrafficResponder>,
     unsent: Rc<UnsentStreams>,
 }
 
-impl Service<Request<Incoming>> for TrackedService<'_> {
+impl Service<Request<Incoming>> for StreamService<'_> {
     type Response = HttpResponse;
     type Error = Infallible;
     type Future = Made;

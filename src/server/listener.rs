@@ -111,7 +111,7 @@ impl BoundListener {
     ///
     /// # Errors
     /// No descriptor was left for a shared one.
-    pub fn deal(self, workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
+    pub fn distribute(self, workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
         let mut sockets = self.sockets;
         let missing = workers.saturating_sub(sockets.len());
         let shared: Vec<_> =
@@ -285,7 +285,7 @@ mod tests {
             (3, 2, vec![2, 1]),
             (2, 3, vec![1, 1, 1]),
         ] {
-            let dealt = bind(ListenerKind::Http, any(), sockets).unwrap().deal(workers).unwrap();
+            let dealt = bind(ListenerKind::Http, any(), sockets).unwrap().distribute(workers).unwrap();
             assert_eq!(dealt.iter().map(Vec::len).collect::<Vec<_>>(), hands, "{sockets} to {workers}");
         }
     }

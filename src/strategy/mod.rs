@@ -270,12 +270,12 @@ impl Strategy {
         match self {
             Self::Random(random) => random.pick(turn),
             Self::RoundRobin(round_robin) => round_robin.pick(),
-            Self::LeastLoad(_) | Self::ConsistentHash(_) | Self::First(_) => self.pick_by_more(turn),
+            Self::LeastLoad(_) | Self::ConsistentHash(_) | Self::First(_) => self.pick_slow(turn),
         }
     }
 
     #[inline(never)]
-    fn pick_by_more(&self, turn: &mut PickContext<'_>) -> usize {
+    fn pick_slow(&self, turn: &mut PickContext<'_>) -> usize {
         match self {
             Self::LeastLoad(least_load) => least_load.pick(turn),
             Self::ConsistentHash(hash) => hash.pick(turn),

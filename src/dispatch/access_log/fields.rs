@@ -69,8 +69,8 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn strategy(&self) -> Option<&'a str> {
-        let arm = self.line.choice.map_or(0, |choice| choice.arm);
-        self.line.config.map(|config| config.strategies[arm].name())
+        let slot = self.line.choice.map_or(0, |choice| choice.slot);
+        self.line.config.map(|config| config.strategies[slot].name())
     }
 
     pub(super) fn backend(&self) -> Option<&'a str> {
