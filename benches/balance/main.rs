@@ -23,25 +23,14 @@ mod shadow;
 mod visitors;
 
 // What other benches are made of.
-#[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../resilience/backend.rs"]
-mod backend;
-#[path = "../resilience/http.rs"]
-mod http;
-#[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../resilience/load.rs"]
-mod load;
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 #[expect(dead_code, reason = "some of it is for the other bench alone")]
 #[path = "../comparison/machine.rs"]
 mod machine;
 #[path = "../comparison/page.rs"]
 mod page;
-#[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../resilience/process.rs"]
-mod process;
-#[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../resilience/report.rs"]
-mod report;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -50,6 +39,7 @@ use clap::Parser;
 
 use results::Results;
 use rows::{ROWS, Row};
+use support::{backend, http, load, process, report};
 
 #[derive(Parser)]
 #[command(name = "balance", about = "Real load behind a redirect, by strategy and beside HAProxy")]

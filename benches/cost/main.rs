@@ -25,24 +25,15 @@ mod strace;
 mod table;
 mod visitors;
 
-// What the other bench starts the binary and visits it with.
-#[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../resilience/http.rs"]
-mod http;
-#[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../resilience/process.rs"]
-mod process;
-#[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../resilience/report.rs"]
-mod report;
-#[expect(dead_code, reason = "some of it is for the other bench alone")]
-#[path = "../resilience/tls.rs"]
-mod tls;
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
-use report::Report;
+use support::report::Report;
+use support::{http, process, tls};
 use table::{Bound, ROWS, Row, TAKEN_WITH};
 
 fn main() -> ExitCode {

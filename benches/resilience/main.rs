@@ -15,12 +15,9 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 
 // What scenarios are made of.
-mod backend;
-mod http;
-mod load;
-mod process;
-mod report;
-mod tls;
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 // The scenarios.
 mod all_down;
@@ -46,7 +43,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use report::Report;
+use support::report::Report;
+use support::{backend, http, load, process, report, tls};
 
 /// Something that may happen, and what must hold meanwhile.
 pub struct Scenario {

@@ -17,14 +17,9 @@
 // What the parts are made of.
 mod pools;
 mod table;
-#[path = "../resilience/http.rs"]
-mod http;
-#[path = "../resilience/load.rs"]
-#[expect(dead_code, reason = "shared with another bench")]
-mod load;
-#[path = "../resilience/process.rs"]
-#[expect(dead_code, reason = "shared with another bench")]
-mod process;
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 // The parts.
 mod build;
@@ -35,6 +30,7 @@ mod threads;
 
 use std::process::ExitCode;
 
+use support::{http, load, process};
 use table::Table;
 
 /// A part: its name, and what measures it.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::http::{self, Answer, PATIENCE, head_end};
+use super::http::{self, Answer, PATIENCE, head_end};
 
 /// What came of one request.
 #[derive(Clone, Debug)]

@@ -12,8 +12,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::http::connect_from;
-use crate::process::replace;
+use super::http::connect_from;
+use super::process::replace;
 
 /// The name that visitors ask for.
 pub const NAME: &str = "site.example";

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
-use crate::http::{self, Answer, PATIENCE};
+use super::http::{self, Answer, PATIENCE};
 
 /// Every process that was started and not yet ended.
 static STARTED: Mutex<Vec<i32>> = Mutex::new(Vec::new());

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::process::Process;
+use super::process::Process;
 
 /// The argument that makes this very program a backend.
 pub const AS_BACKEND: &str = "--as-backend";
@@ -141,7 +141,7 @@ fn answer(mut stream: TcpStream, answer: &[u8]) {
 pub fn read_head(stream: &mut TcpStream) {
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
-    while crate::http::head_end(&head).is_none() {
+    while super::http::head_end(&head).is_none() {
         match stream.read(&mut buffer) {
             Ok(count) if count > 0 => head.extend_from_slice(&buffer[..count]),
             _ => return,
