@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::process::{Process, on_core, wait_for};
+use crate::machine::on_core;
+use crate::process::{Process, wait_for};
 
 /// Calls by name.
 pub type Calls = BTreeMap<String, u64>;

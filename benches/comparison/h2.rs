@@ -15,7 +15,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::answer::{PATH, leads_to_a_backend};
 use crate::load::Tally;
-use crate::process::{Process, on_core};
+use crate::machine::on_core;
+use crate::process::Process;
 use crate::tls::{NAME, OPENSSL_NAMES};
 
 /// Connections of `h2load`, and requests under way on each: as a closed loop of the other rows.

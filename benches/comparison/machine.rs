@@ -1,12 +1,14 @@
 //! The machine: its cores, what is installed, and what the reader must know of it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::process::descriptors;
 
 /// Where programs are looked for: `PATH` is often without those of servers.
 pub const PROGRAMS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,21 +58,18 @@ pub fn cores() -> Option<(usize, usize)> {
     Some((servers, load))
 }
 
-/// Raises the limit of descriptors as far as it goes.
-pub fn raise_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
-/// Goes before other work of the machine, where that is allowed. What is started inherits it.
-pub fn go_first() {
-    let _ = rustix::process::nice(-10);
+/// A program on one core. `setpriv` has the kernel end it if this program is killed; start it on the main thread, since
+/// the kernel would end it with any other. Both helpers become the program itself.
+pub fn on_core(core: usize, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("/usr/bin/setpriv");
+    command.args(["--pdeathsig", "TERM", "taskset", "--cpu-list", &core.to_string()]).arg(program);
+    command.env_clear().env("PATH", PROGRAMS);
+    command
 }
 
 /// How many connections each server is set up for: HAProxy wants two descriptors for each.
 pub fn most_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
-    (limit.unwrap_or(usize::MAX).saturating_sub(100) / 2).clamp(1000, 15_000)
+    (descriptors().saturating_sub(100) / 2).clamp(1000, 15_000) as usize
 }
 
 /// What stands above the tables.

@@ -14,9 +14,12 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 // What is measured.
 mod bare;
-mod process;
 mod servers;
 mod settings;
 
@@ -53,6 +56,7 @@ use clap::Parser;
 use machine::Facts;
 use rows::ROWS;
 use run::Run;
+use support::process;
 
 #[derive(Parser)]
 #[command(name = "comparison", about = "Signpost beside nginx, HAProxy and a bare epoll loop")]
@@ -119,8 +123,8 @@ fn main() -> ExitCode {
         eprintln!("it takes two cores: one for the servers, one for the load");
         return ExitCode::from(2);
     };
-    machine::raise_limit();
-    machine::go_first();
+    process::raise_limit();
+    process::go_first();
     let arguments = if own.is_empty() { String::new() } else { format!(" -- {}", own.join(" ")) };
     let directory = tempfile::Builder::new().prefix("signpost-comparison-").tempdir().unwrap();
     end_when_interrupted(directory.path().to_owned());

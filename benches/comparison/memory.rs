@@ -44,7 +44,7 @@ pub fn connections() -> usize {
 pub fn measure(kind: Kind, speaks: ListenerProtocol, ground: &Ground<'_>) -> Result<f64, String> {
     let server = Server::start(kind, Settings::Plain, ground);
     let count = connections();
-    let per_connection = |before: f64| (server.process.resident() - before) / count as f64;
+    let per_connection = |before: f64| (server.process.resident() - before) * 1024.0 / count as f64;
     match speaks {
         ListenerProtocol::Plain => hold(count, per_connection, &server, || {
             let mut stream = plain(server.plain)?;

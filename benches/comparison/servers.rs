@@ -8,7 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::bare::AS_BARE;
-use crate::process::{Process, on_core, wait_for};
+use crate::machine::on_core;
+use crate::process::{Process, wait_for};
 use crate::settings::{Settings, Setup};
 use crate::tls::Pair;
 

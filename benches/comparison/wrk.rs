@@ -9,7 +9,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::load::Tally;
-use crate::process::{Process, on_core};
+use crate::machine::on_core;
+use crate::process::Process;
 
 /// Sends the bytes that it is given, and has each answer's status looked at. At the end it says what came of it.
 const SCRIPT: &str = r#"

@@ -67,7 +67,7 @@ fn run(report: &mut Report) {
         INTERVAL.as_millis()
     ))
     .go();
-    let before = signpost.process.kilobytes("VmRSS");
+    let before = signpost.process.resident();
     for (number, name) in NAMES.iter().enumerate() {
         let state_due = if number == 0 { "up" } else { "down" };
         let so = state(&signpost, number, state_due, Duration::from_secs(8));
@@ -78,7 +78,7 @@ fn run(report: &mut Report) {
     let load = Load::on(signpost.traffic).rate(500.0).start();
     let mut memory: f64 = 0.0;
     while from.elapsed() < TIME {
-        memory = memory.max(signpost.process.kilobytes("VmRSS"));
+        memory = memory.max(signpost.process.resident());
         std::thread::sleep(Duration::from_millis(20));
     }
     let shots = load.stop();

@@ -34,7 +34,7 @@ fn run(report: &mut Report) {
     for _ in 0..100 {
         signpost.get(2).unwrap();
     }
-    let before = signpost.process.kilobytes("VmRSS");
+    let before = signpost.process.resident();
     let mut open: Vec<TcpStream> = Vec::with_capacity(IDLE);
     let mut answered = 0;
     for number in 0..IDLE {
@@ -42,7 +42,7 @@ fn run(report: &mut Report) {
         answered += usize::from(exchange(&mut stream, &whole).is_ok_and(|answer| answer.status == 302));
         open.push(stream);
     }
-    let after = signpost.process.kilobytes("VmRSS");
+    let after = signpost.process.resident();
     report.exactly("connections answered", answered, IDLE);
     let counted: f64 =
         signpost.metric("signpost_connections", &[("listener", &signpost.traffic.to_string())]);

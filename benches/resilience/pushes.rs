@@ -33,7 +33,7 @@ fn run(report: &mut Report) {
     let signpost = start(&backends, "slow_start = '0s'\nload = { source = 'push' }");
     let load = Load::on(signpost.traffic).rate(500.0).start();
     std::thread::sleep(Duration::from_millis(500));
-    let before = signpost.process.kilobytes("VmRSS");
+    let before = signpost.process.resident();
     let stop = Arc::<AtomicBool>::default();
     let [taken, refused, other] = [(); 3].map(|()| Arc::<AtomicUsize>::default());
     let began = Instant::now();
@@ -48,7 +48,7 @@ fn run(report: &mut Report) {
     let killed = backends[0].kill();
     let seen_down = state(&signpost, 0, "down", Duration::from_secs(5));
     std::thread::sleep(Duration::from_secs(3));
-    let grown = signpost.process.kilobytes("VmRSS") - before;
+    let grown = signpost.process.resident() - before;
     stop.store(true, Ordering::SeqCst);
     for client in clients {
         client.join().unwrap();

@@ -15,7 +15,7 @@ use super::http::{self, Answer, PATIENCE};
 /// Every process that was started and not yet ended.
 static STARTED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
-/// A process that is ended when this is dropped.
+/// A process that is ended, with its descendants, when this is dropped.
 pub struct Process {
     child: Child,
     pid: Pid,
@@ -23,7 +23,7 @@ pub struct Process {
 
 impl Process {
     pub fn spawn(command: &mut Command) -> Self {
-        let child = command.spawn().unwrap();
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let pid = Pid::from_child(&child);
         STARTED.lock().unwrap().push(pid.as_raw_nonzero().get());
         Self { child, pid }
@@ -43,49 +43,74 @@ impl Process {
 
     /// Its end, where it comes within a time.
     pub fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
-        let give_up = Instant::now() + within;
-        loop {
-            match self.child.try_wait().unwrap() {
-                None if Instant::now() < give_up => std::thread::sleep(Duration::from_millis(5)),
-                status => return status,
-            }
-        }
+        wait_for(within, || self.child.try_wait().unwrap())
     }
 
-    /// A value of `/proc/PID/status`, in kilobytes.
-    pub fn kilobytes(&self, name: &str) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    /// Its process id and those of its descendants: nginx serves in a child.
+    pub fn tree(&self) -> Vec<i32> {
+        tree(self.pid.as_raw_nonzero().get())
     }
 
-    /// The processor time that all its threads have used.
+    /// Resident memory of the tree, in kilobytes.
+    pub fn resident(&self) -> f64 {
+        self.tree().iter().filter_map(|pid| number(&format!("/proc/{pid}/status"), "VmRSS:")).sum()
+    }
+
+    /// The processor time that all threads of the tree have used.
     pub fn processor_time(&self) -> Duration {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
-        let used = tasks.filter_map(|task| {
-            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        let used = self.threads().into_iter().filter_map(|thread| {
+            let text = fs::read_to_string(thread.join("schedstat")).ok()?;
             text.split(' ').next()?.parse::<u64>().ok()
         });
         Duration::from_nanos(used.sum())
+    }
+
+    /// Whether all threads of the tree are traced.
+    pub fn traced(&self) -> bool {
+        let tracer = |thread: PathBuf| number(&thread.join("status").display().to_string(), "TracerPid:");
+        self.threads().into_iter().all(|thread| tracer(thread).is_none_or(|pid| pid > 0.0))
+    }
+
+    /// The directories in `/proc` of all threads of the tree.
+    fn threads(&self) -> Vec<PathBuf> {
+        let tasks = |pid| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        self.tree().into_iter().flat_map(tasks).filter_map(|task| Some(task.ok()?.path())).collect()
+    }
+}
+
+fn tree(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let below = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(tree);
+    std::iter::once(pid).chain(below).collect()
+}
+
+/// A number behind a name in a file of `/proc`.
+fn number(path: &str, name: &str) -> Option<f64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
+fn kill(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, Signal::KILL);
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         let own = self.pid.as_raw_nonzero().get();
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.tree().into_iter().for_each(kill);
+            let _ = self.child.wait();
+        }
         STARTED.lock().unwrap().retain(|pid| *pid != own);
     }
 }
 
-/// Ends what a scenario that was given up has left running.
+/// Ends all that still run, for a program that is interrupted or a scenario that was given up.
 pub fn end_all() {
-    for pid in STARTED.lock().unwrap().drain(..) {
-        if let Some(pid) = Pid::from_raw(pid) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    }
+    let Ok(mut started) = STARTED.lock() else { return };
+    started.drain(..).flat_map(tree).for_each(kill);
 }
 
 /// Goes before other work of the machine, where that is allowed: with a compiler beside it on few cores, half a
@@ -105,18 +130,21 @@ pub fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Waits until something is so; how long that took, where it came to be so in time.
+/// Calls a function again and again until it returns something or a time has passed.
+pub fn wait_for<T>(within: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    let give_up = Instant::now() + within;
+    loop {
+        match find() {
+            None if Instant::now() < give_up => std::thread::sleep(Duration::from_millis(2)),
+            found => return found,
+        }
+    }
+}
+
+/// Waits until something is so. Returns how long that took, if it came to be so in time.
 pub fn wait_until(within: Duration, mut so: impl FnMut() -> bool) -> Option<Duration> {
     let started = Instant::now();
-    loop {
-        if so() {
-            return Some(started.elapsed());
-        }
-        if started.elapsed() > within {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    wait_for(within, || so().then(|| started.elapsed()))
 }
 
 /// Lines of a stream, kept by a thread, so that the process never waits for somebody to read.
