@@ -5,22 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-/// The name that visitors ask for.
-pub const NAME: &str = "site.example";
+use crate::support;
+pub use crate::support::tls::NAME;
 
 /// The cipher and the group as OpenSSL's programs call them.
 pub const OPENSSL_NAMES: (&str, &str) = ("TLS_AES_128_GCM_SHA256", "X25519");
 
-/// The certificate of all servers, and its key.
+/// The files of the certificate of all servers, and its key.
 pub struct Pair {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -31,24 +28,17 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(directory: &Path) -> Self {
-        let params = rcgen::CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let der = params.self_signed(&key).unwrap().der().clone();
-        let text = |label: &str, bytes: &[u8]| {
-            let lines = BASE64_STANDARD.encode(bytes);
-            format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
-        };
-        let (cert, key) = (text("CERTIFICATE", &der), text("PRIVATE KEY", &key.serialize_der()));
-        let write = |name: &str, text: String| {
+        let pair = support::tls::Pair::new();
+        let write = |name: &str, text: &str| {
             let path = directory.join(name);
             fs::write(&path, text).unwrap();
             path
         };
         Self {
-            both: write("both.pem", format!("{cert}{key}")),
-            cert: write("cert.pem", cert),
-            key: write("key.pem", key),
-            der,
+            both: write("both.pem", &format!("{}{}", pair.cert, pair.key)),
+            cert: write("cert.pem", &pair.cert),
+            key: write("key.pem", &pair.key),
+            der: pair.der,
         }
     }
 
@@ -64,9 +54,9 @@ impl Pair {
 /// A client under load: it believes any certificate, since what it would spend on that is not the server's and
 /// would only keep the server waiting. It remembers sessions where it may, its own alone.
 pub fn hurried(protocols: &[&str], resumes: bool) -> Arc<ClientConfig> {
-    let verifier = Arc::new(Believer(aws_lc_rs::default_provider()));
-    let config = builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let config = builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
     let mut config = Arc::unwrap_or_clone(with_protocols(config, protocols));
+    support::tls::accept_any_certificate(&mut config);
     if !resumes {
         config.resumption = Resumption::disabled();
     }
@@ -89,42 +79,4 @@ fn with_protocols(mut config: ClientConfig, protocols: &[&str]) -> Arc<ClientCon
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     config.resumption = Resumption::in_memory_sessions(4);
     Arc::new(config)
-}
-
-#[derive(Debug)]
-struct Believer(rustls::crypto::CryptoProvider);
-
-impl ServerCertVerifier for Believer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -4,19 +4,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
-    SupportedProtocolVersion,
-};
-
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use tokio_rustls::TlsConnector;
 
 use crate::harness::{Answer, Connection, PATIENCE};
+use crate::support::tls::{Pair, accept_any_certificate};
 
 /// A certificate that signed itself, in its files.
 pub struct Site {
@@ -25,31 +19,10 @@ pub struct Site {
     der: CertificateDer<'static>,
 }
 
-/// A pair in PEM.
-pub struct Pem {
-    pub cert: String,
-    pub key: String,
-    pub der: CertificateDer<'static>,
-}
-
-/// Makes a pair for these names, which ends with the year before `year`.
-pub fn pem(names: &[&str], year: i32) -> Pem {
-    let mut params =
-        rcgen::CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
-    params.not_after = rcgen::date_time_ymd(year, 1, 1);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let der = params.self_signed(&key).unwrap().der().clone();
-    let text = |label: &str, bytes: &[u8]| {
-        let lines = BASE64_STANDARD.encode(bytes);
-        format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
-    };
-    Pem { cert: text("CERTIFICATE", &der), key: text("PRIVATE KEY", &key.serialize_der()), der }
-}
-
 impl Site {
     /// A pair for these names, in `stem.pem` and `stem.key`.
     pub fn write(dir: &Path, stem: &str, names: &[&str]) -> Self {
-        let pem = pem(names, 2999);
+        let pem = Pair::of(names, 2999);
         let (cert, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
         std::fs::write(&cert, &pem.cert).unwrap();
         std::fs::write(&key, &pem.key).unwrap();
@@ -92,7 +65,7 @@ pub fn client_with(
 /// A client that believes everybody, to see what is shown.
 pub fn credulous() -> ClientConfig {
     let mut config = client(&[], &[]);
-    config.dangerous().set_certificate_verifier(Arc::new(Credulous(aws_lc_rs::default_provider())));
+    accept_any_certificate(&mut config);
     config
 }
 
@@ -168,43 +141,5 @@ pub fn shown(address: SocketAddr, name: &str) -> CertificateDer<'static> {
 impl PartialEq<CertificateDer<'_>> for Site {
     fn eq(&self, other: &CertificateDer<'_>) -> bool {
         self.der == *other
-    }
-}
-
-#[derive(Debug)]
-struct Credulous(CryptoProvider);
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

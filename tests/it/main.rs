@@ -4,6 +4,9 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod harness;
+#[allow(dead_code, reason = "the benches use the rest")]
+#[path = "../support/mod.rs"]
+mod support;
 mod haproxy;
 mod health;
 mod names;

@@ -149,7 +149,7 @@ fn watched() -> (tempfile::TempDir, impl Fn(&str, &str), Signpost) {
 #[test]
 fn a_file_that_was_missing_is_seen_once_it_is_there() {
     let (folder, write, signpost) = watched();
-    let site = crate::certificates::pem(&["site.test"], 2999);
+    let site = crate::support::tls::Pair::of(&["site.test"], 2999);
     let secret = "0123456789abcdef0123456789abcdef";
     let tls = "server.tls.certificates = [{ cert = 'site.pem', key = 'site.key' }]";
     std::fs::write(folder.path().join("site.pem"), &site.cert).unwrap();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use rustls::HandshakeKind;
 
-use crate::certificates::{Site, client, client_with, connect, pem, shown, start};
+use crate::certificates::{Site, client, client_with, connect, shown, start};
 use crate::harness::{Connection, Signpost, run, settings_file, stderr, wait_until};
+use crate::support::tls::Pair;
 
 const POOL: &str = "[pools.p]\nhosts = ['site.test', '*.wild.test']\nbackends = ['http://127.0.0.1:9001']\n";
 
@@ -158,7 +159,7 @@ fn new_certificates_are_served_and_wrong_ones_are_not() {
     let mut before = connect(address, "site.test", &config).unwrap();
 
     // A key that is not the certificate's, then none, then a certificate that is none.
-    let new = pem(&["site.test"], 2998);
+    let new = Pair::of(&["site.test"], 2998);
     for wrong in ["key", "nothing", "cert"] {
         match wrong {
             "key" => std::fs::write(&old.key, &new.key).unwrap(),
@@ -184,7 +185,7 @@ fn new_certificates_are_served_and_wrong_ones_are_not() {
 #[test]
 fn a_hangup_reads_certificates_at_once() {
     let (_dir, site, signpost) = one_site("[server]\nwatch_interval = '0s'");
-    let new = pem(&["site.test"], 2999);
+    let new = Pair::of(&["site.test"], 2999);
     std::fs::write(&site.cert, &new.cert).unwrap();
     std::fs::write(&site.key, &new.key).unwrap();
     signpost.signal("HUP");
@@ -357,7 +358,7 @@ fn plain_visitors_are_sent_to_tls_on_the_same_host() {
 fn check_warns_of_a_certificate_that_has_ended() {
     let dir = tempfile::tempdir().unwrap();
     let old = Site::write(dir.path(), "old", &["site.test"]);
-    let pem = pem(&["site.test"], 2001);
+    let pem = Pair::of(&["site.test"], 2001);
     std::fs::write(&old.cert, &pem.cert).unwrap();
     std::fs::write(&old.key, &pem.key).unwrap();
     let file = settings_file(&format!(

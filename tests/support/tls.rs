@@ -8,9 +8,13 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme, StreamOwned,
+};
 
 use super::http::connect_from;
 use super::process::replace;
@@ -21,16 +25,24 @@ pub const NAME: &str = "site.example";
 /// A connection on which the handshake is done.
 pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 
-/// A certificate that signed itself, and its key, in PEM.
+/// A self-signed certificate and its key (ECDSA P-256), in PEM.
 pub struct Pair {
-    cert: String,
-    key: String,
+    pub cert: String,
+    pub key: String,
     pub der: CertificateDer<'static>,
 }
 
 impl Pair {
+    /// A pair for [`NAME`].
     pub fn new() -> Self {
-        let params = rcgen::CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        Self::of(&[NAME], 2999)
+    }
+
+    /// A pair for these names, which is valid until the year before `year` has ended.
+    pub fn of(names: &[&str], year: i32) -> Self {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = rcgen::KeyPair::generate().unwrap();
         let der = params.self_signed(&key).unwrap().der().clone();
         let text = |label: &str, bytes: &[u8]| {
@@ -102,4 +114,47 @@ pub fn connect(from: IpAddr, to: SocketAddr, config: &Arc<ClientConfig>) -> io::
         stream.conn.complete_io(&mut stream.sock)?;
     }
     Ok(stream)
+}
+
+/// Makes a client accept any certificate: to see which one is sent, or to spend no time on it under load.
+pub fn accept_any_certificate(config: &mut ClientConfig) {
+    config.dangerous().set_certificate_verifier(Arc::new(AnyCertificate(aws_lc_rs::default_provider())));
+}
+
+#[derive(Debug)]
+struct AnyCertificate(CryptoProvider);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
