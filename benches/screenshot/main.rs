@@ -25,6 +25,17 @@ mod browser;
 )]
 #[path = "../../tests/it/harness.rs"]
 mod harness;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "of the tests"
+)]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

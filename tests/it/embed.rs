@@ -231,7 +231,7 @@ fn clients_are_told_apart_by_connection_extension_and_proxy() {
 fn probes_backends_and_takes_new_pools() {
     let backend = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let up = backend.local_addr().unwrap();
-    let down = crate::harness::free_address();
+    let down = crate::support::backend::free_address();
     let pool = |more: &str| {
         format!(
             "[pools.p]\nbackends = ['http://{up}', 'http://{down}'{more}]\n[pools.p.health]\ninterval = '50ms'\n"

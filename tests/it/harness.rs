@@ -8,35 +8,32 @@
 //!
 //! Nothing here waits for a fixed time: every wait is for an event, bounded by [`PATIENCE`].
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::ops::Deref;
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
-
-/// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub use crate::support::http::{Answer, PATIENCE, series};
+use crate::support::{http, process};
 
 /// A running dispatcher. It is ended when this is dropped.
 pub struct Signpost {
-    child: Child,
-    /// Its first traffic address, with TLS where none is without.
-    pub traffic: SocketAddr,
-    /// Its first address that speaks TLS.
-    pub tls: Option<SocketAddr>,
-    /// Its first address that sends visitors to TLS.
-    pub upgrade: Option<SocketAddr>,
-    /// Its admin address.
-    pub admin: SocketAddr,
-    stdout: mpsc::Receiver<String>,
-    stderr: mpsc::Receiver<String>,
-    /// Lines of standard error that nobody asked for yet.
-    unread: RefCell<Vec<String>>,
+    running: process::Signpost,
+    /// How many lines of standard output, and of standard error, were read.
+    stdout_read: Cell<usize>,
+    stderr_read: Cell<usize>,
     _settings: Option<tempfile::NamedTempFile>,
+}
+
+impl Deref for Signpost {
+    type Target = process::Signpost;
+
+    fn deref(&self) -> &Self::Target {
+        &self.running
+    }
 }
 
 /// The binary with an environment of its own.
@@ -100,7 +97,7 @@ impl Signpost {
     /// Starts a command that will print where it listens.
     pub fn start_command(command: &mut Command) -> Self {
         let mut signpost = Self::start_unread(command);
-        signpost.stdout = lines(signpost.child.stdout.take().unwrap());
+        signpost.running.read_stdout();
         signpost
     }
 
@@ -111,38 +108,8 @@ impl Signpost {
 
     /// The same, with the standard output that the command has.
     pub fn start_with_stdout(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stdout = mpsc::channel().1;
-        let stderr = lines(child.stderr.take().unwrap());
-        let mut seen = Vec::new();
-        // The admin listener's line is the last of them.
-        let admin = loop {
-            match stderr.recv_timeout(PATIENCE) {
-                Ok(line) => match line.strip_prefix("admin on http://") {
-                    Some(address) => break address.parse().unwrap(),
-                    None => seen.push(line),
-                },
-                Err(_) => panic!("no admin address; standard error was:\n{}", seen.join("\n")),
-            }
-        };
-        let address = |before: &str, after: &str| {
-            let address = |line: &String| line.strip_prefix(before)?.strip_suffix(after)?.parse().ok();
-            seen.iter().find_map(address)
-        };
-        let tls = address("listening on https://", "");
-        let traffic = address("listening on http://", "").or(tls).unwrap();
-        let upgrade = address("sending http://", " to https");
-        Self {
-            child,
-            traffic,
-            tls,
-            upgrade,
-            admin,
-            stdout,
-            stderr,
-            unread: RefCell::new(seen),
-            _settings: None,
-        }
+        let running = process::Signpost::start(command);
+        Self { running, stdout_read: Cell::new(0), stderr_read: Cell::new(0), _settings: None }
     }
 
     /// A new connection to the first traffic address.
@@ -202,7 +169,7 @@ impl Signpost {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// Waits until a backend is in a state.
@@ -213,72 +180,50 @@ impl Signpost {
     /// Sends a signal by its name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         // The shell's own `kill`: not every machine has one as a program.
-        let kill = format!("kill -{name} {}", self.child.id());
+        let kill = format!("kill -{name} {}", self.pid());
         let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
         assert!(sent.success());
     }
 
     /// Returns whether it has ended.
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+        self.running.process.ended(Duration::ZERO).is_some()
     }
 
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
-        let mut ended = None;
-        wait_until("the process ends", || {
-            ended = self.child.try_wait().unwrap();
-            ended.is_some()
-        });
-        ended.unwrap()
+        self.running.process.ended(PATIENCE).expect("the process ends")
     }
 
     /// The next line on standard output.
     pub fn next_line(&self) -> String {
-        self.stdout.recv_timeout(PATIENCE).expect("a line on standard output")
+        let read = self.stdout_read.get();
+        self.stdout_read.set(read + 1);
+        let line = process::wait_for(PATIENCE, || self.access.from(read).into_iter().next());
+        line.expect("a line on standard output")
     }
 
     /// The rest of standard output, once the process has ended.
     pub fn all_lines(&self) -> Vec<String> {
-        self.stdout.iter().collect()
+        wait_until("standard output ends", || self.access.ended());
+        self.access.from(self.stdout_read.get())
     }
 
     /// Everything on standard error so far that was not read yet. The log is written behind a queue: what has just
     /// happened may not be there yet.
     pub fn log(&self) -> String {
-        let mut unread = self.unread.take();
-        unread.extend(self.stderr.try_iter());
+        let unread = self.log.from(self.stderr_read.get());
+        self.stderr_read.set(self.stderr_read.get() + unread.len());
         unread.join("\n")
     }
 
     /// Waits until a line on standard error that was not read yet has this in it.
     pub fn wait_for_log(&self, text: &str) {
+        let has = |line: &String| line.contains(text);
         wait_until(&format!("the log has {text:?}"), || {
-            let mut unread = self.unread.borrow_mut();
-            unread.extend(self.stderr.try_iter());
-            unread.iter().any(|line| line.contains(text))
+            self.log.from(self.stderr_read.get()).iter().any(has)
         });
     }
-}
-
-impl Drop for Signpost {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Reads lines on a thread of their own, so that the process never waits for a test to read.
-pub fn lines(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    receiver
 }
 
 /// Does something at the end of a scope, also where an assertion in it fails.
@@ -290,29 +235,9 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-/// An address that was free a moment ago. Not on 127.0.0.1, from where clients connect: one that tries a free port there
-/// may connect to itself.
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap()
-}
-
 /// Waits for something to be so.
-pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
-    let give_up = Instant::now() + PATIENCE;
-    while !so() {
-        assert!(Instant::now() < give_up, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// The value of a series in Prometheus text, whatever the order of its labels.
-pub fn series(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    text.lines().find_map(|line| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let (found, rest) = series.split_once('{').unwrap_or((series, ""));
-        let wanted = |(key, value): &(&str, &str)| rest.contains(&format!("{key}=\"{value}\""));
-        (found == name && labels.iter().all(wanted)).then(|| value.parse().unwrap())
-    })
+pub fn wait_until(what: &str, so: impl FnMut() -> bool) {
+    assert!(process::wait_until(PATIENCE, so).is_some(), "waited in vain until {what}");
 }
 
 /// A client's connection, over a socket or something that is spoken on one.
@@ -325,10 +250,7 @@ impl Connection {
 
     /// From another address of this machine, such as 127.0.0.5.
     pub fn from_to(source: IpAddr, address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
-        socket.connect(&address.into()).unwrap();
-        Self::of_socket(socket.into())
+        Self(BufReader::new(http::connect_from(source, address).unwrap()))
     }
 
     fn of_socket(stream: TcpStream) -> Self {
@@ -368,14 +290,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let mut text = format!("{method} {path} HTTP/1.1\r\n");
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            text += "Host: site.example\r\n";
-        }
-        for (name, value) in headers {
-            text += &format!("{name}: {value}\r\n");
-        }
-        self.send(format!("{text}\r\n").as_bytes());
+        self.send(&http::request(method, path, headers, ""));
         self.read_answer_to(method).unwrap_or_else(|| panic!("no answer to {method} {path}"))
     }
 
@@ -386,29 +301,18 @@ impl<S: Read + Write> Connection<S> {
 
     /// The same to a request of this method: a response to HEAD has no body.
     pub fn read_answer_to(&mut self, method: &str) -> Option<Answer> {
-        let head = self.read_line()?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        let mut headers = Vec::new();
-        loop {
-            let line = self.read_line()?;
-            match line.split_once(':') {
-                Some((name, value)) => headers.push((name.to_ascii_lowercase(), value.trim().to_owned())),
-                None => break,
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if self.0.read_until(b'\n', &mut head).ok()? == 0 {
+                return None;
             }
         }
-        let mut answer = Answer { status, headers, body: Vec::new() };
+        let mut answer = Answer::parse(&head)?;
         if method != "HEAD" {
-            let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
-            answer.body.resize(length, 0);
+            answer.body.resize(answer.length(), 0);
             self.0.read_exact(&mut answer.body).ok()?;
         }
         Some(answer)
-    }
-
-    fn read_line(&mut self) -> Option<String> {
-        let mut line = Vec::new();
-        self.0.read_until(b'\n', &mut line).ok()?;
-        line.strip_suffix(b"\r\n").map(|line| String::from_utf8_lossy(line).into_owned())
     }
 
     /// Reads all that is left until the peer closes; an error if it resets.
@@ -421,39 +325,5 @@ impl<S: Read + Write> Connection<S> {
     /// Reads until the peer closes; whether it did so in good order, with FIN.
     pub fn closes(&mut self) -> bool {
         self.rest().is_ok()
-    }
-}
-
-/// An answer as a client sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u16,
-    /// Names are lower-cased.
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
-}
-
-impl Answer {
-    /// The one value of a header; panics where it stands twice.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values =
-            self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
-        let first = values.next();
-        assert_eq!(values.next(), None, "{name} stands twice in {self:?}");
-        first
-    }
-
-    /// `Location`; panics where there is none.
-    pub fn location(&self) -> &str {
-        self.header("location").unwrap_or_else(|| panic!("no location in {self:?}"))
-    }
-
-    /// `name=value` of the cookie that is set.
-    pub fn cookie(&self) -> Option<&str> {
-        self.header("set-cookie").map(|cookie| cookie.split(';').next().unwrap())
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
     }
 }

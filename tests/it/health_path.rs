@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, Does};
 use crate::certificates::{Site, client, connect};
-use crate::harness::{Connection, Signpost, command, free_address, settings_file, wait_until};
+use crate::harness::{Connection, Signpost, command, settings_file, wait_until};
+use crate::support::backend::free_address;
 
 const POOL: &str = "[pools.p]\nhosts = ['site.example']\nbackends = ['http://127.0.0.1:9001']\n";
 

@@ -4,7 +4,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::harness::{Connection, OnDrop, Signpost, free_address, settings_file, wait_until};
+use crate::harness::{Connection, OnDrop, Signpost, settings_file, wait_until};
+use crate::support::backend::free_address;
 
 fn settings(listen: &[SocketAddr], admin: SocketAddr, more: &str) -> String {
     let listen: Vec<_> = listen.iter().map(ToString::to_string).collect();

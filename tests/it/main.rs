@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod harness;
-#[allow(dead_code, reason = "the benches use the rest")]
+#[allow(dead_code, clippy::print_stdout, reason = "the benches use the rest")]
 #[path = "../support/mod.rs"]
 mod support;
 mod haproxy;

@@ -7,9 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{
-    Connection, Signpost, command, free_address, series, settings_file, skipped, wait_until,
-};
+use crate::harness::{Connection, Signpost, command, series, settings_file, skipped, wait_until};
+use crate::support::backend::free_address;
 
 const BACKEND: [&str; 2] = ["--backend", "http://127.0.0.1:9001"];
 

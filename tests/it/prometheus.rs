@@ -2,7 +2,6 @@
 //! scrapes the real binary under load.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -15,7 +14,8 @@ use serde_json::Value;
 
 use crate::backend::{Backend, Does};
 use crate::certificates::{self, client};
-use crate::harness::{Connection, OnDrop, PATIENCE, Signpost, lines, skipped, wait_until};
+use crate::harness::{Connection, OnDrop, PATIENCE, Signpost, skipped, wait_until};
+use crate::support::process::{Lines, wait_for};
 
 const RULES: &str = include_str!("../../deploy/prometheus/rules.yml");
 const RULES_TEST: &str = include_str!("../../deploy/prometheus/rules_test.yml");
@@ -196,16 +196,12 @@ impl Prometheus {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
             Err(error) => panic!("prometheus can't be started: {error}"),
         };
-        let log = lines(child.stderr.take().unwrap());
+        let log = Lines::of(child.stderr.take().unwrap());
         let mut prometheus = Self { child, address: target, _dir: dir };
-        let mut said = String::new();
-        prometheus.address = loop {
-            let line = log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no address; it said:\n{said}"));
-            if let Some((_, address)) = line.split_once("msg=\"Listening on\" address=") {
-                break address.trim().parse().unwrap();
-            }
-            let _ = writeln!(said, "{line}");
-        };
+        let address = |line: &String| line.split_once("msg=\"Listening on\" address=")?.1.trim().parse().ok();
+        let found = wait_for(PATIENCE, || log.all().iter().find_map(address));
+        prometheus.address =
+            found.unwrap_or_else(|| panic!("no address; it said:\n{}", log.all().join("\n")));
         wait_until("it is ready", || prometheus.get("/-/ready").0 == 200);
         Some(prometheus)
     }

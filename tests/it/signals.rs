@@ -5,7 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
 use crate::backend::{Backend, Does};
-use crate::harness::{Connection, Signpost, command, free_address, settings_file, wait_until};
+use crate::harness::{Connection, Signpost, command, settings_file, wait_until};
+use crate::support::backend::free_address;
 
 const POOL: &str = "[pools.p]\nbackends = ['http://127.0.0.1:9001']\n";
 

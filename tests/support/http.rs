@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An answer's head, and its body where it has a length.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
     /// Names are lower-cased.
@@ -21,7 +21,7 @@ pub struct Answer {
 impl Answer {
     /// Parses a head that ends with an empty line; `None` where it is none.
     pub fn parse(head: &[u8]) -> Option<Self> {
-        let head = std::str::from_utf8(head).ok()?;
+        let head = String::from_utf8_lossy(head);
         let mut lines = head.split("\r\n");
         let status = lines.next()?.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
         let headers = lines
@@ -31,8 +31,23 @@ impl Answer {
         Some(Self { status, headers, body: Vec::new() })
     }
 
+    /// The only value of a field. Panics if the field occurs twice.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        let mut values =
+            self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
+        let first = values.next();
+        assert_eq!(values.next(), None, "{name} occurs twice in {self:?}");
+        first
+    }
+
+    /// `Location`. Panics if there is none.
+    pub fn location(&self) -> &str {
+        self.header("location").unwrap_or_else(|| panic!("no location in {self:?}"))
+    }
+
+    /// `name=value` of the cookie that is set.
+    pub fn cookie(&self) -> Option<&str> {
+        self.header("set-cookie").map(|cookie| cookie.split(';').next().unwrap())
     }
 
     /// How many bytes of body follow the head.

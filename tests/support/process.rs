@@ -147,30 +147,50 @@ pub fn wait_until(within: Duration, mut so: impl FnMut() -> bool) -> Option<Dura
     wait_for(within, || so().then(|| started.elapsed()))
 }
 
-/// Lines of a stream, kept by a thread, so that the process never waits for somebody to read.
+/// Lines of a stream, collected by a thread, so that the process never waits for a reader.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines(Arc<Mutex<Collected>>);
+
+#[derive(Default)]
+struct Collected {
+    lines: Vec<String>,
+    ended: bool,
+}
 
 impl Lines {
-    fn of(from: impl Read + Send + 'static) -> Self {
+    pub fn of(from: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
-        let kept = Arc::clone(&lines.0);
+        let collected = Arc::clone(&lines.0);
         std::thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
-                kept.lock().unwrap().push(line);
+                collected.lock().unwrap().lines.push(line);
             }
+            collected.lock().unwrap().ended = true;
         });
         lines
     }
 
     /// All lines so far.
     pub fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.from(0)
+    }
+
+    /// The lines so far from the one with this index.
+    pub fn from(&self, index: usize) -> Vec<String> {
+        self.0.lock().unwrap().lines.get(index..).unwrap_or_default().to_vec()
+    }
+
+    /// Returns whether the stream has ended.
+    pub fn ended(&self) -> bool {
+        self.0.lock().unwrap().ended
     }
 
     /// Waits for a line that holds all of these words.
     pub fn has(&self, words: &[&str]) -> bool {
-        let found = || self.0.lock().unwrap().iter().any(|line| words.iter().all(|word| line.contains(word)));
+        let found = || {
+            let collected = self.0.lock().unwrap();
+            collected.lines.iter().any(|line| words.iter().all(|word| line.contains(word)))
+        };
         wait_until(Duration::from_secs(5), found).is_some()
     }
 }
@@ -178,16 +198,19 @@ impl Lines {
 /// A running dispatcher.
 pub struct Signpost {
     pub process: Process,
-    /// Its first address for visitors.
+    /// Its first traffic address; one with TLS if there is no other.
     pub traffic: SocketAddr,
-    /// Its first address for visitors who come by TLS, where it has one.
+    /// Its first traffic address with TLS.
     pub tls: Option<SocketAddr>,
+    /// Its first address that redirects to https.
+    pub upgrade: Option<SocketAddr>,
     pub admin: SocketAddr,
     /// Standard error.
     pub log: Lines,
     /// Standard output: the access log.
     pub access: Lines,
-    directory: Arc<tempfile::TempDir>,
+    /// Where its settings are, if [`Start`] has written them.
+    directory: Option<Arc<tempfile::TempDir>>,
 }
 
 /// A pool of one backend that nobody probes and nobody visits.
@@ -253,21 +276,11 @@ impl Start {
 
     /// Starts it and waits until it serves.
     pub fn go(self) -> Signpost {
-        let mut command = self.command();
-        let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-        let log = Lines::of(process.child().stderr.take().unwrap());
-        let access = Lines::of(process.child().stdout.take().unwrap());
-        let address = |prefix: &str| {
-            log.all().iter().find_map(|line| line.strip_prefix(prefix)?.split(' ').next()?.parse().ok())
-        };
-        let admin = wait_until(PATIENCE, || address("admin on http://").is_some());
-        let (Some(_), Some(admin)) = (admin, address("admin on http://")) else {
-            panic!("it did not start:\n{}", log.all().join("\n"));
-        };
-        let tls = address("listening on https://");
-        let traffic = address("listening on http://").or(tls).expect("an address for visitors");
-        LOGS.lock().unwrap().push(log.clone());
-        Signpost { process, traffic, tls, admin, log, access, directory: self.directory }
+        let mut signpost = Signpost::start(self.command().stdout(Stdio::piped()));
+        signpost.read_stdout();
+        signpost.directory = Some(self.directory);
+        LOGS.lock().unwrap().push(signpost.log.clone());
+        signpost
     }
 }
 
@@ -280,6 +293,29 @@ pub fn logs() -> Vec<Lines> {
 }
 
 impl Signpost {
+    /// Starts a command that prints where it listens, and waits until it has printed the last of it, the admin
+    /// listener's line. Standard output is what the command says.
+    pub fn start(command: &mut Command) -> Self {
+        let mut process = Process::spawn(command.stderr(Stdio::piped()));
+        let log = Lines::of(process.child().stderr.take().unwrap());
+        let address = |prefix: &str| {
+            let address = |line: &String| line.strip_prefix(prefix)?.split(' ').next()?.parse().ok();
+            log.all().iter().find_map(address)
+        };
+        let admin = || address("admin on http://");
+        wait_until(PATIENCE, || admin().is_some() || log.ended());
+        let Some(admin) = admin() else { panic!("it did not start:\n{}", log.all().join("\n")) };
+        let tls = address("listening on https://");
+        let traffic = address("listening on http://").or(tls).expect("a traffic address");
+        let upgrade = address("sending http://");
+        Self { process, traffic, tls, upgrade, admin, log, access: Lines::default(), directory: None }
+    }
+
+    /// Collects the lines of standard output, a pipe, from now on.
+    pub fn read_stdout(&mut self) {
+        self.access = Lines::of(self.process.child().stdout.take().unwrap());
+    }
+
     /// Its addresses for visitors without TLS, in the order of the settings.
     pub fn plain(&self) -> Vec<SocketAddr> {
         let lines = self.log.all();
@@ -290,7 +326,7 @@ impl Signpost {
 
     /// A file beside its settings.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.as_ref().unwrap().path().join(name)
     }
 
     /// Puts other settings in the file's place, in one step.
