@@ -20,7 +20,7 @@ mod results;
 mod round;
 mod rows;
 mod shadow;
-mod visitors;
+mod clients;
 
 // What other benches are made of.
 #[allow(dead_code, reason = "each bench uses a part of it")]
@@ -102,7 +102,7 @@ fn main() -> ExitCode {
     }
     process::raise_limit();
     process::go_first();
-    let needed = rows.len() as u64 * visitors::descriptors();
+    let needed = rows.len() as u64 * clients::descriptors();
     if process::descriptors() < needed {
         eprintln!("it takes {needed} descriptors (ulimit -n); fewer rows take less");
         return ExitCode::from(2);

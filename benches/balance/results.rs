@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use crate::Args;
+use crate::clients;
 use crate::fleet::PER_CAPACITY;
 use crate::report::Report;
 use crate::round::{Sample, WARM_UP};
 use crate::rows::{LEAST_LOAD, ROUND_ROBIN, Row};
-use crate::visitors;
 
 /// The most that `least_load` may have of the excess of the weighted round robin.
 const MOST: f64 = 0.5;
@@ -61,7 +61,7 @@ impl<'a> Results<'a> {
             WARM_UP.as_secs_f64() / speed,
             seconds.as_secs_f64() * speed,
         );
-        let (each, lengths, shape) = (visitors::RATE, visitors::MEAN.as_secs_f64(), visitors::SHAPE);
+        let (each, lengths, shape) = (clients::RATE, clients::MEAN.as_secs_f64(), clients::SHAPE);
         let who = format!("{each}/s (Poisson), sessions of {lengths} s on average (Pareto, shape {shape})");
         let waited = self.0.iter().flat_map(|(_, samples)| samples).map(|sample| sample.waited);
         let waited = format!(

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use signpost::util::fairness::Imbalance;
 
 use crate::Args;
+use crate::clients::{self, Tally};
 use crate::fleet::{CAPACITIES, Fleet, PER_CAPACITY, Sessions};
 use crate::report::quantile;
 use crate::rows::{Dispatcher, Row};
-use crate::visitors::{self, Tally};
 
 /// What is cut off before anything is measured. A fleet begins empty, and after this time has five sixths of the sessions
 /// that it would have after a very long one.
@@ -35,19 +35,13 @@ pub fn play(rows: &[&Row], seed: u64, args: &Args) -> Vec<Sample> {
     let mut sides: Vec<_> = rows.iter().map(|row| Side::start(row, args.speed)).collect();
     let warm_up = WARM_UP.div_f64(args.speed);
     let time = warm_up + args.seconds;
-    let visits: Arc<[_]> = visitors::visits(seed, args.speed, time).into();
+    let visits: Arc<[_]> = clients::visits(seed, args.speed, time).into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let start = Instant::now();
     runtime.block_on(async {
         for side in &sides {
             let (tally, backends) = (Arc::clone(&side.tally), Arc::clone(&side.backends));
-            tokio::spawn(visitors::come(
-                Arc::clone(&visits),
-                start,
-                side.dispatcher.address,
-                backends,
-                tally,
-            ));
+            tokio::spawn(clients::come(Arc::clone(&visits), start, side.dispatcher.address, backends, tally));
         }
         tokio::time::sleep_until((start + time).into()).await;
     });

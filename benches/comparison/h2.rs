@@ -13,10 +13,10 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::answer::{PATH, leads_to_a_backend};
 use crate::load::Tally;
 use crate::machine::on_core;
 use crate::process::Process;
+use crate::response::{PATH, leads_to_a_backend};
 use crate::tls::{NAME, OPENSSL_NAMES};
 
 /// Connections of `h2load`, and requests under way on each: as a closed loop of the other rows.

@@ -17,7 +17,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustls::ClientConfig;
 
-use crate::visitor::{Got, Visitor};
+use crate::client::{Got, Visitor};
 
 /// How long answers are waited for when the time is over.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -24,11 +24,11 @@ mod servers;
 mod settings;
 
 // By what.
-mod answer;
+mod response;
 mod h2;
 mod load;
 mod tls;
-mod visitor;
+mod client;
 mod wrk;
 
 // How.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::answer::request;
+use crate::response::request;
 use crate::servers::{Ground, Kind, Server};
 use crate::settings::Settings;
 use crate::smoke::{ask, over_tls, plain};

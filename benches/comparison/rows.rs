@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 
-use crate::answer::request;
 use crate::h2;
 use crate::load::{self, Pace, Tally, Target};
+use crate::response::request;
 use crate::servers::Server;
 use crate::settings::Settings;
 use crate::{machine, tls, wrk};
@@ -34,7 +34,7 @@ pub enum Visit {
     /// The same, from a generator that takes longer than the server: visitors come one by one.
     Single,
     /// A connection for all requests, in a closed loop.
-    PoolState(Tls),
+    Kept(Tls),
     /// The same, with the pin of an earlier visit.
     Pinned,
     /// HTTP/2 over TLS, a connection for all requests, by `h2load`.
@@ -68,18 +68,18 @@ pub const ROWS: [Row; 12] = [
         Settings::Deferred,
         Visit::Once(Tls::No),
     ),
-    row("keep-alive", "requests on 64 kept connections", Settings::Plain, Visit::PoolState(Tls::No)),
+    row("keep-alive", "requests on 64 kept connections", Settings::Plain, Visit::Kept(Tls::No)),
     row("pin", "pin on, kept connections, a valid pin in each request", Settings::Pin, Visit::Pinned),
-    row("pin-first", "pin on, kept connections, no pin yet", Settings::Pin, Visit::PoolState(Tls::No)),
+    row("pin-first", "pin on, kept connections, no pin yet", Settings::Pin, Visit::Kept(Tls::No)),
     row("tls-one-shot", "TLS 1.3, full handshake, one request", Settings::Plain, Visit::Once(Tls::Full)),
     row("tls-resumed", "TLS 1.3, resumed, one request", Settings::Plain, Visit::Once(Tls::Resumed)),
-    row("tls-keep-alive", "TLS 1.3, kept connections", Settings::Plain, Visit::PoolState(Tls::Full)),
+    row("tls-keep-alive", "TLS 1.3, kept connections", Settings::Plain, Visit::Kept(Tls::Full)),
     row("http2", "HTTP/2 over TLS 1.3, 16 connections of 4 streams", Settings::Plain, Visit::Http2),
     row(
         "access-log",
         "kept connections, a line of each request in a file",
         Settings::Log,
-        Visit::PoolState(Tls::No),
+        Visit::Kept(Tls::No),
     ),
     row("open-loop", "new connection, one request, at half of saturation", Settings::Plain, Visit::Open),
 ];
@@ -127,7 +127,7 @@ impl Row {
     /// Whether visitors speak TLS.
     pub fn is_tls(&self) -> bool {
         match self.visit {
-            Visit::Once(over) | Visit::PoolState(over) => over != Tls::No,
+            Visit::Once(over) | Visit::Kept(over) => over != Tls::No,
             Visit::Http2 => true,
             Visit::Single | Visit::Pinned | Visit::Open => false,
         }
@@ -138,7 +138,7 @@ impl Row {
         let mut before = server.process.processor_time();
         let mut tally = match self.visit {
             Visit::Http2 => h2::load(server.tls, with.time, with.core, with.directory),
-            Visit::Once(Tls::No) | Visit::PoolState(Tls::No) | Visit::Pinned if machine::has("wrk") => {
+            Visit::Once(Tls::No) | Visit::Kept(Tls::No) | Visit::Pinned if machine::has("wrk") => {
                 let request = self.request(with);
                 wrk::load(server.plain, &request, CONNECTIONS, with.time, with.core, with.directory)
             }
@@ -175,7 +175,7 @@ impl Row {
     fn http1(&self, server: &Server, with: &With<'_>, started: &mut dyn FnMut()) -> Tally {
         let (once, over) = match self.visit {
             Visit::Once(over) => (true, over),
-            Visit::PoolState(over) => (false, over),
+            Visit::Kept(over) => (false, over),
             Visit::Single | Visit::Open => (true, Tls::No),
             Visit::Pinned | Visit::Http2 => (false, Tls::No),
         };

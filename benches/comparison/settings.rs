@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::answer::BACKENDS;
 use crate::machine::most_connections;
+use crate::response::BACKENDS;
 use crate::tls::Pair;
 
 /// How a server is set up. Each is a process of its own, since an access log is for all of a process.

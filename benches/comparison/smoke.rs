@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, StreamOwned};
 
-use crate::answer::{Answer, request};
 use crate::h2;
+use crate::response::{Answer, request};
 use crate::servers::{Kind, Server};
 use crate::settings::Settings;
 use crate::tls::{self, Pair};

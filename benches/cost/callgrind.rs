@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use crate::clients::{Clients, Manner};
 use crate::http::PATIENCE;
 use crate::process::Process;
 use crate::profile::{ALLOCATORS, Profile};
-use crate::visitors::{Manner, Visitors};
 
 /// What requests cost the processor, the kernel's share not counted.
 pub struct Count {
@@ -45,7 +45,7 @@ fn of_one_process(manner: Manner) -> Vec<Profile> {
     let mut callgrind = Callgrind::new();
     let words = callgrind.words();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
-    let mut visitors = Visitors::start(manner, &words);
+    let mut visitors = Clients::start(manner, &words);
     let process = visitors.process();
     let rounds = REQUESTS / manner.at_once;
     callgrind.dump(process);

@@ -23,7 +23,7 @@ mod listing;
 mod profile;
 mod strace;
 mod table;
-mod visitors;
+mod clients;
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
 #[path = "../../tests/support/mod.rs"]

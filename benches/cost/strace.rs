@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::clients::{Clients, Manner};
 use crate::http::PATIENCE;
 use crate::process::wait_until;
-use crate::visitors::{Manner, Visitors};
 
 /// System calls of one request, on average, by name; those that fail are named with their error.
 pub type Calls = BTreeMap<String, f64>;
@@ -19,7 +19,7 @@ pub fn count(manner: Manner) -> Calls {
     let file = directory.path().join("trace");
     // -D: the dispatcher is our own child, and can be stopped.
     let words = ["strace", "-D", "-f", "-o", file.to_str().unwrap()];
-    let mut visitors = Visitors::start(manner, &words);
+    let mut visitors = Clients::start(manner, &words);
     let process = visitors.process();
     let rounds = (REQUESTS / manner.at_once) as usize;
     let nobody = visitors.stops();

@@ -4,7 +4,7 @@
 //! makes something cheaper takes both down, one line a row, whose numbers `-- --table` prints; who needs more raises
 //! them, and says in ARCHITECTURE.md what for.
 
-use crate::visitors::{KEPT, Manner, ONE_SHOT};
+use crate::clients::{KEPT, Manner, ONE_SHOT};
 
 /// The compiler that the figures were taken with: another one inlines otherwise.
 pub const TAKEN_WITH: &str = "rustc 1.95.0 (59807616e 2026-04-14)";

@@ -23,13 +23,13 @@ pub fn run(table: &mut Table) {
                 weight: NonZeroU16::new(1 + backend * 7 % weights).unwrap(),
             })
             .collect();
-        let before = ConnectionLimit::of(&shares);
+        let before = BackendOfKey::of(&shares);
         let moved: Vec<_> = (1..=TAKEN)
             .map(|number| {
                 let gone = number * (shares.len() / TAKEN).max(1) - 1;
                 let rest: Vec<_> =
                     shares.iter().copied().filter(|share| usize::from(share.backend) != gone).collect();
-                100.0 * before.moved(&ConnectionLimit::of(&rest), gone)
+                100.0 * before.moved(&BackendOfKey::of(&rest), gone)
             })
             .collect();
         let what = format!("{backends} of weights 1 to {weights}, one goes: others' keys that move");
@@ -40,9 +40,9 @@ pub fn run(table: &mut Table) {
 }
 
 /// Where each key goes.
-struct ConnectionLimit(Vec<u16>);
+struct BackendOfKey(Vec<u16>);
 
-impl ConnectionLimit {
+impl BackendOfKey {
     fn of(shares: &[WeightedBackend]) -> Self {
         let most = shares.iter().map(|share| share.backend).max().unwrap();
         let names = (0..=most).map(|backend| strategy::hash(format!("b{backend}").as_bytes())).collect();

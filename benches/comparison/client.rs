@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
-use crate::answer::Answer;
+use crate::response::Answer;
 use crate::tls;
 
 /// A connection that never blocks.
@@ -51,7 +51,7 @@ impl Visitor {
     pub fn ask(&mut self, request: &[u8]) -> io::Result<()> {
         self.sent = false;
         if let Some(tls) = &mut self.tls {
-            // PoolState by rustls until the handshake is done.
+            // Kept by rustls until the handshake is done.
             tls.writer().write_all(request)?;
         }
         self.push(request)

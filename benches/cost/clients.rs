@@ -1,4 +1,4 @@
-//! Visitors who come in the same way each time, so that what they cost can be counted and not only estimated.
+//! Clients who come in the same way each time, so that what they cost can be counted and not only estimated.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -75,9 +75,9 @@ impl Manner {
 ///
 /// Whether a worker finds the request with the connection or must wait for it once more is chance, and worth a
 /// tenth of a request. So the process is stopped while visitors connect and write, and then finds everything
-/// there. What it costs to be stopped is the same each time: it is counted beside, with [`Visitors::nobody`], and
+/// there. What it costs to be stopped is the same each time: it is counted beside, with [`Clients::nobody`], and
 /// taken off.
-pub struct Visitors {
+pub struct Clients {
     manner: Manner,
     request: Vec<u8>,
     tls: Arc<ClientConfig>,
@@ -127,7 +127,7 @@ const FIELDS: [(&str, &str); 3] = [
 /// So many rounds before the first that counts: memory that is kept has been asked for by then.
 const WARM_UP: usize = 16;
 
-impl Visitors {
+impl Clients {
     /// Starts a dispatcher by a program that counts, and lets visitors come a few times.
     pub fn start(manner: Manner, under: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
