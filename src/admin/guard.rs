@@ -115,8 +115,9 @@ impl AccessRules {
     }
 
     fn host(&self, fields: &CredentialFields<'_>) -> Result<(), Problem> {
-        let host = fields.host.and_then(|host| host.to_str().ok()).and_then(Host::parse);
-        let name = host.map(|host| host.name.trim_end_matches('.').to_ascii_lowercase());
+        let text = fields.host.and_then(|host| host.to_str().ok());
+        let name = text.and_then(|text| Some(&text[..Host::parse(text.as_bytes())?.name.len()]));
+        let name = name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
         let name =
             name.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "the request's Host is not valid"))?;
         let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();

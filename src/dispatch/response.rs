@@ -216,7 +216,7 @@ fn https_redirect_fields(redirect: &HttpsRedirect<'_>, field: &mut impl FnMut(&F
     field(&CACHE_CONTROL, Value::Ready(&NO_STORE));
     let location = |out: &mut Vec<u8>| {
         out.extend_from_slice(b"https://");
-        out.extend_from_slice(host.as_bytes());
+        out.extend_from_slice(host);
         if port.get() != 443 {
             out.push(b':');
             append_number(out, port.get().into());
@@ -351,7 +351,7 @@ mod tests {
                 cors,
             }),
             Outcome::HttpsRedirect(HttpsRedirect {
-                host: "a".into(),
+                host: b"a"[..].into(),
                 port: 8443.try_into().unwrap(),
                 target,
                 cors,

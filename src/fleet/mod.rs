@@ -50,7 +50,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Whether it was the host or the path that nobody serves.
-    pub fn route(&self, host: Option<&str>, path: &str) -> Result<&Pool, NoRoute> {
+    pub fn route(&self, host: Option<&[u8]>, path: &str) -> Result<&Pool, NoRoute> {
         self.routes.find(host, path).map(|index| &*self.pools[index])
     }
 }

@@ -40,8 +40,8 @@ type Prefixes = Vec<(Box<str>, usize)>;
 #[derive(Debug, Default)]
 pub struct Routes {
     // Names of the settings alone are in there, so no client can make them collide.
-    exact: FnvHashMap<Box<str>, Prefixes>,
-    suffix: FnvHashMap<Box<str>, Prefixes>,
+    exact: FnvHashMap<Box<[u8]>, Prefixes>,
+    suffix: FnvHashMap<Box<[u8]>, Prefixes>,
     any: Prefixes,
 }
 
@@ -52,8 +52,8 @@ impl Routes {
         for Route { host, prefix, pool } in routes {
             let prefixes = match host {
                 HostMatch::Any => &mut this.any,
-                HostMatch::Exact(name) => this.exact.entry(name).or_default(),
-                HostMatch::Suffix(name) => this.suffix.entry(name).or_default(),
+                HostMatch::Exact(name) => this.exact.entry(name.into_boxed_bytes()).or_default(),
+                HostMatch::Suffix(name) => this.suffix.entry(name.into_boxed_bytes()).or_default(),
             };
             prefixes.push((prefix, pool));
         }
@@ -68,7 +68,7 @@ impl Routes {
     ///
     /// # Errors
     /// Whether it was the host or the path that nobody serves.
-    pub fn find(&self, host: Option<&str>, path: &str) -> Result<usize, NoRoute> {
+    pub fn find(&self, host: Option<&[u8]>, path: &str) -> Result<usize, NoRoute> {
         let mut known = !self.any.is_empty();
         for prefixes in self.levels(host) {
             known = true;
@@ -80,23 +80,22 @@ impl Routes {
     }
 
     /// Whether some pool serves the host, whatever the path.
-    pub fn knows(&self, host: Option<&str>) -> bool {
+    pub fn knows(&self, host: Option<&[u8]>) -> bool {
         self.levels(host).any(|prefixes| !prefixes.is_empty())
     }
 
     /// Whether some pool names the host, exactly or by a wildcard.
-    pub fn names(&self, host: &str) -> bool {
+    pub fn names(&self, host: &[u8]) -> bool {
         self.levels(Some(host)).any(|prefixes| !std::ptr::eq(prefixes, &self.any))
     }
 
     /// The prefixes of every claim that matches the host, most specific first.
-    fn levels<'a>(&'a self, host: Option<&'a str>) -> impl Iterator<Item = &'a Prefixes> {
-        let host = host.unwrap_or("");
+    fn levels<'a>(&'a self, host: Option<&'a [u8]>) -> impl Iterator<Item = &'a Prefixes> {
+        let host = host.unwrap_or_default();
         let exact = self.exact.get(host);
         // A wildcard needs a label in its place, so the dot it begins with is not the first character.
-        let dots =
-            (!self.suffix.is_empty()).then(|| host.char_indices().filter(|&(at, c)| c == '.' && at > 0));
-        let suffixes = dots.into_iter().flatten().filter_map(|(at, _)| self.suffix.get(&host[at..]));
+        let dots = (!self.suffix.is_empty()).then(|| memchr::memchr_iter(b'.', host).filter(|&at| at > 0));
+        let suffixes = dots.into_iter().flatten().filter_map(|at| self.suffix.get(&host[at..]));
         exact.into_iter().chain(suffixes).chain((!self.any.is_empty()).then_some(&self.any))
     }
 }
@@ -151,10 +150,10 @@ mod tests {
             ("solo.test", "/b", Err(NoRoute::Path)),
             ("other.test", "/", Err(NoRoute::Host)),
         ] {
-            assert_eq!(routes.find(Some(host), path), found, "{host}{path}");
+            assert_eq!(routes.find(Some(host.as_bytes()), path), found, "{host}{path}");
         }
         assert_eq!(routes.find(None, "/"), Err(NoRoute::Host));
-        assert!(routes.names("x.example.com") && routes.names("solo.test") && !routes.names("other.test"));
+        assert!(routes.names(b"x.example.com") && routes.names(b"solo.test") && !routes.names(b"other.test"));
     }
 
     #[test]
@@ -162,8 +161,8 @@ mod tests {
         let any = |prefix: &str, pool| Route { host: HostMatch::Any, prefix: prefix.into(), pool };
         let routes = Routes::new([any("/a", 0), any("/a/b", 1)]);
         assert_eq!(routes.find(None, "/a"), Ok(0));
-        assert_eq!(routes.find(Some("x"), "/a/b/c"), Ok(1));
-        assert_eq!(routes.find(Some("x"), "/c"), Err(NoRoute::Path));
-        assert!(routes.knows(None) && !routes.names("x"));
+        assert_eq!(routes.find(Some(b"x"), "/a/b/c"), Ok(1));
+        assert_eq!(routes.find(Some(b"x"), "/c"), Err(NoRoute::Path));
+        assert!(routes.knows(None) && !routes.names(b"x"));
     }
 }

@@ -70,9 +70,9 @@ impl EntryPoints {
         let is = |base: &str| {
             let Some((scheme, rest)) = base.split_once("://") else { return false };
             let authority = rest.split('/').next().unwrap_or(rest);
-            let Some(host) = fleet::Host::parse(authority) else { return false };
+            let Some(host) = fleet::Host::parse(authority.as_bytes()) else { return false };
             let port = host.port.unwrap_or(if scheme == "https" { 443 } else { 80 });
-            to.host_str().is_some_and(|name| bare(name).eq_ignore_ascii_case(bare(host.name)))
+            to.host_str().is_some_and(|name| bare(name).eq_ignore_ascii_case(bare(&authority[..host.name.len()])))
                 && to.port_or_known_default().is_some_and(|to| is_same_server(to, port))
         };
         let fleet = self.fleet.load();
@@ -84,7 +84,7 @@ impl EntryPoints {
     /// Whether another pool of this dispatcher serves it.
     fn is_other_pool(&self, to: &Url, target: &ProbeTarget) -> bool {
         let fleet = self.fleet.load();
-        let found = fleet.route(to.host_str().map(bare), to.path());
+        let found = fleet.route(to.host_str().map(bare).map(str::as_bytes), to.path());
         found.is_ok_and(|pool| *pool.config.name != *target.pool)
     }
 
@@ -92,7 +92,7 @@ impl EntryPoints {
     /// Ports are those that are listened on, and the standard ones: a port mapping in front is usually of these.
     fn is_host_of_pool(&self, to: &Url, target: &ProbeTarget) -> bool {
         let (Some(host), Some(port)) = (to.host_str(), to.port_or_known_default()) else { return false };
-        let host = bare(host);
+        let host = bare(host).as_bytes();
         let fleet = self.fleet.load();
         let listening = self.listening.load();
         let is_served = is_standard(port)

@@ -40,7 +40,7 @@ impl CountedFleet {
     ///
     /// # Errors
     /// Whether it is the host or the path that no pool serves.
-    pub fn counted_route(&self, host: Option<&str>, path: &str) -> Result<(&Pool, &PoolCounters), NoRoute> {
+    pub fn counted_route(&self, host: Option<&[u8]>, path: &str) -> Result<(&Pool, &PoolCounters), NoRoute> {
         let index = self.fleet.routes.find(host, path)?;
         Ok((&self.fleet.pools[index], &self.counters[index]))
     }

@@ -91,7 +91,7 @@ impl<'a> RequestView<'a> {
     ///
     /// # Errors
     /// Why there is none that could be routed.
-    pub fn host_and_target(&self) -> Result<(Option<Cow<'a, str>>, Target<'a>), Rejection> {
+    pub fn host_and_target(&self) -> Result<(Option<RequestHost<'a>>, Target<'a>), Rejection> {
         let field = self.host_field()?;
         let (host, target) = match self.target {
             RequestTarget::Origin(target) => (field, Target::Path(target)),
@@ -115,7 +115,7 @@ impl<'a> RequestView<'a> {
                 if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS =>
             {
                 // `Host::parse` refuses userinfo: `@` is in no host.
-                let host = Host::parse(authority.as_str()).ok_or(Rejection::BadTarget)?;
+                let host = Host::parse(authority.as_str().as_bytes()).ok_or(Rejection::BadTarget)?;
                 // HTTP/2's `:authority` is what `Host` is; beside it there may only be the same (RFC 9113 §8.3.1).
                 if is_http2 && field.as_ref().is_some_and(|field| !field.is(&host)) {
                     return Err(Rejection::DuplicateHost);
@@ -142,18 +142,20 @@ impl<'a> RequestView<'a> {
         if fields.next().is_some() {
             return Err(Rejection::DuplicateHost);
         }
-        let host = std::str::from_utf8(first).ok().and_then(Host::parse);
-        host.map(Some).ok_or(Rejection::MalformedHost)
+        Host::parse(first).map(Some).ok_or(Rejection::MalformedHost)
     }
 }
+
+/// The host of a request, lower-cased, without port and trailing dot.
+pub type RequestHost<'a> = Cow<'a, [u8]>;
 
 /// A request that may be served.
 #[derive(Debug)]
 pub struct CheckedRequest<'a> {
     /// The method: anything but `CONNECT` and `TRACE`.
     pub method: &'a Method,
-    /// The host, lower-cased, without port and trailing dot; `None` where HTTP/1.0 sent none.
-    pub host: Option<Cow<'a, str>>,
+    /// The host; `None` where HTTP/1.0 sent none.
+    pub host: Option<RequestHost<'a>>,
     /// What is asked for.
     pub target: Target<'a>,
     /// The header fields.
@@ -181,13 +183,13 @@ impl<'a> CheckedRequest<'a> {
 }
 
 /// Lower-cased and without the dot that ends a fully qualified name.
-fn lower(name: &str) -> Result<Cow<'_, str>, Rejection> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() || name.ends_with('.') {
+fn lower(name: &[u8]) -> Result<RequestHost<'_>, Rejection> {
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    if name.is_empty() || name.ends_with(b".") {
         return Err(Rejection::MalformedHost);
     }
     // All bytes are looked at without stopping, so that many are looked at in one go.
-    let has_capitals = name.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase());
+    let has_capitals = name.iter().fold(false, |found, byte| found | byte.is_ascii_uppercase());
     Ok(if has_capitals { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
 }
 
@@ -207,6 +209,10 @@ mod tests {
         builder.body(()).unwrap()
     }
 
+    fn into_text(host: RequestHost<'_>) -> String {
+        String::from_utf8(host.into_owned()).unwrap()
+    }
+
     fn read(method: &str, target: &str) -> Result<(Option<String>, String), Rejection> {
         let request = request(method, target, &["Site.Example:80"], Version::HTTP_11);
         let checked = CheckedRequest::new(&RequestView::of(&request), CLIENT, 8192)?;
@@ -218,7 +224,7 @@ mod tests {
                 assert!(path.path().starts_with('/'));
             }
         }
-        Ok((checked.host.map(Cow::into_owned), String::from_utf8(text).unwrap()))
+        Ok((checked.host.map(into_text), String::from_utf8(text).unwrap()))
     }
 
     #[test]
@@ -271,7 +277,7 @@ mod tests {
         let read = |method: &str, target: &str, hosts: &[&str]| {
             let request = request(method, target, hosts, Version::HTTP_2);
             let checked = CheckedRequest::new(&RequestView::of(&request), CLIENT, 8192)?;
-            Ok((checked.host.map(Cow::into_owned).unwrap(), checked.target == Target::Server))
+            Ok((checked.host.map(into_text).unwrap(), checked.target == Target::Server))
         };
         let at = |host: &str| Ok((host.to_owned(), false));
         assert_eq!(read("GET", "https://Site.Example:8443/p", &[]), at("site.example"));
@@ -307,7 +313,7 @@ mod tests {
         let read = |hosts: &[&str], version| {
             let request = request("GET", "/", hosts, version);
             CheckedRequest::new(&RequestView::of(&request), CLIENT, 8192)
-                .map(|checked| checked.host.map(Cow::into_owned))
+                .map(|checked| checked.host.map(into_text))
         };
         assert_eq!(read(&[], Version::HTTP_11), Err(Rejection::MissingHost));
         assert_eq!(read(&[], Version::HTTP_10), Ok(None));

@@ -1,13 +1,12 @@
 //! What a request comes to, as data. `dispatch::response` makes a response of it, `metrics` counts it.
 
-use std::borrow::Cow;
 use std::num::NonZeroU16;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use crate::fleet::{Cors, NoRoute, PinPolicy};
-use crate::request::PathAndQuery;
+use crate::request::{PathAndQuery, RequestHost};
 use crate::util::enum_all;
 
 /// What a request comes to: everything that its response is made of, borrowed from the request and the fleet.
@@ -65,8 +64,8 @@ pub struct NewPin<'a> {
 /// A redirect to the same host over TLS. Its status, 308, keeps method and body.
 #[derive(Debug)]
 pub struct HttpsRedirect<'a> {
-    /// The host of the request, lower-cased.
-    pub host: Cow<'a, str>,
+    /// The host of the request.
+    pub host: RequestHost<'a>,
     /// The port.
     pub port: NonZeroU16,
     /// What is asked for.

@@ -81,7 +81,7 @@ impl Serialize for ProbeHeaders {
 }
 
 fn is_host(text: &str) -> bool {
-    Host::parse(text).is_some()
+    Host::parse(text.as_bytes()).is_some()
 }
 
 /// The value of a header field.
