@@ -69,34 +69,40 @@ impl Routes {
     /// # Errors
     /// Whether it was the host or the path that nobody serves.
     pub fn find(&self, host: Option<&[u8]>, path: &str) -> Result<usize, NoRoute> {
-        let mut known = !self.any.is_empty();
-        for prefixes in self.levels(host) {
+        let mut known = false;
+        let found = self.find_level(host, |prefixes| {
             known = true;
-            if let Some(pool) = longest(prefixes, path) {
-                return Ok(pool);
-            }
-        }
-        Err(if known { NoRoute::Path } else { NoRoute::Host })
+            longest(prefixes, path)
+        });
+        found.ok_or(if known { NoRoute::Path } else { NoRoute::Host })
     }
 
     /// Whether some pool serves the host, whatever the path.
     pub fn knows(&self, host: Option<&[u8]>) -> bool {
-        self.levels(host).any(|prefixes| !prefixes.is_empty())
+        self.find_level(host, |_| Some(())).is_some()
     }
 
     /// Whether some pool names the host, exactly or by a wildcard.
     pub fn names(&self, host: &[u8]) -> bool {
-        self.levels(Some(host)).any(|prefixes| !std::ptr::eq(prefixes, &self.any))
+        self.find_level(Some(host), |prefixes| (!std::ptr::eq(prefixes, &self.any)).then_some(())).is_some()
     }
 
-    /// The prefixes of every claim that matches the host, most specific first.
-    fn levels<'a>(&'a self, host: Option<&'a [u8]>) -> impl Iterator<Item = &'a Prefixes> {
+    /// Visits the prefixes of every claim that matches the host, most specific first, until something is found. There
+    /// is at least one prefix at a time.
+    fn find_level<T>(&self, host: Option<&[u8]>, mut visit: impl FnMut(&Prefixes) -> Option<T>) -> Option<T> {
         let host = host.unwrap_or_default();
-        let exact = self.exact.get(host);
-        // A wildcard needs a label in its place, so the dot it begins with is not the first character.
-        let dots = (!self.suffix.is_empty()).then(|| memchr::memchr_iter(b'.', host).filter(|&at| at > 0));
-        let suffixes = dots.into_iter().flatten().filter_map(|at| self.suffix.get(&host[at..]));
-        exact.into_iter().chain(suffixes).chain((!self.any.is_empty()).then_some(&self.any))
+        if let Some(found) = self.exact.get(host).and_then(&mut visit) {
+            return Some(found);
+        }
+        if !self.suffix.is_empty() {
+            // A wildcard needs a label in its place, so the dot it begins with is not the first character.
+            let dots = memchr::memchr_iter(b'.', host).filter(|&at| at > 0);
+            let found = dots.filter_map(|at| self.suffix.get(&host[at..])).find_map(&mut visit);
+            if found.is_some() {
+                return found;
+            }
+        }
+        if self.any.is_empty() { None } else { visit(&self.any) }
     }
 }
 
