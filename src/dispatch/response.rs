@@ -107,10 +107,7 @@ impl<'a> Response<'a> {
     /// is the connection's last.
     pub fn encode_http1(&self, out: &mut Vec<u8>, close: bool) {
         let status = self.outcome.status();
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(status.as_str().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        append_status_line(out, status);
         self.for_each_field(|name, value| {
             out.extend_from_slice(name.before_value.as_bytes());
             match value {
@@ -127,8 +124,7 @@ impl<'a> Response<'a> {
             out.extend_from_slice(CONTENT_LENGTH.before_value.as_bytes());
             append_number(out, body.as_bytes().len());
         }
-        out.extend_from_slice(b"\r\ndate: ");
-        out.extend_from_slice(&date::now());
+        date::append_field(out);
         out.extend_from_slice(b"\r\n\r\n");
         if !self.is_head {
             out.extend_from_slice(body.as_bytes());
@@ -282,6 +278,18 @@ fn allow_origin(cors: &CorsDecision<'_>, field: &mut impl FnMut(&FieldName, Valu
     if policy.credentials {
         field(&ACCESS_CONTROL_ALLOW_CREDENTIALS, Value::Ready(&TRUE));
     }
+}
+
+/// Appends the status line, without its end.
+fn append_status_line(out: &mut Vec<u8>, status: StatusCode) {
+    // Nearly every response has this one.
+    if status == StatusCode::FOUND {
+        return out.extend_from_slice(b"HTTP/1.1 302 Found");
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
 }
 
 fn append_pin(out: &mut Vec<u8>, pin: &NewPin<'_>) {
