@@ -156,11 +156,13 @@ impl<R> ConnectionState<R> {
         self.decide_close()
     }
 
-    /// The same if no time has passed since the head was received, so that the clock need not be read again.
-    pub(super) fn responded_at_once(&self) -> bool {
+    /// Notes a head of HTTP/1.1 whose response is ready at once: it has waited since its head began, as it is noted.
+    pub(super) fn request_with_response(&self, asks_close: bool) {
         self.phase.set(Phase::Writing);
-        self.handle.idle(Some(self.since.get()));
-        self.decide_close()
+        self.more_announced.set(false);
+        self.close_received.set(asks_close);
+        self.requests.set(self.requests.get().saturating_add(1));
+        self.decide_close();
     }
 
     /// Decides once whether a response is the last: a body that is not read can't be told from a next request.

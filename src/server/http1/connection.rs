@@ -126,12 +126,12 @@ impl<T: Transport, R: Responder> Connection<T, R> {
         let is_new = !received.filled().is_empty();
         let response = self.encode_response(if is_new { received.filled() } else { &unread });
         let taken = response.as_ref().map_or(0, |(taken, _)| *taken);
-        self.unread = if is_new {
-            Bytes::copy_from_slice(&received.filled()[taken..])
-        } else {
+        if !is_new {
             unread.advance(taken);
-            unread
-        };
+            self.unread = unread;
+        } else if taken < received.filled().len() {
+            self.unread = Bytes::copy_from_slice(&received.filled()[taken..]);
+        }
         match response {
             Some((_, response)) => {
                 let turn = self.poll_respond(cx, &response);
@@ -159,7 +159,9 @@ impl<T: Transport, R: Responder> Connection<T, R> {
                 Poll::Ready(Ok(())) if received.filled().len() > before => self.state.received(),
                 Poll::Ready(_) => return Poll::Ready(Err(ConnectionEnd::Closed)),
                 Poll::Pending => {
-                    self.unread = Bytes::copy_from_slice(received.filled());
+                    if !received.filled().is_empty() {
+                        self.unread = Bytes::copy_from_slice(received.filled());
+                    }
                     return Poll::Pending;
                 }
             }
@@ -172,8 +174,7 @@ impl<T: Transport, R: Responder> Connection<T, R> {
     fn encode_response(&self, received: &[u8]) -> Option<(usize, Vec<u8>)> {
         let responder = self.state.responder.fast_path()?;
         fast_path::parse(received, self.state.limits.max_headers, |request| {
-            self.state.request(false, request.asks_close);
-            self.state.responded_at_once();
+            self.state.request_with_response(request.asks_close);
             let mut response = WRITE.take();
             responder.respond_next(&request.view, |rendered| {
                 response.clear();
@@ -199,7 +200,9 @@ impl<T: Transport, R: Responder> Connection<T, R> {
             Poll::Ready(_) => return Poll::Ready(Turn::Aborted(ConnectionEnd::Closed)),
             Poll::Pending => 0,
         };
-        self.unwritten = Bytes::copy_from_slice(&response[sent..]);
+        if sent < response.len() {
+            self.unwritten = Bytes::copy_from_slice(&response[sent..]);
+        }
         self.poll_send(cx)
     }
 
