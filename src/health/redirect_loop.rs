@@ -72,7 +72,8 @@ impl EntryPoints {
             let authority = rest.split('/').next().unwrap_or(rest);
             let Some(host) = fleet::Host::parse(authority.as_bytes()) else { return false };
             let port = host.port.unwrap_or(if scheme == "https" { 443 } else { 80 });
-            to.host_str().is_some_and(|name| bare(name).eq_ignore_ascii_case(bare(&authority[..host.name.len()])))
+            to.host_str()
+                .is_some_and(|name| bare(name).eq_ignore_ascii_case(bare(&authority[..host.name.len()])))
                 && to.port_or_known_default().is_some_and(|to| is_same_server(to, port))
         };
         let fleet = self.fleet.load();

@@ -48,7 +48,7 @@ pub fn value<'a>(key: &'a HashKey, request: &CheckedRequest<'a>) -> Option<&'a [
     let value = match (key, request.target) {
         (HashKey::Client, _) | (_, Target::Server) => None,
         (HashKey::Header(name), _) => headers.get(name),
-        (HashKey::Cookie(name), _) => pin_cookie::cookies(headers, name.as_bytes()).next(),
+        (HashKey::Cookie(name), _) => pin_cookie::find_cookie(headers, name.as_bytes(), Some),
         (HashKey::Path(segments), Target::Path(target)) => Some(prefix(target.path(), *segments).as_bytes()),
         (HashKey::Query(name), Target::Path(target)) => in_query(target.query(), name).map(str::as_bytes),
     };

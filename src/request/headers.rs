@@ -38,6 +38,19 @@ impl<'a> Headers<'a> {
         of_fields.chain(values.into_iter().flatten().map(HeaderValue::as_bytes))
     }
 
+    /// Visits the values of all fields of a name, in order, until something is found. For what is looked for in every
+    /// request: it is cheaper than an iterator.
+    pub fn find_value<T>(self, name: &HeaderName, mut visit: impl FnMut(&'a [u8]) -> Option<T>) -> Option<T> {
+        match self {
+            Self::Raw(fields) => {
+                let name = name.as_str();
+                let mut of_name = fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+                of_name.find_map(|field| visit(field.value))
+            }
+            Self::Map(map) => map.get_all(name).iter().find_map(|value| visit(value.as_bytes())),
+        }
+    }
+
     /// Whether there is a field of a name.
     pub fn contains(self, name: &HeaderName) -> bool {
         self.get(name).is_some()
@@ -80,6 +93,18 @@ mod tests {
             assert_eq!(headers.get(&HOST), Some(&b"a"[..]));
             assert_eq!(headers.get_all(&COOKIE).collect::<Vec<_>>(), [b"x=1", b"y=2"]);
             assert_eq!(headers.get_all(&COOKIE).rev().collect::<Vec<_>>(), [b"y=2", b"x=1"]);
+            let of_cookie = |last: &[u8]| {
+                let mut seen = Vec::new();
+                let found = headers.find_value(&COOKIE, |value| {
+                    seen.push(value.to_vec());
+                    (value == last).then_some(())
+                });
+                (found.is_some(), seen.len())
+            };
+            assert_eq!(
+                [b"x=1", b"y=2", b"z=3"].map(|last| of_cookie(last)),
+                [(true, 1), (true, 2), (false, 2)]
+            );
             assert!(headers.contains(&COOKIE) && !headers.contains(&ACCEPT));
         }
     }

@@ -131,15 +131,19 @@ impl<'a> RequestView<'a> {
 
     /// The `Host` field, checked: no parser looks at it (RFC 9112 §3.2 demands the 400s).
     fn host_field(&self) -> Result<Option<Host<'a>>, Rejection> {
-        let mut fields = self.headers.get_all(&HOST);
-        let Some(first) = fields.next() else {
+        let (mut first, mut count) = (None, 0);
+        self.headers.find_value(&HOST, |value| {
+            (first, count) = (first.or(Some(value)), count + 1);
+            (count > 1).then_some(())
+        });
+        let Some(first) = first else {
             let may_lack = match self.version {
                 Version::HTTP_2 => self.target.authority().is_some(),
                 version => version < Version::HTTP_11,
             };
             return if may_lack { Ok(None) } else { Err(Rejection::MissingHost) };
         };
-        if fields.next().is_some() {
+        if count > 1 {
             return Err(Rejection::DuplicateHost);
         }
         Host::parse(first).map(Some).ok_or(Rejection::MalformedHost)

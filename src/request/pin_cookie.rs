@@ -63,36 +63,50 @@ enum_all! {
 ///
 /// `now` is in seconds since 1970. No allocation; at most four cookies are verified.
 pub fn read(pins: &PinPolicy, headers: Headers<'_>, now: u64, mut rejected: impl FnMut(PinError)) -> Pinned {
-    let mut gone = false;
-    for token in cookies(headers, pins.cookie.name.as_bytes()).take(MAX_CANDIDATES) {
+    let mut found = Pinned::No;
+    let mut candidates = 0;
+    find_cookie(headers, pins.cookie.name.as_bytes(), |token| {
+        candidates += 1;
         match open(pins, token, now) {
-            Ok((backend, half_over)) => return Pinned::To { backend, half_over },
-            Err(reason) => {
-                gone |= reason == PinError::UnknownBackend;
-                rejected(reason);
+            Ok((backend, half_over)) => {
+                found = Pinned::To { backend, half_over };
+                return Some(());
             }
+            Err(PinError::UnknownBackend) => {
+                found = Pinned::Gone;
+                rejected(PinError::UnknownBackend);
+            }
+            Err(reason) => rejected(reason),
         }
-    }
-    if gone { Pinned::Gone } else { Pinned::No }
+        (candidates == MAX_CANDIDATES).then_some(())
+    });
+    found
 }
 
-/// The values of every cookie of a name, over all `Cookie` fields.
-pub fn cookies<'a>(headers: Headers<'a>, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let pairs = headers.get_all(&COOKIE).flat_map(pairs);
-    pairs.filter_map(move |pair| {
-        let rest = pair.trim_ascii().strip_prefix(name)?;
-        let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start();
-        Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
+/// Visits the values of every cookie of a name, over all `Cookie` fields, until something is found.
+pub fn find_cookie<'a, T>(
+    headers: Headers<'a>,
+    name: &[u8],
+    mut visit: impl FnMut(&'a [u8]) -> Option<T>,
+) -> Option<T> {
+    headers.find_value(&COOKIE, |field| {
+        pairs(field).find_map(|pair| {
+            let rest = pair.trim_ascii_start().strip_prefix(name)?;
+            let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+            let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+            visit(unquoted.unwrap_or(value))
+        })
     })
 }
 
 /// The pairs of one `Cookie` field. Browsers send kilobytes of other cookies, so this leaps from `;` to `;`.
 fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut from = 0;
-    memchr::memchr_iter(b';', field).chain([field.len()]).map(move |end| {
-        let pair = &field[from..end];
-        from = end + 1;
-        pair
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let field = rest?;
+        let end = memchr::memchr(b';', field);
+        rest = end.map(|end| &field[end + 1..]);
+        Some(&field[..end.unwrap_or(field.len())])
     })
 }
 

@@ -154,7 +154,9 @@ pub(super) fn host(text: &str) -> Result<(CanonicalHost, Option<u16>), String> {
     if let Some(right) = bracketed(text) {
         return Err(format!("IPv6 addresses need brackets: \"{right}\""));
     }
-    let Some(Host { name, port }) = Host::parse(text.as_bytes()) else { return err("it is not a valid host") };
+    let Some(Host { name, port }) = Host::parse(text.as_bytes()) else {
+        return err("it is not a valid host");
+    };
     let name = &text[..name.len()];
     if let Some(inside) = name.strip_prefix('[') {
         let address = inside.trim_end_matches(']').parse::<Ipv6Addr>();
