@@ -108,7 +108,8 @@ where
 
 /// Whether what was received, which may be nothing, is the beginning of HTTP/2's preface and not all of it.
 pub(super) fn may_become_preface(received: &[u8]) -> bool {
-    received.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(received)
+    // Mostly it is nothing, which needs no comparison.
+    received.is_empty() || (received.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(received))
 }
 
 /// Whether hyper rejected the version of a request. It has taken nothing of its head then, which it may have of others
