@@ -6,6 +6,7 @@
 //! cargo bench --bench cost -- --where            # the functions a redirect goes through, in Markdown;
 //!                                                  # a row's name says which redirect
 //! cargo bench --bench cost -- --table            # figures and bounds for table.rs, as they are now
+//! cargo bench --bench cost -- --train FOLDER     # serves these requests uncounted: see deploy/build-release
 //! ```
 //!
 //! The real binary with one worker, on loopback, without probes and, but for two rows, without access log. Instructions and allocations are
@@ -23,12 +24,14 @@ mod listing;
 mod profile;
 mod strace;
 mod table;
+mod train;
 mod clients;
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
@@ -41,6 +44,13 @@ fn main() -> ExitCode {
     // cargo bench adds `--bench`; `cargo test --all-targets` does not, and counts another binary.
     if !args.iter().any(|arg| arg == "--bench") {
         println!("nothing is done but by: cargo bench --bench cost -- [NAME]...");
+        return ExitCode::SUCCESS;
+    }
+    if let [.., train, profiles] =
+        args.iter().filter(|arg| *arg != "--bench").map(String::as_str).collect::<Vec<_>>()[..]
+        && train == "--train"
+    {
+        train::run(Path::new(profiles));
         return ExitCode::SUCCESS;
     }
     let (flags, names): (Vec<_>, Vec<_>) =
