@@ -23,7 +23,7 @@ mod support;
 mod all_down;
 mod bad_backends;
 mod certificates;
-mod descriptors;
+mod file_descriptors;
 mod h2_floods;
 mod idle;
 mod kill_backend;
@@ -69,7 +69,7 @@ const SCENARIOS: [Scenario; 16] = [
     long_post::SCENARIO,
     slow_clients::SCENARIO,
     idle::SCENARIO,
-    descriptors::SCENARIO,
+    file_descriptors::SCENARIO,
     certificates::SCENARIO,
     h2_floods::SCENARIO,
     spoofing::SCENARIO,

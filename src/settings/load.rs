@@ -17,7 +17,7 @@ pub struct LoadSettings {
     /// Where it is read. A push is taken whatever this is.
     pub source: ReportSource,
     /// The header of a probe's answer: one of ORCA's forms, or a number in `unit`.
-    pub header: FieldName,
+    pub header: HeaderFieldName,
     /// What a number is that stands alone.
     pub unit: LoadUnit,
     /// Where the load is in the JSON body of the response to a probe, RFC 6901.
@@ -32,7 +32,7 @@ impl Default for LoadSettings {
     fn default() -> Self {
         Self {
             source: ReportSource::Push,
-            header: FieldName(HeaderName::from_static("endpoint-load-metrics")),
+            header: HeaderFieldName(HeaderName::from_static("endpoint-load-metrics")),
             unit: LoadUnit::Utilization,
             json_pointer: JsonPointer("/load".to_owned()),
             agent_port: AgentPort(0),
@@ -152,20 +152,20 @@ impl SettingValue for AgentPort {
 }
 
 value_by_name!(ReportSource, LoadUnit);
-serialize_as_string!(FieldName, JsonPointer);
+serialize_as_string!(HeaderFieldName, JsonPointer);
 
 /// The name of a header field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldName(pub HeaderName);
+pub struct HeaderFieldName(pub HeaderName);
 
-impl SettingValue for FieldName {
+impl SettingValue for HeaderFieldName {
     fn parse(text: &str) -> Result<Self, String> {
         let name = names::field_name(text);
         name.map(Self).ok_or_else(|| "the name of a header, such as \"x-load\"".to_owned())
     }
 }
 
-impl fmt::Display for FieldName {
+impl fmt::Display for HeaderFieldName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_str())
     }
@@ -211,9 +211,9 @@ mod tests {
         for bad in ["load", "/a~", "/a~2"] {
             assert!(JsonPointer::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(FieldName::parse("X-Load").unwrap().to_string(), "x-load");
+        assert_eq!(HeaderFieldName::parse("X-Load").unwrap().to_string(), "x-load");
         for bad in ["", "a b", "a:"] {
-            assert!(FieldName::parse(bad).is_err(), "{bad}");
+            assert!(HeaderFieldName::parse(bad).is_err(), "{bad}");
         }
     }
 }

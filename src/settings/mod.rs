@@ -40,7 +40,7 @@ pub use health::{
 };
 pub use layers::{Flags, Layers};
 pub use listener::ListenerSettings;
-pub use load::{AgentPort, FieldName, JsonPointer, LoadSettings, LoadUnit, ReportSource};
+pub use load::{AgentPort, HeaderFieldName, JsonPointer, LoadSettings, LoadUnit, ReportSource};
 pub use log::{LogSettings, LoggedHeader};
 pub use names::{
     BackendId, CookieDomain, CookieName, CorsMethod, CorsOrigin, HealthPathSetting, HostPattern, HttpToken,

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
 use super::draw::{Lengths, exponential};
-use super::outcome::{Outcome, Point, RunFigures};
+use super::outcome::{Point, RunFigures, SimulationOutcome};
 use super::recorded::{Recorded, RecordedSession};
 use super::scenario::{Figure, ReportRecipient, Scenario};
 use crate::estimate::{LoadModel, RawReport, Report};
@@ -28,12 +28,12 @@ const POINTS: u32 = 300;
 const TELLS: u64 = 50_000;
 
 /// A run in progress.
-pub(super) struct Engine<'a> {
+pub(super) struct Simulation<'a> {
     scenario: &'a Scenario,
     kind: StrategyKind,
     rules: StrategyConfig,
     backends: Vec<SimulatedBackend>,
-    dispatchers: Vec<Dispatcher>,
+    dispatchers: Vec<SimulatedDispatcher>,
     departures: BinaryHeap<Reverse<Departure>>,
     events: BinaryHeap<Reverse<Scheduled>>,
     /// Of events so far: those of one moment happen in the order in which they were made.
@@ -55,7 +55,7 @@ enum RandomStream {
     ReportModel,
     Who,
     Unfollowed,
-    Dispatcher(usize),
+    SimulatedDispatcher(usize),
 }
 
 fn stream(seed: u64, stream: RandomStream) -> SmallRng {
@@ -63,7 +63,7 @@ fn stream(seed: u64, stream: RandomStream) -> SmallRng {
         RandomStream::Visitors => 0,
         RandomStream::ReportModel => 1,
         RandomStream::Who => 2,
-        RandomStream::Dispatcher(index) => 3 + index as u64,
+        RandomStream::SimulatedDispatcher(index) => 3 + index as u64,
         RandomStream::Unfollowed => u64::MAX,
     };
     // The generator's own seeding spreads neighboring numbers.
@@ -91,7 +91,7 @@ struct Life {
 }
 
 /// Who sends visitors, as far as a strategy has to do with it.
-struct Dispatcher {
+struct SimulatedDispatcher {
     learner: LoadModel,
     memory: StrategyState,
     /// None where nobody is known to be alive.
@@ -200,7 +200,7 @@ struct Measured {
     points: Vec<Point>,
 }
 
-impl<'a> Engine<'a> {
+impl<'a> Simulation<'a> {
     pub(super) fn new(
         scenario: &'a Scenario,
         recorded: Option<&'a Recorded>,
@@ -227,14 +227,14 @@ impl<'a> Engine<'a> {
         };
         let dispatcher = |index| {
             let learner = LoadModel::new(backends.len(), scenario.report_max_age());
-            let rng = stream(seed, RandomStream::Dispatcher(index));
+            let rng = stream(seed, RandomStream::SimulatedDispatcher(index));
             // A draw of its own, so that strategies without turns draw what they did.
             let begin = rng.clone().next_u32();
             let mut memory = StrategyState::from_turn(begin.into()).with_loads(learner.loads().clone());
             if kind.is_metered(&rules) {
                 memory.meters = memory.meters.of_roster(&rules.names);
             }
-            Dispatcher { memory, learner, strategy: None, rng }
+            SimulatedDispatcher { memory, learner, strategy: None, rng }
         };
         let mut engine = Self {
             scenario,
@@ -294,7 +294,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Runs to the end. `tell` is told now and then how many visitors have come since it was last told.
-    pub(super) fn run(mut self, tell: &dyn Fn(u64)) -> Outcome {
+    pub(super) fn run(mut self, tell: &dyn Fn(u64)) -> SimulationOutcome {
         let end = Moment::default() + self.scenario.warm_up + self.scenario.measured;
         loop {
             let departs = self.departures.peek().map(|next| next.0.at);
@@ -465,13 +465,13 @@ impl<'a> Engine<'a> {
         self.schedule(now + self.scenario.measured / LOOKS, SimulationEvent::Look);
     }
 
-    fn outcome(self) -> Outcome {
+    fn outcome(self) -> SimulationOutcome {
         let Measured { sums, dispatched, lost, refused, picks, points, .. } = self.measured;
         let levels = self.backends.iter().zip(&dispatched).map(|(backend, &count)| {
             let weight = f64::from(backend.weight.get());
             (count as f64 / weight, weight)
         });
-        Outcome {
+        SimulationOutcome {
             load: sums.mean(),
             dispatches: Imbalance::of(levels),
             backends: dispatched.clone(),

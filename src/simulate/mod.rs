@@ -11,7 +11,7 @@ mod recorded;
 mod scenario;
 mod table;
 
-pub use outcome::{Compared, Outcome, Point, Spread};
+pub use outcome::{Compared, Point, SimulationOutcome, Spread};
 pub use page::page;
 pub use scenario::Scenario;
 pub use table::table;
@@ -19,7 +19,7 @@ pub use table::table;
 use serde::Serialize;
 
 use crate::strategy::StrategyKind;
-use engine::Engine;
+use engine::Simulation;
 
 /// Runs each strategy with each seed. `tell` is told of visitors as they come.
 ///
@@ -33,7 +33,8 @@ pub fn compare(
 ) -> Result<Vec<Compared>, String> {
     let recorded = scenario.recorded()?;
     let run = |kind: StrategyKind| {
-        let runs = seeds.clone().map(|seed| Engine::new(scenario, recorded.as_ref(), kind, seed).run(tell));
+        let runs =
+            seeds.clone().map(|seed| Simulation::new(scenario, recorded.as_ref(), kind, seed).run(tell));
         Compared::new(kind.name(), runs.collect())
     };
     Ok(strategies.iter().map(|&kind| run(kind)).collect())

@@ -6,7 +6,7 @@ use crate::util::fairness::Imbalance;
 
 /// What came of one run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Outcome {
+pub struct SimulationOutcome {
     /// How uneven the load was, as a mean over time: utilizations, which are sessions over capacity.
     pub load: Option<Imbalance>,
     /// How uneven dispatches were, per weight. Something else than the load.
@@ -76,7 +76,7 @@ pub struct Compared {
     /// Visitors who found nobody.
     pub lost: u64,
     /// One for each seed.
-    pub runs: Vec<Outcome>,
+    pub runs: Vec<SimulationOutcome>,
 }
 
 /// A figure over several seeds.
@@ -91,7 +91,7 @@ pub struct Spread {
 }
 
 impl Compared {
-    pub(super) fn new(strategy: &'static str, runs: Vec<Outcome>) -> Self {
+    pub(super) fn new(strategy: &'static str, runs: Vec<SimulationOutcome>) -> Self {
         Self {
             strategy,
             load: Spread::of(runs.iter().filter_map(|run| run.load)),
