@@ -7,7 +7,7 @@
 //! dispatches differ.
 
 mod snapshot;
-mod learner;
+mod load_model;
 mod rates;
 mod report;
 
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-pub use learner::LoadModel;
+pub use load_model::LoadModel;
 pub use report::{InvalidReport, RawReport, Report};
 
 use crate::util::clock::Moment;

@@ -92,7 +92,7 @@ struct Life {
 
 /// Who sends visitors, as far as a strategy has to do with it.
 struct SimulatedDispatcher {
-    learner: LoadModel,
+    model: LoadModel,
     memory: StrategyState,
     /// None where nobody is known to be alive.
     strategy: Option<Strategy>,
@@ -226,15 +226,15 @@ impl<'a> Simulation<'a> {
             max_utilization: scenario.strategies.max_utilization,
         };
         let dispatcher = |index| {
-            let learner = LoadModel::new(backends.len(), scenario.report_max_age());
+            let model = LoadModel::new(backends.len(), scenario.report_max_age());
             let rng = stream(seed, RandomStream::SimulatedDispatcher(index));
             // A draw of its own, so that strategies without turns draw what they did.
             let begin = rng.clone().next_u32();
-            let mut memory = StrategyState::from_turn(begin.into()).with_loads(learner.loads().clone());
+            let mut memory = StrategyState::from_turn(begin.into()).with_loads(model.loads().clone());
             if kind.is_metered(&rules) {
                 memory.meters = memory.meters.of_roster(&rules.names);
             }
-            SimulatedDispatcher { memory, learner, strategy: None, rng }
+            SimulatedDispatcher { memory, model, strategy: None, rng }
         };
         let mut engine = Self {
             scenario,
@@ -347,7 +347,7 @@ impl<'a> Simulation<'a> {
         };
         let picked = strategy.pick(&mut PickContext::new(&mut dispatcher.rng, key, now));
         strategy.sent(picked, now);
-        dispatcher.learner.loads()[picked].dispatched(now);
+        dispatcher.model.loads()[picked].dispatched(now);
         let backend = &mut self.backends[picked];
         if measures {
             self.measured.dispatched[picked] += 1;
@@ -378,7 +378,7 @@ impl<'a> Simulation<'a> {
                     None => &mut self.dispatchers[..],
                 };
                 for dispatcher in told {
-                    dispatcher.learner.report(backend, &report, now);
+                    dispatcher.model.report(backend, &report, now);
                 }
             }
             SimulationEvent::Joins(backend) | SimulationEvent::Dies(backend) => {

@@ -1,6 +1,6 @@
 //! `signpost simulate`: strategies compared on virtual time, before anybody is sent anywhere.
 //!
-//! The strategies, estimates and learners are those that serve; visitors, backends and the way of reports are simulated.
+//! The strategies, estimates and load models are those that serve; visitors, backends and the way of reports are simulated.
 //! All strategies have the same visitors. The same scenario and seed give the same bytes.
 
 mod draw;

@@ -221,7 +221,7 @@ fn the_project_speaks_of_no_machine() {
 }
 
 /// Names that the field has better words for, which no file or folder bears again.
-const FORMER_NAMES: [&str; 44] = [
+const FORMER_NAMES: [&str; 45] = [
     "activation",
     "answer",
     "slots",
@@ -243,6 +243,7 @@ const FORMER_NAMES: [&str; 44] = [
     "keeper",
     "kept",
     "kernel",
+    "learner",
     "life",
     "listed",
     "loads",

@@ -266,7 +266,7 @@ mod tests {
     /// Backends that really hold sessions, as many as flow in and out on average: each tenth of a second some come, ours
     /// and others', and a share goes.
     struct Truth {
-        learner: LoadModel,
+        model: LoadModel,
         now: Moment,
         /// The level of each.
         levels: Vec<f64>,
@@ -282,8 +282,8 @@ mod tests {
 
     impl Truth {
         fn new(sizes: &[f64], visitors: f64) -> Self {
-            let (learner, levels) = (LoadModel::new(sizes.len(), EXPIRES), vec![0.0; sizes.len()]);
-            Self { learner, now: Moment(1), levels, sizes: sizes.to_vec(), leaving: 0.05, visitors, step: 0 }
+            let (model, levels) = (LoadModel::new(sizes.len(), EXPIRES), vec![0.0; sizes.len()]);
+            Self { model, now: Moment(1), levels, sizes: sizes.to_vec(), leaving: 0.05, visitors, step: 0 }
         }
 
         /// Runs so many seconds; each backend reports every five, in turn. Dispatches vary by time and backend.
@@ -297,24 +297,24 @@ mod tests {
             for (backend, level) in self.levels.iter_mut().enumerate() {
                 let some = (self.step / 50 * 7 + backend as u64 * 3) % 5;
                 for _ in 0..some {
-                    self.learner.loads()[backend].dispatched(self.now);
+                    self.model.loads()[backend].dispatched(self.now);
                 }
                 *level += some as f64 * self.visitors * self.sizes[backend];
                 *level *= 1.0 - self.leaving * STEP;
                 if self.step % 50 == backend as u64 * 50 / self.sizes.len() as u64 {
-                    self.learner.report(backend, &report(claim(*level)), self.now);
+                    self.model.report(backend, &report(claim(*level)), self.now);
                 }
             }
         }
 
         /// What was learnt of a backend, whether it is doubted or not.
         fn learnt(&self, backend: usize, unit: Unit) -> Rates {
-            self.learner.rates(unit, &self.learner.backends[backend], 1.0).unwrap()
+            self.model.rates(unit, &self.model.backends[backend], 1.0).unwrap()
         }
 
         /// The most that an estimate is off now, as a share of the level.
         fn off(&self) -> f64 {
-            let loads = self.learner.loads().iter().zip(&self.levels);
+            let loads = self.model.loads().iter().zip(&self.levels);
             loads
                 .map(|(load, level)| (load.load(self.now).unwrap().level / level - 1.0).abs())
                 .fold(0.0, f64::max)
@@ -331,7 +331,7 @@ mod tests {
         truth.run(600, sessions);
         let rates = truth.learnt(0, Unit::Sessions);
         assert!((rates.decay - 0.05).abs() < 0.0075 && (rates.gain - 1.0).abs() < 0.15, "{rates:?}");
-        assert!(truth.learner.local_traffic_ratio().get().unwrap() > 0.85);
+        assert!(truth.model.local_traffic_ratio().get().unwrap() > 0.85);
         let mut worst = 0.0f64;
         for _ in 0..20 {
             truth.run(1, sessions);
@@ -344,7 +344,7 @@ mod tests {
     fn it_learns_what_others_send() {
         let mut truth = Truth::new(&[1.0; 4], 4.0);
         truth.run(600, sessions);
-        let share = truth.learner.local_traffic_ratio().get().unwrap();
+        let share = truth.model.local_traffic_ratio().get().unwrap();
         assert!((share - 0.25).abs() < 0.025, "{share}");
         truth.run(3, sessions);
         assert!(truth.off() < 0.12, "{}", truth.off());
@@ -366,7 +366,7 @@ mod tests {
     fn rates_tell_the_share_of_several_dispatchers() {
         let mut truth = Truth::new(&[1.0; 2], 3.0);
         truth.run(300, |level| RawReport { sessions: Some(level), rate: Some(60.0), ..RawReport::default() });
-        let share = truth.learner.local_traffic_ratio().get().unwrap();
+        let share = truth.model.local_traffic_ratio().get().unwrap();
         assert!((share - 20.0 / 60.0).abs() < 0.01, "{share}");
     }
 
@@ -377,7 +377,7 @@ mod tests {
         let before = truth.levels[0];
         truth.run(2, sessions);
         let late = RawReport { age: 2.0, ..sessions(before) };
-        truth.learner.report(0, &report(late), truth.now);
+        truth.model.report(0, &report(late), truth.now);
         assert!(truth.off() < 0.12, "{}", truth.off());
     }
 
@@ -395,13 +395,13 @@ mod tests {
     fn who_stays_keeps_what_was_learnt() {
         let mut truth = Truth::new(&[1.0; 3], 1.0);
         truth.run(300, sessions);
-        let (before, loads) = (truth.learner.rates_of(2, Unit::Sessions), truth.learner.loads().clone());
-        let learner = std::mem::replace(&mut truth.learner, LoadModel::new(0, EXPIRES));
-        let learner = learner.rearranged([Some(2), None, Some(7)], EXPIRES);
-        assert_eq!(learner.rates_of(0, Unit::Sessions), before);
-        assert!(Arc::ptr_eq(&learner.loads()[0], &loads[2]));
-        assert_eq!(learner.loads()[0].load(truth.now), loads[2].load(truth.now));
-        assert!(learner.loads()[1].load(truth.now).is_none() && learner.loads()[2].load(truth.now).is_none());
+        let (before, loads) = (truth.model.rates_of(2, Unit::Sessions), truth.model.loads().clone());
+        let model = std::mem::replace(&mut truth.model, LoadModel::new(0, EXPIRES));
+        let model = model.rearranged([Some(2), None, Some(7)], EXPIRES);
+        assert_eq!(model.rates_of(0, Unit::Sessions), before);
+        assert!(Arc::ptr_eq(&model.loads()[0], &loads[2]));
+        assert_eq!(model.loads()[0].load(truth.now), loads[2].load(truth.now));
+        assert!(model.loads()[1].load(truth.now).is_none() && model.loads()[2].load(truth.now).is_none());
     }
 
     fn utilization(level: f64) -> RawReport {
@@ -415,11 +415,11 @@ mod tests {
         // A night: a twentieth is in use, and nobody comes.
         for minute in 0..600 {
             let now = truth.now + Duration::from_secs(60 * minute);
-            (0..2).for_each(|backend| truth.learner.report(backend, &report(utilization(0.05)), now));
+            (0..2).for_each(|backend| truth.model.report(backend, &report(utilization(0.05)), now));
         }
         let now = truth.now + Duration::from_secs(60 * 599 + 1);
-        truth.learner.loads()[0].dispatched(now);
-        let level = truth.learner.loads()[0].load(now).unwrap().level;
+        truth.model.loads()[0].dispatched(now);
+        let level = truth.model.loads()[0].load(now).unwrap().level;
         assert!(level <= 1.06, "one visitor is no more than all of a backend: {level}");
     }
 
@@ -429,12 +429,12 @@ mod tests {
         truth.run(300, utilization);
         for report_number in 0..20_000 {
             let now = truth.now + Duration::from_secs(60 * report_number);
-            truth.learner.loads()[0].dispatched(now);
-            truth.learner.report(0, &report(utilization(0.0)), now);
+            truth.model.loads()[0].dispatched(now);
+            truth.model.report(0, &report(utilization(0.0)), now);
         }
         truth.now = truth.now + Duration::from_secs(60 * 20_000);
         truth.run(3000, utilization);
-        let gain = truth.learner.rates_of(1, Unit::Utilization).gain;
+        let gain = truth.model.rates_of(1, Unit::Utilization).gain;
         assert!((gain / 0.001 - 1.0).abs() < 0.2, "{gain}");
     }
 
@@ -445,12 +445,12 @@ mod tests {
         for _ in 0..100 {
             for millis in 0..100 {
                 let now = truth.now + Duration::from_millis(millis);
-                truth.learner.report(0, &report(utilization(truth.levels[0])), now);
+                truth.model.report(0, &report(utilization(truth.levels[0])), now);
             }
             truth.run(1, utilization);
         }
-        assert!(truth.learner.loads().iter().all(|load| load.load(truth.now).is_some()));
-        let rates = truth.learner.rates_of(1, Unit::Utilization);
+        assert!(truth.model.loads().iter().all(|load| load.load(truth.now).is_some()));
+        let rates = truth.model.rates_of(1, Unit::Utilization);
         assert!((rates.gain / 0.001 - 1.0).abs() < 0.5 && (rates.decay - 0.05).abs() < 0.03, "{rates:?}");
     }
 
@@ -477,12 +477,12 @@ mod tests {
                 for second in 0..600 {
                     truth.run(1, claim);
                     let knows = |load: &Arc<Estimate>| load.load(truth.now).is_some();
-                    assert!(second < 10 || truth.learner.loads().iter().all(knows), "{arriving}, {second}");
+                    assert!(second < 10 || truth.model.loads().iter().all(knows), "{arriving}, {second}");
                 }
                 let later = truth.now + (EXPIRES - Duration::from_secs(10));
-                assert!(truth.learner.loads().iter().all(|load| load.load(later).is_some()), "{arriving}");
+                assert!(truth.model.loads().iter().all(|load| load.load(later).is_some()), "{arriving}");
                 let expired = truth.now + (EXPIRES + Duration::from_secs(1));
-                assert!(truth.learner.loads().iter().all(|load| load.load(expired).is_none()), "{arriving}");
+                assert!(truth.model.loads().iter().all(|load| load.load(expired).is_none()), "{arriving}");
             }
         }
     }
@@ -492,7 +492,7 @@ mod tests {
     fn redirects_that_are_not_followed_to_one_backend_count_there_alone() {
         let mut truth = Truth::new(&[1.0; 4], 1.0);
         for _ in 0..12_000 {
-            (0..5).for_each(|_| truth.learner.loads()[2].dispatched(truth.now));
+            (0..5).for_each(|_| truth.model.loads()[2].dispatched(truth.now));
             truth.run_step(sessions);
         }
         let [bots, others] = [2, 0].map(|backend| truth.learnt(backend, Unit::Sessions).gain);
@@ -507,25 +507,25 @@ mod tests {
         // Ten hours of five sessions that nobody was sent for.
         for minute in 0..600 {
             let now = truth.now + Duration::from_secs(60 * minute);
-            (0..2).for_each(|backend| truth.learner.report(backend, &report(sessions(5.0)), now));
+            (0..2).for_each(|backend| truth.model.report(backend, &report(sessions(5.0)), now));
         }
         let now = truth.now + Duration::from_secs(60 * 599 + 30);
-        let level = |learner: &LoadModel| learner.loads()[0].load(now).unwrap().level;
-        assert!((level(&truth.learner) - 5.0).abs() < 0.5, "{}", level(&truth.learner));
-        truth.learner.loads()[0].dispatched(now);
-        assert!((level(&truth.learner) - 6.0).abs() < 0.5, "{}", level(&truth.learner));
+        let level = |model: &LoadModel| model.loads()[0].load(now).unwrap().level;
+        assert!((level(&truth.model) - 5.0).abs() < 0.5, "{}", level(&truth.model));
+        truth.model.loads()[0].dispatched(now);
+        assert!((level(&truth.model) - 6.0).abs() < 0.5, "{}", level(&truth.model));
     }
 
     #[test]
     fn a_burst_of_reports_does_not_shorten_the_interval() {
         let mut truth = Truth::new(&[1.0; 2], 1.0);
         truth.run(600, sessions);
-        let before = truth.learner.backends[0].interval.unwrap();
+        let before = truth.model.backends[0].interval.unwrap();
         for _ in 0..1000 {
             truth.now = truth.now + Duration::from_micros(10);
-            truth.learner.report(0, &report(sessions(truth.levels[0])), truth.now);
+            truth.model.report(0, &report(sessions(truth.levels[0])), truth.now);
         }
-        let after = truth.learner.backends[0].interval.unwrap();
+        let after = truth.model.backends[0].interval.unwrap();
         assert!((after / before - 1.0).abs() < 0.05, "{before} {after}");
         truth.run(600, sessions);
         truth.run(4, sessions);
@@ -538,8 +538,8 @@ mod tests {
         truth.run(600, sessions);
         let before = truth.learnt(0, Unit::Sessions);
         truth.now = truth.now + 3 * EXPIRES;
-        truth.learner.loads()[0].dispatched(truth.now);
-        truth.learner.report(0, &report(sessions(10_000.0)), truth.now);
+        truth.model.loads()[0].dispatched(truth.now);
+        truth.model.report(0, &report(sessions(10_000.0)), truth.now);
         let after = truth.learnt(0, Unit::Sessions);
         assert!((after.gain / before.gain - 1.0).abs() < 0.2, "{before:?} {after:?}");
         assert!((after.decay / before.decay - 1.0).abs() < 0.2, "{before:?} {after:?}");
@@ -547,16 +547,16 @@ mod tests {
 
     #[test]
     fn a_capacity_that_was_told_once_stays_and_who_told_none_counts_as_average() {
-        let mut learner = LoadModel::new(3, EXPIRES);
+        let mut model = LoadModel::new(3, EXPIRES);
         let told = |capacity| RawReport { capacity: Some(capacity), ..sessions(1.0) };
         let now = Moment(1);
-        learner.report(2, &report(sessions(1.0)), now);
-        assert_eq!(learner.loads()[2].load(now).unwrap().capacity, None);
-        learner.report(0, &report(told(10.0)), now);
-        learner.report(1, &report(told(30.0)), now);
-        learner.report(0, &report(sessions(5.0)), now + Duration::from_secs(1));
-        learner.report(2, &report(sessions(1.0)), now + Duration::from_secs(1));
-        let capacity = |backend: usize| learner.loads()[backend].load(now).unwrap().capacity;
+        model.report(2, &report(sessions(1.0)), now);
+        assert_eq!(model.loads()[2].load(now).unwrap().capacity, None);
+        model.report(0, &report(told(10.0)), now);
+        model.report(1, &report(told(30.0)), now);
+        model.report(0, &report(sessions(5.0)), now + Duration::from_secs(1));
+        model.report(2, &report(sessions(1.0)), now + Duration::from_secs(1));
+        let capacity = |backend: usize| model.loads()[backend].load(now).unwrap().capacity;
         assert_eq!([0, 1, 2].map(capacity), [Some(10.0), Some(30.0), Some(20.0)]);
     }
 
@@ -570,23 +570,23 @@ mod tests {
                 1..60,
             )
         ) {
-            let mut learner = LoadModel::new(3, EXPIRES);
+            let mut model = LoadModel::new(3, EXPIRES);
             let mut now = Moment(0);
             for (backend, sessions, utilization, capacity, rate, age, later, dispatches) in steps {
                 for _ in 0..dispatches {
-                    learner.loads()[backend].dispatched(now);
+                    model.loads()[backend].dispatched(now);
                 }
                 now = Moment(now.0 + later);
                 let claim = RawReport { sessions, utilization, capacity, rate, age };
                 if let Ok(report) = Report::new(claim, EXPIRES) {
-                    learner.report(backend, &report, now);
+                    model.report(backend, &report, now);
                 }
-                for load in learner.loads().iter().filter_map(|estimate| estimate.load(now)) {
+                for load in model.loads().iter().filter_map(|estimate| estimate.load(now)) {
                     prop_assert!(load.level.is_finite() && load.level >= 0.0, "{load:?}");
                     prop_assert!(load.deviation.is_finite() && load.deviation >= 0.0, "{load:?}");
                     prop_assert!(load.likely_most(1.0).is_finite());
                 }
-                prop_assert!(learner.local_traffic_ratio().get().is_none_or(|share| (0.0..=1.0).contains(&share)));
+                prop_assert!(model.local_traffic_ratio().get().is_none_or(|share| (0.0..=1.0).contains(&share)));
             }
         }
     }
