@@ -120,7 +120,8 @@ fn what_a_shadow_would_load_is_modelled_and_said_so() {
     for (backend, sessions) in [("a", 80), ("b", 20), ("c", 20)] {
         push(&signpost, backend, sessions, 100);
     }
-    visitors(&signpost, 120);
+    let sent = visitors(&signpost, 120);
+    assert!(sent.iter().zip([0, 60, 60]).all(|(sent, even)| sent.abs_diff(even) <= 8), "{sent:?}");
     let imbalance = |strategy, source| {
         let labels = [("strategy", strategy), ("source", source), ("measure", "highest_over_mean")];
         series(&signpost.metrics(), "signpost_load_imbalance", &labels)
