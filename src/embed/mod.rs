@@ -79,7 +79,9 @@ impl Engine {
         };
         let thread = thread::Builder::new().name("signpost-control".to_owned()).spawn(control)?;
         let plane = start.recv().map_err(io::Error::other)??;
-        let config = dispatch_config(settings, &clients, &Readiness::default());
+        let mut config = dispatch_config(settings, &clients, &Readiness::default());
+        // Readiness is the application's to tell.
+        config.health_path = None;
         let dispatcher = Dispatcher::new(plane.clone(), config);
         Ok(Self { plane, dispatcher, stop, thread: Some(thread) })
     }

@@ -162,7 +162,8 @@ impl LogWriter {
         let slot = Arc::new(Slot::new(Some(Box::default())));
         let mut new = self.handle.shared.new.lock().unwrap_or_else(PoisonError::into_inner);
         new.push(Arc::clone(&slot));
-        let limit = MAX_WAITING / threads.max(1);
+        // With more room than makes the writer come.
+        let limit = (MAX_WAITING / threads.max(1)).max(2 * FULL);
         LogBuffer { slot, limit, handle: self.handle.clone(), _not_sync: PhantomData }
     }
 

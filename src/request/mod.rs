@@ -105,7 +105,7 @@ impl<'a> RequestView<'a> {
         uri: &'a Uri,
         field: Option<Host<'a>>,
     ) -> Result<(Option<Host<'a>>, Target<'a>), Rejection> {
-        let is_http2 = self.version == Version::HTTP_2;
+        let has_authority = self.version >= Version::HTTP_2;
         let raw = uri.path_and_query().map(http::uri::PathAndQuery::as_str);
         let (host, raw) = match (uri.scheme(), uri.authority(), raw) {
             // Origin form, `/path`: the usual one. `*` comes the same way.
@@ -116,8 +116,8 @@ impl<'a> RequestView<'a> {
             {
                 // `Host::parse` refuses userinfo: `@` is in no host.
                 let host = Host::parse(authority.as_str().as_bytes()).ok_or(Rejection::BadTarget)?;
-                // HTTP/2's `:authority` is what `Host` is; beside it there may only be the same (RFC 9113 §8.3.1).
-                if is_http2 && field.as_ref().is_some_and(|field| !field.is(&host)) {
+                // `:authority` is what `Host` is; beside it there may only be the same (RFC 9113 §8.3.1, RFC 9114 §4.3.1).
+                if has_authority && field.as_ref().is_some_and(|field| !field.is(&host)) {
                     return Err(Rejection::DuplicateHost);
                 }
                 (Some(host), raw)
@@ -125,7 +125,7 @@ impl<'a> RequestView<'a> {
             // Authority form (`evil.example`, `:80@evil`, `javascript:x`) and other schemes.
             _ => return Err(Rejection::BadTarget),
         };
-        let is_absolute = uri.scheme().is_some() && !is_http2;
+        let is_absolute = uri.scheme().is_some() && !has_authority;
         Ok((host, Target::read(raw, uri.path(), self.method, is_absolute)?))
     }
 
@@ -138,7 +138,7 @@ impl<'a> RequestView<'a> {
         });
         let Some(first) = first else {
             let may_lack = match self.version {
-                Version::HTTP_2 => self.target.authority().is_some(),
+                version if version >= Version::HTTP_2 => self.target.authority().is_some(),
                 version => version < Version::HTTP_11,
             };
             return if may_lack { Ok(None) } else { Err(Rejection::MissingHost) };

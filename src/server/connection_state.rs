@@ -248,7 +248,8 @@ impl<R> ConnectionState<R> {
         if let Some(draining) = self.handle.draining_promptly_since()
             && matches!(self.phase.get(), Phase::Accepted | Phase::Head)
         {
-            return draining + DRAIN_WAIT;
+            // A connection that was accepted later has as long.
+            return since.max(draining) + DRAIN_WAIT;
         }
         match (self.phase.get(), self.handle.draining_since()) {
             (Phase::Responding, _) => Instant::now() + LOOK_AGAIN,

@@ -17,6 +17,7 @@ use super::accept::AcceptQueue;
 use super::closing_queue::ClosingQueue;
 use super::connection_limit::ConnectionLimit;
 use super::connection_tracker::ConnectionTracker;
+use super::http1::connection::TURNS;
 use super::listener::{HandedOver, ListenerProtocol};
 use super::serve_connection::{ConnectionConfig, Origin, WorkerContext, start};
 use super::shutdown::Shutdown;
@@ -39,9 +40,6 @@ pub struct Listener<S = TcpListener> {
     /// Whether a successor accepts from it too.
     pub passed: HandedOver,
 }
-
-/// How many connections are accepted, and their first requests answered, before other tasks run.
-const TURNS: u32 = 16;
 /// How often connections are closed whose idle timeout is shortened.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -305,3 +305,33 @@ fn leaving_ends_the_lines_of_responses_that_were_not_written() {
     let written_since = lines.len().checked_sub(made).expect("a line for each response");
     assert!(aborted >= 1 && aborted + written_since >= 2, "{aborted} aborted, {written_since} written since");
 }
+
+#[test]
+fn no_pipelined_request_is_lost_where_connections_rest_soon() {
+    let signpost = Signpost::with_settings(
+        "[server]\nworkers = 1\n[pools.p]\nbackends = ['http://127.0.0.1:1']\nhealth.kind = 'none'\n",
+    );
+    // More than a worker lets wait with hyper's buffers, so that a connection gives them back after each request.
+    let mut half: Vec<_> = (0..300).map(|_| signpost.connect()).collect();
+    half.iter_mut().for_each(|connection| connection.send(b"GET / HT"));
+    let listener = signpost.traffic.to_string();
+    signpost.wait_for_metric("signpost_connections", &[("listener", &listener)], 300.0);
+    for padding in [450, 580, 640, 720] {
+        let mut client = signpost.connect();
+        assert_eq!(client.request("GET", "/", &[]).status, 302);
+        let mut requests = String::new();
+        for number in 0..715 {
+            let pad = if number < 15 { format!("X-P: {}\r\n", "a".repeat(padding)) } else { String::new() };
+            requests += &format!("POST /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n{pad}\r\n");
+        }
+        client.send(requests.as_bytes());
+        for number in 0..715 {
+            let answer = client.read_answer().unwrap_or_else(|| panic!("no response to request {number}"));
+            assert_eq!(
+                answer.location(),
+                format!("http://127.0.0.1:1/{number}"),
+                "with {padding} bytes more"
+            );
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 
 use super::fast_path;
 use super::hyper_connection::{HTTP2_PREFACE, Next, may_become_preface, serve_with_hyper};
@@ -21,6 +22,9 @@ use crate::server::transport::Transport;
 
 /// The most bytes that are read of a request before it is known what is to read it: a browser's fits.
 const FIRST_READ: usize = 2 << 10;
+
+/// How many requests in a row are served before other tasks run: of one connection, and of a queue of new ones.
+pub(in crate::server) const TURNS: u32 = 16;
 
 /// A connection and what it has received and is sending. While it waits for a request it holds no more than the
 /// socket, its state and a timer.
@@ -78,15 +82,22 @@ impl<T: Transport, R: Responder> Connection<T, R> {
     /// closed a quarter of a second later. So is one that waits when there are too many.
     pub async fn serve(mut self) -> Finished<T> {
         let mut timer = pin!(None);
+        let mut in_a_row = 0_u32;
         loop {
             let turn = poll_fn(|cx| match self.poll_turn(cx) {
-                Poll::Pending => self.state.poll_end(cx, timer.as_mut()).map(Turn::Aborted),
+                Poll::Pending => {
+                    in_a_row = 0;
+                    self.state.poll_end(cx, timer.as_mut()).map(Turn::Aborted)
+                }
                 turn => turn,
             })
             .await;
             match turn {
                 // A client that sends without end must not keep the others waiting.
-                Turn::Responded => consume_budget().await,
+                Turn::Responded => {
+                    in_a_row += 1;
+                    if in_a_row.is_multiple_of(TURNS) { yield_now().await } else { consume_budget().await }
+                }
                 // Boxed: a connection that waits holds nothing of it.
                 Turn::Hyper => {
                     match Box::pin(serve_with_hyper(self.io, take(&mut self.unread), &self.state)).await {

@@ -86,9 +86,9 @@ where
     .await;
 
     let parts = connection.into_parts();
-    let io = parts.io.into_inner().io;
-    // A copy: however few they are, they hold on to all of hyper's buffer.
-    let unread = Bytes::copy_from_slice(&parts.read_buf);
+    let TrackedStream { io, first, .. } = parts.io.into_inner();
+    // hyper may not have read all of what had been received. Copied: a slice would keep all of hyper's buffer.
+    let unread = Bytes::from([&parts.read_buf[..], &first[..]].concat());
     match served {
         Ok(None) => Next::Rest(io, unread),
         Err(end) => Next::Aborted(io, end),
@@ -99,7 +99,7 @@ where
         {
             Next::Rest(io, unread)
         }
-        Ok(Some(Err(error))) => match rejection(&error, &unread, limits) {
+        Ok(Some(Err(error))) => match rejection(&error, &parts.read_buf, limits) {
             Some(rejection) => Next::Reject(io, rejection),
             None => Next::Completed(io, unread),
         },
